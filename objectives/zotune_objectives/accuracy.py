@@ -1,0 +1,13 @@
+"""Accuracy: the share of predictions that are the gold class. A prediction that is no class (None) is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import zotune
+
+
+@zotune.objective(direction="maximize")
+def accuracy(predictions: Sequence[int | None], labels: Sequence[int]) -> list[float]:
+    """1.0 or 0.0 for each row."""
+    return [float(p == y) for p, y in zip(predictions, labels, strict=True)]

@@ -1,0 +1,154 @@
+"""Fixtures: tiny models built here, and the real ones where they are at hand. Nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and data beside the checkout."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("no shared models and data beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    from zotune import models
+    from zotune.errors import ModelError
+
+    try:
+        return models.default_folder()
+    except ModelError:
+        pytest.skip("the embedded encoder is not installed")
+
+
+WORDS = "good bad fine poor nice awful great weak lovely dull the a film was it plot cast very so not".split()
+
+
+def _tokenizer(folder: Path) -> None:
+    """A word-level tokenizer, saved as a fast Hugging Face tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocab = {w: i for i, w in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+def _save(folder: Path, cls: str, config: Any) -> Path:
+    import torch
+    import transformers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        getattr(transformers, cls)(config).save_pretrained(folder)
+    _tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig
+
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    return _save(tmp_path_factory.mktemp("encoder"), "BertModel", config)
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig
+
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        num_labels=2,
+    )
+    return _save(tmp_path_factory.mktemp("classifier"), "BertForSequenceClassification", config)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    return _save(tmp_path_factory.mktemp("llama"), "LlamaForCausalLM", config)
+
+
+def rows(n: int, offset: int = 0) -> list[dict[str, Any]]:
+    """A learnable toy: good words are label 1, bad words label 0."""
+    good, bad = ["good", "fine", "nice", "great", "lovely"], ["bad", "poor", "awful", "weak", "dull"]
+    out = []
+    for i in range(offset, offset + n):
+        label = (i * 7) % 2
+        word = (good if label else bad)[(i * 3) % 5]
+        out.append({"text": f"the {WORDS[12 + i % 3]} was {'very ' * (i % 3)}{word}", "label": label})
+    return out
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A folder with train, validation and test files."""
+    folder = tmp_path / "toy"
+    for i, (name, n) in enumerate((("train", 64), ("validation", 20), ("test", 20))):
+        write_jsonl(folder / f"{name}.jsonl", rows(n, i * 100))
+    return folder
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m zotune` in an empty folder."""
+
+    def run(*args: object, env: dict[str, str] | None = None, **kw: Any) -> subprocess.CompletedProcess[str]:
+        full = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(env or {})}
+        command = [sys.executable, "-m", "zotune", *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=full, timeout=300, **kw)
+
+    return run

@@ -1,0 +1,154 @@
+"""The space: one write a step, none while probing, tied and wrapped names, half precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from zotune.errors import UsageError
+from zotune.recipe import Noise
+from zotune.space import Space, canonical_name, describe, named_tensors, round_stochastically
+from zotune.testing import TinyNet
+
+
+def test_probing_swaps_weights_and_brings_them_back_bit_for_bit() -> None:
+    space = Space(TinyNet(), seed=0)
+    before, pointers = space.digest(), [p.data_ptr() for p in space.params.values()]
+    z = Noise("normal", 0, 0)
+    for _ in range(100):
+        with space.at(space.theta + 1e-3 * z):
+            assert space.digest() != before
+    assert space.digest() == before
+    assert [p.data_ptr() for p in space.params.values()] == pointers
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_while_probing_changes_nothing(error: type[BaseException]) -> None:
+    space = Space(TinyNet(), seed=0)
+    before = space.digest()
+    with pytest.raises(error), space.at(space.theta + Noise("rademacher", 0, 0)):
+        raise error
+    assert space.digest() == before
+
+
+def test_interrupt_during_the_write_waits_until_it_is_whole() -> None:
+    import signal
+
+    space = Space(TinyNet(), seed=0)
+    other = Space(TinyNet(), seed=0)
+    recipe = space.theta - 0.1 * Noise("normal", 0, 0)
+    other.assign(recipe)
+    store, calls = space._store, []
+
+    def interrupting(*args: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        store(*args)  # type: ignore[arg-type]
+
+    space._store = interrupting  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        space.assign(recipe)
+    assert space.digest() == other.digest()
+
+
+def test_right_hand_sides_read_the_old_values() -> None:
+    space = Space(TinyNet(), seed=0)
+    t = {n: p.detach().clone() for n, p in space.params.items()}
+    state = space.assign(space.theta, {"m": 1.0 * space.theta})
+    state = space.assign(space.theta + state["m"], {"m": 2.0 * space.theta - state["m"], "k": 3})
+    for n, p in space.params.items():
+        torch.testing.assert_close(p.detach(), 2 * t[n])
+        torch.testing.assert_close(space.fields["m"][n], t[n])
+    assert state["k"] == 3
+    space.assign(space.theta, None)
+    assert space.fields == {}
+
+
+def test_fields_can_swap_places() -> None:
+    space = Space(TinyNet(), seed=0)
+    state = space.assign(space.theta, (1.0 + 0.0 * space.theta, 2.0 + 0.0 * space.theta))
+    space.assign(space.theta, (state[1], state[0]))
+    assert float(space.fields["0"]["norm.bias"][0]) == 2.0
+    assert float(space.fields["1"]["norm.bias"][0]) == 1.0
+
+
+def test_tied_weights_count_once_under_the_first_name() -> None:
+    names = named_tensors(TinyNet())
+    assert "embed.weight" in names
+    assert "head.weight" not in names
+    assert list(names) == sorted(names)
+
+
+def test_wrappers_do_not_change_names() -> None:
+    assert canonical_name("base_model.model.layers.0.q_proj.base_layer.weight") == "layers.0.q_proj.weight"
+    assert canonical_name("_orig_mod.head.weight") == "head.weight"
+    assert canonical_name("model.layers.0.weight") == "model.layers.0.weight"
+
+
+def test_kinds_are_decided_by_module_type() -> None:
+    class RMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+    net = nn.ModuleDict({"a": nn.Linear(4, 4), "b": RMSNorm(), "e": nn.Embedding(3, 4), "c": nn.Conv1d(1, 1, 3)})
+    kinds = {n: t.kind for n, t in describe(net).items()}
+    assert kinds == {
+        "a.weight": "linear",
+        "a.bias": "bias",
+        "b.weight": "norm",
+        "e.weight": "embedding",
+        "c.weight": "linear",
+        "c.bias": "bias",
+    }
+    assert describe(TinyNet())["layers.1.weight"].block == 1
+
+
+def test_selection_and_frozen_parameters() -> None:
+    net = TinyNet()
+    net.norm.weight.requires_grad_(False)
+    assert "norm.weight" not in Space(net, 0).params
+    assert set(Space(net, 0, lambda t: t.kind == "norm").params) == {"norm.weight", "norm.bias"}
+    with pytest.raises(UsageError, match="no weight"):
+        Space(net, 0, lambda t: False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_stochastic_rounding_is_unbiased_and_keeps_exact_values(dtype: torch.dtype) -> None:
+    from zotune import noise
+
+    words = noise.units("rounding", 99, 0, 1 << 16, torch.device("cpu"))
+    for x in (1.0 + 1e-4, -0.3333, 3e-5, 123.456, 2047.7 if dtype == torch.float16 else 2047.1):
+        rounded = round_stochastically(torch.full((1 << 16,), x), dtype, words)
+        gap = float(torch.finfo(dtype).eps) * abs(x)
+        assert len(rounded.unique()) <= 2
+        assert abs(rounded.double().mean().item() - x) < 0.02 * gap + 1e-9
+    exact = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0)).to(dtype).float()
+    assert torch.equal(round_stochastically(exact, dtype, words).float(), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_updates_are_kept_on_average(dtype: torch.dtype) -> None:
+    net = nn.Linear(256, 64, bias=False)
+    net.weight.data.fill_(0.02)
+    net.to(dtype)
+    start = net.weight.detach().double().mean().item()
+    space = Space(net, seed=0)
+    for step in range(200):
+        space.step = step
+        space.assign(space.theta + 1e-6)
+    moved = net.weight.detach().double().mean().item() - start
+    assert 0.95 < moved / 200e-6 < 1.05
+
+
+def test_an_accepted_candidate_is_written_as_it_was_evaluated() -> None:
+    net = nn.Linear(64, 64).to(torch.bfloat16)
+    space = Space(net, seed=4)
+    space.step = 7
+    point = space.theta + 0.01 * Noise("normal", 7, 0)
+    with space.at(point):
+        probed = space.digest()
+    space.assign(point)
+    assert space.digest() == probed

@@ -1,0 +1,66 @@
+"""zotune tunes a local model's weights for any scalar that a person can compute, with forward passes only.
+
+    zotune.fit(objective="f1")                                  the embedded model and data
+    zotune.fit(model="…", dataset="…", objective=my_function)   your own
+    zotune.Tuner(module, objective)                             any torch module
+    zotune.evaluate(model="…", dataset="…", objective="f1")     score only
+
+Names are imported when they are first used, so that a plugin module stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zotune.hookspecs import hookimpl as hookimpl
+    from zotune.objectives import objective as objective
+    from zotune.recipe import clip as clip
+    from zotune.recipe import maximum as maximum
+    from zotune.recipe import minimum as minimum
+    from zotune.recipe import sign as sign
+    from zotune.recipe import sqrt as sqrt
+    from zotune.recipe import weighted_sum as weighted_sum
+    from zotune.recipe import where as where
+    from zotune.run import evaluate as evaluate
+    from zotune.run import fit as fit
+    from zotune.tuner import Tuner as Tuner
+
+_HOME = {
+    "hookimpl": "zotune.hookspecs",
+    "objective": "zotune.objectives",
+    "fit": "zotune.run",
+    "evaluate": "zotune.run",
+    "Tuner": "zotune.tuner",
+    **dict.fromkeys(("clip", "maximum", "minimum", "sign", "sqrt", "weighted_sum", "where"), "zotune.recipe"),
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Tuner",
+    "__version__",
+    "clip",
+    "evaluate",
+    "fit",
+    "hookimpl",
+    "maximum",
+    "minimum",
+    "objective",
+    "sign",
+    "sqrt",
+    "weighted_sum",
+    "where",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'zotune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

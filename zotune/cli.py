@@ -1,0 +1,362 @@
+"""The command line: parse first, import later.
+
+`zotune --help` and `zotune plugins` import neither torch nor transformers. Human text goes to standard error,
+`--json` to
+standard output. Exit codes: 0 done, 1 failed, 2 refused before training, 3 the objective failed too often, 130
+interrupted after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from zotune import __version__, config, host
+from zotune.errors import OptionError, UsageError, ZotuneError
+
+app = typer.Typer(
+    name="zotune",
+    help="Tune a local model's weights for any scalar you can compute, with forward passes only.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+plugins_app = typer.Typer(help="List, show and check the installed optimizers and objectives.", add_completion=False)
+app.add_typer(plugins_app, name="plugins", invoke_without_command=True)
+
+Opt = typer.Option
+Text = str | None
+Whole = int | None
+Real = float | None
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"zotune {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, Opt("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def fit(
+    model: Annotated[
+        Text, Opt("--model", "-m", "--model-name-or-path", help="Folder or hub id. [embedded MiniLM]")
+    ] = None,
+    dataset: Annotated[
+        Text, Opt("--dataset", "-d", "--dataset-name", help="File, or folder of splits. [embedded]")
+    ] = None,
+    objective: Annotated[
+        Text, Opt("--objective", "-o", help="Name, file.py:function or package.module:function. [cross-entropy]")
+    ] = None,
+    objective_arg: Annotated[list[str] | None, Opt(help="Option of the objective, name=value. Repeatable.")] = None,
+    direction: Annotated[Text, Opt(help="maximize or minimize, over what the objective declares.")] = None,
+    optimizer: Annotated[Text, Opt(help="Name or file.py:Class; see 'zotune plugins'. [auto]")] = None,
+    optimizer_arg: Annotated[list[str] | None, Opt(help="Option of the optimizer, name=value. Repeatable.")] = None,
+    learning_rate: Annotated[Real, Opt("--learning-rate", "--lr", help="The optimizer's lr.")] = None,
+    eps: Annotated[Real, Opt(help="The optimizer's perturbation scale.")] = None,
+    head: Annotated[Text, Opt(help="classification, embedding or causal. [from the model]")] = None,
+    template: Annotated[Text, Opt(help="Prompt with {column} places; {label} for causal models.")] = None,
+    labels: Annotated[Text, Opt(help="Label words: a,b,c in class order, or value=word,…")] = None,
+    column: Annotated[list[str] | None, Opt(help="wanted=found: use another column. Repeatable.")] = None,
+    train_split: Annotated[Text, Opt(help="[train]")] = None,
+    eval_split: Annotated[Text, Opt(help="Split that selects the best weights. [validation]")] = None,
+    test_split: Annotated[Text, Opt(help="Split that judges. [test]")] = None,
+    limit: Annotated[Whole, Opt(help="Use at most this many training rows.")] = None,
+    max_length: Annotated[Whole, Opt(help="Tokens a row at most. [256]")] = None,
+    tune: Annotated[Text, Opt(help="all, auto, bias, norm, bias+norm, last:N or a regular expression. [auto]")] = None,
+    batch_size: Annotated[Whole, Opt(help="Rows a batch. [32]")] = None,
+    eval_batch_size: Annotated[Whole, Opt(help="Rows a forward at most. [64]")] = None,
+    smooth: Annotated[
+        Whole, Opt(help="Average metrics of predictions over this many sampled sets while training; 0: off. [16]")
+    ] = None,
+    max_steps: Annotated[Whole, Opt(help="Budget in steps.")] = None,
+    max_evals: Annotated[Whole, Opt(help="Budget in forwards: one batch at one point. [1200]")] = None,
+    max_time: Annotated[Real, Opt(help="Budget in seconds of tuning.")] = None,
+    seed: Annotated[Whole, Opt(help="[0]")] = None,
+    eval_steps: Annotated[Whole, Opt(help="Steps between evaluations. [a tenth of the run]")] = None,
+    save_steps: Annotated[Whole, Opt(help="Steps between checkpoints. [eval-steps]")] = None,
+    save_total_limit: Annotated[Whole, Opt(help="Checkpoints kept, besides the best. [2]")] = None,
+    patience: Annotated[Whole, Opt(help="Stop after this many evaluations without a new best.")] = None,
+    max_failures: Annotated[Whole, Opt(help="Dropped steps before the run stops with exit code 3. [10]")] = None,
+    output_dir: Annotated[Text, Opt(help="The run folder; with --run-name its parent. [runs/<objective>-<n>]")] = None,
+    run_name: Annotated[Text, Opt(help="Name of the run folder in --output-dir. [runs]")] = None,
+    resume_from_checkpoint: Annotated[Text, Opt(help="last, or a checkpoint folder.")] = None,
+    device: Annotated[Text, Opt(help="auto, cuda, mps or cpu.")] = None,
+    dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
+    threads: Annotated[Whole, Opt(help="CPU threads. [torch's choice]")] = None,
+    trust_remote_code: Annotated[bool, Opt("--trust-remote-code", help="Run code that a hub model brings.")] = False,
+    model_revision: Annotated[Text, Opt(help="Branch, tag or commit on the hub.")] = None,
+    config_file: Annotated[Text, Opt("--config", "-c", help="YAML with any of these options; flags win.")] = None,
+    dry_run: Annotated[bool, Opt("--dry-run", help="Resolve, check and estimate; tune nothing.")] = False,
+    as_json: Annotated[bool, Opt("--json", help="The result as JSON on standard output.")] = False,
+    quiet: Annotated[bool, Opt("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Tune weights for an objective. Without --model and --dataset: the embedded encoder and data."""
+    said = dict(locals())
+    for name in (
+        "objective_arg",
+        "optimizer_arg",
+        "column",
+        "resume_from_checkpoint",
+        "config_file",
+        "dry_run",
+        "as_json",
+        "quiet",
+    ):
+        said.pop(name)
+    said["trust_remote_code"] = trust_remote_code or None
+    said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
+    said["optimizer_args"] = config.pairs(optimizer_arg or [], "--optimizer-arg")
+    said["columns"] = _columns(column or [])
+    cfg = config.resolve(said, config_file)
+
+    from zotune import run
+    from zotune.report import verdict
+    from zotune.terminal import Terminal, show_result
+
+    terminal = Terminal(quiet)
+    try:
+        if dry_run:
+            found = run.estimate(cfg, terminal)
+            _print_estimate(terminal, found, as_json)
+            return
+        with _stoppable(terminal) as stop:
+            result = run.fit(cfg, emit=terminal, stop=stop, resume=resume_from_checkpoint)
+    finally:
+        terminal.close()
+    show_result(terminal, cfg.objective, result, verdict("", result))
+    if as_json:
+        print(json.dumps(result.json(), indent=1))
+    if result.reason == "interrupted":
+        raise typer.Exit(130)
+
+
+def _columns(items: list[str]) -> dict[str, str]:
+    out = {}
+    for item in items:
+        wanted, equals, found = item.partition("=")
+        if not equals or not wanted or not found:
+            raise OptionError(f"--column takes wanted=found, got {item!r}")
+        out[wanted] = found
+    return out
+
+
+class _stoppable:
+    """The first Ctrl-C or SIGTERM asks the run to stop after the step; the second leaves at once."""
+
+    def __init__(self, terminal: Any) -> None:
+        self.terminal, self.asked = terminal, False
+
+    def __enter__(self) -> Callable[[], bool]:
+        self.old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return lambda: self.asked
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.terminal.say("stopping after this step; once more leaves at once", "yellow")
+
+    def __exit__(self, *error: object) -> None:
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
+
+
+def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None:
+    import yaml
+
+    shown = {k: v for k, v in found["config"].items() if v not in (None, {}, [])}
+    terminal.say("configuration:")
+    for line in yaml.safe_dump(shown, sort_keys=False).splitlines():
+        terminal.say(f"  {line}")
+    memory = found["memory_mb"]
+    terminal.say(f"model: {found['model']} ({found['head']}), {found['tuned_weights'] / 1e6:.2f} M weights tuned")
+    terminal.say(f"classes: {', '.join(found['classes'])}")
+    terminal.say(
+        f"estimate: {found['steps']} steps, {found['evaluations']} forwards, about {found['seconds']:.0f} s; memory: "
+        f"model {memory['model']} MB, probe copy {memory['probe_copy']} MB, fields {memory['fields']} MB"
+    )
+    if as_json:
+        print(json.dumps(found, indent=1))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[Text, Opt("--model", "-m", help="Folder, run folder or hub id. [embedded MiniLM]")] = None,
+    dataset: Annotated[Text, Opt("--dataset", "-d", help="File, or folder of splits. [embedded]")] = None,
+    objective: Annotated[str, Opt("--objective", "-o", help="What to score.")] = "accuracy",
+    objective_arg: Annotated[list[str] | None, Opt(help="Option of the objective, name=value.")] = None,
+    split: Annotated[Text, Opt(help="[test, else validation]")] = None,
+    head: Annotated[Text, Opt(help="classification, embedding or causal.")] = None,
+    template: Annotated[Text, Opt(help="Prompt with {column} places.")] = None,
+    labels: Annotated[Text, Opt(help="Label words.")] = None,
+    column: Annotated[list[str] | None, Opt(help="wanted=found.")] = None,
+    limit: Annotated[Whole, Opt(help="Rows at most.")] = None,
+    device: Annotated[Text, Opt(help="auto, cuda, mps or cpu.")] = None,
+    dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
+    as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Score a model or a run folder, with a standard error."""
+    from zotune import run
+    from zotune.report import scored
+
+    options: dict[str, Any] = {
+        "head": head,
+        "template": template,
+        "labels": labels,
+        "limit": limit,
+        "device": device,
+        "dtype": dtype,
+        "columns": _columns(column or []),
+        "objective_args": config.pairs(objective_arg or [], "--objective-arg"),
+    }
+    found = run.evaluate(model=model, dataset=dataset, objective=objective, split=split, **options)
+    if as_json:
+        print(json.dumps({"objective": objective, "value": found.value, "error": found.error, "rows": found.rows}))
+    else:
+        print(f"{objective} {scored(found)} ({found.rows} rows)")
+
+
+@plugins_app.callback()
+def plugins(
+    context: typer.Context,
+    as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False,
+    check: Annotated[bool, Opt("--check", help="Import every target and report what fails.")] = False,
+) -> None:
+    """List the installed optimizers and objectives, and what could not be loaded."""
+    if context.invoked_subcommand:
+        return
+    found = host.default()
+    failures = [*found.failures, *(found.check() if check else [])]
+    if as_json:
+        listing = {**host.listing(found), "failures": [vars(f) for f in failures]}
+        print(json.dumps(listing, indent=1))
+    else:
+        width = max((len(p.name) for p in found.plugins), default=0)
+        for kind in host.KINDS:
+            print(f"{kind}s")
+            for p in found.plugins:
+                if p.kind == kind:
+                    print(f"  {p.name:<{width}}  {p.distribution} {p.version}  {p.summary}")
+        if failures:
+            print("failures")
+            for f in failures:
+                print(f"  {f.distribution}/{f.plugin} {f.version}: {f.reason}")
+        elif check:
+            print(f"all {len(found.plugins)} targets load")
+    if check and failures:
+        raise typer.Exit(1)
+
+
+@plugins_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="Name, or distribution/name.")],
+    as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Everything about one optimizer or objective: paper, cost, options."""
+    found = host.default()
+    matches = [p for p in found.plugins if name in (p.name, p.qualified)]
+    if not matches:
+        from zotune.errors import PluginError, nearest
+
+        raise PluginError(f"no plugin is named {name!r}", hint=nearest(name, [p.name for p in found.plugins]))
+    shown: list[dict[str, Any]] = []
+    for p in matches:
+        target = p.load()
+        comments = config.comments(target)
+        shown.append(
+            {
+                "name": p.name,
+                "kind": p.kind,
+                "distribution": p.distribution,
+                "version": p.version,
+                "summary": p.summary,
+                "paper": p.paper,
+                "forwards": p.forwards,
+                "memory": p.memory,
+                "options": [
+                    {
+                        "name": o.name,
+                        "default": None if o.default is o.empty else o.default,
+                        "meaning": comments.get(o.name, ""),
+                    }
+                    for o in config.parameters(target).values()
+                ]
+                if isinstance(target, type)
+                else [],
+            }
+        )
+    if as_json:
+        print(json.dumps(shown, indent=1, default=str))
+        return
+    for entry in shown:
+        print(f"{entry['name']} ({entry['kind']}, {entry['distribution']} {entry['version']})")
+        for key in ("summary", "paper", "forwards", "memory"):
+            if entry[key]:
+                print(f"  {key + ':':<10} {entry[key]}")
+        if entry["options"]:
+            print("  options:")
+            for o in entry["options"]:
+                print(f"    {o['name']} = {o['default']}" + (f"   {o['meaning']}" if o["meaning"] else ""))
+
+
+@app.command()
+def env(as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
+    """Versions, device and threads: what a bug report needs."""
+    from zotune import session
+
+    found = session.environment()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            for name, version in value.items():
+                print(f"{name:<14} {version or 'not installed'}")
+        else:
+            print(f"{key:<14} {value}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every ZotuneError becomes one line and its exit code."""
+    debug = os.environ.get("ZOTUNE_DEBUG", "") not in ("", "0")
+    try:
+        app(arguments, standalone_mode=True)
+    except ZotuneError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _complain("interrupted; resume with --resume-from-checkpoint last")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        _complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    print("zotune: " + " ".join(text.split()), file=sys.stderr)
+
+
+__all__ = ["UsageError", "app", "main"]

@@ -1,0 +1,262 @@
+"""Options: from strings and files to checked values.
+
+Plugin options are checked against the plugin's own dataclass (or constructor): unknown names are refused with the
+nearest known one, values are converted by annotation, and what the plugin itself raises is reported with its name. The
+run's configuration is one frozen record; a YAML file supplies what no flag says.
+
+This module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zotune.errors import OptionError, ZotuneError, nearest
+
+# -- plugin options ----------------------------------------------------------------------------------------------------
+
+
+def parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """The options of a plugin target by name. Positional-only, *args and **kwargs are not options."""
+    if not callable(target):
+        return {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p for p in inspect.signature(target).parameters.values() if p.kind in named}
+
+
+def build(target: Any, options: Mapping[str, Any], what: str) -> Any:
+    """`target(**options)` with every option converted and checked. `what` names the plugin in messages.
+
+    Raises OptionError: unknown option, value of the wrong type, or whatever the plugin refuses.
+    """
+    if not inspect.isclass(target):
+        if options:
+            raise OptionError(f"{what} takes no options, got {', '.join(sorted(options))}")
+        return target
+    known = parameters(target)
+    hints = _hints(target)
+    for name in options:
+        if name not in known:
+            raise OptionError(f"{what} has no option {name!r}", hint=nearest(name, known))
+    values = {k: convert(v, hints.get(k, Any), f"{what}: option {k!r}") for k, v in options.items()}
+    try:
+        return target(**values)
+    except ZotuneError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{what}: {error}") from error
+
+
+def comments(target: Any) -> dict[str, str]:
+    """What a plugin's source says beside each option: the comment on the field's line."""
+    import io
+    import tokenize
+
+    try:
+        source = inspect.getsource(target)
+        tokens = list(tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline))
+    except (OSError, TypeError, tokenize.TokenError, IndentationError):
+        return {}
+    said = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    out: dict[str, str] = {}
+    for t in tokens:
+        name, colon, _ = t.line.strip().partition(":")
+        if t.start[0] in said and colon and name.isidentifier():
+            out.setdefault(name, said[t.start[0]])
+    return out
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    source = target if dataclasses.is_dataclass(target) else target.__init__
+    try:
+        return typing.get_type_hints(source)
+    except Exception:  # annotations of a stranger's class may name what does not exist; then values stay as given
+        return {}
+
+
+def convert(value: Any, hint: Any, what: str) -> Any:
+    """A string (or a YAML value) to the annotated type. Raises OptionError with the value."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or hint is inspect.Parameter.empty:
+        return _guess(value)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in args):
+            return None
+        problems = []
+        for option in sorted((a for a in args if a is not type(None)), key=lambda a: a is str):
+            try:
+                return convert(value, option, what)
+            except OptionError as error:
+                problems.append(str(error))
+        raise OptionError(problems[0])
+    if origin is typing.Literal:
+        for choice in args:
+            if value == choice or str(value) == str(choice):
+                return choice
+        raise OptionError(f"{what} must be one of {', '.join(map(str, args))}, got {value!r}")
+    if origin in (tuple, list, Sequence) or hint in (tuple, list):
+        items = [s for s in value.split(",") if s] if isinstance(value, str) else list(value)
+        inner = args[0] if args else Any
+        items = [convert(i, inner, what) for i in items]
+        return items if (origin or hint) is list else tuple(items)
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "yes", "on", "1"):
+            return True
+        if str(value).lower() in ("false", "no", "off", "0"):
+            return False
+        raise OptionError(f"{what} must be true or false, got {value!r}")
+    if hint in (int, float):
+        if isinstance(value, bool):
+            raise OptionError(f"{what} must be a number, got {value!r}")
+        try:
+            number = float(value)
+            if hint is int:
+                if number != int(number):
+                    raise ValueError
+                return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
+            return number
+        except (TypeError, ValueError, OverflowError):
+            kind = "a whole number" if hint is int else "a number"
+            raise OptionError(f"{what} must be {kind}, got {value!r}") from None
+    if hint is str:
+        return str(value)
+    return value
+
+
+def _guess(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
+    """`["k=v", …]` to a dict. Raises OptionError where there is no "="."""
+    out = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"{flag} takes name=value, got {item!r}")
+        out[key.strip().replace("-", "_")] = value
+    return out
+
+
+# -- the run's configuration -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run is made of. Flags of `zotune fit` and keys of a `--config` file have these names."""
+
+    model: str | None = None
+    dataset: str | None = None
+    objective: str = "cross-entropy"
+    objective_args: dict[str, Any] = field(default_factory=dict)
+    direction: str | None = None
+    optimizer: str = "auto"
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    eps: float | None = None
+    head: str = "auto"
+    template: str | None = None
+    labels: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    train_split: str = "train"
+    eval_split: str | None = None
+    test_split: str | None = None
+    limit: int | None = None
+    max_length: int = 256
+    tune: str = "auto"
+    batch_size: int | None = None
+    smooth: int = 16
+    eval_batch_size: int = 64
+    max_steps: int | None = None
+    max_evals: int | None = None
+    max_time: float | None = None
+    seed: int = 0
+    eval_steps: int | None = None
+    save_steps: int | None = None
+    save_total_limit: int = 2
+    patience: int | None = None
+    max_failures: int = 10
+    output_dir: str | None = None
+    run_name: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    trust_remote_code: bool = False
+    model_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction not in (None, "maximize", "minimize"):
+            raise OptionError(f"--direction must be maximize or minimize, got {self.direction!r}")
+        positive = ("limit", "max_length", "batch_size", "eval_batch_size", "max_steps", "max_evals", "max_time")
+        for name in (*positive, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        if self.smooth < 0:
+            raise OptionError(f"--smooth must be 0 (off) or more, got {self.smooth}")
+        if self.max_failures < 0:
+            raise OptionError(f"--max-failures must be 0 or more, got {self.max_failures}")
+
+
+def resolve(flags: Mapping[str, Any], file: str | None) -> RunConfig:
+    """Flags (None: not given) over the YAML file over the defaults. Raises OptionError with the nearest name."""
+    given = {k: v for k, v in flags.items() if v is not None and v != {}}
+    hints = typing.get_type_hints(RunConfig)
+    values: dict[str, Any] = {}
+    for key, value in (read_yaml(file) if file else {}).items():
+        name = str(key).replace("-", "_")
+        if name not in hints:
+            raise OptionError(f"{file}: unknown key {key!r}", hint=nearest(name, hints))
+        values[name] = value if isinstance(value, dict) else convert(value, hints[name], f"{file}: {key}")
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            value = {**values[key], **value}
+        values[key] = value
+    return RunConfig(**values)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A mapping from a YAML file; `1e-5` is a number here, which plain YAML 1.1 reads as text."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    exponent = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
+    try:
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OptionError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise OptionError(f"{path} must hold a mapping of options, got a {type(data).__name__}")
+    return data
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    import yaml
+
+    path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+__all__ = ["RunConfig", "build", "convert", "pairs", "parameters", "read_yaml", "resolve", "write_yaml"]

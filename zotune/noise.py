@@ -1,0 +1,165 @@
+"""Counter-based noise: every element is a pure function of (seed, step, draw, tensor name, index).
+
+No generator state exists, so noise can be drawn again at any time, in any chunking, on any device and in any process,
+and freezing one tensor leaves the noise of all others unchanged. The global generators of torch, numpy and random are
+never touched. Elements are produced by plain 32-bit integer arithmetic as small *integers* (`units`); the caller folds
+the unit's scale into its own coefficient, which is rounded to so few bits that coefficient times unit is exact. Adding
+that product to a weight then rounds once, with or without fused multiply-add.
+
+    normal      sum of four bytes of one hashed word, minus 510, over sqrt(21845): mean 0, variance 1, kurtosis 2.70
+    rademacher  -1 or +1, one bit of a hashed word an element
+
+This module knows nothing of models, recipes or optimizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+VERSION: Final = 1
+"""Changes whenever the same key would give other bits; the journal's header carries it."""
+
+KINDS: Final = ("normal", "rademacher", "rounding")
+NORMAL_SCALE: Final = 1.0 / math.sqrt(21845.0)  # variance of the sum of four uniform bytes: 4 * (256**2 - 1) / 12
+UNIT_BITS: Final = 9  # |unit| < 2**9
+BLOCK: Final = 1 << 32
+"""Elements that share one key. A chunk never crosses a multiple of it."""
+
+_MASK64 = (1 << 64) - 1
+
+
+def splitmix64(x: int) -> int:
+    """One output of SplitMix64 for the 64-bit state `x` (Steele, Lea & Flood 2014)."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
+
+
+def name_key(name: str) -> int:
+    """A stable 64-bit hash of a parameter's canonical name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def stream_key(seed: int, step: int, draw: int, kind: str, tensor: int) -> int:
+    """The 64-bit key of one tensor's noise; every argument is mixed before the next, so that neighbours do not
+    correlate. `step` may be negative (calibration before step 0 uses -1)."""
+    key = splitmix64(seed & _MASK64)
+    for part in (step, draw, KINDS.index(kind), tensor):
+        key = splitmix64(key ^ (part & _MASK64))
+    return key
+
+
+def derive(seed: int, *parts: int | str) -> int:
+    """A 63-bit seed for host-side choices (batches, resampling), from the run seed and what it is for."""
+    key = splitmix64(seed & _MASK64)
+    for part in parts:
+        key = splitmix64(key ^ ((name_key(part) if isinstance(part, str) else part) & _MASK64))
+    return key >> 1
+
+
+def uniform(count: int, seed: int, *parts: int | str) -> list[float]:
+    """`count` numbers in (0, 1) on the host, from the run seed and what they are for."""
+    key = derive(seed, *parts)
+    return [((splitmix64(key + i) >> 12) + 0.5) / 2.0**52 for i in range(count)]
+
+
+def _signed32(x: int) -> int:
+    x &= 0xFFFFFFFF
+    return x - (1 << 32) if x >= 1 << 31 else x
+
+
+def block_key(key: int, start: int) -> tuple[int, int]:
+    """The two signed 32-bit halves of the key that holds for elements from `start` on."""
+    block = start // BLOCK
+    if block:
+        key = splitmix64(key ^ splitmix64(block))
+    return _signed32(key), _signed32(key >> 32)
+
+
+def hash32(index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
+    """A keyed bijection of 32-bit words: three multiply-xorshift rounds. Shape and dtype (int32) of `index`."""
+    x = index ^ k0
+    x = (x ^ ((x >> 17) & 0x7FFF)) * _signed32(0xED5AD4BB)
+    x = x + k1
+    x = (x ^ ((x >> 11) & 0x1FFFFF)) * _signed32(0xAC4C1B51)
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * _signed32(0x31848BAB)
+    return x ^ ((x >> 14) & 0x3FFFF)
+
+
+def _hash32_(x: Tensor, scratch: Tensor, k0: int, k1: int) -> Tensor:
+    """`hash32` in place, for the eager path: the same integers without a new tensor at every operation."""
+    x.bitwise_xor_(k0)
+    for shift, mask, factor in ((17, 0x7FFF, 0xED5AD4BB), (11, 0x1FFFFF, 0xAC4C1B51), (15, 0x1FFFF, 0x31848BAB)):
+        torch.bitwise_right_shift(x, shift, out=scratch)
+        x.bitwise_xor_(scratch.bitwise_and_(mask)).mul_(_signed32(factor))
+        if shift == 17:
+            x.add_(k1)
+    torch.bitwise_right_shift(x, 14, out=scratch)
+    return x.bitwise_xor_(scratch.bitwise_and_(0x3FFFF))
+
+
+def _words(key: int, start: int, count: int, first: int, device: torch.device) -> Tensor:
+    """`count` hashed words for word indices first, first+1, … under the key that holds at element `start`."""
+    k0, k1 = block_key(key, start)
+    low = _signed32(first)
+    if low + count <= 1 << 31:
+        x = torch.arange(low, low + count, dtype=torch.int32, device=device)
+    else:  # the counter passes 2**31: let it wrap
+        x = (torch.arange(count, dtype=torch.int64, device=device) + first).to(torch.int32)
+    return _hash32_(x, torch.empty_like(x), k0, k1)
+
+
+def units(kind: str, key: int, start: int, count: int, device: torch.device) -> Tensor:
+    """Integer noise for elements start … start+count-1 of one tensor: int32, shape (count,).
+
+    `normal` gives integers in [-510, 510] to be scaled by NORMAL_SCALE, `rademacher` gives -1 or 1, `rounding` gives
+    the raw hashed words for stochastic rounding. The range must not cross a multiple of BLOCK.
+    """
+    inside = start % BLOCK
+    if kind == "rademacher":
+        first, last = inside // 32, (inside + count + 31) // 32
+        w = _words(key, start, last - first, first, device)
+        bits = (w[:, None] >> _bit_index(device)).bitwise_and_(1).mul_(2).sub_(1)
+        return bits.view(-1)[inside - first * 32 :][:count]
+    x = _words(key, start, count, inside, device)
+    if kind == "rounding":
+        return x
+    total, part = x & 0xFF, torch.empty_like(x)
+    for shift in (8, 16, 24):
+        torch.bitwise_right_shift(x, shift, out=part)
+        total.add_(part.bitwise_and_(0xFF))
+    return total.sub_(510)
+
+
+_BITS: dict[torch.device, Tensor] = {}
+
+
+def _bit_index(device: torch.device) -> Tensor:
+    if device not in _BITS:
+        _BITS[device] = torch.arange(32, dtype=torch.int32, device=device)
+    return _BITS[device]
+
+
+def scale(kind: str) -> float:
+    """What one unit of this kind is worth."""
+    return NORMAL_SCALE if kind == "normal" else 1.0
+
+
+def coefficient(value: float, kind: str, dtype: torch.dtype) -> float:
+    """`value` times the unit's scale, rounded so that its product with any unit is exact in `dtype`.
+
+    15 significant bits where arithmetic is float32 (24 - 9), 44 where it is float64 (53 - 9); rademacher units lose
+    nothing and keep all bits of the dtype.
+    """
+    exact = value * scale(kind)
+    if kind != "normal" or not math.isfinite(exact) or exact == 0.0:
+        return exact
+    bits = (53 if dtype == torch.float64 else 24) - UNIT_BITS
+    mantissa, exponent = math.frexp(exact)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)

@@ -1,0 +1,36 @@
+"""What a user names as an optimizer, made into an object with init and step. Knows plugins and options; no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zotune import config, host
+from zotune.errors import OptionError
+from zotune.types import Optimizer
+
+
+def resolve(
+    spec: str | Optimizer, options: Mapping[str, Any], lr: float | None = None, eps: float | None = None
+) -> Optimizer:
+    """A name, `file.py:Class`, `package.module:Class` or an instance to an optimizer. Raises PluginError, OptionError."""
+    options = dict(options)
+    if not isinstance(spec, str):
+        if options or lr is not None or eps is not None:
+            raise OptionError("options are given to an optimizer's name, not to an instance")
+        return spec
+    if ":" in spec:
+        target = host.by_path(spec, "optimizer")
+    else:
+        target = host.default().find("optimizer", spec).load()
+    known = config.parameters(target)
+    for value, names in ((lr, ("lr", "learning_rate")), (eps, ("eps", "epsilon"))):
+        if value is not None:
+            found = next((n for n in names if n in known), None)
+            if found is None:
+                raise OptionError(f"optimizer {spec!r} has no option {names[0]!r}", hint=f"it has {', '.join(known)}")
+            options.setdefault(found, value)
+    made = config.build(target, options, f"optimizer {spec!r}")
+    if not callable(getattr(made, "step", None)) or not callable(getattr(made, "init", None)):
+        raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,224 @@
+"""From points to floats: what an optimizer may ask in a step.
+
+The oracle evaluates points of weight space with the objective; smaller is always better here, whatever direction the
+objective has. A failed score is never a number: it is retried, and then ends the step with ObjectiveError. Everything
+that a step learns goes through its tape, so that a replay reads the same numbers without a forward pass.
+
+Knows spaces and journals; knows no model, no metric and no optimizer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+
+from zotune import noise
+from zotune.errors import ObjectiveError, UsageError
+from zotune.journal import Tape
+from zotune.recipe import Noise, PerTensor, Recipe
+from zotune.space import Space
+from zotune.types import Direction, Score
+
+Evaluate = Callable[[Sequence[int]], Score]
+"""Score the weights as they are now on these rows."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Row indices into the training data."""
+
+    rows: tuple[int, ...]
+
+
+class Batches:
+    """Batches as a pure function of (seed, step, draw): epochs are seeded permutations, no iterator state exists.
+
+    rows: number of training rows; size: rows a batch, at most all of them.
+    """
+
+    def __init__(self, rows: int, size: int, seed: int) -> None:
+        if rows < 1 or size < 1:
+            raise UsageError(f"batches need at least one row and a size of at least 1, got {rows} rows and size {size}")
+        self.rows, self.size, self.seed = rows, min(size, rows), seed
+        self._epoch = functools.lru_cache(2)(self._permutation)
+
+    @property
+    def per_epoch(self) -> int:
+        return self.rows // self.size
+
+    def _permutation(self, epoch: int) -> list[int]:
+        order = list(range(self.rows))
+        random.Random(noise.derive(self.seed, "epoch", epoch)).shuffle(order)
+        return order
+
+    def at(self, step: int, draw: int = 0) -> Batch:
+        """Draw 0 walks through epochs without replacement; further draws of a step are independent samples."""
+        if self.size == self.rows:
+            return self.full
+        if draw:
+            rng = random.Random(noise.derive(self.seed, "draw", step, draw))
+            return Batch(tuple(rng.sample(range(self.rows), self.size)))
+        epoch, place = divmod(step, self.per_epoch)
+        return Batch(tuple(self._epoch(epoch)[place * self.size : (place + 1) * self.size]))
+
+    @property
+    def full(self) -> Batch:
+        return Batch(tuple(range(self.rows)))
+
+    def cost(self, batch: Batch) -> int:
+        """Evaluations that one point costs on this batch: ⌈rows / size⌉."""
+        return math.ceil(len(batch.rows) / self.size)
+
+
+class At:
+    """When and where a step is: time, noise, batches and reductions.
+
+    t: step, from 0 (-1 in init); total: planned steps, or None where only time limits the run; progress: share of the
+    budget that is used, in [0, 1).
+    """
+
+    def __init__(self, space: Space, batches: Batches, tape: Tape, t: int, total: int | None, progress: float) -> None:
+        self.t, self.total, self.progress = t, total, progress
+        self._space, self._batches, self._tape = space, batches, tape
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes over the training rows before this step."""
+        return max(self.t, 0) // self._batches.per_epoch
+
+    def normal(self, draw: int = 0, step: int | None = None) -> Noise:
+        """Noise of mean 0 and variance 1 for every element: explicit and repeatable, drawn when it is evaluated."""
+        return Noise("normal", self.t if step is None else step, draw)
+
+    def rademacher(self, draw: int = 0, step: int | None = None) -> Noise:
+        """Noise of -1 and 1, one random bit an element."""
+        return Noise("rademacher", self.t if step is None else step, draw)
+
+    def vector(self, length: int, draw: int = 0) -> list[float]:
+        """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
+        rng = random.Random(noise.derive(self._space.seed, "vector", self.t, draw))
+        return [rng.gauss(0.0, 1.0) for _ in range(length)]
+
+    @property
+    def full(self) -> Batch:
+        """All training rows."""
+        return self._batches.full
+
+    def sample(self, draw: int) -> Batch:
+        """Another batch of this step: draw 0 is the step's own, further draws are independent samples."""
+        return self._batches.at(self.t, draw)
+
+    def norm(self, recipe: Recipe) -> PerTensor:
+        """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""
+        squares = lambda parts: math.sqrt(math.fsum(float(x.square().sum()) for x in parts))  # noqa: E731
+        return self._reduce("norm", recipe, squares)
+
+    def rms(self, recipe: Recipe) -> PerTensor:
+        """Root mean square of each tensor's elements, journaled."""
+
+        def of(parts: Sequence[torch.Tensor]) -> float:
+            return math.sqrt(math.fsum(float(x.square().sum()) for x in parts) / sum(x.numel() for x in parts))
+
+        return self._reduce("rms", recipe, of)
+
+    def quantile(self, recipe: Recipe, q: float) -> PerTensor:
+        """The q-quantile of each tensor's elements (linear interpolation), journaled."""
+        if not 0.0 <= q <= 1.0:
+            raise UsageError(f"quantile needs q in [0, 1], got {q}")
+
+        def of(parts: Sequence[torch.Tensor]) -> float:
+            x = torch.cat(list(parts)).sort().values
+            place = q * (x.numel() - 1)
+            low = math.floor(place)
+            high = min(low + 1, x.numel() - 1)
+            return float(x[low] + (x[high] - x[low]) * (place - low))
+
+        return self._reduce("quantile", recipe, of)
+
+    def _reduce(self, kind: str, recipe: Recipe, fn: Callable[[Sequence[torch.Tensor]], float]) -> PerTensor:
+        names = list(self._space.params)
+        values = self._tape.take(kind, lambda: list(self._space.reduce(recipe, fn).values()))
+        return PerTensor(dict(zip(names, (float(v) for v in values), strict=True)))
+
+
+class Oracle:
+    """Called by a step with points (recipes); gives one float a point, smaller is better.
+
+    evaluations: batches evaluated so far, all points counted; `forwards` of a run. retries: further tries of a failing
+    evaluation before the step is given up.
+    """
+
+    def __init__(
+        self, space: Space, evaluate: Evaluate, batches: Batches, direction: Direction, retries: int = 1
+    ) -> None:
+        self.evaluations = 0
+        self._space, self._evaluate, self._batches = space, evaluate, batches
+        self._sign = -1.0 if direction == "maximize" else 1.0
+        self._retries = retries
+        self._tape, self._own = Tape(), batches.at(0)
+
+    def begin(self, tape: Tape, step: int) -> None:
+        self._tape, self._own = tape, self._batches.at(step)
+        self._space.step = step
+
+    @overload
+    def __call__(self, *points: Recipe, batch: Batch | None = None) -> tuple[float, ...]: ...
+    @overload
+    def __call__(
+        self, *points: Recipe, batch: Batch | None = None, per_sample: Literal[True]
+    ) -> tuple[tuple[float, ...], ...]: ...
+    def __call__(self, *points: Recipe, batch: Batch | None = None, per_sample: bool = False) -> Any:
+        """The value of each point on `batch` (the step's own unless said otherwise).
+
+        per_sample=True gives a tuple of one float a row for each point instead; the objective must be sample-level.
+        Raises ObjectiveError when an evaluation failed and its retries too; the weights are as they were.
+        """
+        batch = batch or self._own
+        self.evaluations += len(points) * self._batches.cost(batch)
+        if per_sample:
+            taken = self._tape.take("samples", lambda: [self._samples(p, batch) for p in points])
+            return tuple(tuple(float(v) for v in row) for row in taken)
+        taken = self._tape.take("values", lambda: [self._value(p, batch) for p in points])
+        return tuple(float(v) for v in taken)
+
+    def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
+        """The place of each point, 0 the best, equal values sharing a place."""
+        batch = batch or self._own
+        self.evaluations += len(points) * self._batches.cost(batch)
+
+        def order() -> list[int]:
+            values = [self._value(p, batch) for p in points]
+            return [sum(other < v for other in values) for v in values]
+
+        return tuple(self._tape.take("ranks", order))
+
+    def _score(self, point: Recipe, batch: Batch) -> Score:
+        for attempt in range(self._retries + 1):
+            try:
+                with self._space.at(point):
+                    score = self._evaluate(batch.rows)
+                if not math.isfinite(score.value):
+                    raise ObjectiveError(f"the objective returned {score.value}")
+                return score
+            except ObjectiveError:
+                if attempt == self._retries:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _value(self, point: Recipe, batch: Batch) -> float:
+        return self._sign * self._score(point, batch).value
+
+    def _samples(self, point: Recipe, batch: Batch) -> list[float]:
+        samples = self._score(point, batch).samples
+        if samples is None or any(s is None for s in samples):
+            raise UsageError("this optimizer needs one score a row, but the objective gives one for the whole set")
+        return [self._sign * s for s in samples if s is not None]
+
+
+__all__ = ["At", "Batch", "Batches", "Evaluate", "Oracle"]

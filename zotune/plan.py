@@ -1,0 +1,118 @@
+"""A run, resolved and checked with nothing heavy loaded: what can be refused is refused here.
+
+Knows configuration, plugins, data and a model's small files; loads no weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from zotune import data, models, objectives, optimizers, tasks
+from zotune.config import RunConfig
+from zotune.errors import OptionError
+from zotune.objectives import Objective
+from zotune.recipe import TensorInfo
+from zotune.types import Optimizer
+
+
+@dataclass
+class Plan:
+    """A run, resolved and checked, with nothing heavy loaded yet."""
+
+    config: RunConfig
+    objective: Objective
+    optimizer: Optimizer
+    splits: data.Splits
+    source: str
+    folder: Path | None
+    head: models.Head
+    classes: tasks.Classes
+    template: tasks.Template
+    notes: list[str] = field(default_factory=list)
+
+
+def embedded_data() -> Path:
+    """The folder of the data set that ships with the package: messages to a shop's support, in six intents."""
+    return Path(str(resources.files("zotune") / "embedded" / "support"))
+
+
+def choose(tune: str, tensors: Sequence[TensorInfo]) -> set[str]:
+    """Names of the tensors that `--tune` means: all, auto, bias, norm, bias+norm, last:N, or a regular expression.
+
+    auto: the biases of linear and norm layers where the model has them, else every tensor but the embeddings. Raises
+    OptionError where it means none.
+    """
+    biases = [t for t in tensors if t.kind == "bias" or (t.kind == "norm" and t.name.endswith("bias"))]
+    if tune == "all":
+        found = list(tensors)
+    elif tune == "auto":
+        found = biases or [t for t in tensors if t.kind != "embedding"]
+    elif tune == "bias":
+        found = biases
+    elif tune == "norm":
+        found = [t for t in tensors if t.kind == "norm"]
+    elif tune == "bias+norm":
+        found = [t for t in tensors if t.kind in ("bias", "norm")]
+    elif tune.startswith("last:"):
+        blocks = sorted({t.block for t in tensors if t.block is not None})
+        last = set(blocks[-int(tune.removeprefix("last:")) :])
+        found = [t for t in tensors if t.block in last]
+    else:
+        found = [t for t in tensors if re.search(tune, t.name)]
+    if not found:
+        names = ", ".join(t.name for t in tensors[:3])
+        raise OptionError(f"--tune {tune!r} means no tensor of this model", hint=f"names look like {names}")
+    return {t.name for t in found}
+
+
+def check_tune(tune: str) -> None:
+    """Refuse what `choose` could not read, before a model is loaded."""
+    if tune.startswith("last:"):
+        count = tune.removeprefix("last:")
+        if not count.isdigit() or int(count) < 1:
+            raise OptionError(f"--tune {tune!r}: say how many of the last blocks, such as last:2")
+    try:
+        re.compile(tune)
+    except re.error as error:
+        raise OptionError(f"--tune {tune!r} is no regular expression: {error}") from None
+
+
+def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, optimizer: Any = None) -> Plan:
+    """Resolve and check everything that needs no model. Raises UsageError of all kinds."""
+    notes: list[str] = []
+    check_tune(cfg.tune)
+    goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction)
+    rule = optimizers.resolve(optimizer or cfg.optimizer, cfg.optimizer_args, cfg.learning_rate, cfg.eps)
+    if cfg.dataset is None:
+        if cfg.model is not None:
+            raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
+        notes.append("no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support")
+    splits = data.split(
+        cfg.dataset or embedded_data(),
+        seed=cfg.seed,
+        columns=cfg.columns,
+        train_split=cfg.train_split,
+        eval_split=cfg.eval_split,
+        test_split=cfg.test_split,
+        limit=cfg.limit,
+    )
+    parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
+    source, folder, head = models.inspect(cfg.model, cfg.head)
+    template = tasks.Template(cfg.template or tasks.DEFAULT_TEMPLATE[head])
+    classes = tasks.find_classes(parts, cfg.labels, needs_words=head != "classification")
+    tasks.check_template(template, parts, head)
+    goal.check(tasks.OFFERED, frozenset(splits.train[0]))
+    _check_metric(goal, splits, classes)
+    return Plan(cfg, goal, rule, splits, source, folder, head, classes, template, notes)
+
+
+def _check_metric(goal: Objective, splits: data.Splits, classes: tasks.Classes) -> None:
+    """Objectives may look at the classes before anything is spent, by a method `check(classes)`."""
+    check = getattr(goal.function, "check", None)
+    if callable(check):
+        check(len(classes.keys))

@@ -1,0 +1,82 @@
+"""What a finished run says about itself: the run folder's README.md (a model card).
+
+Knows results; computes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zotune.judging import Scored
+    from zotune.plan import Plan
+    from zotune.run import Result
+
+
+def number(x: float) -> str:
+    return f"{x:.4f}" if abs(x) < 1000 else f"{x:.4g}"
+
+
+def scored(s: Scored) -> str:
+    return number(s.value) + (f" ± {number(s.error)}" if s.error is not None else "")
+
+
+def verdict(plan_better: str, result: Result) -> str:
+    """One sentence: what was kept and why."""
+    d = result.difference
+    interval = f", 95 % interval {d.low:+.4f} to {d.high:+.4f}" if d.low is not None and d.high is not None else ""
+    if result.kept == "tuned":
+        sure = d.low is None or d.high is None or d.low > 0 or d.high < 0
+        doubt = "" if sure else "; the interval holds zero, so this may be chance"
+        return f"The tuned weights are kept: {d.value:+.4f}{interval}{doubt}."
+    if result.best_step == 0:
+        return "The start is kept: no evaluation on the selection rows was better than it."
+    return f"The start is kept: on the judging rows the tuned weights gave {d.value:+.4f}{interval}."
+
+
+def model_card(plan: Plan, result: Result) -> str:
+    """Markdown for the run folder."""
+    cfg, probe = plan.config, result.probe
+    rows = [
+        ("before", scored(result.before)),
+        ("after (kept weights)", scored(result.after)),
+        *([("linear probe on the untuned embeddings", scored(probe))] if probe else []),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    settings: dict[str, Any] = {
+        "objective": f"{plan.objective.name} ({plan.objective.better})",
+        "optimizer": f"{cfg.optimizer} `{plan.optimizer}`",
+        "tuned": cfg.tune,
+        "steps": result.steps,
+        "forwards (one batch at one point)": result.forwards,
+        "best step": result.best_step,
+        "steps without signal": f"{100 * result.zero_share:.0f} %",
+        "dropped steps": result.dropped,
+        "seed": cfg.seed,
+        "classes": ", ".join(plan.classes.words),
+        "template": f"`{plan.template.text}`",
+    }
+    lines = "\n".join(f"- {k}: {v}" for k, v in settings.items())
+    return f"""---
+library_name: transformers
+tags: [zotune, zeroth-order]
+---
+
+# {plan.objective.name}, tuned with forward passes only
+
+Base model: `{plan.source}`. {verdict(plan.objective.better, result)}
+
+| {plan.objective.name} on {result.before.rows} judging rows | value ± standard error |
+|---|---|
+{table}
+
+{lines}
+
+Load it with `transformers`: `{_auto(plan.head)}.from_pretrained("<this folder>")`. `journal.jsonl` holds every number
+that the weights depend on.
+"""
+
+
+def _auto(head: str) -> str:
+    known = {"classification": "AutoModelForSequenceClassification", "embedding": "AutoModel"}
+    return known.get(head, "AutoModelForCausalLM")

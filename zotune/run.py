@@ -1,0 +1,347 @@
+"""Fit and evaluate: joins model, data, task, objective and optimizer, and keeps the run folder.
+
+Nothing is loaded before everything that can be checked without a model has been checked.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zotune import checkpoint, config, data, host, models, noise, objectives, report, tasks
+from zotune.config import RunConfig
+from zotune.engine import Emit, Engine, Outcome
+from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, nearest
+from zotune.journal import Journal
+from zotune.judging import Difference, HeldOut, Scored, linear_probe
+from zotune.plan import Plan, embedded_data, plan
+from zotune.recipe import Noise
+from zotune.session import Session, environment
+from zotune.types import Optimizer, Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    kept: "tuned" or "start"; before, after: the objective on the judging rows at the start and with what is kept;
+    tuned: with the best tuned weights; difference: paired, tuned minus start; probe: a linear probe's score on the same
+    rows, or None; forwards: evaluations of one batch at one point; zero_share: steps without signal.
+    """
+
+    folder: Path | None
+    reason: str
+    kept: str
+    before: Scored
+    tuned: Scored
+    difference: Difference
+    probe: Scored | None
+    steps: int
+    forwards: int
+    dropped: int
+    zero_share: float
+    best_step: int
+    seconds: float
+
+    @property
+    def after(self) -> Scored:
+        return self.tuned if self.kept == "tuned" else self.before
+
+    def json(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder) if self.folder else None, "after": asdict(self.after)}
+
+
+def run_folder(cfg: RunConfig) -> Path:
+    """Where the run goes: `--output-dir` itself, `--output-dir/--run-name`, or `runs/<objective>-<first free number>`."""
+    if cfg.run_name:
+        if "/" in cfg.run_name or cfg.run_name in (".", ".."):
+            raise OptionError(f"--run-name {cfg.run_name!r} must be a plain name")
+        return Path(cfg.output_dir or "runs") / cfg.run_name
+    if cfg.output_dir:
+        return Path(cfg.output_dir)
+    stem = "".join(c if c.isalnum() else "-" for c in cfg.objective.rpartition(":")[2]).strip("-") or "run"
+    number = 1
+    while (Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{stem}-{number}"
+
+
+def fit(
+    cfg: RunConfig | None = None,
+    *,
+    objective: str | Callable[..., Any] | None = None,
+    optimizer: str | Optimizer | None = None,
+    emit: Emit = lambda kind, event: None,
+    stop: Callable[[], bool] = lambda: False,
+    resume: str | None = None,
+    **options: Any,
+) -> Result:
+    """Tune a model's weights for an objective, with forward passes only.
+
+    options are the fields of `zotune.config.RunConfig`: model, dataset, template, labels, max_evals, seed, …; or pass
+    a ready `cfg`. objective and optimizer may be names or objects. resume: "last" or a checkpoint folder. Raises
+    UsageError before training, ObjectiveFailures where the objective fails too often; the run folder holds the kept
+    weights under their Hugging Face names.
+    """
+    if cfg is None:
+        names = {"objective": objective, "optimizer": optimizer}
+        said = {k: v for k, v in names.items() if isinstance(v, str)}
+        cfg = config.resolve({**options, **said}, None)
+    elif options:
+        raise OptionError("fit takes a cfg or options, not both")
+    folder = run_folder(cfg)
+    if resume and resume != "last":
+        folder = Path(resume).resolve().parent
+    if resume and not (folder / "journal.jsonl").is_file():
+        raise RunFolderError(f"{folder} holds no run to resume")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(
+            f"{folder} exists already", hint="--resume-from-checkpoint last goes on with it, --run-name starts another"
+        )
+    started = time.monotonic()
+    made = plan(cfg, objective, optimizer)
+    for note in [*made.notes, made.splits.note]:
+        emit("note", {"text": note})
+    session = Session(made, emit)
+    emit("phase", {"text": "scoring the start"})
+    header = json.loads(json.dumps(session.header()))
+    try:
+        before = session.judge.measure()
+    except ObjectiveError as error:
+        raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
+    store = checkpoint.FolderStore(folder, cfg.save_total_limit, session.base)
+    if resume:
+        journal = _reopen(folder, header)
+        engine = session.engine(journal, store, stop)
+        steps = checkpoint.checkpoints(folder)
+        chosen = Path(resume) if resume != "last" else (folder / f"checkpoint-{steps[-1]}" if steps else None)
+        if chosen is not None:
+            engine.restore(checkpoint.read(chosen, session.space))
+            emit(
+                "note",
+                {"text": f"resumed from {chosen}, {len(journal.lines) - journal.cursor} journal lines to replay"},
+            )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_records(folder, cfg, made)
+        journal = Journal.create(folder / "journal.jsonl", header)
+        engine = session.engine(journal, store, stop)
+    metrics = _Metrics(folder, emit, journal)
+    engine.emit = metrics
+    emit("start", session.start_event(folder, before[1]))
+    try:
+        outcome = engine.run()
+        result = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started)
+    except BaseException:
+        if not resume and not any(line["kind"] == "step" for line in journal.lines):
+            journal.close()
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was tuned: leave nothing behind
+        raise
+    finally:
+        journal.close()
+    emit("result", result.json())
+    host.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=result.json())
+    return result
+
+
+def _conclude(
+    session: Session,
+    engine: Engine,
+    outcome: Outcome,
+    store: checkpoint.Store,
+    before: tuple[torch.Tensor, Score],
+    folder: Path,
+    seconds: float,
+) -> Result:
+    """Judge the best weights once on rows that chose nothing, keep them unless they are worse than the start."""
+    seed, p = noise.derive(session.plan.config.seed, "bootstrap"), outcome.progress
+    if outcome.reason != "interrupted":
+        session.emit("phase", {"text": "judging the best weights"})
+        session.space.load(store.weights(p.best_step))
+    after = session.judge.measure() if outcome.reason != "interrupted" else before
+    difference = session.judge.difference(before, after, seed)
+    gain = difference.value if session.plan.objective.direction == "maximize" else -difference.value
+    kept = "tuned" if gain > 0 else "start"
+    start = session.judge.scored(*before, seed)
+    probe = None
+    if outcome.reason != "interrupted":
+        if kept == "start" and p.best_step != 0:
+            session.space.load(store.weights(0))
+        models.save(session.loaded, folder)
+        probe = _probe(session)
+    result = Result(
+        folder=folder,
+        reason=outcome.reason,
+        kept=kept,
+        before=start,
+        tuned=session.judge.scored(*after, seed) if kept == "tuned" or p.best_step else start,
+        difference=difference,
+        probe=probe,
+        steps=p.step,
+        forwards=p.evaluations,
+        dropped=p.dropped,
+        zero_share=p.zero_share,
+        best_step=p.best_step,
+        seconds=seconds,
+    )
+    if outcome.reason != "interrupted":
+        (folder / "result.json").write_text(json.dumps(result.json(), indent=1))
+        (folder / "README.md").write_text(report.model_card(session.plan, result), encoding="utf-8")
+    return result
+
+
+class _Metrics:
+    """metrics.jsonl beside the journal: written anew from the journal on resume, so that a resumed run's file is
+    that of an uninterrupted one. Passes every event on."""
+
+    def __init__(self, folder: Path, emit: Emit, journal: Journal) -> None:
+        self._emit, self._path = emit, folder / "metrics.jsonl"
+        old = self._path.read_text().splitlines() if self._path.exists() else []
+        steps = {line["step"] + 1 for line in journal.lines[: journal.cursor] if line["kind"] == "step"}
+        evals = {line["step"] for line in journal.lines[: journal.cursor] if line["kind"] == "eval"}
+        kept = []
+        for text in old:
+            try:
+                row = json.loads(text)
+            except ValueError:
+                continue
+            if row.get("step") in (evals if "score" in row or "failed" in row else steps):
+                kept.append(text)
+        self._path.write_text("".join(t + "\n" for t in kept))
+
+    def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
+        if kind in ("step", "eval"):
+            row = {k: v for k, v in event.items() if k not in ("kind", "best", "loss" if kind == "eval" else "")}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        if kind == "step":
+            note = lambda text: self._emit("note", {"text": text})  # noqa: E731
+            host.default().notify("on_step_end", note, step=event["step"], metrics=event)
+        self._emit(kind, event)
+
+
+def _probe(session: Session) -> Scored | None:
+    """The linear probe beside an embedding model's result, from the untuned weights."""
+    if session.plan.head != "embedding" or not session.judge.resamples():
+        return None
+    space = session.space
+    kept = space.snapshot()
+    space.load(session.base())
+    try:
+        return linear_probe(session.judge, session.train, noise.derive(session.plan.config.seed, "bootstrap"))
+    finally:
+        space.load(kept)
+
+
+def _write_records(folder: Path, cfg: RunConfig, made: Plan) -> None:
+    config.write_yaml(folder / "config.yaml", asdict(cfg))
+    (folder / "env.json").write_text(json.dumps(environment(), indent=1))
+
+
+def _reopen(folder: Path, header: Mapping[str, Any]) -> Journal:
+    journal = Journal.open(folder / "journal.jsonl")
+    for key, value in header.items():
+        if journal.header.get(key) != value:
+            journal.close()
+            shown = f": {journal.header.get(key)!r:.60} in the run, {value!r:.60} now" if key != "tensors" else ""
+            raise RunFolderError(f"{folder} was made with another {key.replace('_', ' ')}{shown}")
+    return journal
+
+
+def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
+    """`--dry-run`: resolve, load, time one batch, and say what the run would take. Writes nothing."""
+    made = plan(cfg)
+    for note in [*made.notes, made.splits.note]:
+        emit("note", {"text": note})
+    session = Session(made, emit)
+    rows = session.batches.at(0).rows
+    session.task.outputs(session.train, rows)
+    begun = time.perf_counter()
+    session.task.outputs(session.train, rows)
+    forward = time.perf_counter() - begun
+    point = session.space.theta + 1e-3 * Noise("normal", 0, 0)
+    begun = time.perf_counter()
+    with session.space.at(point):
+        probe = time.perf_counter() - begun
+    budget = session.budget()
+    per_step = getattr(made.optimizer, "forwards", None) or 2
+    steps = min(x for x in (budget.steps, (budget.evals or 10**12) // per_step) if x)
+    evals = steps * per_step
+    held = (len(session.select.rows) / len(rows)) * forward * (steps // session.eval_steps() + 2)
+    weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
+    tuned = sum(p.numel() * p.element_size() for p in session.space.params.values())
+    seconds = evals * (forward + probe) + steps * probe + held
+    return {
+        "config": asdict(cfg),
+        "model": made.source,
+        "head": made.head,
+        "classes": list(made.classes.words),
+        "rows": [len(session.train), len(session.select.rows), len(session.judge.rows)],
+        "tuned_weights": session.space.numel,
+        "steps": steps,
+        "evaluations": evals,
+        "seconds": round(seconds if budget.seconds is None else min(seconds, budget.seconds), 1),
+        "memory_mb": {
+            "model": round(weights / 2**20, 1),
+            "probe_copy": round(tuned / 2**20, 1),
+            "fields": round(tuned * getattr(made.optimizer, "fields", 0) / 2**20, 1),
+        },
+    }
+
+
+def evaluate(
+    *,
+    model: str | None = None,
+    dataset: str | None = None,
+    objective: str | Callable[..., Any] = "accuracy",
+    split: str | None = None,
+    emit: Emit = lambda kind, event: None,
+    **options: Any,
+) -> Scored:
+    """Score a model (or a run folder) on a split: test, else validation, else all rows; with a standard error.
+
+    options are fields of `RunConfig`: template, labels, head, columns, objective_args, …. Raises UsageError.
+    """
+    said = {"objective": objective} if isinstance(objective, str) else {}
+    cfg = config.resolve({"model": model, "dataset": dataset, **said, **options}, None)
+    saved = Path(model) / "config.yaml" if model else None
+    if saved and saved.is_file():  # a run folder remembers its task
+        cfg = _inherit(cfg, config.read_yaml(saved))
+    goal = objectives.resolve(objective, cfg.objective_args, cfg.direction)
+    where = cfg.dataset or embedded_data()
+    found = data.read(where)
+    name = split or next((s for s in ("test", "validation") if s in found), next(iter(found)))
+    if name not in found:
+        raise DataError(f"{where} has no split {name!r}", hint=nearest(name, found))
+    rows = data.rename(found[name], cfg.columns)[: cfg.limit]
+    source, folder, head = models.inspect(cfg.model, cfg.head)
+    template = tasks.Template(cfg.template or tasks.DEFAULT_TEMPLATE[head])
+    classes = tasks.find_classes({name: rows}, cfg.labels, needs_words=head != "classification")
+    tasks.check_template(template, {name: rows}, head)
+    goal.check(tasks.OFFERED, frozenset(rows[0]))
+    loaded = models.load(source, folder, head, device=cfg.device, dtype=cfg.dtype, classes=len(classes.words))
+    task = tasks.Classification(loaded, classes, template, cfg.max_length, cfg.eval_batch_size)
+    held = HeldOut(task, task.rows(rows), goal)
+    try:
+        logits, score = held.measure()
+    except ObjectiveError as error:
+        raise ObjectiveFailures(str(error)) from error
+    return held.scored(logits, score, noise.derive(cfg.seed, "bootstrap"))
+
+
+def _inherit(cfg: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
+    default = RunConfig()
+    names = ("dataset", "head", "template", "labels", "columns", "max_length")
+    return replace(
+        cfg, **{n: saved[n] for n in names if n in saved and getattr(cfg, n) == getattr(default, n) and saved[n]}
+    )
+
+
+__all__ = ["Difference", "Result", "Scored", "embedded_data", "estimate", "evaluate", "fit", "plan"]

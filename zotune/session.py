@@ -1,0 +1,238 @@
+"""A plan with its model loaded: what fitting, resuming and estimating share.
+
+Joins model, task, objective and space; runs nothing by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zotune import checkpoint, models, noise, tasks
+from zotune.engine import Budget, Emit, Engine
+from zotune.journal import Journal
+from zotune.judging import HeldOut
+from zotune.oracle import Batches, Oracle
+from zotune.plan import Plan, choose
+from zotune.space import Space, describe
+from zotune.types import Score
+
+DEFAULT_EVALS = 1200
+DEFAULT_BATCH = 32
+CPU_ROWS = 16
+"""Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
+
+
+class Session:
+    """A plan with its model loaded: everything that fit, resume and dry-run share."""
+
+    def __init__(self, plan: Plan, emit: Emit) -> None:
+        cfg = plan.config
+        self.plan, self.emit = plan, emit
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        emit("phase", {"text": f"loading {plan.source}"})
+        self.loaded = self._load()
+        if plan.head == "classification":
+            models.set_labels(self.loaded.model, list(plan.classes.words))
+        chosen = choose(cfg.tune, list(describe(self.loaded.model).values()))
+        micro = cfg.eval_batch_size if self.loaded.device.type != "cpu" else min(cfg.eval_batch_size, 16)
+        self.task = tasks.Classification(self.loaded, plan.classes, plan.template, cfg.max_length, micro, cfg.seed)
+        self.train = self.task.rows(plan.splits.train)
+        self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective)
+        self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective)
+        self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
+        self.batches = Batches(len(self.train), cfg.batch_size or DEFAULT_BATCH, cfg.seed)
+        self.oracle = Oracle(self.space, self.evaluate, self.batches, plan.objective.direction)
+        cut = sum(r.cut for r in (self.train, self.select.rows, self.judge.rows))
+        if cut:
+            emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
+
+    def _load(self) -> models.Loaded:
+        cfg, plan = self.plan.config, self.plan
+        return models.load(
+            plan.source,
+            plan.folder,
+            plan.head,
+            device=cfg.device,
+            dtype=cfg.dtype,
+            classes=len(plan.classes.words),
+            seed=cfg.seed,
+            trust_remote_code=cfg.trust_remote_code,
+            revision=cfg.model_revision,
+        )
+
+    def evaluate(self, indices: Sequence[int]) -> Score:
+        """The training signal: the objective on these rows.
+
+        A metric of predictions changes in jumps, and most small differences between two points are jumps by chance.
+        With
+        `smooth`, it is averaged over that many sets of predictions sampled from the model's own probabilities, the same
+        randomness at every point: its expectation, which moves with every logit. Held-out rows are never smoothed.
+        """
+        objective, task, rows = self.plan.objective, self.task, self.train
+        outputs = task.outputs(rows, indices)
+        if not self.smooth:
+            return objective.score(len(indices), outputs)
+        logits = outputs["logits"]
+        drawn = [task.described(rows, indices, logits, k) for k in range(self.smooth)]
+        return mean([objective.score(len(indices), outputs | d) for d in drawn])
+
+    @property
+    def smooth(self) -> int:
+        """Predictions sampled for each row; 0 where the objective reads more than predictions."""
+        wants = self.plan.objective.wants
+        jumps = wants & {"predictions", "completions"} and not wants & {"logits", "model"}
+        return self.plan.config.smooth if jumps else 0
+
+    def assess(self) -> dict[str, Any]:
+        _, score = self.select.measure()
+        sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
+        return {"loss": sign * score.value, "score": score.value}
+
+    def base(self) -> Mapping[str, torch.Tensor]:
+        """The starting weights again, from the model's own files."""
+        return models.base_weights(self.loaded, self.space.params, self._load())
+
+    def header(self) -> dict[str, Any]:
+        """Everything that the bits depend on."""
+        cfg, plan, space = self.plan.config, self.plan, self.space
+        tensors = {t.name: [list(t.shape), f"{noise.name_key(t.name):016x}"] for t in space.theta.tensors}
+        return {
+            "model": plan.source,
+            "base_weights": space.digest(),
+            "data": plan.splits.digest,
+            "objective": cfg.objective,
+            "objective_source": source_hash(plan.objective.function),
+            "objective_args": cfg.objective_args,
+            "direction": plan.objective.direction,
+            "optimizer": type(plan.optimizer).__qualname__,
+            "optimizer_source": source_hash(type(plan.optimizer)),
+            "optimizer_options": _plain(plan.optimizer),
+            "template": plan.template.text,
+            "labels": [list(plan.classes.keys), list(plan.classes.words)],
+            "batch_size": self.batches.size,
+            "max_length": self.task.max_length,
+            "smooth": self.smooth,
+            "eval_steps": self.eval_steps(),
+            "seed": cfg.seed,
+            "noise": noise.VERSION,
+            "dtype": str(next(iter(space.params.values())).dtype),
+            "tensors": tensors,
+        }
+
+    def budget(self) -> Budget:
+        cfg = self.plan.config
+        none = cfg.max_steps is None and cfg.max_evals is None and cfg.max_time is None
+        return Budget(cfg.max_steps, DEFAULT_EVALS if none else cfg.max_evals, cfg.max_time)
+
+    def eval_steps(self) -> int:
+        cfg, budget = self.plan.config, self.budget()
+        if cfg.eval_steps:
+            return cfg.eval_steps
+        per_step = getattr(self.plan.optimizer, "forwards", None) or 1
+        total = budget.steps or (budget.evals // per_step if budget.evals else 500)
+        return max(total // 10, 1)
+
+    def engine(self, journal: Journal, store: checkpoint.Store, stop: Callable[[], bool]) -> Engine:
+        cfg = self.plan.config
+        return Engine(
+            self.space,
+            self.plan.optimizer,
+            self.oracle,
+            self.batches,
+            self.budget(),
+            journal,
+            store,
+            assess=self.assess,
+            eval_steps=self.eval_steps(),
+            save_steps=cfg.save_steps,
+            max_failures=cfg.max_failures,
+            patience=cfg.patience,
+            emit=self.emit,
+            stop=stop,
+        )
+
+    def start_event(self, folder: Path, score: Score) -> dict[str, Any]:
+        plan, budget = self.plan, self.budget()
+        return {
+            "folder": str(folder),
+            "model": plan.source,
+            "head": plan.head,
+            "objective": plan.objective.name,
+            "better": plan.objective.better,
+            "optimizer": plan.config.optimizer,
+            "tuned": self.space.numel,
+            "tensors": len(self.space.params),
+            "device": str(self.loaded.device),
+            "rows": [len(self.train), len(self.select.rows), len(self.judge.rows)],
+            "batch": self.batches.size,
+            "score": score.value,
+            "budget": asdict(budget),
+            "samples": self._samples,
+        }
+
+    def _samples(self) -> list[tuple[str, str, str]]:
+        """(text, gold, prediction) of a few selection rows with the present weights."""
+        rows = self.select.rows
+        out = self.task.outputs(rows, range(min(4, len(rows))))
+        return list(zip(out["prompts"], out["references"], out["completions"], strict=True))
+
+
+def mean(scores: Sequence[Score]) -> Score:
+    """The mean of several scores of the same rows, sample by sample where they have samples."""
+    value = math.fsum(s.value for s in scores) / len(scores)
+    columns = [s.samples for s in scores if s.samples is not None]
+    if len(columns) < len(scores):
+        return Score(value)
+    samples = tuple(
+        None if (known := [x for x in column if x is not None]) == [] else math.fsum(known) / len(known)
+        for column in zip(*columns, strict=True)
+    )
+    return Score(value, samples)
+
+
+def source_hash(target: Any) -> str:
+    """A hash of the file that defines a function or class, or of its name where there is no file."""
+    target = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
+    try:
+        text = Path(inspect.getfile(target)).read_bytes()
+    except (OSError, TypeError):
+        text = repr(getattr(target, "__qualname__", target)).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _plain(optimizer: Any) -> Any:
+    try:
+        return json.loads(json.dumps(asdict(optimizer)))
+    except TypeError:
+        return {}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for env.json and `zotune env`."""
+    versions: dict[str, str | None] = {}
+    for name in ("zotune", "torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "pluggy", "peft"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(models.pick_device("auto")),
+        "versions": versions,
+    }
