@@ -37,7 +37,10 @@ def minilm() -> Path:
         pytest.skip("the embedded encoder is not installed")
 
 
-WORDS = "good bad fine poor nice awful great weak lovely dull the a film was it plot cast very so not".split()
+GOOD = ["good", "fine", "nice", "great", "lovely"]
+BAD = ["bad", "poor", "awful", "weak", "dull"]
+THINGS = ["film", "plot", "cast"]
+WORDS = [*GOOD, *BAD, *THINGS, "the", "a", "was", "it", "very", "so", "not"]
 
 
 def _tokenizer(folder: Path) -> None:
@@ -118,12 +121,11 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(n: int, offset: int = 0) -> list[dict[str, Any]]:
     """A learnable toy: good words are label 1, bad words label 0."""
-    good, bad = ["good", "fine", "nice", "great", "lovely"], ["bad", "poor", "awful", "weak", "dull"]
     out = []
     for i in range(offset, offset + n):
         label = (i * 7) % 2
-        word = (good if label else bad)[(i * 3) % 5]
-        out.append({"text": f"the {WORDS[12 + i % 3]} was {'very ' * (i % 3)}{word}", "label": label})
+        word = (GOOD if label else BAD)[(i * 3) % 5]
+        out.append({"text": f"the {THINGS[i % 3]} was {'very ' * (i % 3)}{word}", "label": label})
     return out
 
 

@@ -8,16 +8,15 @@ import random
 import pytest
 import torch
 
-from zotune import noise
+from zotune import keys, noise
 
 CPU = torch.device("cpu")
 N = 1 << 20
 
 
-def z(kind: str = "normal", seed: int = 0, step: int = 0, draw: int = 0, name: str = "w", count: int = N) ->
-torch.Tensor:
-    key = noise.stream_key(seed, step, draw, kind, noise.name_key(name))
-    return noise.units(kind, key, 0, count, CPU).double() * noise.scale(kind)
+def z(kind: str = "normal", seed: int = 0, step: int = 0, draw: int = 0, name: str = "w") -> torch.Tensor:
+    key = noise.stream_key(seed, step, draw, kind, keys.name_key(name))
+    return noise.units(kind, key, 0, N, CPU).double() * noise.scale(kind)
 
 
 def reference_word(key: int, index: int) -> int:
@@ -33,7 +32,7 @@ def reference_word(key: int, index: int) -> int:
 
 @pytest.mark.parametrize("start", [0, 5, 2**31 - 40, 2**32 - 64])
 def test_units_equal_a_reference_in_python_integers(start: int) -> None:
-    key = noise.stream_key(11, 3, 1, "normal", noise.name_key("a.weight"))
+    key = noise.stream_key(11, 3, 1, "normal", keys.name_key("a.weight"))
     got = noise.units("normal", key, start, 40, CPU).tolist()
     words = [reference_word(key, i) for i in range(start, start + 40)]
     assert got == [sum((w >> s) & 255 for s in (0, 8, 16, 24)) - 510 for w in words]
@@ -102,6 +101,6 @@ def test_coefficient_times_unit_is_exact(dtype: torch.dtype, bits: int) -> None:
 
 
 def test_uniform_stays_inside() -> None:
-    u = noise.uniform(10000, 1, "x")
+    u = keys.uniform(10000, 1, "x")
     assert 0 < min(u) < max(u) < 1
     assert abs(sum(u) / len(u) - 0.5) < 0.02

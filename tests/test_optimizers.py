@@ -141,34 +141,48 @@ def test_random_search_keeps_the_best_of_all() -> None:
 
 
 def test_auto_is_its_docstring() -> None:
-    rho, eps, cap, beta, c, tolerance = 0.02, 0.4, 0.05, 0.9, 1.5, 0.001
-    options = {"rho": rho, "eps": eps, "cap": cap, "beta": beta, "clip": c, "tries": 3, "tolerance": tolerance}
+    tau, eps, cap, beta, c, rows = 0.003, 0.5, 0.05, 0.9, 1.5, 12
+    options = {"tolerance": tau, "eps": eps, "cap": cap, "beta": beta, "clip": c, "rows": rows, "bands": 2}
     ref = Reference(load("auto", **options), steps=6)
-    D = {n: math.sqrt((w**2).mean()) if w.ndim > 1 else 0.0 for n, w in ref.theta.items()}
-    z, rows = ref.noise("rademacher", -1), ref.rows(-1)
-    clean = quadratic(ref.theta, rows)
-    for _ in range(4):
-        probes = [quadratic(ref.moved({n: s * eps * d for n, d in D.items()}, z), rows) for s in (1, -1)]
-        if sum(probes) / 2 - clean <= tolerance * abs(clean):
-            break
+    batch = ref.bench.batches.sample(-1, rows).rows
+    assert len(set(batch)) == rows
+    clean = quadratic(ref.theta, batch)
+
+    def costs(D: dict[str, float], draw: int, share: float) -> bool:
+        z = ref.noise("rademacher", -1, draw)
+        probes = [quadratic(ref.moved({n: s * D[n] for n in D}, z), batch) for s in (1, -1)]
+        return sum(probes) / 2 - clean > share * abs(clean)
+
+    groups: dict[Any, list[str]] = {}
+    for t in ref.kinds.values():
+        groups.setdefault((0 if t.block is None else 1 + t.block, len(t.shape) > 1), []).append(t.name)
+    D: dict[str, float] = {}
+    for draw, names in enumerate(groups.values()):
+        rms = {n: math.sqrt((ref.theta[n] ** 2).mean()) for n in names}
+        typical = math.sqrt(sum(r * r for r in rms.values()) / len(names))
+        unit = {n: max(rms[n], 0.1 * typical) if n in names else 0.0 for n in ref.theta}
+        powers = [2.0**k for k in range(4, -8, -1)]
+        fits = [p for p in powers if not costs({n: p * u for n, u in unit.items()}, draw, tau)]
+        D |= {n: max(fits) * unit[n] for n in names}
+    while costs({n: eps * d for n, d in D.items()}, len(groups), 2 * tau):
         eps /= 2
-    first = min(rho, cap * math.sqrt(3 / 6), eps)
+    first = min(cap * math.sqrt(3 / 6), eps)
     v = weight = moved = 0.0
     for t in range(6):
-        z, rows = ref.noise("rademacher", t), ref.rows(t)
-        up, down = (quadratic(ref.moved({n: s * eps * d for n, d in D.items()}, z), rows) for s in (1, -1))
+        z, now = ref.noise("rademacher", t), ref.rows(t)
+        up, down = (quadratic(ref.moved({n: s * eps * d for n, d in D.items()}, z), now) for s in (1, -1))
         g = (up - down) / (2 * eps)
         v, weight = beta * v + (1 - beta) * g * g, beta * weight + (1 - beta)
         d = max(-c, min(c, g / math.sqrt(v / weight)))
-        step = first * (1 - t / 6) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - moved / cap**2)))
+        step = first * (1 - t / 6) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - moved / (2 * cap) ** 2)))
         moved += step * step
         ref.theta = ref.moved({n: -step * x for n, x in D.items()}, z)
     ref.agrees()
 
 
 def test_auto_stays_within_its_cap() -> None:
-    bench = Bench(load("auto", rho=0.5, cap=0.1), steps=200).run()
-    assert math.sqrt(bench.engine.state.moved) <= 0.1 * 1.2
+    bench = Bench(load("auto", cap=0.1), steps=200).run()
+    assert math.sqrt(bench.engine.state.moved) <= 0.1 * 2.2
 
 
 def test_numpy_net_is_the_torch_net() -> None:
@@ -189,9 +203,9 @@ def test_numpy_net_is_the_torch_net() -> None:
         ("mezo", {"weight_decay": -0.1}, "weight_decay"),
         ("random-search", {"sigma": 0}, "sigma"),
         ("random-search", {"n": 0}, "n must be"),
-        ("auto", {"rho": -1}, "rho must be positive"),
+        ("auto", {"cap": -1}, "cap must be positive"),
         ("auto", {"beta": 1.0}, "beta"),
-        ("auto", {"tries": -1}, "tries"),
+        ("auto", {"bands": 0}, "bands"),
     ],
 )
 def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], said: str) -> None:

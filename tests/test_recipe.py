@@ -90,7 +90,7 @@ def test_misuse_is_named(space: Space) -> None:
     with pytest.raises(RecipeError, match="squared"):
         space.theta**3
     with pytest.raises(RecipeError, match="list"):
-        space.theta + [1]  # type: ignore[operator]
+        space.theta * [1]  # type: ignore[operator]
     with pytest.raises(RecipeError, match="weighted_sum adds noises"):
         weighted_sum([(1.0, space.theta)])
 
@@ -118,5 +118,5 @@ def test_number_first_operations(space: Space) -> None:
     t = space.params["head.weight" if "head.weight" in space.params else "embed.weight"].detach()
     name = next(n for n, p in space.params.items() if p.shape == t.shape)
     assert torch.equal(space.value(1.0 - space.theta)[name], 1.0 - t)
-    assert torch.equal(space.value(where(0.1 >= space.theta, 1.0, 0.0))[name], (t <= 0.1).double())  # type: ignore[operator]
+    assert torch.equal(space.value(where(space.theta <= 0.1, 1.0, 0.0))[name], (t <= 0.1).double())
     torch.testing.assert_close(space.value(1.0 / (2.0 + space.theta))[name], 1.0 / (2.0 + t))

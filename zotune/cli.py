@@ -77,11 +77,13 @@ def fit(
     test_split: Annotated[Text, Opt(help="Split that judges. [test]")] = None,
     limit: Annotated[Whole, Opt(help="Use at most this many training rows.")] = None,
     max_length: Annotated[Whole, Opt(help="Tokens a row at most. [256]")] = None,
-    tune: Annotated[Text, Opt(help="all, auto, bias, norm, bias+norm, last:N or a regular expression. [auto]")] = None,
-    batch_size: Annotated[Whole, Opt(help="Rows a batch. [32]")] = None,
+    tune: Annotated[
+        Text, Opt(help="all, auto, value, bias, norm, bias+norm, last:N or a regular expression. [auto]")
+    ] = None,
+    batch_size: Annotated[Whole, Opt(help="Rows a batch. [16]")] = None,
     eval_batch_size: Annotated[Whole, Opt(help="Rows a forward at most. [64]")] = None,
     smooth: Annotated[
-        Whole, Opt(help="Average metrics of predictions over this many sampled sets while training; 0: off. [16]")
+        Whole, Opt(help="Average metrics of predictions over this many sampled sets while training; 0: off. [64]")
     ] = None,
     max_steps: Annotated[Whole, Opt(help="Budget in steps.")] = None,
     max_evals: Annotated[Whole, Opt(help="Budget in forwards: one batch at one point. [1200]")] = None,

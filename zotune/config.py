@@ -180,7 +180,7 @@ class RunConfig:
     max_length: int = 256
     tune: str = "auto"
     batch_size: int | None = None
-    smooth: int = 16
+    smooth: int = 64
     eval_batch_size: int = 64
     max_steps: int | None = None
     max_evals: int | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zotune.errors import DataError, nearest
-from zotune.noise import derive
+from zotune.keys import derive
 
 Record = dict[str, Any]
 

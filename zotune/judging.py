@@ -105,7 +105,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def bootstrap(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:
-    """Values of `score(row indices)` on RESAMPLES resamples with replacement; after SECONDS it stops, but not below 100."""
+    """Values of `score(row indices)` on RESAMPLES resamples with replacement; SECONDS later it stops, not below 100."""
     rng, out, start = random.Random(seed), [], time.monotonic()
     for done in range(RESAMPLES):
         out.append(score([rng.randrange(rows) for _ in range(rows)]))

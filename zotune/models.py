@@ -179,7 +179,7 @@ def _pooling(folder: Path | None) -> str:
 
 
 def save(loaded: Loaded, folder: Path) -> None:
-    """Model, tokenizer and, for sentence encoders, their pooling files, under the names that `from_pretrained` reads."""
+    """Model, tokenizer and a sentence encoder's pooling files, under the names that `from_pretrained` reads."""
     with _quiet():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)

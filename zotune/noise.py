@@ -14,12 +14,13 @@ This module knows nothing of models, recipes or optimizers.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from zotune.keys import MASK64, splitmix64
 
 VERSION: Final = 1
 """Changes whenever the same key would give other bits; the journal's header carries it."""
@@ -30,43 +31,14 @@ UNIT_BITS: Final = 9  # |unit| < 2**9
 BLOCK: Final = 1 << 32
 """Elements that share one key. A chunk never crosses a multiple of it."""
 
-_MASK64 = (1 << 64) - 1
-
-
-def splitmix64(x: int) -> int:
-    """One output of SplitMix64 for the 64-bit state `x` (Steele, Lea & Flood 2014)."""
-    x = (x + 0x9E3779B97F4A7C15) & _MASK64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return x ^ (x >> 31)
-
-
-def name_key(name: str) -> int:
-    """A stable 64-bit hash of a parameter's canonical name."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-
 
 def stream_key(seed: int, step: int, draw: int, kind: str, tensor: int) -> int:
     """The 64-bit key of one tensor's noise; every argument is mixed before the next, so that neighbours do not
     correlate. `step` may be negative (calibration before step 0 uses -1)."""
-    key = splitmix64(seed & _MASK64)
+    key = splitmix64(seed & MASK64)
     for part in (step, draw, KINDS.index(kind), tensor):
-        key = splitmix64(key ^ (part & _MASK64))
+        key = splitmix64(key ^ (part & MASK64))
     return key
-
-
-def derive(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed for host-side choices (batches, resampling), from the run seed and what it is for."""
-    key = splitmix64(seed & _MASK64)
-    for part in parts:
-        key = splitmix64(key ^ ((name_key(part) if isinstance(part, str) else part) & _MASK64))
-    return key >> 1
-
-
-def uniform(count: int, seed: int, *parts: int | str) -> list[float]:
-    """`count` numbers in (0, 1) on the host, from the run seed and what they are for."""
-    key = derive(seed, *parts)
-    return [((splitmix64(key + i) >> 12) + 0.5) / 2.0**52 for i in range(count)]
 
 
 def _signed32(x: int) -> int:

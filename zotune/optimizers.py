@@ -13,7 +13,11 @@ from zotune.types import Optimizer
 def resolve(
     spec: str | Optimizer, options: Mapping[str, Any], lr: float | None = None, eps: float | None = None
 ) -> Optimizer:
-    """A name, `file.py:Class`, `package.module:Class` or an instance to an optimizer. Raises PluginError, OptionError."""
+    """A name, `file.py:Class`, `package.module:Class` or an instance to an optimizer.
+
+    lr and eps are `--learning-rate` and `--eps`, for optimizers that have such options. Raises PluginError and
+    OptionError.
+    """
     options = dict(options)
     if not isinstance(spec, str):
         if options or lr is not None or eps is not None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from zotune import noise
+from zotune import keys
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Tape
 from zotune.recipe import Noise, PerTensor, Recipe
@@ -54,7 +54,7 @@ class Batches:
 
     def _permutation(self, epoch: int) -> list[int]:
         order = list(range(self.rows))
-        random.Random(noise.derive(self.seed, "epoch", epoch)).shuffle(order)
+        random.Random(keys.derive(self.seed, "epoch", epoch)).shuffle(order)
         return order
 
     def at(self, step: int, draw: int = 0) -> Batch:
@@ -62,10 +62,15 @@ class Batches:
         if self.size == self.rows:
             return self.full
         if draw:
-            rng = random.Random(noise.derive(self.seed, "draw", step, draw))
+            rng = random.Random(keys.derive(self.seed, "draw", step, draw))
             return Batch(tuple(rng.sample(range(self.rows), self.size)))
         epoch, place = divmod(step, self.per_epoch)
         return Batch(tuple(self._epoch(epoch)[place * self.size : (place + 1) * self.size]))
+
+    def sample(self, step: int, rows: int) -> Batch:
+        """A seeded sample of max(rows, size) rows without replacement."""
+        rng = random.Random(keys.derive(self.seed, "sample", step))
+        return Batch(tuple(rng.sample(range(self.rows), min(max(rows, self.size), self.rows))))
 
     @property
     def full(self) -> Batch:
@@ -102,7 +107,7 @@ class At:
 
     def vector(self, length: int, draw: int = 0) -> list[float]:
         """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
-        rng = random.Random(noise.derive(self._space.seed, "vector", self.t, draw))
+        rng = random.Random(keys.derive(self._space.seed, "vector", self.t, draw))
         return [rng.gauss(0.0, 1.0) for _ in range(length)]
 
     @property
@@ -113,6 +118,10 @@ class At:
     def sample(self, draw: int) -> Batch:
         """Another batch of this step: draw 0 is the step's own, further draws are independent samples."""
         return self._batches.at(self.t, draw)
+
+    def large(self, rows: int) -> Batch:
+        """A seeded sample of at least this many rows (all where there are fewer), for calibration."""
+        return self._batches.sample(self.t, rows)
 
     def norm(self, recipe: Recipe) -> PerTensor:
         """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint, config, data, host, models, noise, objectives, report, tasks
+from zotune import checkpoint, config, data, host, keys, models, objectives, report, tasks
 from zotune.config import RunConfig
 from zotune.engine import Emit, Engine, Outcome
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, nearest
@@ -59,7 +59,7 @@ class Result:
 
 
 def run_folder(cfg: RunConfig) -> Path:
-    """Where the run goes: `--output-dir` itself, `--output-dir/--run-name`, or `runs/<objective>-<first free number>`."""
+    """Where the run goes: `--output-dir`, `--output-dir/--run-name`, or `runs/<objective>-<first free number>`."""
     if cfg.run_name:
         if "/" in cfg.run_name or cfg.run_name in (".", ".."):
             raise OptionError(f"--run-name {cfg.run_name!r} must be a plain name")
@@ -161,7 +161,7 @@ def _conclude(
     seconds: float,
 ) -> Result:
     """Judge the best weights once on rows that chose nothing, keep them unless they are worse than the start."""
-    seed, p = noise.derive(session.plan.config.seed, "bootstrap"), outcome.progress
+    seed, p = keys.derive(session.plan.config.seed, "bootstrap"), outcome.progress
     if outcome.reason != "interrupted":
         session.emit("phase", {"text": "judging the best weights"})
         session.space.load(store.weights(p.best_step))
@@ -235,7 +235,7 @@ def _probe(session: Session) -> Scored | None:
     kept = space.snapshot()
     space.load(session.base())
     try:
-        return linear_probe(session.judge, session.train, noise.derive(session.plan.config.seed, "bootstrap"))
+        return linear_probe(session.judge, session.train, keys.derive(session.plan.config.seed, "bootstrap"))
     finally:
         space.load(kept)
 
@@ -333,7 +333,7 @@ def evaluate(
         logits, score = held.measure()
     except ObjectiveError as error:
         raise ObjectiveFailures(str(error)) from error
-    return held.scored(logits, score, noise.derive(cfg.seed, "bootstrap"))
+    return held.scored(logits, score, keys.derive(cfg.seed, "bootstrap"))
 
 
 def _inherit(cfg: RunConfig, saved: Mapping[str, Any]) -> RunConfig:

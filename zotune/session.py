@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint, models, noise, tasks
+from zotune import checkpoint, keys, models, noise, tasks
 from zotune.engine import Budget, Emit, Engine
 from zotune.journal import Journal
 from zotune.judging import HeldOut
@@ -29,7 +29,7 @@ from zotune.space import Space, describe
 from zotune.types import Score
 
 DEFAULT_EVALS = 1200
-DEFAULT_BATCH = 32
+DEFAULT_BATCH = 16
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
 
@@ -46,7 +46,7 @@ class Session:
         self.loaded = self._load()
         if plan.head == "classification":
             models.set_labels(self.loaded.model, list(plan.classes.words))
-        chosen = choose(cfg.tune, list(describe(self.loaded.model).values()))
+        chosen = choose(cfg.tune, list(describe(self.loaded.model).values()), plan.head)
         micro = cfg.eval_batch_size if self.loaded.device.type != "cpu" else min(cfg.eval_batch_size, 16)
         self.task = tasks.Classification(self.loaded, plan.classes, plan.template, cfg.max_length, micro, cfg.seed)
         self.train = self.task.rows(plan.splits.train)
@@ -85,8 +85,7 @@ class Session:
         outputs = task.outputs(rows, indices)
         if not self.smooth:
             return objective.score(len(indices), outputs)
-        logits = outputs["logits"]
-        drawn = [task.described(rows, indices, logits, k) for k in range(self.smooth)]
+        drawn = task.sampled(indices, outputs["logits"], self.smooth)
         return mean([objective.score(len(indices), outputs | d) for d in drawn])
 
     @property
@@ -108,7 +107,7 @@ class Session:
     def header(self) -> dict[str, Any]:
         """Everything that the bits depend on."""
         cfg, plan, space = self.plan.config, self.plan, self.space
-        tensors = {t.name: [list(t.shape), f"{noise.name_key(t.name):016x}"] for t in space.theta.tensors}
+        tensors = {t.name: [list(t.shape), f"{keys.name_key(t.name):016x}"] for t in space.theta.tensors}
         return {
             "model": plan.source,
             "base_weights": space.digest(),

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zotune import noise
+from zotune import keys, noise
 from zotune.errors import RecipeError, UsageError
 from zotune.recipe import Field, PerTensor, Program, Recipe, TensorInfo, Theta, lower, run, scalar_at
 from zotune.state import map_recipes
@@ -101,7 +101,7 @@ class Space:
         self.params: dict[str, nn.Parameter] = chosen
         self.theta = Theta(tuple(infos[name] for name in chosen))
         self.fields: dict[str, dict[str, Tensor]] = {}
-        self._keys = {name: noise.name_key(name) for name in chosen}
+        self._keys = {name: keys.name_key(name) for name in chosen}
         if len(set(self._keys.values())) != len(self._keys):
             raise UsageError("two parameter names have the same 64-bit hash; rename one")
         self._copy: dict[str, Tensor] = {}

@@ -9,15 +9,16 @@ Knows models and records; knows no objective and no optimizer.
 
 from __future__ import annotations
 
+import functools
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zotune import noise
+from zotune import keys
 from zotune.data import Record, columns_of
 from zotune.errors import DataError, OptionError
 from zotune.models import Head, Loaded
@@ -192,6 +193,7 @@ class Classification:
         positions = getattr(loaded.model.config, "max_position_embeddings", None)
         self.max_length = min(x for x in (max_length, limit, positions) if isinstance(x, int) and x > 0)
         self.micro = micro
+        self._gumbel = functools.lru_cache(8192)(self._sample_noise)
         self._labels = [self._tokens(w) for w in classes.words] if loaded.head == "embedding" else []
 
     def _tokens(self, text: str) -> list[int]:
@@ -250,33 +252,40 @@ class Classification:
         logits = self.logits(rows, indices)
         return {"logits": logits, "model": self.loaded.model, **self.described(rows, indices, logits)}
 
-    def described(self, rows: Rows, indices: Sequence[int], logits: Tensor, draw: int | None = None) -> dict[str, Any]:
+    def described(self, rows: Rows, indices: Sequence[int], logits: Tensor) -> dict[str, Any]:
         """What follows from logits without the model: used for resampling, too. Columns of the data come first, so that
-        a column cannot hide what the task gives.
-
-        draw: None for the most probable class; a number for a prediction sampled from the model's own probabilities,
-        with randomness that depends on (seed, row, draw) alone, so that it is common to all points of a step.
-        """
+        a column cannot hide what the task gives."""
         records = [rows.records[i] for i in indices]
-        scores = logits if draw is None else logits + self._gumbel(indices, draw)
-        predictions = scores.argmax(-1).tolist()
         labels = [rows.gold[i] for i in indices]
         columns = {name: [r.get(name) for r in records] for name in records[0]} if records else {}
-        return columns | {
+        return {
+            **columns,
+            **self._named(logits.argmax(-1).tolist()),
             "prompts": [rows.prompts[i] for i in indices],
-            "completions": [self.classes.words[p] for p in predictions],
             "references": [self.classes.words[g] for g in labels],
-            "predictions": predictions,
             "labels": labels,
             "logits": logits,
             "batch": records,
         }
 
-    def _gumbel(self, indices: Sequence[int], draw: int) -> Tensor:
-        """Standard Gumbel noise (rows, classes): the largest of logits + noise is a sample of their softmax."""
+    def _named(self, predictions: list[int]) -> dict[str, Any]:
+        return {"predictions": predictions, "completions": [self.classes.words[p] for p in predictions]}
+
+    def sampled(self, indices: Sequence[int], logits: Tensor, draws: int) -> Iterator[dict[str, Any]]:
+        """`draws` times predictions and completions, sampled from the softmax of the model's logits.
+
+        The randomness depends on (seed, row, draw) alone, so it is common to all points of a step, and two points whose
+        logits are close have mostly the same samples.
+        """
+        gumbel = torch.stack([self._gumbel(i, draws) for i in indices], dim=1)
+        for predictions in (logits + gumbel).argmax(-1).tolist():
+            yield self._named(predictions)
+
+    def _sample_noise(self, row: int, draws: int) -> Tensor:
+        """Gumbel noise (draws, classes) of one row: the largest of logits + noise is a sample of their softmax."""
         width = len(self.classes.words)
-        uniform = [noise.uniform(width, self.seed, "prediction", i, draw) for i in indices]
-        return -(-torch.tensor(uniform, dtype=torch.float64).log()).log().float()
+        uniform = torch.tensor(keys.uniform(draws * width, self.seed, "prediction", row), dtype=torch.float64)
+        return -(-uniform.log()).log().float().view(draws, width)
 
     @torch.no_grad()
     def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:

@@ -31,6 +31,8 @@ class Terminal:
         self._before: list[tuple[str, str, str]] = []
         self._clock = self._last = time.monotonic()
         self._first_step = 0
+        self._total: float | None = None
+        self._unit = "steps"
 
     def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
         if not self.quiet:
@@ -63,10 +65,15 @@ class Terminal:
         self.say(f"rows: {train} train in batches of {event['batch']}, {select} select, {judge} judge")
         self.say(f"{event['objective']} ({event['better']}) at the start: {number(event['score'])} on the judging rows")
         self.say(f"run folder: {event['folder']}")
+        self._begin()
 
     def _on_init(self, event: Mapping[str, Any]) -> None:
         for line in event["lines"]:
             self.say(f"  {line}")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start the clock and, on a terminal, the progress bar."""
         self._clock = self._last = time.monotonic()
         budget = self._start.get("budget", {})
         self._total = budget.get("steps") or budget.get("evals") or budget.get("seconds")

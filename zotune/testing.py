@@ -13,6 +13,7 @@ nothing but torch besides.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -231,7 +232,7 @@ class OptimizerContract:
         declared = getattr(bench.optimizer, "forwards", None)
         if isinstance(declared, int):
             steps = [line["evals"] for line in bench.journal.lines if line["kind"] == "step"]
-            costs = [b - a for a, b in zip(steps, steps[1:], strict=False)]
+            costs = [b - a for a, b in itertools.pairwise(steps)]
             assert costs == [declared] * len(costs), f"declares {declared} forwards a step, used {costs}"
 
     def test_budget_in_forwards_is_kept(self) -> None:

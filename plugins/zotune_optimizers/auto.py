@@ -1,20 +1,20 @@
-"""Two-point descent that needs no tuning: SPSA (Spall 1992) with scale-free, normalised steps.
+"""Two-point descent that needs no tuning: SPSA (Spall 1992) in units of what the model tolerates.
 
-    D ← RMS(θ₀) of each tensor; biases and norm gains stay as they are where there are matrices         once
-    ε ← the largest of ½, ¼, … of the given one that does not ruin the objective                         once
+    groups: tensors by band of layers, matrices and vectors apart                                        once
+    δ_g ← the largest power of two that costs at most τ of |L(θ₀)|, averaged over ±δ_g RMS(θ₀) z          once
+    D ← δ_g RMS(θ₀) of each tensor;  ε ← the largest of ½, ¼, … that costs at most 2 τ in all groups      once
     z ~ Rademacher;  g = (L(θ + ε D z; B) − L(θ − ε D z; B)) / 2ε
     v ← β v + (1 − β) g²;  d = clip(g / √v̂, ±c)
-    θ ← θ − ρ (1 − t/T) d D z,   ρ ≤ κ √(3/T)
+    θ ← θ − ρ (1 − t/T) d D z,   ρ = κ √(3/T), at most ε
 
-A normalised walk of step ρ that decays linearly ends ρ √(T/3) away from where it began, in units of the weights'
-RMS. That distance, not the learning rate, predicts when tuning ruins a model; κ caps it.
+A normalised walk of step ρ that decays linearly ends ρ √(T/3) = κ away from where it began. That distance, not the
+learning rate, predicts when tuning ruins a model; in units of D it costs about κ² τ of the objective a group, so κ
+means the same for every model and every subset of its weights.
 
-Forwards a step: 2; once, for ε: a clean pair and two a try. Extra memory: none.
+Forwards a step: 2; once: one clean, two a try. Extra memory: none.
 
-Differs from the paper: SPSA gives the two-point estimate alone. One running mean of g² in place of Adam's is
-MEAZO's; units of
-RMS, the cap and the calibration are ours. Norm gains are left out because their curvature, measured on the embedded
-encoder, is ten times that of all matrices together (docs/log.md).
+Differs from the paper: SPSA gives the two-point estimate alone. One running mean of g² in place of Adam's is MEAZO's
+idea; the units, the cap and the calibration are ours (docs/log.md says what they were measured on).
 """
 
 from __future__ import annotations
@@ -27,66 +27,84 @@ from zotune.errors import OptionError
 
 
 class State(NamedTuple):
-    D: Any  # size of a perturbation of each tensor: its RMS at the start
+    D: Any  # size of a perturbation of each tensor
     eps: float
     rho: float  # ρ: step size at t = 0
     v: float  # running mean of g²
     weight: float  # of v: 1 − βᵗ
-    moved: float  # Σ (step)²: squared displacement in units of RMS
+    moved: float  # Σ (step)²: squared displacement in units of D
     found: str  # what the calibration saw, for the user
 
 
 @dataclass(frozen=True)
 class Auto:
-    rho: float = 0.03  # ρ: first step, in units of each tensor's RMS
-    eps: float = 0.2  # ε: first perturbation tried, in units of each tensor's RMS
-    cap: float = 0.3  # κ: displacement at most, in units of RMS
+    cap: float = 1.0  # κ: displacement at the end of the budget, in units of what the model tolerates
+    tolerance: float = 0.05  # τ: share of |L(θ₀)| that one group's perturbation may cost on average
+    eps: float = 0.5  # ε: first joint perturbation tried, in the same units
     beta: float = 0.95  # β: memory of g²
     clip: float = 3.0  # c: largest normalised step
-    tries: int = 6  # halvings of ε at most
-    tolerance: float = 0.1  # share of |L(θ₀)| that a perturbation may cost on average
+    bands: int = 3  # bands of layers that are calibrated apart
+    rows: int = 64  # rows of the calibration's batch
 
     def __post_init__(self) -> None:
-        for name in ("rho", "eps", "cap", "clip", "tolerance"):
+        for name in ("cap", "tolerance", "eps", "clip"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"auto: {name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.beta < 1:
             raise OptionError(f"auto: beta must be in [0, 1), got {self.beta}")
-        if self.tries < 0:
-            raise OptionError(f"auto: tries must be 0 or more, got {self.tries}")
+        for name in ("bands", "rows"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"auto: {name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def forwards(self) -> int:
         return 2
 
     def init(self, theta: Any, oracle: Any, at: Any) -> State:
-        rms = at.rms(theta)
-        matrices = any(len(t.shape) > 1 for t in theta.tensors)
-        tuned = [t for t in theta.tensors if len(t.shape) > 1 or not matrices]
-        typical = math.sqrt(sum(rms.values[t.name] ** 2 * t.numel for t in tuned) / sum(t.numel for t in tuned)) or 1.0
-        names = {t.name for t in tuned}
-        D = theta.per(lambda t: (rms.values[t.name] or typical) if t.name in names else 0.0)  # LoRA's B starts at 0
+        rms, groups, batch = at.rms(theta).values, self.groups(theta), at.large(self.rows)
+        (clean,) = oracle(theta, batch=batch)
 
-        (clean,) = oracle(theta)
-        eps, z = self.eps, at.rademacher()
-        for _ in range(self.tries + 1):
-            up, down = oracle(theta + eps * D * z, theta - eps * D * z)
-            cost = (up + down) / 2 - clean
-            if cost <= self.tolerance * abs(clean):
-                break
+        def costs(D: Any, z: Any, share: float) -> bool:
+            """Whether ±D z cost more than this share on average: curvature, for the slope cancels."""
+            up, down = oracle(theta + D * z, theta - D * z, batch=batch)
+            return bool((up + down) / 2 - clean > share * abs(clean))
+
+        delta: dict[str, float] = {}
+        reaches = []
+        for k, names in enumerate(groups.values()):
+            typical = math.sqrt(sum(rms[n] ** 2 for n in names) / len(names)) or 1.0
+            size = {n: max(rms[n], 0.1 * typical) for n in names}  # LoRA's B and fresh biases start at 0
+            unit, z, reach = theta.per(lambda t, s=size: s.get(t.name, 0.0)), at.rademacher(k), 1.0
+            if costs(unit, z, self.tolerance):
+                while reach > 2**-6 and costs((reach / 2) * unit, z, self.tolerance):
+                    reach /= 2
+                reach /= 2
+            else:
+                while reach < 2**4 and not costs(2 * reach * unit, z, self.tolerance):
+                    reach *= 2
+            delta |= {n: reach * s for n, s in size.items()}
+            reaches.append(reach)
+        D, eps = theta.per(lambda t: delta[t.name]), self.eps
+        while eps > 2**-6 and costs(eps * D, at.rademacher(len(groups)), 2 * self.tolerance):
             eps /= 2
-        rho = self.rho if at.total is None else min(self.rho, self.cap * math.sqrt(3 / max(at.total, 1)))
-        rho = min(rho, eps)
-        saw = f"{clean:.4f} at the start, {cost:+.4f} on average at ±ε, |difference| {abs(up - down):.4f}"
-        return State(D, eps, rho, 0.0, 0.0, 0.0, saw)
+        rho = min(eps, self.cap * math.sqrt(3 / max(at.total or 300, 1)))
+        found = f"{clean:.4f} at the start; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
+        return State(D, eps, rho, 0.0, 0.0, 0.0, found)
+
+    def groups(self, theta: Any) -> dict[tuple[int, bool], list[str]]:
+        """Tensor names by band of layers (0: outside all layers) and by whether they are matrices."""
+        blocks = sorted({t.block for t in theta.tensors if t.block is not None})
+        band = {b: 1 + i * min(self.bands, len(blocks)) // len(blocks) for i, b in enumerate(blocks)}
+        out: dict[tuple[int, bool], list[str]] = {}
+        for t in theta.tensors:
+            out.setdefault((band.get(t.block, 0), len(t.shape) > 1), []).append(t.name)
+        return out
 
     def describe(self, s: State) -> list[str]:
-        sizes = [d for d in s.D.values.values() if d]
         return [
             f"calibration (smaller is better): {s.found}",
-            f"chosen: ε = {s.eps:g}, first step ρ = {s.rho:.4g} in units of the RMS, {min(sizes):.3g} …
-            {max(sizes):.3g}",
-            f"displacement is capped at {self.cap:g}; {len(sizes)} of {len(s.D.values)} tensors move",
+            f"chosen: ε = {s.eps:g}, first step ρ = {s.rho:.4g}, in units of what each group tolerates",
+            f"displacement is capped at {self.cap:g} of these units",
         ]
 
     def step(self, theta: Any, oracle: Any, s: State, at: Any) -> tuple[Any, State]:
@@ -97,6 +115,6 @@ class Auto:
         if v == 0:
             return theta, s
         d = max(-self.clip, min(self.clip, g / math.sqrt(v / weight)))
-        room = max(0.0, 1 - s.moved / self.cap**2)
+        room = max(0.0, 1 - s.moved / (2 * self.cap) ** 2)
         step = s.rho * (1 - at.progress) * d * min(1.0, 2 * math.sqrt(room))
         return theta - step * s.D * z, s._replace(v=v, weight=weight, moved=s.moved + step * step)

@@ -2,8 +2,8 @@
 
     z_j ~ N(0, I);  θ ← argmin { L(θ; B), L(θ + σ W z_1; B), …, L(θ + σ W z_N; B) }
 
-W is the RMS of each tensor at the start, so that σ means the same for every tensor. Forwards a step: N + 1. Extra
-memory: none. What does not beat this at the same number of forwards is not worth its forwards.
+W is the RMS of each tensor at the start, so that σ means the same for every tensor. Forwards a step: N + 1.
+Extra memory: none. What does not beat this at the same number of forwards is not worth its forwards.
 
 Differs from the paper: nothing; W is ours. The incumbent keeps ties.
 """

@@ -1,0 +1,32 @@
+# make demo: from a fresh clone to a better model.   make test: lint, types and the whole suite.
+root := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+python := $(root).venv/bin/python
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint types suite wheel-test setup setup-dev clean
+
+demo: setup
+	cd $(root) && $(python) -m zotune fit --objective f1
+
+test: setup-dev lint types suite
+
+lint:
+	cd $(root) && $(python) -m ruff check . && $(python) -m ruff format --check .
+
+types:
+	cd $(root) && $(python) -m mypy
+
+suite:
+	cd $(root) && $(python) -m pytest
+
+wheel-test: setup-dev
+	bash $(root)scripts/wheel-test.sh
+
+setup:
+	@bash $(root)scripts/setup.sh minilm
+
+setup-dev:
+	@bash $(root)scripts/setup.sh minilm,dev
+
+clean:
+	rm -rf $(root).venv $(root)dist

@@ -1,0 +1,102 @@
+"""Options: converted by annotation, refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zotune import config
+from zotune.errors import OptionError, ZotuneError
+
+
+@dataclass(frozen=True)
+class Demo:
+    lr: float = 1e-3  # η: learning rate
+    n: int = 1
+    fast: bool = False
+    mode: Literal["a", "b"] = "a"  # which
+    maybe: int | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
+
+
+def test_strings_become_what_the_annotation_says() -> None:
+    given_ = {"lr": "1e-5", "n": "3", "fast": "yes", "mode": "b", "maybe": "none", "names": "x,y"}
+    assert config.build(Demo, given_, "demo") == Demo(1e-5, 3, True, "b", None, ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lrr": 1}, "no option 'lrr' .*did you mean 'lr'"),
+        ({"lr": "fast"}, "must be a number, got 'fast'"),
+        ({"n": "1.5"}, "whole number, got '1.5'"),
+        ({"fast": "maybe"}, "true or false"),
+        ({"mode": "c"}, "one of a, b, got 'c'"),
+        ({"n": "0"}, "n must be at least 1, got 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        config.build(Demo, options, "demo")
+
+
+def test_comments_are_the_meanings() -> None:
+    assert config.comments(Demo)["lr"] == "η: learning rate"
+    assert config.comments(Demo)["mode"] == "which"
+
+
+def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("objective: f1\nlearning-rate: 1e-5\nbatch_size: 8\noptimizer_args: {n: 2}\n")
+    found = config.resolve({"batch_size": 4, "objective": None, "optimizer_args": {"k": "1"}}, str(file))
+    assert (found.objective, found.learning_rate, found.batch_size) == ("f1", 1e-5, 4)
+    assert found.optimizer_args == {"n": 2, "k": "1"}
+    assert found.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("objectiv: f1", "unknown key 'objectiv' .*did you mean 'objective'"),
+        ("- a\n- b", "mapping"),
+        ("a: [", "cannot be read"),
+        ("seed: twelve", "whole number"),
+        ("max_steps: -4", "must be positive, got -4"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(OptionError, match=said):
+        config.resolve({}, str(file))
+
+
+def test_written_configuration_reads_back(tmp_path: Path) -> None:
+    from dataclasses import asdict
+
+    made = config.resolve({"objective": "f1", "learning_rate": 1e-7, "columns": {"text": "sentence"}}, None)
+    config.write_yaml(tmp_path / "c.yaml", asdict(made))
+    assert config.resolve({}, str(tmp_path / "c.yaml")) == made
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_as_configuration_is_a_config_or_one_clear_error(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.yaml"
+        file.write_text(text, encoding="utf-8", errors="replace")
+        try:
+            config.resolve({}, str(file))
+        except ZotuneError as error:
+            assert str(error)

@@ -1,0 +1,167 @@
+"""The host: every kind of broken plugin is reported and survived."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from zotune import hookimpl, host
+from zotune.errors import PluginError
+from zotune.host import Host, Source
+
+
+class Good:
+    def init(self, theta: Any) -> None: ...
+
+    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> Any: ...
+
+
+def source(name: str, dist: str = "stranger", *, load: Callable[[], Any] | None = None, **hooks: Any) -> Source:
+    module = types.ModuleType(name)
+    for hook, fn in hooks.items():
+        setattr(module, hook, hookimpl(fn))
+    return Source(name, dist, "1.2", load or (lambda: module))
+
+
+def registers(*names: str, target: Any = Good) -> Callable[..., None]:
+    def register_optimizers(register: Any) -> None:
+        for name in names:
+            register(name, target)
+
+    return register_optimizers
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def load() -> Any:
+        raise error
+
+    return load
+
+
+GOOD = source("good", "good-dist", register_optimizers=registers("fine"))
+
+
+def two_then_fail(register: Any) -> None:
+    register("one", Good)
+    raise RuntimeError("half way")
+
+
+def misspelt(registr: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (source("bad", load=raising(ImportError("no torch here"))), "cannot be imported: ImportError: no torch here"),
+        (source("bad", load=raising(SystemExit(3))), "cannot be imported: SystemExit"),
+        (source("bad", register_optimizers=two_then_fail), "nothing of it is used: RuntimeError: half way"),
+        (source("bad", register_optimizer=registers("x")), "unknown hook 'register_optimizer'"),
+        (source("bad", register_optimizers=misspelt), "is refused"),
+        (source("bad"), "implements no hook"),
+        (source("bad", register_optimizers=lambda register: None), "registered nothing"),
+        (source("bad", register_optimizers=registers("x", "x")), "'x' twice"),
+        (source("bad", register_optimizers=registers("x", target=int)), "no step"),
+        (source("bad", register_optimizers=registers("x", target=3)), "not a class or function"),
+        (source("bad", register_optimizers=registers("x", target="nocolon")), "string target reads"),
+        (source("bad", register_optimizers=registers("a/b")), "is not a plugin name"),
+        (source("bad", register_objectives=registers("x", target=3)), "not a class or function"),
+    ],
+)
+def test_a_bad_plugin_is_reported_and_the_rest_work(bad: Source, said: str) -> None:
+    found = Host([bad, GOOD])
+    assert [p.name for p in found.plugins] == ["fine"]
+    (failure,) = found.failures
+    assert (failure.plugin, failure.distribution, failure.version) == ("bad", "stranger", "1.2")
+    assert said in failure.reason
+
+
+def test_misspelt_hook_offers_the_nearest() -> None:
+    (failure,) = Host([source("bad", register_optimizer=registers("x"))]).failures
+    assert "did you mean 'register_optimizers'?" in failure.reason
+
+
+def test_a_clash_leaves_the_bare_name_to_the_first() -> None:
+    first = source("a", "zotune", register_optimizers=registers("mine"))
+    found = Host([first, source("b", "other", register_optimizers=registers("mine"))])
+    assert found.find("optimizer", "mine").distribution == "zotune"
+    assert found.find("optimizer", "other/mine").distribution == "other"
+    assert "answers to 'other/mine'" in found.failures[0].reason
+
+
+def test_string_targets_are_imported_on_use_and_checked() -> None:
+    found = Host([source("a", register_optimizers=registers("x", target="no_such_module:X"))])
+    assert not found.failures
+    assert "no_such_module" in found.check()[0].reason
+    with pytest.raises(PluginError, match="cannot be loaded"):
+        found.find("optimizer", "x").load()
+    wrong = Host([source("a", register_optimizers=registers("x", target="fractions:Fraction"))])
+    assert "no step" in wrong.check()[0].reason
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(PluginError, match="did you mean 'mezo'"):
+        host.default().find("optimizer", "mezzo")
+
+
+def test_disabled_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOTUNE_DISABLE_PLUGINS", "good-dist")
+    assert Host([GOOD]).plugins == []
+    monkeypatch.setenv("ZOTUNE_DISABLE_PLUGINS", "all")
+    assert Host([GOOD]).plugins == []
+
+
+def test_a_failing_observer_is_told_once_and_switched_off() -> None:
+    calls = []
+
+    def on_step_end(step: int, metrics: Any) -> None:
+        calls.append(step)
+        raise ValueError("no disk")
+
+    found = Host([source("watch", on_step_end=on_step_end)])
+    said: list[str] = []
+    for step in range(3):
+        found.notify("on_step_end", said.append, step=step, metrics={})
+    assert calls == [0]
+    assert len(said) == 1
+    assert "no disk" in said[0]
+
+
+def test_built_ins_come_through_the_entry_points() -> None:
+    found = {(p.kind, p.name) for p in host.default().plugins if p.distribution == "zotune"}
+    assert found >= {("optimizer", "auto"), ("optimizer", "mezo"), ("objective", "f1"), ("objective", "accuracy")}
+    assert not host.default().check()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["plugins", "--json"]])
+def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from zotune.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        best = min(best, time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert best < 0.5, f"{best:.2f} s"
+
+
+def test_file_targets(tmp_path: Any) -> None:
+    (tmp_path / "mine.py").write_text("def score(predictions): return 1.0\nboom = 1\n")
+    assert host.by_path(f"{tmp_path}/mine.py:score", "objective")(predictions=[]) == 1.0
+    with pytest.raises(PluginError, match="did you mean 'score'"):
+        host.by_path(f"{tmp_path}/mine.py:scores", "objective")
+    with pytest.raises(PluginError, match="does not exist"):
+        host.by_path(f"{tmp_path}/none.py:score", "objective")
+    (tmp_path / "broken.py").write_text("raise ValueError('half written')")
+    with pytest.raises(PluginError, match="half written"):
+        host.by_path(f"{tmp_path}/broken.py:score", "objective")

@@ -1,0 +1,117 @@
+"""Each sentence of the design's tree that can be held by a machine: who may import whom, and what is public."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zotune
+
+PACKAGE = Path(zotune.__file__).parent
+LAYERS = [
+    {"errors", "hookspecs", "keys"},
+    {"host", "noise", "types"},
+    {"config", "recipe"},
+    {"state", "objectives", "optimizers"},
+    {"space"},
+    {"journal", "checkpoint"},
+    {"oracle"},
+    {"engine", "data", "models"},
+    {"tasks", "tuner"},
+    {"judging", "plan"},
+    {"report", "session"},
+    {"run"},
+    {"terminal", "testing"},
+    {"cli"},
+    {"__main__"},
+]
+HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy"}
+LIGHT = {
+    "keys",
+    "errors",
+    "hookspecs",
+    "host",
+    "types",
+    "config",
+    "cli",
+    "objectives",
+    "optimizers",
+    "data",
+    "report",
+    "terminal",
+}
+
+
+def imports(name: str) -> tuple[set[str], set[str]]:
+    """(modules of zotune, other top-level modules) that a module imports when it is imported itself."""
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    ours: set[str] = set()
+    others: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "zotune":
+                ours |= {a.name for a in node.names}
+            elif node.module.startswith("zotune."):
+                ours.add(node.module.split(".")[1])
+            else:
+                others.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {a.name.split(".")[0] for a in node.names}
+    return ours, others
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*LAYERS)))
+def test_imports_run_downward_only(name: str) -> None:
+    level = next(i for i, layer in enumerate(LAYERS) if name in layer)
+    below = set().union(*LAYERS[: level + 1]) - {name}
+    modules = {p.stem for p in PACKAGE.glob("*.py")}
+    assert imports(name)[0] & modules <= below
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT))
+def test_light_modules_import_nothing_heavy(name: str) -> None:
+    code = f"import sys, zotune.{name}; bad = {HEAVY!r} & set(sys.modules); assert not bad, bad"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_models_uses_transformers() -> None:
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in ("models",):
+            assert "transformers" not in {
+                (n.module or "").split(".")[0]
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.ImportFrom)
+            }, path
+
+
+def test_the_engine_knows_no_metric_and_no_model() -> None:
+    ours, others = imports("engine")
+    assert not ours & {"models", "tasks", "data", "objectives", "run"}
+    assert "torch" not in others
+
+
+def test_public_names() -> None:
+    assert zotune.__all__ == sorted(zotune.__all__)
+    for name in zotune.__all__:
+        assert getattr(zotune, name) is not None
+    with pytest.raises(AttributeError, match="no_such"):
+        zotune.no_such  # noqa: B018
+
+
+def test_plugins_are_short_and_cite() -> None:
+    root = PACKAGE.parent if (PACKAGE.parent / "zotune_optimizers").is_dir() else PACKAGE.parent / "plugins"
+    for path in (root / "zotune_optimizers").glob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) < 150, path
+        if path.stem != "__init__":
+            assert "Differs from the paper:" in text, path
+            assert "Forwards a step" in text, path
+            assert "Extra memory" in text, path

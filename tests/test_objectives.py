@@ -1,0 +1,148 @@
+"""Objectives: called by name, read strictly; ours keep the contract and equal scikit-learn."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import zotune
+from zotune import host, objectives
+from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
+from zotune.testing import ObjectiveContract
+from zotune.types import Score
+
+
+@pytest.mark.parametrize("name", host.default().names("objective"))
+class TestEveryInstalledObjective(ObjectiveContract):
+    @pytest.fixture(autouse=True)
+    def _chosen(self, name: str) -> None:
+        self.name = name
+
+    def objective(self) -> Callable[..., Any]:
+        target = host.default().find("objective", self.name).load()
+        return target() if isinstance(target, type) else target
+
+
+@pytest.mark.parametrize("average", ["macro", "binary"])
+def test_f1_equals_scikit_learn(average: str) -> None:
+    from sklearn.metrics import f1_score
+
+    goal = objectives.resolve("f1", {"average": average})
+    rng = random.Random(0)
+    for trial in range(50):
+        classes = 2 if average == "binary" else rng.randint(2, 6)
+        n = rng.randint(1, 30)
+        gold = [rng.randrange(classes) for _ in range(n)]
+        found = [rng.randrange(classes) for _ in range(n)]
+        expected = f1_score(gold, found, average=average, zero_division=0)
+        score = goal.score(n, {"predictions": found, "labels": gold})
+        assert score.value == pytest.approx(expected, abs=1e-12), trial
+        assert score.samples is None
+
+
+def test_unknown_answers_are_wrong_and_no_class_of_their_own() -> None:
+    goal = objectives.resolve("f1", {})
+    assert goal.score(4, {"predictions": [0, None, 1, 1], "labels": [0, 0, 1, 1]}).value == pytest.approx(
+        (2 / 3 + 1.0) / 2
+    )
+    accuracy = objectives.resolve("accuracy", {})
+    assert accuracy.score(2, {"predictions": [None, 1], "labels": [0, 1]}).value == 0.5
+
+
+def test_cross_entropy_is_in_float32_and_per_row() -> None:
+    goal = objectives.resolve("cross-entropy", {})
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.bfloat16)
+    score = goal.score(2, {"logits": logits, "labels": [0, 0]})
+    assert goal.direction == "minimize"
+    assert score.samples == pytest.approx((math.log(1 + math.exp(-2)), math.log(1 + math.exp(3))), rel=1e-6)
+
+
+def test_only_declared_names_are_passed() -> None:
+    seen: dict[str, Any] = {}
+
+    def narrow(predictions: Any, weight: float = 2.0) -> float:
+        return weight
+
+    def wide(completions: Any, **rest: Any) -> list[float]:
+        seen.update(rest)
+        return [-len(c) for c in completions]
+
+    inputs = {"predictions": [1], "completions": ["abc"], "prompts": ["p"], "topic": ["t"]}
+    assert objectives.wrap(narrow, "narrow").score(1, inputs).value == 2.0
+    assert objectives.wrap(wide, "wide").score(1, inputs) == Score(-3.0, (-3.0,))
+    assert seen == {"predictions": [1], "prompts": ["p"], "topic": ["t"]}
+
+
+def test_async_objectives_are_awaited() -> None:
+    async def later(completions: Any, **_: Any) -> list[float | None]:
+        return [1.0, None]
+
+    assert objectives.wrap(later, "later").score(2, {"completions": ["a", "b"]}) == Score(1.0, (1.0, None))
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (float("nan"), "returned nan"),
+        (float("inf"), "returned inf"),
+        ("0.5", "returned a str where a number belongs: '0.5'"),
+        (None, "returned a NoneType"),
+        ([1.0], "returned 1 scores for 2 rows"),
+        ([1.0, "x"], "returned a str"),
+        ([None, None], "None for every row"),
+        ([1.0, float("nan")], "returned nan"),
+        ({"score": 1}, "returned a dict"),
+        (np.array([[1.0], [2.0]]), "returned a list"),
+    ],
+)
+def test_a_bad_result_is_never_a_number(result: Any, said: str) -> None:
+    with pytest.raises(ObjectiveError, match=said):
+        objectives.wrap(lambda labels: result, "odd").score(2, {"labels": [0, 1]})
+
+
+@pytest.mark.parametrize("result", [np.float32(0.5), torch.tensor(0.5), np.array(0.5), True, 1])
+def test_numbers_of_all_libraries_are_numbers(result: Any) -> None:
+    assert isinstance(objectives.wrap(lambda labels: result, "x").score(2, {"labels": [0, 1]}).value, float)
+
+
+def test_an_exception_is_an_objective_error() -> None:
+    def broken(labels: Any) -> float:
+        raise KeyError("gold")
+
+    with pytest.raises(ObjectiveError, match="raised KeyError: 'gold'"):
+        objectives.wrap(broken, "broken").score(1, {"labels": [0]})
+
+
+def test_direction() -> None:
+    @zotune.objective(direction="minimize")
+    def cost(labels: Any) -> float:
+        return 1.0
+
+    assert objectives.wrap(cost, "cost").direction == "minimize"
+    assert objectives.wrap(cost, "cost", "maximize").direction == "maximize"
+    assert objectives.wrap(lambda labels: 1.0, "plain").direction == "maximize"
+    with pytest.raises(OptionError, match="maximise"):
+        zotune.objective(direction="maximise")  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_given_is_refused_before_a_model_is_loaded() -> None:
+    goal = objectives.wrap(lambda completions, difficulty: 1.0, "needy")
+    with pytest.raises(UsageError, match=r"asks for difficulty.*columns: text"):
+        goal.check(frozenset({"completions"}), frozenset({"text"}))
+    goal.check(frozenset({"completions"}), frozenset({"difficulty"}))
+
+
+def test_names() -> None:
+    with pytest.raises(PluginError, match="did you mean 'f1'"):
+        objectives.resolve("f11", {})
+    with pytest.raises(OptionError, match="did you mean 'average'"):
+        objectives.resolve("f1", {"averag": "macro"})
+    with pytest.raises(OptionError, match="takes no options"):
+        objectives.resolve("accuracy", {"x": 1})
+    assert objectives.resolve("zotune/f1", {}).direction == "maximize"

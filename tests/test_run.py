@@ -1,0 +1,423 @@
+"""Whole runs on tiny models: the command line, the run folder, bad input, interruption and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import rows, write_jsonl
+from safetensors.torch import load_file
+
+import zotune
+from zotune.errors import ObjectiveFailures, OptionError, RunFolderError, UsageError
+from zotune.journal import Journal
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ("--max-steps", 6, "--eval-steps", 2, "--batch-size", 8)
+
+
+@pytest.fixture
+def flags(tiny_encoder: Path, toy: Path) -> tuple[object, ...]:
+    return ("fit", "-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", *QUICK)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    x, y = weights(a), weights(b)
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_a_run_leaves_a_folder_that_transformers_loads(cli: Cli, flags: Any, tmp_path: Path) -> None:
+    done = cli(*flags, "-o", "f1", "--output-dir", "out", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    folder = tmp_path / "out"
+    assert {"config.yaml", "env.json", "journal.jsonl", "metrics.jsonl", "README.md", "result.json"} <= {
+        p.name for p in folder.iterdir()
+    }
+    from transformers import AutoModel, AutoTokenizer
+
+    AutoModel.from_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    assert result["forwards"] == 6 * 2 + 3
+    assert result["before"]["rows"] == 20
+    assert result["before"]["error"] > 0
+    evals = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in evals if "score" in e] == [0, 2, 4, 6]
+    assert "journal.jsonl" in (folder / "README.md").read_text()
+    assert "before" in done.stderr
+    assert "linear probe" in done.stderr
+
+
+def test_same_seed_same_run(cli: Cli, flags: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert cli(*flags, "-o", "accuracy", "--output-dir", name).returncode == 0
+    assert (tmp_path / "a/journal.jsonl").read_text() == (tmp_path / "b/journal.jsonl").read_text()
+    assert (tmp_path / "a/metrics.jsonl").read_text() == (tmp_path / "b/metrics.jsonl").read_text()
+    assert same(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "mezo", "random-search"])
+def test_every_kill_is_survived_bit_for_bit(optimizer: str, flags: Any, tmp_path: Path, cli: Cli) -> None:
+    """SIGKILL after a given number of forwards, from inside the run, then --resume-from-checkpoint last."""
+    score = tmp_path / "score.py"
+    score.write_text(
+        "import os, signal, pathlib\n"
+        "calls = 0\n"
+        "def score(predictions, labels):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    at = os.environ.get('KILL_AT')\n"
+        "    if at and calls == int(at): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return [float(p == y) for p, y in zip(predictions, labels)]\n"
+    )
+    run = (*flags, "-o", f"{score}:score", "--optimizer", optimizer, "--smooth", 0)
+    if optimizer == "mezo":
+        run += ("--lr", 1e-2, "--eps", 1e-2)
+    assert cli(*run, "--output-dir", "whole").returncode == 0
+    for kill in (4, 9, 14):
+        name = f"killed-{kill}"
+        killed = cli(*run, "--output-dir", name, env={"KILL_AT": str(kill)})
+        assert killed.returncode == -signal.SIGKILL
+        resumed = cli(*run, "--output-dir", name, "--resume-from-checkpoint", "last")
+        assert resumed.returncode == 0, resumed.stderr
+        for file in ("journal.jsonl", "metrics.jsonl"):
+            assert (tmp_path / name / file).read_text() == (tmp_path / "whole" / file).read_text()
+        assert same(tmp_path / name, tmp_path / "whole")
+
+
+def test_ctrl_c_writes_a_checkpoint_and_exits_130(flags: Any, tmp_path: Path, cli: Cli) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\n"
+        "def score(predictions, labels):\n"
+        "    time.sleep(0.15)\n"
+        "    return [float(p == y) for p, y in zip(predictions, labels)]\n"
+    )
+    run = [str(x) for x in (*flags, "-o", f"{slow}:score", "--smooth", 0, "--eval-steps", 100)]
+    assert cli(*run, "--output-dir", "whole").returncode == 0
+    command = [sys.executable, "-m", "zotune", *run, "--output-dir", "cut"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    journal = tmp_path / "cut/journal.jsonl"
+    for _ in range(600):
+        if journal.exists() and '"kind":"step"' in journal.read_text():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "cut").glob("checkpoint-*"))
+    resumed = cli(*run, "--output-dir", "cut", "--resume-from-checkpoint", "last")
+    assert resumed.returncode == 0, resumed.stderr
+    assert same(tmp_path / "cut", tmp_path / "whole")
+
+
+BAD_METRIC = """
+import zotune
+def raises(predictions): raise ValueError("no such gold")
+def nan(predictions): return float("nan")
+def text(predictions): return "high"
+def short(predictions): return [1.0]
+def needs(predictions, difficulty): return 1.0
+value = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "said"),
+    [
+        (["-d", "none.jsonl"], 2, "none.jsonl: no such file or folder"),
+        (["-d", "empty.jsonl"], 2, "empty.jsonl holds no records"),
+        (["-d", "broken.jsonl"], 2, "broken.jsonl, line 2: broken JSON"),
+        (["-d", "nolabel.jsonl"], 2, "no column 'label'; columns found: text, gold"),
+        (["--template", "{sentence}"], 2, "no column 'sentence'; columns found: text, label"),
+        (["--labels", "a,b,c,d", "-d", "words.jsonl"], 2, "do not fit the 2 labels found"),
+        (["-o", "f11"], 2, "unknown objective 'f11' (did you mean 'f1'?)"),
+        (["-o", "bad.py:raises"], 3, "raised ValueError: no such gold"),
+        (["-o", "bad.py:nan"], 3, "returned nan"),
+        (["-o", "bad.py:text"], 3, "returned a str where a number belongs"),
+        (["-o", "bad.py:short"], 3, "returned 1 scores for 20 rows"),
+        (["-o", "bad.py:needs"], 2, "asks for difficulty"),
+        (["-o", "bad.py:value"], 2, "is a int, not a function"),
+        (["-o", "bad.py:missing"], 2, "has no 'missing'"),
+        (["-o", "f1", "--objective-arg", "averag=macro"], 2, "did you mean 'average'"),
+        (["--optimizer", "mezzo"], 2, "did you mean 'mezo'"),
+        (["--optimizer", "mezo", "--optimizer-arg", "epss=1"], 2, "did you mean 'eps'"),
+        (["--optimizer", "mezo", "--optimizer-arg", "n=0"], 2, "n must be at least 1, got 0"),
+        (["--optimizer", "random-search", "--lr", "0.1"], 2, "no option 'lr'"),
+        (["--direction", "up"], 2, "maximize or minimize, got 'up'"),
+        (["--max-steps", "-1"], 2, "must be positive, got -1"),
+        (["--tune", "last:x"], 2, "how many of the last blocks"),
+        (["--tune", "nothing.like.this"], 2, "means no tensor of this model"),
+        (["--tune", "("], 2, "no regular expression"),
+        (["-m", "no-weights"], 2, "holds no weights that can be read"),
+        (["-m", "pickled"], 2, "pickle files are not read"),
+        (["-m", "."], 2, "holds no config.json"),
+        (["-m", "someone/model"], 2, "no such folder"),
+        (["--output-dir", "full"], 2, "full exists already"),
+        (["--head", "causa"], 2, "--head must be one of"),
+        (["--device", "cuda:7"], 2, "is not available"),
+        (["--dtype", "int8"], 2, "--dtype must be one of"),
+        (["--config", "bad.yaml"], 2, "unknown key 'objectiv' (did you mean 'objective'?)"),
+        (["--column", "text"], 2, "--column takes wanted=found"),
+        (["--resume-from-checkpoint", "last"], 2, "holds no run to resume"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    extra: list[str],
+    code: int,
+    said: str,
+    flags: Any,
+    tmp_path: Path,
+    tiny_encoder: Path,
+    capsys: Any,
+    monkeypatch: Any,
+) -> None:
+    from zotune.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text(BAD_METRIC)
+    (tmp_path / "bad.yaml").write_text("objectiv: f1\n")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"text": "a", "label": 1}\n{"text": \n')
+    write_jsonl(tmp_path / "nolabel.jsonl", [{"text": "a", "gold": 1}] * 9)
+    write_jsonl(tmp_path / "words.jsonl", [{"text": "a", "label": x} for x in ("x", "y") * 9])
+    for name in ("no-weights", "pickled", "full"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text((tiny_encoder / "config.json").read_text())
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"x")
+    before = sorted(str(p) for p in tmp_path.rglob("*") if "__pycache__" not in str(p))
+    arguments = [*map(str, flags), *([] if "--output-dir" in extra else ["--output-dir", "out"]), *extra]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert left.value.code == code, err
+    (line,) = [x for x in err.splitlines() if x.startswith("zotune: ")]
+    assert said in line
+    assert "Traceback" not in err
+    assert sorted(str(p) for p in tmp_path.rglob("*") if "__pycache__" not in str(p)) == before
+
+
+def test_an_unknown_flag_is_refused(cli: Cli) -> None:
+    done = cli("fit", "--objektive", "f1")
+    assert done.returncode == 2
+    assert "objektive" in done.stderr
+
+
+def test_debug_shows_the_traceback(cli: Cli) -> None:
+    done = cli("fit", "-d", "none.jsonl", "-m", "x", env={"ZOTUNE_DEBUG": "1"})
+    assert "Traceback" in done.stderr
+
+
+def fails_at(*calls: int) -> Callable[..., list[float]]:
+    count = 0
+
+    def score(predictions: Any, labels: Any) -> list[float]:
+        nonlocal count
+        count += 1
+        if count in calls:
+            raise RuntimeError("the scorer is down")
+        return [float(p == y) for p, y in zip(predictions, labels, strict=True)]
+
+    return score
+
+
+def options(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "model": str(tiny_encoder),
+        "dataset": str(toy),
+        "labels": "awful film,lovely film",
+        "max_steps": 6,
+        "eval_steps": 100,
+        "batch_size": 8,
+        "smooth": 0,
+        "output_dir": str(tmp_path / "out"),
+        **more,
+    }
+
+
+def test_failed_scores_are_retried_then_dropped(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    """Calls: 1 judge at the start, 2 to 4 calibration, 5 selection, then two a step."""
+    result = zotune.fit(objective=fails_at(6, 8, 9), **options(tiny_encoder, toy, tmp_path))
+    assert result.dropped == 1
+    lines = Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines
+    dropped = [x for x in lines if "dropped" in x]
+    assert len(dropped) == 1
+    assert "the scorer is down" in dropped[0]["dropped"]
+
+
+def test_too_many_failures_stop_with_code_3(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    calls = range(6, 1000)
+    with pytest.raises(
+        ObjectiveFailures, match=r"3 steps failed, more than --max-failures 2.*the scorer is down"
+    ) as error:
+        zotune.fit(objective=fails_at(*calls), **options(tiny_encoder, toy, tmp_path, max_failures=2))
+    assert error.value.exit_code == 3
+
+
+def test_budgets(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    made = options(tiny_encoder, toy, tmp_path)
+    del made["max_steps"]
+    assert zotune.fit(objective="accuracy", **{**made, "max_evals": 20}).forwards <= 20
+    made["output_dir"] = str(tmp_path / "timed")
+    result = zotune.fit(objective="accuracy", **{**made, "max_time": 1.5})
+    assert result.steps > 0
+    seconds = [
+        x["seconds"] for x in Journal.open(tmp_path / "timed/journal.jsonl", read_only=True).lines if "seconds" in x
+    ]
+    assert seconds == sorted(seconds)
+
+
+def test_patience_stops_early(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    def constant(predictions: Any) -> float:
+        return 0.5
+
+    made = options(tiny_encoder, toy, tmp_path, max_steps=100, eval_steps=1, patience=3)
+    result = zotune.fit(objective=constant, **made)
+    assert (result.reason, result.steps, result.kept, result.zero_share) == ("patience", 3, "start", 1.0)
+    assert same(tmp_path / "out", tiny_encoder)
+
+
+def test_a_run_that_does_not_help_keeps_the_start(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    made = options(tiny_encoder, toy, tmp_path)
+    result = zotune.fit(objective="accuracy", direction="minimize", optimizer="random-search", **made)
+    after = weights(tmp_path / "out")
+    base = weights(tiny_encoder)
+    changed = any(not torch.equal(after[k], base[k]) for k in base)
+    assert changed == (result.kept == "tuned")
+    assert (result.difference.value < 0) == (result.kept == "tuned")
+
+
+def test_resume_refuses_another_run(cli: Cli, flags: Any, tmp_path: Path) -> None:
+    assert cli(*flags, "-o", "f1", "--output-dir", "out").returncode == 0
+    other = cli(*flags, "-o", "f1", "--output-dir", "out", "--resume-from-checkpoint", "last", "--seed", 5)
+    assert other.returncode == 2
+    assert "was made with another" in other.stderr
+    path = tmp_path / "out/journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[3] = lines[3].replace("0.", "0.1", 1)
+    path.write_text("".join(lines))
+    edited = cli(*flags, "-o", "f1", "--output-dir", "out", "--resume-from-checkpoint", "last")
+    assert edited.returncode == 2
+    assert "line 4: damaged, edited or not from this run" in edited.stderr
+
+
+def test_journal_survives_a_torn_last_line_at_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    journal = Journal.create(path, {"seed": 1})
+    for step in range(3):
+        journal.append({"kind": "step", "step": step, "tape": [["values", [0.1 * step, 2.0]]]})
+    journal.close()
+    whole = path.read_bytes()
+    last = whole[:-1].rfind(b"\n") + 1
+    for cut in range(last, len(whole)):
+        path.write_bytes(whole[:cut])
+        found = Journal.open(path)
+        assert len(found.lines) == 3
+        found.append({"kind": "step", "step": 2, "tape": [["values", [0.2, 2.0]]]})
+        found.close()
+        assert path.read_bytes() == whole
+    with pytest.raises(RunFolderError, match="exists already"):
+        Journal.create(path, {})
+
+
+def test_damaged_checkpoints_are_refused(cli: Cli, flags: Any, tmp_path: Path) -> None:
+    assert cli(*flags, "-o", "f1", "--output-dir", "out").returncode == 0
+    saved = tmp_path / "out/checkpoint-6/tuned.safetensors"
+    raw = saved.read_bytes()
+    resume = (*flags, "-o", "f1", "--output-dir", "out", "--resume-from-checkpoint")
+    for damaged, said in ((raw[:-8], "cannot be read"), (raw[:-1] + bytes([raw[-1] ^ 1]), "checksum differs")):
+        saved.write_bytes(damaged)
+        done = cli(*resume, tmp_path / "out/checkpoint-6")
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_dry_run_writes_nothing(cli: Cli, flags: Any, tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    done = cli(*flags, "-o", "f1", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"] == 6
+    assert found["evaluations"] == 12
+    assert found["seconds"] > 0
+    assert "estimate: 6 steps" in done.stderr
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_eval_scores_models_and_run_folders(cli: Cli, flags: Any, toy: Path, tiny_encoder: Path) -> None:
+    assert cli(*flags, "-o", "f1", "--output-dir", "out").returncode == 0
+    command = ("eval", "-d", toy, "-o", "f1", "--labels", "awful film,lovely film", "--json")
+    base, run = (json.loads(cli(*command, "-m", m).stdout) for m in (tiny_encoder, "out"))
+    assert base["rows"] == run["rows"] == 20
+    assert 0 <= base["value"] <= 1
+    remembered = cli("eval", "-m", "out", "-o", "f1")
+    assert remembered.returncode == 0, remembered.stderr
+    assert f"{run['value']:.4f}" in remembered.stdout
+
+
+def test_other_heads_run_end_to_end(
+    cli: Cli, toy: Path, tiny_llama: Path, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    llama = cli(
+        *("fit", "-m", tiny_llama, "-d", toy, "-o", "accuracy", "--template", "{text} it was {label}"),
+        *("--labels", "bad,good", "--output-dir", "llama", *QUICK),
+    )
+    assert llama.returncode == 0, llama.stderr
+    AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+    head = cli("fit", "-m", tiny_classifier, "-d", toy, "-o", "f1", "--output-dir", "head", *QUICK)
+    assert head.returncode == 0, head.stderr
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "head")
+
+
+def test_csv_and_one_file(cli: Cli, tiny_encoder: Path, tmp_path: Path) -> None:
+    text = "sentence,gold\n" + "".join(f'"{r["text"]}",{"up" if r["label"] else "down"}\n' for r in rows(60))
+    (tmp_path / "all.csv").write_text(text)
+    done = cli(
+        *("fit", "-m", tiny_encoder, "-d", "all.csv", "-o", "accuracy", "--output-dir", "out", *QUICK),
+        *("--column", "text=sentence", "--column", "label=gold", "--labels", "up=lovely film,down=awful film"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "30 of 60 rows held out" in done.stderr
+
+
+def test_python_refusals() -> None:
+    with pytest.raises(OptionError, match="no --dataset"):
+        zotune.fit(model=".", objective="f1")
+    with pytest.raises(UsageError):
+        zotune.fit(objective=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        zotune.fit(objective="f1", no_such_option=1)
+
+
+def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def margin(logits, labels):\n    return [float(s[y] - s[1 - y]) for s, y in zip(logits, labels)]\n"
+    )
+    for number, goal in enumerate(("accuracy", "own.py:margin")):
+        done = cli(
+            *("fit", "-m", shared / "models/stories260K/hf", "-d", shared / "data/sst2", "-o", goal, "--limit", 64),
+            *("--template", "{text} It was {label}", "--labels", "terrible,great", "--max-steps", 3),
+            *("--eval-steps", 3, "--output-dir", f"out{number}"),
+        )
+        assert done.returncode == 0, done.stderr
+        from transformers import AutoModelForCausalLM
+
+        AutoModelForCausalLM.from_pretrained(tmp_path / f"out{number}")

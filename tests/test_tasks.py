@@ -1,0 +1,193 @@
+"""Tasks: label words, descriptions and heads, against plain loops over unbatched, unpadded rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import rows
+
+from zotune import models, tasks
+from zotune.errors import DataError, OptionError
+
+
+def task(
+    folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16
+) -> tasks.Classification:
+    source, path, head = models.inspect(str(folder))
+    loaded = models.load(source, path, head, classes=len(words))
+    return tasks.Classification(loaded, tasks.Classes(("0", "1"), words), tasks.Template(template), 32, micro)
+
+
+RECORDS = rows(12)
+
+
+@torch.no_grad()
+def test_label_words_equal_an_unbatched_loop(tiny_llama: Path) -> None:
+    made = task(tiny_llama, "{text} it was {label}", ("awful", "so lovely"))
+    got = made.logits(made.rows(RECORDS), range(12))
+    model, tokenizer = made.loaded.model, made.loaded.tokenizer
+    for i, record in enumerate(RECORDS):
+        for k, word in enumerate(("awful", "so lovely")):
+            whole = tokenizer(f"{record['text']} it was {word}", add_special_tokens=True)["input_ids"][:-1]
+            count = len(word.split())
+            log_p = torch.log_softmax(model(torch.tensor([whole])).logits[0].float(), -1)
+            expected = (
+                sum(log_p[len(whole) - count + j - 1, whole[len(whole) - count + j]] for j in range(count)) / count
+            )
+            assert abs(float(got[i, k]) - float(expected)) < 1e-5
+
+
+@torch.no_grad()
+def test_descriptions_equal_an_unbatched_loop(tiny_encoder: Path) -> None:
+    made = task(tiny_encoder, "{text}", ("awful film", "lovely film"))
+    got = made.logits(made.rows(RECORDS), range(12))
+
+    def embed(text: str) -> torch.Tensor:
+        inputs = made.loaded.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        hidden = made.loaded.model(**inputs).last_hidden_state[0].mean(0)
+        return hidden / hidden.norm()
+
+    labels = torch.stack([embed("awful film"), embed("lovely film")])
+    for i, record in enumerate(RECORDS):
+        torch.testing.assert_close(got[i], 20 * labels @ embed(record["text"]), rtol=0, atol=1e-4)
+    features = made.features(made.rows(RECORDS))
+    torch.testing.assert_close(features[3], embed(RECORDS[3]["text"]), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_heads_equal_an_unbatched_loop(tiny_classifier: Path) -> None:
+    made = task(tiny_classifier, "{text}")
+    got = made.logits(made.rows(RECORDS), range(12))
+    for i, record in enumerate(RECORDS):
+        inputs = made.loaded.tokenizer(record["text"], return_tensors="pt", return_token_type_ids=False)
+        torch.testing.assert_close(got[i], made.loaded.model(**inputs).logits[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_encoder", "tiny_classifier"])
+def test_batch_size_and_order_change_nothing(fixture: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(fixture)
+    template = "{text} it was {label}" if fixture == "tiny_llama" else "{text}"
+    one, many = task(folder, template, micro=1), task(folder, template, micro=64)
+    a = one.logits(one.rows(RECORDS), range(12))
+    b = many.logits(many.rows(RECORDS), list(reversed(range(12))))
+    torch.testing.assert_close(a, b.flip(0), rtol=0, atol=1e-5)
+
+
+def test_a_new_head_comes_from_the_seed_and_leaves_the_global_generator(tiny_encoder: Path) -> None:
+    state = torch.get_rng_state()
+    made = [models.load(str(tiny_encoder), tiny_encoder, "classification", classes=3, seed=s) for s in (1, 1, 2)]
+    a, b, c = (m.model.classifier.weight for m in made)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_truncation_keeps_the_label_word(tiny_llama: Path) -> None:
+    made = task(tiny_llama, "{text} it was {label}")
+    made.max_length = 8
+    found = made.rows([{"text": "very " * 50 + "good", "label": 1}])
+    (options,) = found.tokens
+    assert found.cut == 1
+    for ids, first in options:
+        assert len(ids) == 8
+        assert first == 7
+
+
+def test_shared_llama_scores_label_words(shared: Path) -> None:
+    made = task(shared / "models/stories260K/hf", "{text} It was {label}", ("terrible", "great"))
+    found = made.rows([{"text": "The movie made me happy.", "label": 1}])
+    with torch.no_grad():
+        got = made.logits(found, [0])
+        for k, word in enumerate(("terrible", "great")):
+            tokenizer = made.loaded.tokenizer
+            prompt = tokenizer("The movie made me happy. It was")["input_ids"]
+            ids = tokenizer(f"The movie made me happy. It was {word}")["input_ids"]
+            assert ids[: len(prompt)] == prompt
+            log_p = torch.log_softmax(made.loaded.model(torch.tensor([ids])).logits[0], -1)
+            places = range(len(prompt), len(ids))
+            expected = sum(float(log_p[j - 1, ids[j]]) for j in places) / len(places)
+            assert float(got[0, k]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
+    made = task(tiny_encoder, "{text}")
+    found = made.rows(RECORDS * 4)
+    logits = torch.tensor([[0.0, 1.0986]]).repeat(48, 1)  # probabilities 1/4 and 3/4
+    assert len(found) == 48
+    draws = [d["predictions"] for d in made.sampled(range(48), logits, 100)]
+    share = sum(map(sum, draws)) / 4800
+    assert abs(share - 0.75) < 0.03
+    part = [d["predictions"] for d in made.sampled([5, 9], logits[:2], 100)]
+    assert part == [[d[5], d[9]] for d in draws], "a row's samples must not depend on the rows beside it"
+    close = [d["predictions"] for d in made.sampled(range(48), logits + torch.tensor([0.0, 1e-3]), 100)]
+    changed = sum(a != b for x, y in zip(draws, close, strict=True) for a, b in zip(x, y, strict=True))
+    assert changed < 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "given_", "keys", "words"),
+    [
+        ([0, 1, 1], "bad,good", ("0", "1"), ("bad", "good")),
+        (["1", "0"], "bad,good", ("0", "1"), ("bad", "good")),
+        (["neg", "pos"], None, ("neg", "pos"), ("neg", "pos")),
+        (["neg", "pos"], "pos=good,neg=bad", ("neg", "pos"), ("bad", "good")),
+        (["b", "a"], "b,a,c", ("b", "a", "c"), ("b", "a", "c")),
+        ([10, 9, 2], "x,y,z", ("2", "9", "10"), ("x", "y", "z")),
+        ([0, 1], "a,b,c", ("0", "1", "2"), ("a", "b", "c")),
+        ([True, False], "no,yes", ("0", "1"), ("no", "yes")),
+        ([1.0, 0.0], "no,yes", ("0", "1"), ("no", "yes")),
+    ],
+)
+def test_classes(labels: list[Any], given_: str | None, keys: tuple[str, ...], words: tuple[str, ...]) -> None:
+    found = tasks.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
+    assert (found.keys, found.words) == (keys, words)
+
+
+def test_label_text_names_numbers() -> None:
+    records = [{"label": 1, "label_text": "positive"}, {"label": 0, "label_text": "negative"}]
+    assert tasks.find_classes({"train": records}, None, True).words == ("negative", "positive")
+
+
+@pytest.mark.parametrize(
+    ("labels", "given_", "error", "said"),
+    [
+        ([0, 1], None, OptionError, "nothing says what they mean"),
+        ([0, 1, 2], "bad,good", OptionError, "do not fit the 3 labels found: 0, 1, 2"),
+        (["x", "y"], "bad,good", OptionError, "do not fit"),
+        (["x", "y"], "x=bad", OptionError, "no word for y"),
+        ([0, 1], "same,same", OptionError, "same word"),
+        ([0, 0], "bad,good", None, ""),
+        (["x"], None, DataError, "only one label"),
+        ([[1], 2], None, DataError, "must be a number or a text"),
+        ([None, 1], None, DataError, "train record 1 has no column 'label'; columns found: label"),
+    ],
+)
+def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: Any, said: str) -> None:
+    records = {"train": [{"label": x} for x in labels]}
+    if error is None:
+        tasks.find_classes(records, given_, True)
+    else:
+        with pytest.raises(error, match=said):
+            tasks.find_classes(records, given_, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["{text.__class__}", "{0[x]}", "{text!r}", "{text:>10}", "{", "}", "{text", "{}", "{a b}", "{text[0]}"]
+)
+def test_templates_reach_nothing_but_columns(text: str) -> None:
+    with pytest.raises(OptionError):
+        made = tasks.Template(text)
+        tasks.check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
+
+
+def test_template_columns_are_checked() -> None:
+    with pytest.raises(DataError, match=r"train record 2 has no column 'premise'; columns found: premise, text"):
+        tasks.check_template(
+            tasks.Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding"
+        )
+    with pytest.raises(OptionError, match=r"no \{label\}"):
+        tasks.check_template(tasks.Template("{text}"), {"train": [{"text": "x"}]}, "causal")
+    assert tasks.Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"

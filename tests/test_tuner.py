@@ -1,0 +1,132 @@
+"""The Python door: any torch module, any callable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zotune
+from zotune.errors import ObjectiveFailures, OptionError
+from zotune.testing import TinyNet, data
+
+
+def pairs() -> list[tuple[int, int]]:
+    x, y = data()
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+@zotune.objective(direction="minimize")
+def loss(model: nn.Module, batch: list[tuple[int, int]]) -> list[float]:
+    x, y = torch.tensor(batch).T
+    return nn.functional.cross_entropy(model(x), y, reduction="none").tolist()  # type: ignore[no-any-return]
+
+
+def accuracy(net: nn.Module, items: list[tuple[int, int]]) -> float:
+    x, y = torch.tensor(items).T
+    return float((net(x).argmax(-1) == y).float().mean())
+
+
+def test_it_tunes_a_module_for_a_loss_and_goes_on() -> None:
+    tuner = zotune.Tuner(TinyNet(), loss, data=pairs(), batch_size=6, seed=1)
+    start = tuner.score()
+    tuner.fit(max_steps=150)
+    middle = tuner.score()
+    outcome = tuner.fit(max_steps=50)
+    assert outcome.progress.step == 200
+    assert middle < start
+    assert tuner.score() < start
+
+
+def test_parameters_may_have_any_names_and_accuracy_is_maximized() -> None:
+    tuner = zotune.Tuner(TinyNet(), accuracy, data=pairs(), eval_data=pairs(), batch_size=24)
+    start = tuner.score()
+    tuner.fit(max_steps=60, eval_steps=10)
+    assert tuner.score() >= start
+
+
+def test_no_data_is_needed() -> None:
+    net = nn.Linear(3, 1, bias=False)
+    target = torch.tensor([[0.5, -1.0, 2.0]])
+
+    def distance(model: nn.Linear) -> float:
+        return -float((model.weight - target).square().sum())
+
+    tuner = zotune.Tuner(net, distance, optimizer="mezo", optimizer_args={"lr": 0.02})
+    start = tuner.score()
+    tuner.fit(max_steps=300)
+    assert tuner.score() > 0.01 * start
+
+
+def test_modes_buffers_and_requires_grad_are_left_alone() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    net.train()
+    net[1].eval()
+    buffers = {n: b.clone() for n, b in net.named_buffers()}
+
+    def score(model: nn.Module) -> float:
+        assert not model.training
+        return float(model(torch.ones(2, 4)).sum())
+
+    zotune.Tuner(net, score).fit(max_steps=3)
+    assert net.training
+    assert not net[1].training
+    assert all(torch.equal(b, buffers[n]) for n, b in net.named_buffers())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_an_exception_and_an_interrupt_leave_the_weights_of_the_last_good_step() -> None:
+    for error, raised in ((ValueError, ObjectiveFailures), (KeyboardInterrupt, KeyboardInterrupt)):
+        net, calls = TinyNet(), 0
+
+        def score(model: nn.Module, batch: Any, error: Any = error) -> float:
+            nonlocal calls
+            calls += 1
+            if calls > 40:
+                raise error("down")
+            return -float(loss(model, batch)[0])
+
+        tuner = zotune.Tuner(net, score, optimizer="mezo", data=pairs(), batch_size=6, optimizer_args={"lr": 1e-2})
+        with pytest.raises(raised):
+            tuner.fit(max_steps=1000, max_failures=0)
+        good = zotune.Tuner(TinyNet(), loss_of_first, "mezo", data=pairs(), batch_size=6, optimizer_args={"lr": 1e-2})
+        good.fit(max_steps=20)
+        assert tuner.space.digest() == good.space.digest()
+
+
+def loss_of_first(model: nn.Module, batch: Any) -> float:
+    return -float(loss(model, batch)[0])
+
+
+def test_an_optimizer_may_be_an_object() -> None:
+    class Sign:
+        """Signed SPSA in eight lines."""
+
+        def init(self, theta: Any) -> None:
+            return None
+
+        def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
+            z = at.normal()
+            up, down = oracle(theta + 1e-2 * z, theta - 1e-2 * z)
+            return theta - (3e-3 if up > down else -3e-3) * z, state
+
+    tuner = zotune.Tuner(TinyNet(), loss, Sign(), data=pairs(), batch_size=24)
+    start = tuner.score()
+    tuner.fit(max_steps=200)
+    assert tuner.score() < start
+    with pytest.raises(OptionError, match="not to an instance"):
+        zotune.Tuner(TinyNet(), loss, Sign(), optimizer_args={"lr": 1})
+
+
+def test_it_needs_no_transformers() -> None:
+    code = (
+        "import sys, torch, zotune\n"
+        "net = torch.nn.Linear(2, 1)\n"
+        "zotune.Tuner(net, lambda m: -float(m.weight.square().sum())).fit(max_steps=3)\n"
+        "assert 'transformers' not in sys.modules and 'sklearn' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
