@@ -20,7 +20,7 @@ LAYERS = [
     {"space"},
     {"journal", "checkpoint"},
     {"oracle"},
-    {"engine", "data", "models"},
+    {"engine", "data", "models", "prefix"},
     {"tasks", "tuner"},
     {"judging", "plan"},
     {"report", "session"},

@@ -155,7 +155,7 @@ def test_auto_is_its_docstring() -> None:
 
     groups: dict[Any, list[str]] = {}
     for t in ref.kinds.values():
-        groups.setdefault((0 if t.block is None else 1 + t.block, len(t.shape) > 1), []).append(t.name)
+        groups.setdefault((t.block, t.kind, t.name.split(".")[-1]), []).append(t.name)
     D: dict[str, float] = {}
     for draw, names in enumerate(groups.values()):
         rms = {n: math.sqrt((ref.theta[n] ** 2).mean()) for n in names}
@@ -164,7 +164,7 @@ def test_auto_is_its_docstring() -> None:
         powers = [2.0**k for k in range(4, -8, -1)]
         fits = [p for p in powers if not costs({n: p * u for n, u in unit.items()}, draw, tau)]
         D |= {n: max(fits) * unit[n] for n in names}
-    while costs({n: eps * d for n, d in D.items()}, len(groups), 2 * tau):
+    while costs({n: eps * d for n, d in D.items()}, len(groups), 5 * tau):
         eps /= 2
     first = min(cap * math.sqrt(3 / 6), eps)
     v = weight = moved = 0.0

@@ -115,7 +115,8 @@ def test_shared_llama_scores_label_words(shared: Path) -> None:
 def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     made = task(tiny_encoder, "{text}")
     found = made.rows(RECORDS * 4)
-    logits = torch.tensor([[0.0, 1.0986]]).repeat(48, 1)  # probabilities 1/4 and 3/4
+    gap = tasks.SAMPLING_TEMPERATURE * 1.0986  # probabilities 1/4 and 3/4
+    logits = torch.tensor([[0.0, gap]]).repeat(48, 1)
     assert len(found) == 48
     draws = [d["predictions"] for d in made.sampled(range(48), logits, 100)]
     share = sum(map(sum, draws)) / 4800

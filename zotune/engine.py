@@ -118,7 +118,11 @@ class Engine:
             self._init()
             self._assess()
         while not (reason := self._finished()):
-            self._step()
+            try:
+                self._step()
+            except ObjectiveFailures:
+                self._save()  # the last good weights, so that the run can go on when the scorer is back
+                raise
             if p.step % self.eval_steps == 0:
                 self._assess()
             if p.step % self.save_steps == 0 and not self.journal.replaying:

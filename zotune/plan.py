@@ -47,16 +47,20 @@ def embedded_data() -> Path:
 def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head) -> set[str]:
     """Names of the tensors that `--tune` means: all, auto, value, bias, norm, bias+norm, last:N, or a pattern.
 
-    auto: the value projections of attention where their names are known, with a classification head; else every matrix
-    but embeddings, else all. At equal damage to the model a step in the value projections gains several times what one
-    in all weights does (docs/log.md). Raises OptionError where nothing is meant.
+    auto: the value projections and biases of the last third of the layers (two at least), with a classification
+    head; where
+    their names are not known, every matrix but embeddings. At equal damage to the model a step there gains several
+    times what one in all weights does, and the layers before are computed once (docs/log.md). Raises OptionError where
+    nothing is meant.
     """
     biases = [t for t in tensors if t.kind == "bias" or (t.kind == "norm" and t.name.endswith("bias"))]
     if tune == "all":
         found = list(tensors)
     elif tune == "auto":
         matrices = [t for t in tensors if len(t.shape) > 1 and t.kind != "embedding"]
-        found = [t for t in matrices if VALUE.search(t.name)]
+        blocks = sorted({t.block for t in tensors if t.block is not None})
+        last = set(blocks[-max(2, len(blocks) // 3) :])
+        found = [t for t in tensors if t.block in last and (VALUE.search(t.name) or t in biases)]
         if found and head == "classification":
             found += [t for t in matrices if t.block is None]
         found = found or matrices or list(tensors)

@@ -53,6 +53,8 @@ class Session:
         self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective)
         self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective)
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
+        if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
+            emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         self.batches = Batches(len(self.train), cfg.batch_size or DEFAULT_BATCH, cfg.seed)
         self.oracle = Oracle(self.space, self.evaluate, self.batches, plan.objective.direction)
         cut = sum(r.cut for r in (self.train, self.select.rows, self.judge.rows))

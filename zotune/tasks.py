@@ -9,9 +9,10 @@ Knows models and records; knows no objective and no optimizer.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,15 @@ from zotune import keys
 from zotune.data import Record, columns_of
 from zotune.errors import DataError, OptionError
 from zotune.models import Head, Loaded
+from zotune.prefix import Prefix, find_blocks
 
 OFFERED = frozenset({"prompts", "completions", "references", "predictions", "labels", "logits", "model", "batch"})
 TEMPERATURE = 20.0
 """Cosines times this are an embedding model's logits, as sentence-transformers trains them."""
+
+SAMPLING_TEMPERATURE = 0.4
+"""Of sampled predictions. At 1 a metric can be raised by making the model surer of what it says; near 0 the jumps of
+the metric are back. Between them the two-point difference agrees best with the metric's own (docs/log.md)."""
 
 DEFAULT_TEMPLATE = {"classification": "{text}", "embedding": "{text}", "causal": "{text} {label}"}
 
@@ -193,12 +199,45 @@ class Classification:
         positions = getattr(loaded.model.config, "max_position_embeddings", None)
         self.max_length = min(x for x in (max_length, limit, positions) if isinstance(x, int) and x > 0)
         self.micro = micro
+        self.prefix: Prefix | None = None
         self._gumbel = functools.lru_cache(8192)(self._sample_noise)
         self._labels = [self._tokens(w) for w in classes.words] if loaded.head == "embedding" else []
 
     def _tokens(self, text: str) -> list[int]:
         ids = self.loaded.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
         return list(ids)
+
+    def cache_prefix(self, tuned: Iterable[str], parts: Sequence[Rows]) -> bool:
+        """Compute what lies before the first tuned block once for all rows of `parts`. Whether that was possible: the
+        blocks must be one list, their states fit in memory, and the fed model agree with the plain one."""
+        found = find_blocks(self.loaded.model, tuned)
+        if found is None:
+            return False
+        causal = self.loaded.head == "causal"
+        rows = {tuple(t) for t in self._labels}
+        for part in parts:
+            for row in part.tokens:
+                rows |= {tuple(ids) for ids, _ in row} if causal else {tuple(row)}
+        prefix = Prefix(*found)
+        few = sorted(rows, key=len)[:: max(1, len(rows) // 4)]
+        with torch.no_grad():
+            plain = self._run(few)[0]
+            try:
+                fits = prefix.fill(rows, self._run, self.micro)
+            except (IndexError, KeyError, TypeError, AttributeError, ValueError):  # blocks called in another way
+                return False
+            if not fits:
+                return False
+            self.prefix = prefix
+            try:
+                fed = self._run(few)[0]
+                mask = self._pad(few)[1].bool() if plain.dim() == 3 else torch.ones(len(few), dtype=torch.bool)
+                same = torch.allclose(plain[mask].float(), fed[mask].float(), rtol=1e-3, atol=1e-4)
+            except (RuntimeError, TypeError, AttributeError, ValueError):
+                same = False
+        if not same:
+            self.prefix = None
+        return same
 
     # -- records to rows -----------------------------------------------------------------------------------------------
 
@@ -272,13 +311,13 @@ class Classification:
         return {"predictions": predictions, "completions": [self.classes.words[p] for p in predictions]}
 
     def sampled(self, indices: Sequence[int], logits: Tensor, draws: int) -> Iterator[dict[str, Any]]:
-        """`draws` times predictions and completions, sampled from the softmax of the model's logits.
+        """`draws` times predictions and completions, sampled from softmax(logits / SAMPLING_TEMPERATURE).
 
         The randomness depends on (seed, row, draw) alone, so it is common to all points of a step, and two points whose
         logits are close have mostly the same samples.
         """
         gumbel = torch.stack([self._gumbel(i, draws) for i in indices], dim=1)
-        for predictions in (logits + gumbel).argmax(-1).tolist():
+        for predictions in (logits + SAMPLING_TEMPERATURE * gumbel).argmax(-1).tolist():
             yield self._named(predictions)
 
     def _sample_noise(self, row: int, draws: int) -> Tensor:
@@ -308,8 +347,7 @@ class Classification:
             elif labels is not None:
                 scores = TEMPERATURE * (self._embed(tokens) @ labels)
             else:
-                ids, mask = self._pad(tokens)
-                scores = self.loaded.model(input_ids=ids, attention_mask=mask).logits.float()
+                scores = self._run(tokens).logits.float()
             out[places] = scores.cpu()
         return out
 
@@ -330,22 +368,28 @@ class Classification:
             mask[i, : len(row)] = 1
         return ids.to(self.loaded.device), mask.to(self.loaded.device)
 
+    def _run(self, tokens: Sequence[Sequence[int]]) -> Any:
+        """The model on these rows, from the first tuned block on where all that comes before is stored."""
+        ids, mask = self._pad(tokens)
+        rows = [tuple(t) for t in tokens]
+        stored = self.prefix is not None and all(r in self.prefix for r in rows)
+        with self.prefix.feeding(rows) if self.prefix and stored else contextlib.nullcontext():
+            return self.loaded.model(input_ids=ids, attention_mask=mask)
+
     def _embed(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """Unit vectors (rows, hidden), float32."""
-        ids, mask = self._pad(tokens)
-        hidden = self.loaded.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        hidden = self._run(tokens).last_hidden_state.float()
         if self.loaded.pooling == "cls":
             pooled = hidden[:, 0]
         else:
-            weight = mask.unsqueeze(-1).float()
+            weight = self._pad(tokens)[1].unsqueeze(-1).float()
             pooled = (hidden * weight).sum(1) / weight.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
     def _causal(self, tokens: Sequence[Sequence[tuple[list[int], int]]]) -> Tensor:
         """Mean log-probability of each option's tokens: (rows, classes)."""
         flat = [option for row in tokens for option in row]
-        ids, mask = self._pad([ids for ids, _ in flat])
-        logits = self.loaded.model(input_ids=ids, attention_mask=mask).logits
+        logits = self._run([ids for ids, _ in flat]).logits
         scores = torch.empty(len(flat))
         for k, (option, first) in enumerate(flat):
             target = torch.tensor(option[first:], device=logits.device)

@@ -1,8 +1,8 @@
 """Two-point descent that needs no tuning: SPSA (Spall 1992) in units of what the model tolerates.
 
-    groups: tensors by band of layers, matrices and vectors apart                                        once
+    groups: tensors by band of layers, kind and role (weight, bias)                                      once
     δ_g ← the largest power of two that costs at most τ of |L(θ₀)|, averaged over ±δ_g RMS(θ₀) z          once
-    D ← δ_g RMS(θ₀) of each tensor;  ε ← the largest of ½, ¼, … that costs at most 2 τ in all groups      once
+    D ← δ_g RMS(θ₀) of each tensor;  ε ← the largest of 2, 1, ½ … that costs at most 5 τ in all groups    once
     z ~ Rademacher;  g = (L(θ + ε D z; B) − L(θ − ε D z; B)) / 2ε
     v ← β v + (1 − β) g²;  d = clip(g / √v̂, ±c)
     θ ← θ − ρ (1 − t/T) d D z,   ρ = κ √(3/T), at most ε
@@ -40,7 +40,7 @@ class State(NamedTuple):
 class Auto:
     cap: float = 1.0  # κ: displacement at the end of the budget, in units of what the model tolerates
     tolerance: float = 0.05  # τ: share of |L(θ₀)| that one group's perturbation may cost on average
-    eps: float = 0.5  # ε: first joint perturbation tried, in the same units
+    eps: float = 2.0  # ε: first joint perturbation tried, in the same units
     beta: float = 0.95  # β: memory of g²
     clip: float = 3.0  # c: largest normalised step
     bands: int = 3  # bands of layers that are calibrated apart
@@ -85,19 +85,19 @@ class Auto:
             delta |= {n: reach * s for n, s in size.items()}
             reaches.append(reach)
         D, eps = theta.per(lambda t: delta[t.name]), self.eps
-        while eps > 2**-6 and costs(eps * D, at.rademacher(len(groups)), 2 * self.tolerance):
+        while eps > 2**-6 and costs(eps * D, at.rademacher(len(groups)), 5 * self.tolerance):
             eps /= 2
         rho = min(eps, self.cap * math.sqrt(3 / max(at.total or 300, 1)))
         found = f"{clean:.4f} at the start; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
         return State(D, eps, rho, 0.0, 0.0, 0.0, found)
 
-    def groups(self, theta: Any) -> dict[tuple[int, bool], list[str]]:
-        """Tensor names by band of layers (0: outside all layers) and by whether they are matrices."""
+    def groups(self, theta: Any) -> dict[tuple[int, str, str], list[str]]:
+        """Tensor names by band of layers (0: outside all layers), kind, and role (weight, bias)."""
         blocks = sorted({t.block for t in theta.tensors if t.block is not None})
         band = {b: 1 + i * min(self.bands, len(blocks)) // len(blocks) for i, b in enumerate(blocks)}
-        out: dict[tuple[int, bool], list[str]] = {}
+        out: dict[tuple[int, str, str], list[str]] = {}
         for t in theta.tensors:
-            out.setdefault((band.get(t.block, 0), len(t.shape) > 1), []).append(t.name)
+            out.setdefault((band.get(t.block, 0), t.kind, t.name.rpartition(".")[2]), []).append(t.name)
         return out
 
     def describe(self, s: State) -> list[str]:
