@@ -421,3 +421,27 @@ def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
         from transformers import AutoModelForCausalLM
 
         AutoModelForCausalLM.from_pretrained(tmp_path / f"out{number}")
+
+
+def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: Path) -> None:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from zotune.plan import choose
+    from zotune.space import describe
+
+    bert = list(describe(AutoModel.from_pretrained(tiny_encoder)).values())
+    llama = list(describe(AutoModelForCausalLM.from_pretrained(tiny_llama)).values())
+    head = list(describe(AutoModelForSequenceClassification.from_pretrained(tiny_classifier)).values())
+    auto = choose("auto", bert, "embedding")
+    assert auto
+    assert all(n.startswith("encoder.layer.0.") and n.endswith("bias") for n in auto)
+    assert choose("auto", llama, "causal") == {f"model.layers.{k}.self_attn.v_proj.weight" for k in (0, 1)}
+    assert "classifier.weight" in choose("auto", head, "classification")
+    assert choose("all", llama, "causal") == {t.name for t in llama}
+    assert choose("last:1", llama, "causal") == {t.name for t in llama if ".layers.1." in t.name}
+    assert choose("value", bert, "embedding") == {f"encoder.layer.{k}.attention.self.value.weight" for k in (0, 1)}
+    assert choose("norm", llama, "causal") == {t.name for t in llama if "norm" in t.name}
+    assert choose("bias", bert, "embedding") == {t.name for t in bert if t.name.endswith("bias")}
+    assert choose(r"mlp\.up", llama, "causal") == {t.name for t in llama if "mlp.up" in t.name}
+    with pytest.raises(OptionError, match="means no tensor"):
+        choose("bias", llama, "causal")

@@ -86,7 +86,7 @@ def fit(
         Whole, Opt(help="Average metrics of predictions over this many sampled sets while training; 0: off. [64]")
     ] = None,
     max_steps: Annotated[Whole, Opt(help="Budget in steps.")] = None,
-    max_evals: Annotated[Whole, Opt(help="Budget in forwards: one batch at one point. [1200]")] = None,
+    max_evals: Annotated[Whole, Opt(help="Budget in forwards: one batch at one point. [2400]")] = None,
     max_time: Annotated[Real, Opt(help="Budget in seconds of tuning.")] = None,
     seed: Annotated[Whole, Opt(help="[0]")] = None,
     eval_steps: Annotated[Whole, Opt(help="Steps between evaluations. [a tenth of the run]")] = None,

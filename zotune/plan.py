@@ -47,11 +47,10 @@ def embedded_data() -> Path:
 def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head) -> set[str]:
     """Names of the tensors that `--tune` means: all, auto, value, bias, norm, bias+norm, last:N, or a pattern.
 
-    auto: the value projections and biases of the last third of the layers (two at least), with a classification
-    head; where
-    their names are not known, every matrix but embeddings. At equal damage to the model a step there gains several
-    times what one in all weights does, and the layers before are computed once (docs/log.md). Raises OptionError where
-    nothing is meant.
+    auto: the biases of the last block but one where the model has them, else the value projections of the last third of
+    the blocks, else every matrix but embeddings; and a classification head's own weights. At equal damage to the model
+    a step in these gains several times what one in all weights does, and the blocks before are computed once
+    (docs/log.md). Raises OptionError where nothing is meant.
     """
     biases = [t for t in tensors if t.kind == "bias" or (t.kind == "norm" and t.name.endswith("bias"))]
     if tune == "all":
@@ -60,7 +59,8 @@ def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head) -> set[s
         matrices = [t for t in tensors if len(t.shape) > 1 and t.kind != "embedding"]
         blocks = sorted({t.block for t in tensors if t.block is not None})
         last = set(blocks[-max(2, len(blocks) // 3) :])
-        found = [t for t in tensors if t.block in last and (VALUE.search(t.name) or t in biases)]
+        found = [t for t in biases if t.block in blocks[-2:-1]]
+        found = found or [t for t in matrices if t.block in last and VALUE.search(t.name)]
         if found and head == "classification":
             found += [t for t in matrices if t.block is None]
         found = found or matrices or list(tensors)

@@ -28,7 +28,7 @@ from zotune.plan import Plan, choose
 from zotune.space import Space, describe
 from zotune.types import Score
 
-DEFAULT_EVALS = 1200
+DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""

@@ -38,7 +38,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Auto:
-    cap: float = 1.0  # κ: displacement at the end of the budget, in units of what the model tolerates
+    cap: float = 3.0  # κ: displacement at the end of the budget, in units of what the model tolerates
     tolerance: float = 0.05  # τ: share of |L(θ₀)| that one group's perturbation may cost on average
     eps: float = 2.0  # ε: first joint perturbation tried, in the same units
     beta: float = 0.95  # β: memory of g²
