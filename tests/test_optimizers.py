@@ -142,7 +142,16 @@ def test_random_search_keeps_the_best_of_all() -> None:
 
 def test_auto_is_its_docstring() -> None:
     tau, eps, cap, beta, c, rows = 0.003, 0.5, 0.05, 0.9, 1.5, 12
-    options = {"tolerance": tau, "eps": eps, "cap": cap, "beta": beta, "clip": c, "rows": rows, "bands": 2}
+    options = {
+        "share": 100.0,
+        "tolerance": tau,
+        "eps": eps,
+        "cap": cap,
+        "beta": beta,
+        "clip": c,
+        "rows": rows,
+        "bands": 2,
+    }
     ref = Reference(load("auto", **options), steps=6)
     batch = ref.bench.batches.sample(-1, rows).rows
     assert len(set(batch)) == rows
@@ -161,7 +170,7 @@ def test_auto_is_its_docstring() -> None:
         rms = {n: math.sqrt((ref.theta[n] ** 2).mean()) for n in names}
         typical = math.sqrt(sum(r * r for r in rms.values()) / len(names))
         unit = {n: max(rms[n], 0.1 * typical) if n in names else 0.0 for n in ref.theta}
-        powers = [2.0**k for k in range(4, -8, -1)]
+        powers = [2.0**k for k in range(4, -7, -1)]
         fits = [p for p in powers if not costs({n: p * u for n, u in unit.items()}, draw, tau)]
         D |= {n: max(fits) * unit[n] for n in names}
     while costs({n: eps * d for n, d in D.items()}, len(groups), 5 * tau):

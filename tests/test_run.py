@@ -51,7 +51,7 @@ def test_a_run_leaves_a_folder_that_transformers_loads(cli: Cli, flags: Any, tmp
 
     AutoModel.from_pretrained(folder)
     AutoTokenizer.from_pretrained(folder)
-    assert result["forwards"] == 6 * 2 + 3
+    assert result["forwards"] == 6 * 2 + 3, "a run this short affords a clean forward and one pair to calibrate"
     assert result["before"]["rows"] == 20
     assert result["before"]["error"] > 0
     evals = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]

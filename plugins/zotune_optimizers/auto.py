@@ -45,9 +45,10 @@ class Auto:
     clip: float = 3.0  # c: largest normalised step
     bands: int = 3  # bands of layers that are calibrated apart
     rows: int = 64  # rows of the calibration's batch
+    share: float = 0.25  # of the budget that the calibration may cost
 
     def __post_init__(self) -> None:
-        for name in ("cap", "tolerance", "eps", "clip"):
+        for name in ("cap", "tolerance", "eps", "clip", "share"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"auto: {name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.beta < 1:
@@ -62,30 +63,39 @@ class Auto:
 
     def init(self, theta: Any, oracle: Any, at: Any) -> State:
         rms, groups, batch = at.rms(theta).values, self.groups(theta), at.large(self.rows)
+        limit = math.inf if at.total is None else self.share * self.forwards * at.total
+        if limit < 20 * (len(groups) + 1):  # a short run calibrates on the step's own batch
+            batch = at.sample(0)
+        before = oracle.evaluations
         (clean,) = oracle(theta, batch=batch)
+        each = 2 * (oracle.evaluations - before)
 
         def costs(D: Any, z: Any, share: float) -> bool:
             """Whether ±D z cost more than this share on average: curvature, for the slope cancels."""
             up, down = oracle(theta + D * z, theta - D * z, batch=batch)
             return bool((up + down) / 2 - clean > share * abs(clean))
 
+        def affordable() -> bool:
+            return bool(oracle.evaluations + each <= limit)
+
         delta: dict[str, float] = {}
         reaches = []
         for k, names in enumerate(groups.values()):
             typical = math.sqrt(sum(rms[n] ** 2 for n in names) / len(names)) or 1.0
             size = {n: max(rms[n], 0.1 * typical) for n in names}  # LoRA's B and fresh biases start at 0
-            unit, z, reach = theta.per(lambda t, s=size: s.get(t.name, 0.0)), at.rademacher(k), 1.0
-            if costs(unit, z, self.tolerance):
-                while reach > 2**-6 and costs((reach / 2) * unit, z, self.tolerance):
+            unit, z, reach = theta.per(lambda t, s=size: s.get(t.name, 0.0)), at.rademacher(k), 0.25
+            if affordable() and costs(unit, z, self.tolerance):
+                reach = 0.5
+                while reach > 2**-7 and affordable() and costs(reach * unit, z, self.tolerance):
                     reach /= 2
-                reach /= 2
-            else:
-                while reach < 2**4 and not costs(2 * reach * unit, z, self.tolerance):
+            elif affordable():
+                reach = 1.0
+                while reach < 2**4 and affordable() and not costs(2 * reach * unit, z, self.tolerance):
                     reach *= 2
             delta |= {n: reach * s for n, s in size.items()}
             reaches.append(reach)
         D, eps = theta.per(lambda t: delta[t.name]), self.eps
-        while eps > 2**-6 and costs(eps * D, at.rademacher(len(groups)), 5 * self.tolerance):
+        while eps > 2**-6 and affordable() and costs(eps * D, at.rademacher(len(groups)), 5 * self.tolerance):
             eps /= 2
         rho = min(eps, self.cap * math.sqrt(3 / max(at.total or 300, 1)))
         found = f"{clean:.4f} at the start; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
