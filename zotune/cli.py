@@ -186,7 +186,7 @@ def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None
     for line in yaml.safe_dump(shown, sort_keys=False).splitlines():
         terminal.say(f"  {line}")
     memory = found["memory_mb"]
-    terminal.say(f"model: {found['model']} ({found['head']}), {found['tuned_weights'] / 1e6:.2f} M weights tuned")
+    terminal.say(f"model: {found['model']} ({found['head']}), {found['tuned_weights']:,} weights tuned")
     terminal.say(f"classes: {', '.join(found['classes'])}")
     terminal.say(
         f"estimate: {found['steps']} steps, {found['evaluations']} forwards, about {found['seconds']:.0f} s; memory: "

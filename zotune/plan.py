@@ -38,6 +38,11 @@ class Plan:
     template: tasks.Template
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def model_name(self) -> str:
+        """What the user called the model."""
+        return self.config.model or "MiniLM (embedded)"
+
 
 def embedded_data() -> Path:
     """The folder of the data set that ships with the package: messages to a shop's support, in six intents."""

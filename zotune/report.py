@@ -64,7 +64,7 @@ tags: [zotune, zeroth-order]
 
 # {plan.objective.name}, tuned with forward passes only
 
-Base model: `{plan.source}`. {verdict(plan.objective.better, result)}
+Base model: `{plan.model_name}`. {verdict(plan.objective.better, result)}
 
 | {plan.objective.name} on {result.before.rows} judging rows | value ± standard error |
 |---|---|

@@ -280,7 +280,7 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
     seconds = evals * (forward + probe) + steps * probe + held
     return {
         "config": asdict(cfg),
-        "model": made.source,
+        "model": made.model_name,
         "head": made.head,
         "classes": list(made.classes.words),
         "rows": [len(session.train), len(session.select.rows), len(session.judge.rows)],

@@ -42,7 +42,7 @@ class Session:
         self.plan, self.emit = plan, emit
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        emit("phase", {"text": f"loading {plan.source}"})
+        emit("phase", {"text": f"loading {plan.model_name}"})
         self.loaded = self._load()
         if plan.head == "classification":
             models.set_labels(self.loaded.model, list(plan.classes.words))
@@ -111,7 +111,7 @@ class Session:
         cfg, plan, space = self.plan.config, self.plan, self.space
         tensors = {t.name: [list(t.shape), f"{keys.name_key(t.name):016x}"] for t in space.theta.tensors}
         return {
-            "model": plan.source,
+            "model": plan.model_name,
             "base_weights": space.digest(),
             "data": plan.splits.digest,
             "objective": cfg.objective,
@@ -169,7 +169,7 @@ class Session:
         plan, budget = self.plan, self.budget()
         return {
             "folder": str(folder),
-            "model": plan.source,
+            "model": plan.model_name,
             "head": plan.head,
             "objective": plan.objective.name,
             "better": plan.objective.better,

@@ -59,7 +59,7 @@ class Terminal:
         self._start = event
         train, select, judge = event["rows"]
         self.say(
-            f"{event['optimizer']} tunes {event['tuned'] / 1e6:.2f} M weights in {event['tensors']} tensors of "
+            f"{event['optimizer']} tunes {event['tuned']:,} weights in {event['tensors']} tensors of "
             f"{event['model']} ({event['head']}, {event['device']})"
         )
         self.say(f"rows: {train} train in batches of {event['batch']}, {select} select, {judge} judge")
