@@ -34,7 +34,7 @@ def main() -> None:
         wanted = [("support", "f1", None, seed) for seed in range(args.seeds)]
     else:
         cases = [c for c in CASES if c != "sst2" or SST2.is_dir()]
-        wanted = [(c, o, n, 0) for c in cases for n in (600, 1200) for o in ("cross-entropy", "accuracy", "f1")]
+        wanted = [(c, o, n, 0) for n in (600, 1200) for c in cases for o in ("cross-entropy", "accuracy", "f1")]
     for case, objective, evals, seed in wanted:
         done = {tuple(json.loads(line)["key"]) for line in args.out.read_text().splitlines()}
         if (case, objective, evals, seed) in done:
