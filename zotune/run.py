@@ -165,7 +165,12 @@ def _conclude(
     if outcome.reason != "interrupted":
         session.emit("phase", {"text": "judging the best weights"})
         session.space.load(store.weights(p.best_step))
-    after = session.judge.measure() if outcome.reason != "interrupted" else before
+    try:
+        after = session.judge.measure() if outcome.reason != "interrupted" else before
+    except ObjectiveError as error:
+        raise ObjectiveFailures(
+            f"the objective failed on the judging rows: {error}", hint="--resume-from-checkpoint last judges again"
+        ) from error
     difference = session.judge.difference(before, after, seed)
     gain = difference.value if session.plan.objective.direction == "maximize" else -difference.value
     kept = "tuned" if gain > 0 else "start"
