@@ -8,6 +8,7 @@ that product to a weight then rounds once, with or without fused multiply-add.
 
     normal      sum of four bytes of one hashed word, minus 510, over sqrt(21845): mean 0, variance 1, kurtosis 2.70
     rademacher  -1 or +1, one bit of a hashed word an element
+    factor      as normal, for the small matrices of low-rank directions
 
 This module knows nothing of models, recipes or optimizers.
 """
@@ -15,6 +16,7 @@ This module knows nothing of models, recipes or optimizers.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -25,7 +27,7 @@ from zotune.keys import MASK64, splitmix64
 VERSION: Final = 1
 """Changes whenever the same key would give other bits; the journal's header carries it."""
 
-KINDS: Final = ("normal", "rademacher", "rounding")
+KINDS: Final = ("normal", "rademacher", "rounding", "factor")
 NORMAL_SCALE: Final = 1.0 / math.sqrt(21845.0)  # variance of the sum of four uniform bytes: 4 * (256**2 - 1) / 12
 UNIT_BITS: Final = 9  # |unit| < 2**9
 BLOCK: Final = 1 << 32
@@ -76,9 +78,17 @@ def _hash32_(x: Tensor, scratch: Tensor, k0: int, k1: int) -> Tensor:
     return x.bitwise_xor_(scratch.bitwise_and_(0x3FFFF))
 
 
-def _words(key: int, start: int, count: int, first: int, device: torch.device) -> Tensor:
-    """`count` hashed words for word indices first, first+1, … under the key that holds at element `start`."""
-    k0, k1 = block_key(key, start)
+@dataclass(frozen=True)
+class Span:
+    """A contiguous run of elements of one tensor, on one device. `start` is its place within the block of its key."""
+
+    start: int
+    count: int
+    device: torch.device
+
+
+def _words(first: int, count: int, device: torch.device, k0: int, k1: int) -> Tensor:
+    """The hashed words first, first+1, …: int32, shape (count,)."""
     low = _signed32(first)
     if low + count <= 1 << 31:
         x = torch.arange(low, low + count, dtype=torch.int32, device=device)
@@ -87,26 +97,45 @@ def _words(key: int, start: int, count: int, first: int, device: torch.device) -
     return _hash32_(x, torch.empty_like(x), k0, k1)
 
 
-def units(kind: str, key: int, start: int, count: int, device: torch.device) -> Tensor:
-    """Integer noise for elements start … start+count-1 of one tensor: int32, shape (count,).
+def draw(kind: str, where: Span, k0: int, k1: int) -> Tensor:
+    """Integer noise of the elements in `where`, by few operations in place: int32, shape (count,).
 
     `normal` gives integers in [-510, 510] to be scaled by NORMAL_SCALE, `rademacher` gives -1 or 1, `rounding` gives
-    the raw hashed words for stochastic rounding. The range must not cross a multiple of BLOCK.
+    the raw hashed words for stochastic rounding. k0, k1: the block's key (`block_key`).
     """
-    inside = start % BLOCK
+    start, count, device = where.start, where.count, where.device
     if kind == "rademacher":
-        first, last = inside // 32, (inside + count + 31) // 32
-        w = _words(key, start, last - first, first, device)
+        first, last = start // 32, (start + count + 31) // 32
+        w = _words(first, last - first, device, k0, k1)
         bits = (w[:, None] >> _bit_index(device)).bitwise_and_(1).mul_(2).sub_(1)
-        return bits.view(-1)[inside - first * 32 :][:count]
-    x = _words(key, start, count, inside, device)
+        return bits.view(-1)[start - first * 32 :][:count]
+    x = _words(start, count, device, k0, k1)
     if kind == "rounding":
         return x
-    total, part = x & 0xFF, torch.empty_like(x)
-    for shift in (8, 16, 24):
-        torch.bitwise_right_shift(x, shift, out=part)
-        total.add_(part.bitwise_and_(0xFF))
-    return total.sub_(510)
+    odd = (x >> 8).bitwise_and_(0xFF00FF)
+    pairs = x.bitwise_and_(0xFF00FF).add_(odd)  # two sums of two bytes in the halves of a word
+    torch.bitwise_right_shift(pairs, 16, out=odd)
+    return pairs.bitwise_and_(0xFFFF).add_(odd).sub_(510)
+
+
+def draw_at(kind: str, index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
+    """The same integers for any elements, by plain operations that a compiler fuses: int32, shape of `index`.
+
+    index: places within the key's block as 32-bit words (int32, the upper half of a block negative).
+    """
+    if kind == "rademacher":
+        w = hash32((index >> 5) & 0x7FFFFFF, k0, k1)
+        return ((w >> (index & 31)) & 1) * 2 - 1
+    x = hash32(index, k0, k1)
+    if kind == "rounding":
+        return x
+    pairs = (x & 0xFF00FF) + ((x >> 8) & 0xFF00FF)
+    return (pairs & 0xFFFF) + (pairs >> 16) - 510
+
+
+def units(kind: str, key: int, start: int, count: int, device: torch.device) -> Tensor:
+    """`draw` by the stream's key: elements start … start+count-1, which must not cross a multiple of BLOCK."""
+    return draw(kind, Span(start % BLOCK, count, device), *block_key(key, start))
 
 
 _BITS: dict[torch.device, Tensor] = {}
@@ -118,9 +147,14 @@ def _bit_index(device: torch.device) -> Tensor:
     return _BITS[device]
 
 
+def factor(key: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    """A small matrix of normal noise: float32, shape (rows, columns)."""
+    return units("factor", key, 0, rows * columns, device).float().mul_(NORMAL_SCALE).view(rows, columns)
+
+
 def scale(kind: str) -> float:
     """What one unit of this kind is worth."""
-    return NORMAL_SCALE if kind == "normal" else 1.0
+    return NORMAL_SCALE if kind in ("normal", "factor") else 1.0
 
 
 def coefficient(value: float, kind: str, dtype: torch.dtype) -> float:

@@ -7,11 +7,13 @@ memory. All right-hand sides read the values from before the step.
     leaves       theta, Field, Noise, numbers, PerTensor (one number a tensor)
     arithmetic   + - * / **2, abs, sign, sqrt, clip, maximum, minimum, where, <= < >= >
     sums         weighted_sum([(c, z), ...]) for any number of noises
+    matrices     outer(U, V) of small random factors, each(fn, U, ...) on the factors themselves
+    fields       what a state holds becomes a stored tensor; only(mask, recipe) stores it on some tensors alone
 
 Precision: arithmetic is float64 where the weights are float64 and float32 otherwise; `sqrt` and `/` are computed in
 float64 and rounded once. A number times a noise is exact (see `noise.coefficient`).
 
-This module imports only `noise`: it knows nothing of models, memory or journals.
+This module says what a recipe is; `program` makes it run. It knows nothing of models, memory or journals.
 """
 
 from __future__ import annotations
@@ -19,25 +21,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from zotune import noise
 from zotune.errors import RecipeError
 
 __all__ = [
+    "Constant",
+    "Each",
+    "Factor",
     "Field",
     "Noise",
+    "Only",
+    "Op",
+    "Outer",
     "PerTensor",
     "Recipe",
     "TensorInfo",
     "Theta",
+    "WeightedSum",
     "absolute",
     "clip",
+    "each",
     "maximum",
     "minimum",
+    "only",
+    "outer",
+    "scalar_at",
     "sign",
     "sqrt",
     "weighted_sum",
@@ -182,6 +191,38 @@ class WeightedSum(Recipe):
     power: int
 
 
+@dataclass(frozen=True, eq=False)
+class Only(Recipe):
+    """A recipe for some tensors alone: see `only`."""
+
+    mask: PerTensor
+    recipe: Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One small matrix of normal noise for every tensor that `shapes` names: a handle, fixed by (run seed, step, draw).
+    It is no recipe: `outer` makes one of two factors."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    step: int
+    draw: int
+
+
+@dataclass(frozen=True, eq=False)
+class Each:
+    """A torch function of factors, applied tensor by tensor: see `each`."""
+
+    fn: Callable[..., Any]
+    factors: tuple[Factor | Each, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Outer(Recipe):
+    left: Factor | Each
+    right: Factor | Each
+
+
 def absolute(x: Recipe) -> Recipe:
     """|x|, elementwise; `abs(x)` is the same."""
     return _op("abs", x)
@@ -216,14 +257,50 @@ def where(condition: Recipe, a: Recipe | Number, b: Recipe | Number) -> Recipe:
 
 
 def weighted_sum(pairs: Iterable[tuple[Number, Recipe]], power: int = 1) -> Recipe:
-    """The sum of c * z**power over pairs (c, z) of a number and a noise; power is 1 or 2."""
-    terms = tuple((float(c), z) for c, z in pairs)
+    """The sum of c * z**power over pairs (c, z) of a number and a noise; power is 1 or 2.
+
+    A noise may carry a number of its own (`at.sphere()` does). Any number of terms is one pass over memory.
+    """
     if power not in (1, 2):
         raise RecipeError(f"weighted_sum takes power 1 or 2, got {power!r}")
-    for _, z in terms:
-        if not isinstance(z, Noise):
-            raise RecipeError(f"weighted_sum adds noises (at.normal(), at.rademacher()), got {type(z).__name__}")
-    return WeightedSum(terms, power) if terms else Constant(0.0)  # type: ignore[arg-type]
+    terms: list[tuple[float, Noise]] = []
+    for c, z in pairs:
+        match z:
+            case Noise():
+                terms.append((float(c), z))
+            case Op(name="mul", args=(Constant(value=d), Noise() as inner)):
+                terms.append((float(c) * d**power, inner))
+            case _:
+                raise RecipeError(f"weighted_sum adds noises (at.normal(), at.rademacher()), got {type(z).__name__}")
+    return WeightedSum(tuple(terms), power) if terms else Constant(0.0)
+
+
+def only(mask: PerTensor, recipe: Recipe | Number) -> Recipe:
+    """In a state: a field that is stored on the tensors whose `mask` is not 0, and reads as 0 on all others.
+
+    `only(theta.per(lambda t: "q_proj" in t.name), theta)` keeps an anchor of the query projections and nothing else.
+    """
+    if not isinstance(mask, PerTensor):
+        raise RecipeError(f"only() takes a mask of one number a tensor (theta.per), got {type(mask).__name__}")
+    return Only(mask, _lift(recipe))
+
+
+def outer(left: Factor | Each, right: Factor | Each) -> Recipe:
+    """The matrix left @ right.T of every tensor that has both factors, flattened as the tensor is; 0 on all others.
+
+    left: (rows, rank), right: (columns, rank), with rows times columns the tensor's elements. A matrix product's last
+    bits depend on the machine: a run that uses it replays on the same kind of machine only.
+    """
+    for x in (left, right):
+        if not isinstance(x, Factor | Each):
+            raise RecipeError(f"outer() takes two factors (at.factor), got {type(x).__name__}")
+    return Outer(left, right)
+
+
+def each(fn: Callable[..., Any], *factors: Factor | Each) -> Each:
+    """`fn` of each tensor's factors, with torch on factor-sized matrices only: orthogonalising them, for example.
+    As portable between machines as `fn` is."""
+    return Each(fn, factors)
 
 
 # -- building: numbers are folded on the host -------------------------------------------------------------------------
@@ -266,6 +343,8 @@ def _op(name: str, *operands: Any) -> Recipe:
         return _fold(name, args)
     if name == "div" and _scalar(args[1]) and isinstance(args[0], Noise):
         return _op("mul", _fold("div", (Constant(1.0), args[1])), args[0])
+    if name == "sub" and isinstance(args[1], Op) and args[1].name == "mul" and _scalar(args[1].args[0]):
+        return Op("add", (args[0], _op("mul", -1.0, args[1])))  # the same bits; probes and steps share their code
     if name == "mul":
         a, b = args if _scalar(args[0]) else (args[1], args[0])
         if _scalar(a):
@@ -287,72 +366,6 @@ def _fold(name: str, args: Sequence[Recipe]) -> Recipe:
     return PerTensor({n: fn(*(scalar_at(a, n) for a in args)) for n in sorted(names[0])})
 
 
-# -- lowering: a tree becomes straight-line code, shared subtrees once ------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Program:
-    """Straight-line code for one or more recipes.
-
-    code: instructions (operation, operands); an operand is the index of an earlier instruction. Numbers and noises are
-    referred to by slot, so that two recipes of the same shape have equal code whatever their numbers and seeds.
-    """
-
-    code: tuple[tuple[Any, ...], ...]
-    outputs: tuple[int, ...]
-    scalars: tuple[Recipe, ...]
-    noises: tuple[Noise, ...]
-
-
-def lower(outputs: Sequence[Recipe]) -> Program:
-    """Recipes to one program; a subtree that is shared by identity is computed once."""
-    code: list[tuple[Any, ...]] = []
-    scalars: list[Recipe] = []
-    noises: list[Noise] = []
-    done: dict[int, int] = {}
-    keep: list[Recipe] = []  # `done` is keyed by id: nothing may be freed while it is in use
-
-    def emit(*instruction: Any) -> int:
-        code.append(instruction)
-        return len(code) - 1
-
-    def number(x: Recipe) -> int:
-        scalars.append(x)
-        return len(scalars) - 1
-
-    def stream(z: Noise) -> int:
-        noises.append(z)
-        return len(noises) - 1
-
-    def visit(x: Recipe) -> int:
-        if id(x) not in done:
-            keep.append(x)
-            done[id(x)] = build(x)
-        return done[id(x)]
-
-    def build(x: Recipe) -> int:
-        match x:
-            case Theta():
-                return emit("theta")
-            case Field(path=path):
-                return emit("field", path)
-            case Constant() | PerTensor():
-                return emit("scalar", number(x))
-            case Noise():
-                return emit("noise", x.kind, stream(x), number(Constant(1.0)))
-            case WeightedSum(terms=terms, power=power):
-                slots = tuple((z.kind, stream(z), number(Constant(c))) for c, z in terms)
-                return emit("weighted_sum", power, slots)
-            case Op(name="mul", args=(c, Noise() as z)) if _scalar(c):
-                return emit("noise", z.kind, stream(z), number(c))
-            case Op(name=name, args=args):
-                return emit(name, *[visit(a) for a in args])
-        raise RecipeError(f"not a recipe: {x!r}")
-
-    out = tuple(visit(x) for x in outputs)
-    return Program(tuple(code), out, tuple(scalars), tuple(noises))
-
-
 def scalar_at(x: Recipe, tensor: str) -> float:
     """The number that stands for `x` on one tensor."""
     if isinstance(x, Constant):
@@ -362,94 +375,3 @@ def scalar_at(x: Recipe, tensor: str) -> float:
         return x.values[tensor]
     except KeyError:
         raise RecipeError(f"no per-tensor value for {tensor!r}") from None
-
-
-class Chunk(Protocol):
-    """What a program reads while it is evaluated on one piece of one tensor."""
-
-    dtype: torch.dtype
-
-    def theta(self) -> Tensor: ...
-    def field(self, path: str) -> Tensor: ...
-    def units(self, kind: str, slot: int) -> Tensor: ...
-
-
-_TORCH: dict[str, Callable[..., Tensor]] = {
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "abs": torch.abs,
-    "sign": torch.sign,
-    "le": torch.le,
-    "lt": torch.lt,
-    "ge": torch.ge,
-    "gt": torch.gt,
-}
-_MIRROR = {"le": "ge", "lt": "gt", "ge": "le", "gt": "lt"}
-
-
-def run(program: Program, scalars: Sequence[float], chunk: Chunk) -> list[Tensor | float]:
-    """Evaluate a program on one chunk. `scalars` are the numbers by slot; results are tensors in `chunk.dtype`, or a
-    float where a recipe is one number for the whole tensor."""
-    v: list[Tensor | float] = []
-    dtype = chunk.dtype
-
-    def scaled(kind: str, slot: int, value: float) -> Tensor:
-        return chunk.units(kind, slot).to(dtype).mul_(noise.coefficient(value, kind, dtype))
-
-    for name, *a in program.code:
-        if name == "theta":
-            x: Any = chunk.theta()
-        elif name == "field":
-            x = chunk.field(a[0])
-        elif name == "scalar":
-            x = scalars[a[0]]
-        elif name == "noise":
-            x = scaled(a[0], a[1], scalars[a[2]])
-        elif name == "weighted_sum":
-            x = None
-            for kind, slot, number in a[1]:
-                if a[0] == 1:
-                    term = scaled(kind, slot, scalars[number])
-                else:
-                    z = scaled(kind, slot, 1.0)
-                    term = z.mul_(z).mul_(scalars[number])
-                x = term if x is None else x.add_(term)
-        elif name == "div":
-            p, q = v[a[0]], v[a[1]]
-            x = (_double(p) / _double(q)).to(dtype)
-        elif name == "sqrt":
-            x = _double(v[a[0]]).sqrt().to(dtype)  # type: ignore[union-attr]
-        elif name in ("maximum", "minimum"):
-            x = _extremum(name, v[a[0]], v[a[1]])
-        elif name == "where":
-            c, p, q = (v[i] for i in a)
-            if isinstance(c, float):
-                x = p if c else q
-            else:
-                x = torch.where(c if c.dtype == torch.bool else c != 0, p, q).to(dtype)
-        else:
-            args = [v[i] for i in a]
-            if isinstance(args[0], float) and len(args) == 2:  # torch wants its tensor first
-                if name == "sub":
-                    x = torch.sub(torch.full_like(args[1], args[0]), args[1])
-                else:
-                    x = _TORCH[_MIRROR.get(name, name)](args[1], args[0])
-            else:
-                x = _TORCH[name](*args)
-            if name not in _BOOLEAN and x.dtype != dtype:  # arithmetic on a condition counts it as 0 or 1
-                x = x.to(dtype)
-        v.append(x)
-    return [v[i] for i in program.outputs]
-
-
-def _double(x: Tensor | float) -> Any:
-    return x if isinstance(x, float) else x.double()
-
-
-def _extremum(name: str, a: Any, b: Any) -> Tensor:
-    if isinstance(a, float):
-        a, b = b, a
-    if isinstance(b, float):
-        return torch.clamp_min(a, b) if name == "maximum" else torch.clamp_max(a, b)
-    return torch.maximum(a, b) if name == "maximum" else torch.minimum(a, b)

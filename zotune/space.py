@@ -1,12 +1,13 @@
 """The space of tuned weights: reading, probing, and the only place that writes them.
 
-While points are probed the base weights are read-only: a point is written to one reused copy and swapped in, so nothing
-is ever restored by subtraction and an exception anywhere leaves every bit as it was. The single write is `assign`, once
-a step, chunk by chunk, with every right-hand side read before anything in the chunk is written. Below float32 that
-write, and every probe, rounds stochastically with the step's own stream: an accepted candidate is written exactly as it
-was evaluated, and small updates are kept on average instead of lost.
+While points are probed the base weights are read-only: a point is written to reused scratch and swapped in, either
+module by module while a forward pass is under way (`probing`) or all at once into one copy, so nothing is ever restored
+by subtraction and an exception anywhere leaves every bit as it was. The single write is `assign`, once a step, piece by
+piece, with every right-hand side read before anything in the piece is written. Below float32 that write, and every
+probe, rounds stochastically with the step's own stream: an accepted candidate is written exactly as it was evaluated,
+and small updates are kept on average instead of lost.
 
-Memory: one copy of the tuned weights, plus the fields that the optimizer declares.
+Memory: the scratch or one copy of the tuned weights, plus the fields that the optimizer declares.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from zotune import keys, noise
-from zotune.errors import RecipeError, UsageError
-from zotune.recipe import Field, PerTensor, Program, Recipe, TensorInfo, Theta, lower, run, scalar_at
+from zotune.errors import UsageError
+from zotune.evaluation import Evaluation, compute_dtype
+from zotune.kernels import CHUNK, Kernels
+from zotune.probing import InForward, outputs_of, same_outputs
+from zotune.program import Output
+from zotune.recipe import Field, Noise, Only, PerTensor, Recipe, TensorInfo, Theta, scalar_at
 from zotune.state import map_recipes
-
-CHUNK = 1 << 18
-"""Elements evaluated at a time: a few megabytes of temporaries, small enough for the cache. A power of two >= 32, so
-that a chunk never straddles a noise block."""
 
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod|base_layer|_fsdp_wrapped_module)\.")
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
@@ -80,12 +81,17 @@ class Space:
     """The tuned tensors of one module.
 
     module: any torch module; its floating-point parameters that require grad are tuned, or those for which
-    `select(TensorInfo)` is true. seed: the run seed, part of every noise key. Raises UsageError where nothing is
-    left to tune.
+    `select(TensorInfo)` is true. seed: the run seed, part of every noise key. compile: whether recipes are compiled.
+    Raises UsageError where nothing is left to tune.
     """
 
     def __init__(
-        self, module: nn.Module, seed: int, select: Callable[[TensorInfo], bool] | None = None, chunk: int = CHUNK
+        self,
+        module: nn.Module,
+        seed: int,
+        select: Callable[[TensorInfo], bool] | None = None,
+        chunk: int = CHUNK,
+        compile: bool = False,
     ) -> None:
         if chunk < 32 or chunk & (chunk - 1):
             raise UsageError(f"chunk must be a power of two of at least 32, got {chunk}")
@@ -97,10 +103,13 @@ class Space:
         }
         if not chosen:
             raise UsageError("no weight is left to tune", hint="loosen --tune, or set requires_grad on some parameters")
-        self.seed, self.chunk, self.step = seed, chunk, -1
+        self.seed, self.step = seed, -1
+        self.module = module
+        self.kernels = Kernels(compile, chunk)
         self.params: dict[str, nn.Parameter] = chosen
         self.theta = Theta(tuple(infos[name] for name in chosen))
         self.fields: dict[str, dict[str, Tensor]] = {}
+        self.in_forward: InForward | None = None
         self._keys = {name: keys.name_key(name) for name in chosen}
         if len(set(self._keys.values())) != len(self._keys):
             raise UsageError("two parameter names have the same 64-bit hash; rename one")
@@ -117,24 +126,26 @@ class Space:
 
     def value(self, recipe: Recipe) -> dict[str, Tensor]:
         """The recipe as tensors, by name, in the dtype of its arithmetic. For tests and inspection: it allocates."""
-        out = {name: torch.empty(p.shape, dtype=_compute(p.dtype), device=p.device) for name, p in self.params.items()}
-        self._evaluate([recipe], lambda name, part, values: _fill(out[name].view(-1)[part], values[0]))
+        out = {
+            name: torch.empty(p.shape, dtype=compute_dtype(p.dtype), device=p.device) for name, p in self.params.items()
+        }
+        evaluation = self.evaluation([Output(recipe, "out")])
+        for name, x in out.items():
+            evaluation.run(name, [x.view(-1)])
         return out
 
     def reduce(self, recipe: Recipe, fn: Callable[[Sequence[Tensor]], float]) -> dict[str, float]:
         """One float a tensor: `fn` of the recipe's float64 chunks. Sums over chunks may differ in the last bits between
         machines, which is why whoever calls this journals the result."""
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.params}
-
-        def collect(name: str, part: slice, values: list[Any]) -> None:
-            x = values[0]
-            like = self.params[name].view(-1)[part]
-            parts[name].append(x.double() if isinstance(x, Tensor) else torch.full_like(like, x, dtype=torch.float64))
-
-        out = {}
-        for name in self.params:
-            self._evaluate([recipe], collect, only=name)
-            out[name] = fn(parts.pop(name))
+        evaluation, out = self.evaluation([Output(recipe, "out")]), {}
+        for name, p in self.params.items():
+            parts = []
+            for start in range(0, p.numel(), self.kernels.chunk):
+                count = min(self.kernels.chunk, p.numel() - start)
+                part = torch.empty(count, dtype=compute_dtype(p.dtype), device=p.device)
+                evaluation.run(name, [part], start)
+                parts.append(part.double())
+            out[name] = fn(parts)
         return out
 
     def digest(self) -> str:
@@ -148,23 +159,66 @@ class Space:
     # -- probing -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def at(self, point: Recipe) -> Iterator[None]:
-        """The module's weights are those of `point` inside the block, and untouched after it, whatever happens."""
+    def at(self, point: Recipe, forwards: int = 2) -> Iterator[None]:
+        """The module's weights are those of `point` inside the block, and untouched after it, whatever happens.
+
+        forwards: forward passes that the block is going to make. For one, the weights are swapped in while it is under
+        way, where `probe_in_forward` has found that to work; for more they are written once, to a copy.
+        """
         if isinstance(point, Theta):
             yield
             return
-        if not self._copy:
-            self._copy = {name: torch.empty_like(p.data) for name, p in self.params.items()}
-        copy = self._copy
-        self._evaluate([point], lambda name, part, values: self._store(copy[name].view(-1), name, part, values[0]))
+        probes = self.in_forward if forwards == 1 else None
+        evaluation = self.evaluation([Output(point, "out", rounded=True)])
+        copied = list(self.params) if probes is None else [n for n in self.params if n not in probes.names]
+        for name in copied:
+            if name not in self._copy:
+                self._copy[name] = torch.empty_like(self.params[name].data)
+            evaluation.run(name, [self._copy[name].view(-1)])
         base = {name: p.data for name, p in self.params.items()}
         try:
-            for name, p in self.params.items():
-                p.data = copy[name]
-            yield
+            for name in copied:
+                self.params[name].data = self._copy[name]
+            with probes.probing(evaluation.run) if probes else contextlib.nullcontext():
+                yield
         finally:
             for name, p in self.params.items():
                 p.data = base[name]
+
+    def probe_in_forward(self, forward: Callable[[], Any]) -> list[str]:
+        """Find out which tensors may be probed while a forward pass is under way, and do so from now on.
+
+        forward: one forward pass as the objective makes it; what the module returned in it is compared. A tensor
+        qualifies where base weights of NaN, and scratch that is NaN again when its module is left, change no bit of the
+        output: no one reads it but the module that owns it, while it runs. Returns the names that do not qualify and
+        are probed by copy, as before.
+        """
+        self.in_forward = None
+        point = self.theta + 1e-3 * Noise("normal", -1, 1 << 20)
+        with outputs_of(self.module) as expected, InForward.watch(self.module) as called, self.at(point):
+            forward()
+        if not expected:  # the objective does not call the module as a whole: nothing to compare
+            return list(self.params)
+        found = InForward(self.module, self.params, called)
+
+        def agrees(names: Sequence[str]) -> bool:
+            found.names = frozenset(names)
+            self.in_forward = found
+            try:
+                with found.poisoned(), outputs_of(self.module) as got, self.at(point, 1):
+                    forward()
+            except Exception:
+                return False
+            finally:
+                self.in_forward = None
+            return same_outputs(expected, got)
+
+        bad = _culprits(list(self.params), agrees)
+        found.names = frozenset(self.params) - set(bad)
+        if found.names:
+            self.in_forward = found
+            self._copy = {n: c for n, c in self._copy.items() if n in bad}
+        return bad
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -174,8 +228,12 @@ class Space:
         The pass cannot be torn by Ctrl-C: the interrupt is delivered after it.
         """
         targets: dict[str, Recipe] = {}
+        masks: dict[str, PerTensor] = {}
 
         def place(path: str, recipe: Recipe) -> Field:
+            if isinstance(recipe, Only):
+                masks[path] = recipe.mask
+                recipe = recipe.recipe
             if not (isinstance(recipe, Field) and recipe.path == path):
                 targets[path] = recipe
             return Field(path)
@@ -183,25 +241,19 @@ class Space:
         kept: set[str] = set()
         new_state = map_recipes(state, place)
         map_recipes(new_state, lambda path, _: kept.add(path))
-        fields = {path: self.fields.get(path) or self._allocate() for path in targets}
-        outputs = [theta, *targets.values()]
-        if isinstance(theta, Theta):
-            outputs = outputs[1:]
-
-        leaves = [isinstance(r, Theta | Field) for r in outputs]
-
-        def write(name: str, part: slice, values: list[Any]) -> None:
-            values = [v.clone() if leaf else v for v, leaf in zip(values, leaves, strict=True)]  # no views of targets
-            if not isinstance(theta, Theta):
-                self._store(self.params[name].data.view(-1), name, part, values[0])
-                values = values[1:]
-            for path, value in zip(targets, values, strict=True):
-                _fill(fields[path][name].view(-1)[part], value)
-
+        old = self.fields
+        for path, recipe in targets.items():
+            if path not in masks and isinstance(recipe, Field) and recipe.path in old:
+                masks[path] = PerTensor({n: float(n in old[recipe.path]) for n in self.params})
+        fields = {path: self._allocate(path, masks.get(path)) for path in targets}
+        outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", rounded=True)]
+        outputs += [Output(recipe, f"field {path}") for path, recipe in targets.items()]
         with _uninterrupted():
             if outputs:
-                self._evaluate(outputs, write)
-            self.fields = {p: f for p, f in {**self.fields, **fields}.items() if p in kept}
+                evaluation = self.evaluation(outputs, {**old, **fields})
+                for name in self.params:
+                    evaluation.run(name)
+            self.fields = {path: f for path, f in {**old, **fields}.items() if path in kept}
         return new_state
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -213,81 +265,37 @@ class Space:
         """A copy of the tuned weights on the CPU."""
         return {name: p.data.detach().to("cpu", copy=True) for name, p in self.params.items()}
 
-    def _allocate(self) -> dict[str, Tensor]:
-        return {n: torch.zeros(p.shape, dtype=_compute(p.dtype), device=p.device) for n, p in self.params.items()}
+    def _allocate(self, path: str, mask: PerTensor | None) -> dict[str, Tensor]:
+        known = self.fields.get(path, {})
+        names = [n for n in self.params if mask is None or scalar_at(mask, n)]
+        return {n: known[n] if n in known else self._empty_field(self.params[n]) for n in names}
 
-    def _store(self, flat: Tensor, name: str, part: slice, value: Any) -> None:
-        if isinstance(value, Tensor) and flat.dtype != value.dtype:
-            key = noise.stream_key(self.seed, self.step, 0, "rounding", self._keys[name])
-            words = noise.units("rounding", key, part.start, value.numel(), value.device)
-            value = round_stochastically(value, flat.dtype, words)
-        _fill(flat[part], value)
+    @staticmethod
+    def _empty_field(p: Tensor) -> Tensor:
+        return torch.zeros(p.shape, dtype=compute_dtype(p.dtype), device=p.device)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _evaluate(
-        self, recipes: Sequence[Recipe], sink: Callable[[str, slice, list[Any]], None], only: str | None = None
-    ) -> None:
-        """Run the recipes over every tensor, chunk by chunk, and hand the values to `sink`."""
-        program = lower(recipes)
-        with torch.no_grad():
-            for name in [only] if only else self.params:
-                p = self.params[name]
-                flat = p.data.view(-1)
-                scalars = [scalar_at(s, name) for s in program.scalars]
-                keys = [noise.stream_key(self.seed, z.step, z.draw, z.kind, self._keys[name]) for z in program.noises]
-                for start in range(0, flat.numel(), self.chunk):
-                    part = slice(start, min(start + self.chunk, flat.numel()))
-                    sink(name, part, run(program, scalars, _Chunk(self, name, flat, part, keys)))
+    def key(self, name: str, z: Noise) -> int:
+        """The 64-bit key of one tensor's noise; rounding belongs to the step under way."""
+        step = self.step if z.kind == "rounding" else z.step
+        return noise.stream_key(self.seed, step, z.draw, z.kind, self._keys[name])
+
+    def evaluation(
+        self, outputs: Sequence[Output], fields: Mapping[str, Mapping[str, Tensor]] | None = None
+    ) -> Evaluation:
+        base = {name: p.data for name, p in self.params.items()}
+        return Evaluation(outputs, base, self.fields if fields is None else fields, self.kernels, self.key)
 
 
-class _Chunk:
-    """One piece of one tensor, as `recipe.run` reads it."""
-
-    def __init__(self, space: Space, name: str, flat: Tensor, part: slice, keys: list[int]) -> None:
-        self._space, self._name, self._flat, self._part, self._keys = space, name, flat, part, keys
-        self.dtype = _compute(flat.dtype)
-
-    def theta(self) -> Tensor:
-        return self._flat[self._part].to(self.dtype)
-
-    def field(self, path: str) -> Tensor:
-        try:
-            return self._space.fields[path][self._name].view(-1)[self._part]
-        except KeyError:
-            raise RecipeError(f"no field {path!r} is stored; fields: {sorted(self._space.fields)}") from None
-
-    def units(self, kind: str, slot: int) -> Tensor:
-        start, stop = self._part.start, self._part.stop
-        return noise.units(kind, self._keys[slot], start, stop - start, self._flat.device)
-
-
-def _compute(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _fill(target: Tensor, value: Any) -> None:
-    if isinstance(value, Tensor):
-        target.copy_(value)
-    else:
-        target.fill_(value)
-
-
-def round_stochastically(x: Tensor, dtype: torch.dtype, words: Tensor) -> Tensor:
-    """float32 `x` rounded to bfloat16 or float16, up or down with probability by distance; int32 `words` decide.
-
-    Values that the dtype holds exactly stay as they are.
-    """
-    if dtype == torch.bfloat16:
-        bits = x.view(torch.int32)
-        return (bits + (words & 0xFFFF)).bitwise_and_(-0x10000).view(torch.float32).to(dtype)
-    if dtype == torch.float16:
-        exponent = ((x.view(torch.int32) >> 23) & 0xFF).clamp_min_(127 - 14)  # subnormals share the smallest quantum
-        quantum = ((exponent - 10) << 23).view(torch.float32)
-        uniform = (words & 0x1FFF).to(torch.float32) * 2.0**-13
-        rounded = torch.floor(x / quantum + uniform) * quantum
-        return torch.where(torch.isfinite(x), rounded, x).to(dtype)
-    raise UsageError(f"weights of dtype {dtype} cannot be tuned; use float32, bfloat16, float16 or float64")
+def _culprits(names: list[str], agrees: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The names that no agreeing set may hold, by halving."""
+    if agrees(names):
+        return []
+    if len(names) == 1:
+        return names
+    half = len(names) // 2
+    return _culprits(names[:half], agrees) + _culprits(names[half:], agrees)
 
 
 @contextlib.contextmanager
@@ -309,4 +317,4 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-__all__ = ["CHUNK", "PerTensor", "Program", "Space", "canonical_name", "describe", "named_tensors"]
+__all__ = ["CHUNK", "Space", "canonical_name", "describe", "named_tensors"]

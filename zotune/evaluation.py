@@ -1,0 +1,218 @@
+"""Recipes on tensors: lowered once, then run piece by piece on any tensor, or on some rows of it.
+
+Joins programs with the numbers, keys, fields and buffers that they read. Knows tensors by name; knows no module and no
+step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zotune import noise
+from zotune.errors import RecipeError
+from zotune.kernels import Fused, Kernels, Numbers, padded_keys, padded_scalars, sum_batches
+from zotune.program import BATCH, Output, Program, factor_value, lower, sum_scalars, sum_text
+from zotune.recipe import Noise, WeightedSum, scalar_at
+
+Key = Callable[[str, Noise], int]
+"""The 64-bit key of a stream for a tensor, by name."""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What arithmetic on weights of this dtype is done in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Evaluation:
+    """Recipes made ready to run on every tensor: lowered once, their numbers and keys gathered in one table."""
+
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        base: Mapping[str, Tensor],
+        fields: Mapping[str, Mapping[str, Tensor]],
+        kernels: Kernels,
+        key: Key,
+    ) -> None:
+        self._base, self._fields, self._kernels, self._key = base, fields, kernels, key
+        self._factors: dict[tuple[int, str], tuple[Tensor, Tensor] | None] = {}
+        whole = lower(outputs)
+        used = [w.removeprefix("field ") for w in whole.inputs if w.startswith("field ")]
+        if unknown := [path for path in used if path not in fields]:
+            raise RecipeError(f"no field {unknown[0]!r} is stored; fields: {sorted(fields)}")
+        self._group: dict[str, _Group] = {}
+        members: dict[tuple[frozenset[str], torch.device, torch.dtype], list[str]] = {}  # of one kind all over
+        for name, p in base.items():
+            missing = {f"field {path}" for path in used if name not in fields[path]}
+            missing |= {f"outer {j}" for j in range(len(whole.outers)) if self._outer(whole, j, name) is None}
+            members.setdefault((frozenset(missing), p.device, p.dtype), []).append(name)
+        for (absent, device, dtype), names in members.items():
+            kept = [o for o in outputs if o.target not in absent]
+            if kept:
+                program = lower(kept, absent) if absent else whole
+                self._group |= dict.fromkeys(names, _Group(program, names, device, compute_dtype(dtype), key))
+
+    def run(self, name: str, outs: Sequence[Tensor] = (), start: int = 0, rows: Tensor | None = None) -> None:
+        """Evaluate on one tensor.
+
+        outs: flat tensors for the outputs that go to tensors of their own; they may hold a part only, from element
+        `start` on, or those rows of the tensor (an int64 vector) alone.
+        """
+        group = self._group.get(name)
+        if group is None:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            if rows is not None:
+                self._run_rows(group, name, outs[0], rows)
+                return
+            count = outs[0].numel() if outs else self._base[name].numel()
+            step = self._kernels.piece(group.program.buffered)
+            for first in range(start, start + count, step):
+                part = slice(first, min(first + step, start + count))
+                own = outs if part.stop - part.start == count else [x[first - start : part.stop - start] for x in outs]
+                s, k, numbers = group.row(name, first)
+                group.call(self._kernels, self._inputs(group.program, name, part, own), s, k, numbers)
+
+    def _inputs(self, program: Program, name: str, part: slice, outs: Sequence[Tensor]) -> list[Tensor]:
+        found = []
+        for what, which in program.reads:
+            if what == "theta":
+                found.append(_part(self._base[name], part))
+            elif what == "field":
+                found.append(_part(self._fields[which][name], part))
+            elif what == "out":
+                found.append(outs[int(which)])
+            elif what == "sum":
+                found.append(self._sum(program.sums[int(which)], name, part))
+            else:
+                found.append(self._product(program, int(which), name, part))
+        return found
+
+    def _run_rows(self, group: _Group, name: str, out: Tensor, rows: Tensor) -> None:
+        """`rows` of a matrix alone: as the whole tensor would be, by the elements' own places."""
+        program, base = group.program, self._base[name]
+        width = base.shape[1]
+        index = (rows[:, None] * width + torch.arange(width, device=rows.device)).view(-1)
+        place = (index & 0xFFFFFFFF).to(torch.int32)
+        gathered = []
+        for what, which in program.reads:
+            if what == "out":
+                gathered.append(out)
+            else:
+                whole = base if what == "theta" else self._fields[which][name]
+                gathered.append(whole.index_select(0, rows).view(-1))
+        s, _, numbers = group.row(name, 0)
+        rowwise = Numbers(numbers.scalars, numbers.keys, place)
+        self._kernels.plain(program.text, group.dtype)(*gathered, *rowwise.arguments(s))
+
+    def rowwise(self, name: str) -> bool:
+        """Whether `run(rows=...)` is possible: nothing but elementwise inputs, and one noise block."""
+        group = self._group[name]
+        return not group.program.buffered and self._base[name].numel() <= noise.BLOCK
+
+    # -- what a kernel reads, computed piece by piece ------------------------------------------------------------------
+
+    def _sum(self, x: WeightedSum, name: str, part: slice) -> Tensor:
+        p = self._base[name]
+        dtype = compute_dtype(p.dtype)
+        out = torch.zeros(part.stop - part.start, dtype=dtype, device=p.device)
+        place = part.start % noise.BLOCK
+        for kind, terms in sum_batches([z.kind for _, z in x.terms]):
+            scalars: list[float] = []
+            halves: list[int] = []
+            for j in terms:
+                c, z = x.terms[j]
+                scalars += sum_scalars(c, kind, x.power, dtype)
+                halves += noise.block_key(self._key(name, z), part.start)
+            padding = 2 * BATCH - len(scalars)
+            scalars += [0.0] * padding
+            halves += [0] * padding
+            s = torch.tensor(scalars, dtype=torch.float64, device=p.device)
+            k = torch.tensor(padded_keys(halves, place), dtype=torch.int32, device=p.device)
+            text = sum_text(kind, x.power)
+            fused = self._kernels.fused(text, dtype, [out], s, k) if out.numel() > 1 else None
+            if fused:
+                fused(out, s, k)
+            else:
+                self._kernels.plain(text, dtype)(out, *Numbers(scalars, halves, place).arguments(s))
+        return out
+
+    def _outer(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
+        if (j, name) not in self._factors:
+            self._factors[j, name] = self._factor_pair(program, j, name)
+        return self._factors[j, name]
+
+    def _factor_pair(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
+        x, p = program.outers[j], self._base[name]
+        key = lambda z: self._key(name, z)  # noqa: E731
+        left = factor_value(x.left, name, key, p.device)
+        right = factor_value(x.right, name, key, p.device)
+        if left is None or right is None:
+            return None
+        if left.shape[1] != right.shape[1] or left.shape[0] * right.shape[0] != p.numel():
+            raise RecipeError(f"outer: {tuple(left.shape)} and {tuple(right.shape)} make no {tuple(p.shape)} ({name})")
+        return left, right
+
+    def _product(self, program: Program, j: int, name: str, part: slice) -> Tensor:
+        found = self._outer(program, j, name)
+        assert found is not None
+        left, right = found
+        width = right.shape[0]
+        first, last = part.start // width, -(-part.stop // width)
+        product = (left[first:last] @ right.T).view(-1)[part.start - first * width :][: part.stop - part.start]
+        return product.to(compute_dtype(self._base[name].dtype))
+
+
+def _part(x: Tensor, part: slice) -> Tensor:
+    flat = x.view(-1)
+    return flat if part.stop - part.start == flat.numel() else flat[part]
+
+
+class _Group:
+    """A program and the tensors that it runs on, with the table of their numbers and keys."""
+
+    def __init__(
+        self, program: Program, names: Sequence[str], device: torch.device, dtype: torch.dtype, key: Key
+    ) -> None:
+        self.program, self.dtype = program, dtype
+        self._fused: Fused | Literal[False] | None = None  # unknown before the first call
+        self._rows = {name: i for i, name in enumerate(names)}
+        self._scalars = [
+            [
+                noise.coefficient(scalar_at(x, name), kind, self.dtype) if kind else scalar_at(x, name)
+                for x, kind in program.scalars
+            ]
+            for name in names
+        ]
+        self._keys = [[key(name, z) for z in program.streams] for name in names]
+        self._halves = [[h for k in row for h in noise.block_key(k, 0)] for row in self._keys]
+        table = torch.tensor([padded_scalars(row) for row in self._scalars], dtype=torch.float64)
+        self._s = table.to(device).unbind(0)
+        self._k = torch.tensor([padded_keys(row, 0) for row in self._halves], dtype=torch.int32).to(device).unbind(0)
+
+    def call(self, kernels: Kernels, tensors: Sequence[Tensor], s: Tensor, k: Tensor, numbers: Numbers) -> None:
+        """Run the program on flat tensors of one piece."""
+        if tensors[0].numel() > 1:
+            if self._fused is None:
+                self._fused = kernels.fused(self.program.text, self.dtype, tensors, s, k) or False
+            if self._fused:
+                self._fused(*tensors, s, k)
+                return
+        kernels.plain(self.program.text, self.dtype)(*tensors, *numbers.arguments(s))
+
+    def row(self, name: str, start: int) -> tuple[Tensor, Tensor, Numbers]:
+        """(s, k, the same on the host) of one tensor, for elements from `start` on."""
+        i = self._rows[name]
+        if start == 0:
+            return self._s[i], self._k[i], Numbers(self._scalars[i], self._halves[i], 0)
+        halves = [h for key in self._keys[i] for h in noise.block_key(key, start)]
+        place = start % noise.BLOCK
+        k = torch.tensor(padded_keys(halves, place), dtype=torch.int32, device=self._k[i].device)
+        return self._s[i], k, Numbers(self._scalars[i], halves, place)
+
+
+__all__ = ["Evaluation", "Key", "compute_dtype"]

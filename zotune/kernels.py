@@ -1,0 +1,194 @@
+"""Running programs: as they stand, or compiled into one kernel each.
+
+A compiled program is one pass over memory, noise included; it is compiled once for all tensors and for all numbers. A
+new program is first run both ways on made-up weights, and is used only where every bit agrees. Whatever goes wrong with
+a compiler (none installed, an error, other bits, too many recompilations) costs time and nothing else: the same text
+runs as it stands, and `notes` says why.
+
+This module knows flat tensors and programs; it knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune import noise
+from zotune.program import BATCH, Program, function
+
+CHUNK = 1 << 18
+"""Elements that an uncompiled program takes at a time: a few megabytes of temporaries, small enough for the cache. A
+power of two >= 32, so that a chunk never straddles a noise block."""
+PIECE = 1 << 30
+"""Elements that a compiled program takes at a time: 32-bit indices reach so far."""
+BUFFERED = 1 << 20
+"""The same where a program reads buffers of its own size (sums, outer products)."""
+WORTH = 5e9
+"""Elements to be evaluated in a run from which compiling pays: eager evaluation takes some 8 ns an element more, so
+these are 40 s of work against some 15 s of compiling at worst."""
+
+Signature = tuple[str, torch.dtype, tuple[tuple[torch.dtype, torch.device], ...]]
+
+
+class Kernels:
+    """Makes programs callable.
+
+    compile: whether to compile at all. compilations, recompilations: how often the compiler was entered in all, and
+    again for a program that it knew (0 where all is well). seconds: what compiling took. notes: what went wrong.
+    """
+
+    def __init__(self, compile: bool = False, chunk: int = CHUNK) -> None:
+        self.compile, self.chunk = compile, chunk
+        self.compilations = self.recompilations = 0
+        self.seconds = 0.0
+        self.notes: list[str] = []
+        self._plain: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
+        self._fused: dict[Signature, Fused | None] = {}
+
+    def piece(self, buffered: bool) -> int:
+        """Elements a call takes."""
+        if not self.compile:
+            return self.chunk
+        return BUFFERED if buffered else PIECE
+
+    def plain(self, text: str, dtype: torch.dtype) -> Callable[..., None]:
+        """The text's function as it stands: called with flat tensors, numbers and keys (`Numbers.arguments`)."""
+        key = (text, dtype)
+        if key not in self._plain:
+            self._plain[key] = function(text, dtype, fused=False)
+        return self._plain[key]
+
+    def fused(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused | None:
+        """The same compiled, for tensors of these dtypes on these devices; None where that is off or fails. Called with
+        (*tensors, s, k): at least two elements each, numbers and keys as tensors."""
+        if not self.compile:
+            return None
+        signature = (text, dtype, tuple((x.dtype, x.device) for x in tensors))
+        if signature not in self._fused:
+            began = time.monotonic()
+            try:
+                self._fused[signature] = self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k)
+            except Exception as error:
+                self._fused[signature] = None
+                why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                note = f"compiling failed; the same bits are computed uncompiled, more slowly ({why})"
+                if note not in self.notes:
+                    self.notes.append(note)
+            self.seconds += time.monotonic() - began
+        return self._fused[signature]
+
+    def _build(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused:
+        from torch._inductor.compile_fx import compile_fx
+
+        entered: list[tuple[Fused, tuple[Any, ...]]] = []
+
+        def backend(graph: Any, inputs: Any) -> Fused:
+            self.compilations += 1
+            self.recompilations += bool(entered)
+            kernel: Any = compile_fx(graph, inputs)
+
+            def first(*given: Any) -> Any:
+                entered.append((kernel, given))
+                return kernel(*given)
+
+            return first
+
+        # fullgraph: an error, where torch would otherwise fall back to eager without a word
+        guarded = torch.compile(function(text, dtype, fused=True), backend=backend, dynamic=True, fullgraph=True)
+        values = [_made_up(x, j) for j, x in enumerate(tensors)]
+        expected = [x.clone() for x in values]
+        guarded(*values, s, k)
+        self.plain(text, dtype)(*expected, *Numbers.of(s, k).arguments(s))
+        for a, b in zip(values, expected, strict=True):
+            if not torch.equal(a.view(_bits(a.dtype)), b.view(_bits(b.dtype))):
+                raise RuntimeError("the compiler gives other bits")
+        return _direct(entered, [*values, s, k]) or guarded
+
+
+Fused = Callable[..., Any]
+
+
+def _direct(entered: Sequence[tuple[Fused, tuple[Any, ...]]], arguments: Sequence[Tensor]) -> Fused | None:
+    """The kernel itself, without torch's check at every call that its arguments are of the kind it was compiled for:
+    they always are (`Kernels.fused`), and the check costs several times a small tensor's work.
+
+    What the kernel was handed in its first call says in which order it takes tensors and their lengths; None where that
+    does not explain all of it.
+    """
+    if len(entered) != 1:
+        return None
+    kernel, given = entered[0]
+    order: list[tuple[bool, int]] = []
+    for x in given:
+        if isinstance(x, Tensor):
+            found = [j for j, a in enumerate(arguments) if a is x]
+        else:
+            found = [j for j, a in enumerate(arguments) if isinstance(x, int) and a.numel() == x]
+        if not found:
+            return None
+        order.append((isinstance(x, Tensor), found[0]))
+
+    def call(*tensors: Tensor) -> None:
+        kernel(*[tensors[j] if whole else tensors[j].numel() for whole, j in order])
+
+    return call
+
+
+class Numbers:
+    """A program's numbers and keys on the host."""
+
+    __slots__ = ("keys", "place", "scalars")
+
+    def __init__(self, scalars: Sequence[float], keys: Sequence[int], place: int | Tensor) -> None:
+        self.scalars, self.keys, self.place = scalars, keys, place
+
+    @classmethod
+    def of(cls, s: Tensor, k: Tensor) -> Numbers:
+        *keys, place = k.tolist()
+        return cls(s.tolist(), keys, place & 0xFFFFFFFF)
+
+    def arguments(self, s: Tensor) -> tuple[Any, Any]:
+        """(s, k) for an uncompiled call. On a GPU the numbers come from the device: there torch divides by a host
+        number with other bits."""
+        return (self.scalars if s.device.type == "cpu" else list(s.unbind())), [*self.keys, self.place]
+
+
+def padded_scalars(values: Sequence[float]) -> list[float]:
+    """A row of at least two and an even number of scalars: rows stay aligned and no length is special."""
+    return [*values, *([0.0] * (2 - len(values) if len(values) < 2 else len(values) % 2))]
+
+
+def padded_keys(keys: Sequence[int], place: int) -> list[int]:
+    """A row of keys that ends with the place of the first element: a multiple of four words."""
+    return [*keys, *([0] * (-(len(keys) + 1) % 4)), place if place < 1 << 31 else place - (1 << 32)]
+
+
+def sum_batches(kinds: Sequence[str]) -> list[tuple[str, range]]:
+    """Runs of at most BATCH neighbouring terms of one kind, in order."""
+    runs: list[tuple[str, range]] = []
+    start = 0
+    for end in range(1, len(kinds) + 1):
+        if end == len(kinds) or kinds[end] != kinds[start] or end - start == BATCH:
+            runs.append((kinds[start], range(start, end)))
+            start = end
+    return runs
+
+
+def _made_up(like: Tensor, j: int) -> Tensor:
+    """Values such as weights have, with zeros of both signs, equal values and large ones among them."""
+    z = noise.units("normal", noise.stream_key(0, 0, j, "normal", 0), 0, like.numel(), like.device).float() / 7000
+    z[: 1 << 10] = 0.0
+    z[1 << 9 : 1 << 10] *= -1
+    z[1 << 10 : 1 << 11] *= 1e4
+    return z.to(like.dtype)
+
+
+def _bits(dtype: torch.dtype) -> torch.dtype:
+    return {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
+
+
+__all__ = ["BUFFERED", "CHUNK", "PIECE", "WORTH", "Kernels", "Numbers", "Program"]

@@ -1,0 +1,346 @@
+"""Programs: recipes as straight-line code that is written once and run in two ways.
+
+`lower` turns recipes into the text of one Python function over flat tensors. Numbers, seeds and fields come in as
+arguments, so two steps of one optimizer have the same text, whatever they found out. The text is executed chunk by
+chunk as it stands (eager) or compiled into one kernel (`kernels`); either way it is the same operations in the same
+order, and the same bits. A text looks like this one, of theta + c * z:
+
+    def kernel(theta, out0, s, k):
+        i = place(out0, k)
+        v0 = load(theta)
+        u0 = units_normal(i, k[0], k[1])
+        v1 = u0 * s[0]
+        v2 = v0 + v1
+        store(out0, rounded(v2, out0, i, k[2], k[3]))
+
+This module imports recipes and noise; it knows nothing of models, memory or journals.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune import noise
+from zotune.errors import RecipeError, UsageError
+from zotune.recipe import (
+    Constant,
+    Each,
+    Factor,
+    Field,
+    Noise,
+    Only,
+    Op,
+    Outer,
+    PerTensor,
+    Recipe,
+    Theta,
+    WeightedSum,
+)
+
+BATCH = 8
+"""Terms of a weighted sum that one kernel call adds."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a recipe goes: into "theta" or "field NAME" in place, or into a tensor of its own ("out"). `rounded`: what
+    is narrower than the arithmetic is rounded stochastically, with the step's stream."""
+
+    recipe: Recipe
+    target: str
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """One function over flat tensors.
+
+    text: its source. inputs: what its tensor arguments are, in order: "theta", "field NAME", "sum J", "outer J", and
+    "out J" for the J-th output. scalars: the numbers s, each with the kind of noise that it multiplies, if any.
+    streams: what the keys k belong to, two words each; the last word of k is the place of the first element.
+    """
+
+    text: str
+    inputs: tuple[str, ...]
+    scalars: tuple[tuple[Recipe, str | None], ...]
+    streams: tuple[Noise, ...]
+    sums: tuple[WeightedSum, ...]
+    outers: tuple[Outer, ...]
+
+    @functools.cached_property
+    def reads(self) -> tuple[tuple[str, str], ...]:
+        """The inputs as pairs, such as ("field", "m")."""
+        return tuple((what, which) for what, _, which in (i.partition(" ") for i in self.inputs))
+
+    @property
+    def buffered(self) -> bool:
+        """Whether it reads something that is computed piece by piece before."""
+        return bool(self.sums or self.outers)
+
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "le": "<=", "lt": "<", "ge": ">=", "gt": ">"}
+_CONDITIONS = frozenset({"le", "lt", "ge", "gt"})
+
+
+class _Writer:
+    """Writes the text of a program while it walks the recipes; a subtree that is shared by identity is written once."""
+
+    def __init__(self, absent: Collection[str]) -> None:
+        self.absent = absent
+        self.lines: list[str] = []
+        self.inputs: dict[str, str] = {}
+        self.scalars: list[tuple[Recipe, str | None]] = []
+        self.streams: dict[tuple[str, int, int], tuple[int, Noise]] = {}
+        self.sums: list[WeightedSum] = []
+        self.outers: list[Outer] = []
+        self.conditions: set[str] = set()
+        self._done: dict[int, str] = {}
+        self._loaded: dict[str, str] = {}
+        self._keep: list[Recipe] = []  # `_done` is keyed by id: nothing may be freed while it is in use
+        self._count = 0
+
+    def let(self, expression: str) -> str:
+        name = f"v{self._count}"
+        self._count += 1
+        self.lines.append(f"{name} = {expression}")
+        return name
+
+    def argument(self, what: str) -> str:
+        return self.inputs.setdefault(what, "theta" if what == "theta" else f"a{len(self.inputs)}")
+
+    def load(self, what: str) -> str:
+        if what not in self._loaded:
+            self._loaded[what] = self.let(f"load({self.argument(what)})")
+        return self._loaded[what]
+
+    def number(self, x: Recipe, kind: str | None = None) -> str:
+        self.scalars.append((x, kind))
+        return f"s[{len(self.scalars) - 1}]"
+
+    def stream(self, z: Noise) -> str:
+        slot, _ = self.streams.setdefault((z.kind, z.step, z.draw), (len(self.streams), z))
+        return f"k[{2 * slot}], k[{2 * slot + 1}]"
+
+    def units(self, z: Noise) -> str:
+        known = (z.kind, z.step, z.draw) in self.streams
+        keys = self.stream(z)
+        name = f"u{keys}".replace("[", "").replace("]", "").replace(", ", "_")
+        if not known:
+            self.lines.append(f"{name} = units_{z.kind}(i, {keys})")
+        return name
+
+    def visit(self, x: Recipe) -> str:
+        if id(x) not in self._done:
+            self._keep.append(x)
+            self._done[id(x)] = self.build(x)
+        return self._done[id(x)]
+
+    def value(self, x: Recipe) -> str:
+        """As `visit`; a condition counts as 0 or 1."""
+        name = self.visit(x)
+        return f"as_number({name})" if name in self.conditions else name
+
+    def build(self, x: Recipe) -> str:
+        match x:
+            case Theta():
+                return self.load("theta")
+            case Field(path=path):
+                what = f"field {path}"
+                return self.number(Constant(0.0)) if what in self.absent else self.load(what)
+            case Constant() | PerTensor():
+                return self.number(x)
+            case Noise():
+                return self.let(f"{self.units(x)} * {self.number(Constant(1.0), x.kind)}")
+            case WeightedSum(terms=((c, z),), power=1):
+                return self.let(f"{self.units(z)} * {self.number(Constant(c), z.kind)}")
+            case WeightedSum():
+                self.sums.append(x)
+                return self.load(f"sum {len(self.sums) - 1}")
+            case Outer():
+                self.outers.append(x)
+                what = f"outer {len(self.outers) - 1}"
+                return self.number(Constant(0.0)) if what in self.absent else self.load(what)
+            case Op(name="mul", args=(Constant() | PerTensor() as c, Noise() as z)):
+                return self.let(f"{self.units(z)} * {self.number(c, z.kind)}")
+            case Op(name="where", args=(condition, a, b)):
+                test = self.visit(condition)
+                test = test if test in self.conditions else f"{test} != 0"
+                return self.let(f"choose({test}, {self.value(a)}, {self.value(b)})")
+            case Op(name=name, args=args):
+                values = [self.value(a) for a in args]
+                if name not in _INFIX:
+                    return self.let(f"{name}({', '.join(values)})")
+                out = self.let(f"{values[0]} {_INFIX[name]} {values[1]}")
+                if name in _CONDITIONS:
+                    self.conditions.add(out)
+                return out
+            case Only():
+                raise RecipeError("only(...) says what a state keeps; it cannot stand inside arithmetic")
+        raise RecipeError(f"not a recipe: {x!r}")
+
+
+ROUNDING = Noise("rounding", 0, 0)
+"""Stands for the step's rounding stream among a program's streams."""
+
+
+def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
+    """Recipes to one program. absent: inputs ("field NAME", "outer J") that the tensor at hand does not have: they read
+    as 0. Every right-hand side is computed before anything is stored."""
+    w = _Writer(absent)
+    values = [w.value(o.recipe) for o in outputs]
+    stores = []
+    for j, (o, value) in enumerate(zip(outputs, values, strict=True)):
+        target = w.argument(f"out {j}" if o.target == "out" else o.target)
+        if len(outputs) > 1 and isinstance(o.recipe, Theta | Field):
+            value = w.let(f"apart({value})")  # no view of what another line overwrites
+        if o.rounded:
+            value = f"rounded({value}, {target}, i, {w.stream(ROUNDING)})"
+        stores.append(f"store({target}, {value})")
+    arguments = [*w.inputs.values(), "s", "k"]
+    lines = [f"def kernel({', '.join(arguments)}):", f"    i = place({target}, k)"]
+    text = "\n".join([*lines, *(f"    {line}" for line in w.lines + stores)]) + "\n"
+    streams = tuple(z for _, z in w.streams.values())
+    return Program(text, tuple(w.inputs), tuple(w.scalars), streams, tuple(w.sums), tuple(w.outers))
+
+
+def sum_text(kind: str, power: int) -> str:
+    """Adds BATCH terms c * z**power to a buffer; a shorter batch is filled up with c = 0, which changes no bit."""
+    lines = ["def kernel(out, s, k):", "    i = place(out, k)", "    total = load(out)"]
+    for j in range(BATCH):
+        lines.append(f"    z = units_{kind}(i, k[{2 * j}], k[{2 * j + 1}]) * s[{2 * j}]")
+        lines.append(f"    total = total + {'z' if power == 1 else f'(z * z) * s[{2 * j + 1}]'}")
+    return "\n".join([*lines, "    store(out, total)"]) + "\n"
+
+
+def sum_scalars(c: float, kind: str, power: int, dtype: torch.dtype) -> tuple[float, float]:
+    """The two numbers of one term of `sum_text`."""
+    return (noise.coefficient(c if power == 1 else 1.0, kind, dtype), 0.0 if power == 1 else c)
+
+
+def factor_value(x: Factor | Each, tensor: str, key: Callable[[Noise], int], device: torch.device) -> Tensor | None:
+    """A factor of one tensor, or None where it has none. key: the 64-bit key of a stream for this tensor."""
+    if isinstance(x, Factor):
+        if tensor not in x.shapes:
+            return None
+        return noise.factor(key(Noise("factor", x.step, x.draw)), *x.shapes[tensor], device)
+    parts = [factor_value(f, tensor, key, device) for f in x.factors]
+    return None if any(p is None for p in parts) else x.fn(*parts)
+
+
+# -- what the words of a text mean ------------------------------------------------------------------------------------
+
+
+def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
+    """The names that a text uses, for arithmetic in `dtype`.
+
+    fused: for the compiler, by plain operations; otherwise with what is faster when every operation is a pass. Numbers
+    are Python floats or 0-d float64 tensors, and conditions on them Python bools or 0-d bool tensors.
+    """
+
+    def wide(x: Any) -> Any:
+        return x.double() if isinstance(x, Tensor) else x
+
+    def narrow(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype).item()
+
+    def div(a: Any, b: Any) -> Tensor:
+        quotient: Tensor = wide(a) / wide(b)
+        return quotient.to(dtype)
+
+    def sqrt(x: Tensor) -> Tensor:
+        return x.double().sqrt().to(dtype)
+
+    def sign(x: Tensor) -> Tensor:
+        return (x > 0).to(dtype) - (x < 0).to(dtype)
+
+    def choose(condition: Any, a: Any, b: Any) -> Any:
+        if isinstance(condition, Tensor):
+            return torch.where(condition, a, b).to(dtype)
+        return narrow(a if condition else b)
+
+    def maximum(a: Any, b: Any) -> Tensor:
+        return torch.where((a > b) | (a != a), a, b).to(dtype)  # the same zero of two, everywhere
+
+    def minimum(a: Any, b: Any) -> Tensor:
+        return torch.where((a < b) | (a != a), a, b).to(dtype)
+
+    def units(kind: str) -> Callable[..., Tensor]:
+        def of(i: Any, k0: Any, k1: Any) -> Tensor:
+            found = noise.draw(kind, i, k0, k1) if isinstance(i, noise.Span) else noise.draw_at(kind, i, k0, k1)
+            return found.to(dtype)
+
+        def fused_of(i: Tensor, k0: Tensor, k1: Tensor) -> Tensor:
+            return noise.draw_at(kind, i, k0, k1).to(dtype)
+
+        return fused_of if fused else of
+
+    def place(like: Tensor, k: Any) -> Any:
+        if fused:
+            return torch.arange(like.numel(), dtype=torch.int32, device=like.device) + k[-1]
+        return k[-1] if isinstance(k[-1], Tensor) else noise.Span(k[-1], like.numel(), like.device)
+
+    def rounded(x: Any, like: Tensor, i: Any, k0: Any, k1: Any) -> Any:
+        if like.dtype == dtype:
+            return x
+        if not isinstance(x, Tensor) or x.dim() == 0:
+            x = torch.zeros(like.shape, dtype=dtype, device=like.device) + x
+        return round_stochastically(x, like.dtype, words(i, k0, k1))
+
+    def words(i: Any, k0: Any, k1: Any) -> Tensor:
+        return noise.draw("rounding", i, k0, k1) if isinstance(i, noise.Span) else noise.draw_at("rounding", i, k0, k1)
+
+    def store(target: Tensor, value: Any) -> None:
+        if isinstance(value, Tensor):
+            target.copy_(value)
+        else:
+            target.fill_(value)
+
+    return {
+        "torch": torch,
+        "load": lambda x: x.to(dtype),
+        "apart": lambda x: x.clone(),
+        "as_number": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x),
+        "abs": torch.abs,
+        "sqrt": sqrt,
+        "sign": sign,
+        "div": div,
+        "choose": choose,
+        "maximum": maximum,
+        "minimum": minimum,
+        "units_normal": units("normal"),
+        "units_rademacher": units("rademacher"),
+        "place": place,
+        "rounded": rounded,
+        "store": store,
+    }
+
+
+def function(text: str, dtype: torch.dtype, *, fused: bool) -> Callable[..., None]:
+    """The function that a text defines, for arithmetic in `dtype`; a new code object at every call."""
+    names = vocabulary(dtype, fused)
+    exec(compile(text, f"<recipe {abs(hash((text, dtype, fused))):x}>", "exec"), names)
+    found: Callable[..., None] = names["kernel"]
+    return found
+
+
+def round_stochastically(x: Tensor, dtype: torch.dtype, words: Tensor) -> Tensor:
+    """float32 `x` rounded to bfloat16 or float16, up or down with probability by distance; int32 `words` decide.
+
+    Values that the dtype holds exactly stay as they are.
+    """
+    if dtype == torch.bfloat16:
+        rounded = ((x.view(torch.int32) + (words & 0xFFFF)) & -0x10000).view(torch.float32)
+        return torch.where(torch.isfinite(x), rounded, x).to(dtype)
+    if dtype == torch.float16:
+        exponent = ((x.view(torch.int32) >> 23) & 0xFF).clamp_min(127 - 14)  # subnormals share the smallest quantum
+        quantum = ((exponent - 10) << 23).view(torch.float32)
+        uniform = (words & 0x1FFF).to(torch.float32) * 2.0**-13
+        rounded = torch.floor(x / quantum + uniform) * quantum
+        return torch.where(torch.isfinite(x), rounded, x).to(dtype)
+    raise UsageError(f"weights of dtype {dtype} cannot be tuned; use float32, bfloat16, float16 or float64")
