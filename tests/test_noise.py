@@ -22,12 +22,10 @@ def z(kind: str = "normal", seed: int = 0, step: int = 0, draw: int = 0, name: s
 def reference_word(key: int, index: int) -> int:
     """The hash written again with Python integers."""
     low, high = key & 0xFFFFFFFF, key >> 32
-    x = (index ^ low) & 0xFFFFFFFF
-    x = ((x ^ (x >> 17)) * 0xED5AD4BB) & 0xFFFFFFFF
-    x = (x + high) & 0xFFFFFFFF
-    x = ((x ^ (x >> 11)) * 0xAC4C1B51) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x31848BAB) & 0xFFFFFFFF
-    return x ^ (x >> 14)
+    x = (((index ^ low) & 0xFFFFFFFF) * 0xED5AD4BB + high) & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0xAC4C1B51) & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x31848BAB) & 0xFFFFFFFF
+    return x ^ (x >> 16)
 
 
 @pytest.mark.parametrize("start", [0, 5, 2**31 - 40, 2**32 - 64])

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from zotune.hookspecs import hookimpl as hookimpl
     from zotune.objectives import objective as objective
     from zotune.recipe import clip as clip
+    from zotune.recipe import each as each
     from zotune.recipe import maximum as maximum
     from zotune.recipe import minimum as minimum
+    from zotune.recipe import only as only
+    from zotune.recipe import outer as outer
     from zotune.recipe import sign as sign
     from zotune.recipe import sqrt as sqrt
     from zotune.recipe import weighted_sum as weighted_sum
@@ -33,7 +36,10 @@ _HOME = {
     "fit": "zotune.run",
     "evaluate": "zotune.run",
     "Tuner": "zotune.tuner",
-    **dict.fromkeys(("clip", "maximum", "minimum", "sign", "sqrt", "weighted_sum", "where"), "zotune.recipe"),
+    **dict.fromkeys(
+        ("clip", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),
+        "zotune.recipe",
+    ),
 }
 
 __version__ = "0.1.0"
@@ -41,12 +47,15 @@ __all__ = [
     "Tuner",
     "__version__",
     "clip",
+    "each",
     "evaluate",
     "fit",
     "hookimpl",
     "maximum",
     "minimum",
     "objective",
+    "only",
+    "outer",
     "sign",
     "sqrt",
     "weighted_sum",

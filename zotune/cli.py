@@ -100,6 +100,12 @@ def fit(
     device: Annotated[Text, Opt(help="auto, cuda, mps or cpu.")] = None,
     dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
     threads: Annotated[Whole, Opt(help="CPU threads. [torch's choice]")] = None,
+    compile: Annotated[
+        Text, Opt(help="Compile probes and steps: auto (where the run is long enough), on, off.")
+    ] = None,
+    probe: Annotated[
+        Text, Opt(help="forward: perturb weights while a pass runs, without a copy of them; copy; auto.")
+    ] = None,
     trust_remote_code: Annotated[bool, Opt("--trust-remote-code", help="Run code that a hub model brings.")] = False,
     model_revision: Annotated[Text, Opt(help="Branch, tag or commit on the hub.")] = None,
     config_file: Annotated[Text, Opt("--config", "-c", help="YAML with any of these options; flags win.")] = None,

@@ -196,12 +196,20 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    compile: str = "auto"
+    probe: str = "auto"
     trust_remote_code: bool = False
     model_revision: str | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in (None, "maximize", "minimize"):
             raise OptionError(f"--direction must be maximize or minimize, got {self.direction!r}")
+        for name, value, known in (
+            ("compile", self.compile, ("auto", "on", "off")),
+            ("probe", self.probe, ("auto", "forward", "copy")),
+        ):
+            if value not in known:
+                raise OptionError(f"--{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
         positive = ("limit", "max_length", "batch_size", "eval_batch_size", "max_steps", "max_evals", "max_time")
         for name in (*positive, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
             value = getattr(self, name)

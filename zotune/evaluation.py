@@ -16,7 +16,7 @@ from zotune import noise
 from zotune.errors import RecipeError
 from zotune.kernels import Fused, Kernels, Numbers, padded_keys, padded_scalars, sum_batches
 from zotune.program import BATCH, Output, Program, factor_value, lower, sum_scalars, sum_text
-from zotune.recipe import Noise, WeightedSum, scalar_at
+from zotune.recipe import Constant, Noise, WeightedSum, scalar_at
 
 Key = Callable[[str, Noise], int]
 """The 64-bit key of a stream for a tensor, by name."""
@@ -65,17 +65,21 @@ class Evaluation:
         group = self._group.get(name)
         if group is None:
             return
-        with torch.inference_mode(False), torch.no_grad():
-            if rows is not None:
-                self._run_rows(group, name, outs[0], rows)
-                return
-            count = outs[0].numel() if outs else self._base[name].numel()
-            step = self._kernels.piece(group.program.buffered)
-            for first in range(start, start + count, step):
-                part = slice(first, min(first + step, start + count))
-                own = outs if part.stop - part.start == count else [x[first - start : part.stop - start] for x in outs]
-                s, k, numbers = group.row(name, first)
-                group.call(self._kernels, self._inputs(group.program, name, part, own), s, k, numbers)
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                self.run(name, outs, start, rows)
+            return
+        if rows is not None:
+            self._run_rows(group, name, outs[0], rows)
+            return
+        base = self._base[name]
+        count = outs[0].numel() if outs else base.numel()
+        step = self._kernels.piece(group.program.buffered, base.device)
+        for first in range(start, start + count, step):
+            part = slice(first, min(first + step, start + count))
+            own = outs if part.stop - part.start == count else [x[first - start : part.stop - start] for x in outs]
+            s, k, numbers = group.row(name, first)
+            group.call(self._kernels, self._inputs(group.program, name, part, own), s, k, numbers)
 
     def _inputs(self, program: Program, name: str, part: slice, outs: Sequence[Tensor]) -> list[Tensor]:
         found = []
@@ -106,8 +110,7 @@ class Evaluation:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
         s, _, numbers = group.row(name, 0)
-        rowwise = Numbers(numbers.scalars, numbers.keys, place)
-        self._kernels.plain(program.text, group.dtype)(*gathered, *rowwise.arguments(s))
+        self._kernels.plain(program.text, group.dtype)(*gathered, *numbers.arguments(s, out, place))
 
     def rowwise(self, name: str) -> bool:
         """Whether `run(rows=...)` is possible: nothing but elementwise inputs, and one noise block."""
@@ -136,9 +139,9 @@ class Evaluation:
             text = sum_text(kind, x.power)
             fused = self._kernels.fused(text, dtype, [out], s, k) if out.numel() > 1 else None
             if fused:
-                fused(out, s, k)
+                fused(out, s, k, self._kernels.count(out))
             else:
-                self._kernels.plain(text, dtype)(out, *Numbers(scalars, halves, place).arguments(s))
+                self._kernels.plain(text, dtype)(out, *Numbers(scalars, halves, place).arguments(s, out))
         return out
 
     def _outer(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
@@ -181,18 +184,20 @@ class _Group:
         self.program, self.dtype = program, dtype
         self._fused: Fused | Literal[False] | None = None  # unknown before the first call
         self._rows = {name: i for i, name in enumerate(names)}
-        self._scalars = [
-            [
-                noise.coefficient(scalar_at(x, name), kind, self.dtype) if kind else scalar_at(x, name)
-                for x, kind in program.scalars
-            ]
-            for name in names
-        ]
+        shared = all(isinstance(x, Constant) for x, _ in program.scalars)
+        rows = [self._numbers(name) for name in (names[:1] if shared else names)]
+        self._scalars = rows * len(names) if shared else rows
         self._keys = [[key(name, z) for z in program.streams] for name in names]
         self._halves = [[h for k in row for h in noise.block_key(k, 0)] for row in self._keys]
-        table = torch.tensor([padded_scalars(row) for row in self._scalars], dtype=torch.float64)
-        self._s = table.to(device).unbind(0)
+        table = torch.tensor([padded_scalars(row) for row in rows], dtype=torch.float64).to(device).unbind(0)
+        self._s = table * len(names) if shared else table
         self._k = torch.tensor([padded_keys(row, 0) for row in self._halves], dtype=torch.int32).to(device).unbind(0)
+
+    def _numbers(self, name: str) -> list[float]:
+        return [
+            noise.coefficient(scalar_at(x, name), kind, self.dtype) if kind else scalar_at(x, name)
+            for x, kind in self.program.scalars
+        ]
 
     def call(self, kernels: Kernels, tensors: Sequence[Tensor], s: Tensor, k: Tensor, numbers: Numbers) -> None:
         """Run the program on flat tensors of one piece."""
@@ -200,9 +205,9 @@ class _Group:
             if self._fused is None:
                 self._fused = kernels.fused(self.program.text, self.dtype, tensors, s, k) or False
             if self._fused:
-                self._fused(*tensors, s, k)
+                self._fused(*tensors, s, k, kernels.count(tensors[0]))
                 return
-        kernels.plain(self.program.text, self.dtype)(*tensors, *numbers.arguments(s))
+        kernels.plain(self.program.text, self.dtype)(*tensors, *numbers.arguments(s, tensors[0]))
 
     def row(self, name: str, start: int) -> tuple[Tensor, Tensor, Numbers]:
         """(s, k, the same on the host) of one tensor, for elements from `start` on."""

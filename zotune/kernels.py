@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from zotune import noise
-from zotune.program import BATCH, Program, function
+from zotune.program import BATCH, function
 
 CHUNK = 1 << 18
 """Elements that an uncompiled program takes at a time: a few megabytes of temporaries, small enough for the cache. A
 power of two >= 32, so that a chunk never straddles a noise block."""
 PIECE = 1 << 30
-"""Elements that a compiled program takes at a time: 32-bit indices reach so far."""
-BUFFERED = 1 << 20
-"""The same where a program reads buffers of its own size (sums, outer products)."""
+"""Elements that a compiled program takes at a time on a GPU: 32-bit indices reach so far."""
+COUNTED = 1 << 20
+"""The same on a CPU, where counting is slower than reading 0, 1, 2 … from the cache, and where a program reads buffers
+of its own size (sums, outer products)."""
 WORTH = 5e9
 """Elements to be evaluated in a run from which compiling pays: eager evaluation takes some 8 ns an element more, so
 these are 40 s of work against some 15 s of compiling at worst."""
@@ -38,22 +39,33 @@ class Kernels:
     """Makes programs callable.
 
     compile: whether to compile at all. compilations, recompilations: how often the compiler was entered in all, and
-    again for a program that it knew (0 where all is well). seconds: what compiling took. notes: what went wrong.
+    again for a program that it knew (0 where all is well). seconds: what compiling took. notes: what went wrong; `tell`
+    is called with each.
     """
 
     def __init__(self, compile: bool = False, chunk: int = CHUNK) -> None:
         self.compile, self.chunk = compile, chunk
+        self.tell: Callable[[str], None] = lambda note: None
         self.compilations = self.recompilations = 0
         self.seconds = 0.0
         self.notes: list[str] = []
         self._plain: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
         self._fused: dict[Signature, Fused | None] = {}
+        self._count: Tensor | None = None
 
-    def piece(self, buffered: bool) -> int:
+    def piece(self, buffered: bool, device: torch.device) -> int:
         """Elements a call takes."""
         if not self.compile:
             return self.chunk
-        return BUFFERED if buffered else PIECE
+        return COUNTED if buffered or device.type == "cpu" else PIECE
+
+    def count(self, like: Tensor) -> Tensor:
+        """The last argument of a compiled call for these elements."""
+        if like.device.type != "cpu":
+            return like
+        if self._count is None:
+            self._count = torch.arange(COUNTED, dtype=torch.float32)  # torch's kernels read integers slowly
+        return self._count[: like.numel()]
 
     def plain(self, text: str, dtype: torch.dtype) -> Callable[..., None]:
         """The text's function as it stands: called with flat tensors, numbers and keys (`Numbers.arguments`)."""
@@ -64,20 +76,24 @@ class Kernels:
 
     def fused(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused | None:
         """The same compiled, for tensors of these dtypes on these devices; None where that is off or fails. Called with
-        (*tensors, s, k): at least two elements each, numbers and keys as tensors."""
+        (*tensors, s, k, count(tensor)): at least two elements each, numbers and keys as tensors."""
         if not self.compile:
             return None
         signature = (text, dtype, tuple((x.dtype, x.device) for x in tensors))
         if signature not in self._fused:
             began = time.monotonic()
+            if not self._fused:
+                self.tell("compiling the arithmetic of probes and steps (once; some seconds)")
             try:
                 self._fused[signature] = self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k)
             except Exception as error:
                 self._fused[signature] = None
+                error = getattr(error, "inner_exception", error)  # torch wraps what its backend raised
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 note = f"compiling failed; the same bits are computed uncompiled, more slowly ({why})"
                 if note not in self.notes:
                     self.notes.append(note)
+                    self.tell(note)
             self.seconds += time.monotonic() - began
         return self._fused[signature]
 
@@ -101,12 +117,18 @@ class Kernels:
         guarded = torch.compile(function(text, dtype, fused=True), backend=backend, dynamic=True, fullgraph=True)
         values = [_made_up(x, j) for j, x in enumerate(tensors)]
         expected = [x.clone() for x in values]
-        guarded(*values, s, k)
-        self.plain(text, dtype)(*expected, *Numbers.of(s, k).arguments(s))
+        guarded(*values, s, k, n := self.count(values[0]))
+        self.plain(text, dtype)(*expected, *Numbers.of(s, k).arguments(s, values[0]))
         for a, b in zip(values, expected, strict=True):
-            if not torch.equal(a.view(_bits(a.dtype)), b.view(_bits(b.dtype))):
+            same = (a.view(_bits(a.dtype)) == b.view(_bits(b.dtype))) | (a.isnan() & b.isnan())
+            if not same.all():
                 raise RuntimeError("the compiler gives other bits")
-        return _direct(entered, [*values, s, k]) or guarded
+        return _direct(entered, [*values, s, k, n]) or guarded
+
+
+def worth_compiling(weights: int, evals: int | None) -> bool:
+    """Whether a run of so many evaluations (None: unknown, many) of so many weights wins back what compiling costs."""
+    return weights * (evals if evals is not None else 10_000) >= WORTH
 
 
 Fused = Callable[..., Any]
@@ -139,11 +161,11 @@ def _direct(entered: Sequence[tuple[Fused, tuple[Any, ...]]], arguments: Sequenc
 
 
 class Numbers:
-    """A program's numbers and keys on the host."""
+    """A program's numbers and keys on the host. place: of the first element within its noise block."""
 
     __slots__ = ("keys", "place", "scalars")
 
-    def __init__(self, scalars: Sequence[float], keys: Sequence[int], place: int | Tensor) -> None:
+    def __init__(self, scalars: Sequence[float], keys: Sequence[int], place: int) -> None:
         self.scalars, self.keys, self.place = scalars, keys, place
 
     @classmethod
@@ -151,10 +173,11 @@ class Numbers:
         *keys, place = k.tolist()
         return cls(s.tolist(), keys, place & 0xFFFFFFFF)
 
-    def arguments(self, s: Tensor) -> tuple[Any, Any]:
-        """(s, k) for an uncompiled call. On a GPU the numbers come from the device: there torch divides by a host
-        number with other bits."""
-        return (self.scalars if s.device.type == "cpu" else list(s.unbind())), [*self.keys, self.place]
+    def arguments(self, s: Tensor, like: Tensor, places: Tensor | None = None) -> tuple[Any, Any, Any]:
+        """(s, k, n) for an uncompiled call on as many elements as `like` has, or on those at `places` (int32). On a
+        GPU the numbers come from the device: there torch divides by a host number with other bits."""
+        numbers = self.scalars if s.device.type == "cpu" else list(s.unbind())
+        return numbers, self.keys, noise.Span(self.place, like.numel(), like.device) if places is None else places
 
 
 def padded_scalars(values: Sequence[float]) -> list[float]:
@@ -191,4 +214,4 @@ def _bits(dtype: torch.dtype) -> torch.dtype:
     return {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
 
 
-__all__ = ["BUFFERED", "CHUNK", "PIECE", "WORTH", "Kernels", "Numbers", "Program"]
+__all__ = ["CHUNK", "Fused", "Kernels", "Numbers", "worth_compiling"]

@@ -15,6 +15,7 @@ This module knows nothing of models, recipes or optimizers.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from zotune.keys import MASK64, splitmix64
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Changes whenever the same key would give other bits; the journal's header carries it."""
 
 KINDS: Final = ("normal", "rademacher", "rounding", "factor")
@@ -37,8 +38,14 @@ BLOCK: Final = 1 << 32
 def stream_key(seed: int, step: int, draw: int, kind: str, tensor: int) -> int:
     """The 64-bit key of one tensor's noise; every argument is mixed before the next, so that neighbours do not
     correlate. `step` may be negative (calibration before step 0 uses -1)."""
+    return splitmix64(_stream(seed, step, draw, kind) ^ (tensor & MASK64))
+
+
+@functools.lru_cache(256)
+def _stream(seed: int, step: int, draw: int, kind: str) -> int:
+    """What all tensors' keys of one stream have in common."""
     key = splitmix64(seed & MASK64)
-    for part in (step, draw, KINDS.index(kind), tensor):
+    for part in (step, draw, KINDS.index(kind)):
         key = splitmix64(key ^ (part & MASK64))
     return key
 
@@ -56,26 +63,29 @@ def block_key(key: int, start: int) -> tuple[int, int]:
     return _signed32(key), _signed32(key >> 32)
 
 
+MULTIPLIERS: Final = tuple(_signed32(m) for m in (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB))
+
+
 def hash32(index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
-    """A keyed bijection of 32-bit words: three multiply-xorshift rounds. Shape and dtype (int32) of `index`."""
-    x = index ^ k0
-    x = (x ^ ((x >> 17) & 0x7FFF)) * _signed32(0xED5AD4BB)
-    x = x + k1
-    x = (x ^ ((x >> 11) & 0x1FFFFF)) * _signed32(0xAC4C1B51)
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * _signed32(0x31848BAB)
-    return x ^ ((x >> 14) & 0x3FFFF)
+    """A keyed bijection of 32-bit words: three multiplications, with the upper half of the word folded into the lower
+    after each. Shape and dtype (int32) of `index`. One shift for all rounds keeps a vector unit's registers free."""
+    a, b, c = MULTIPLIERS
+    x = (index ^ k0) * a + k1
+    x = (x ^ ((x >> 16) & 0xFFFF)) * b
+    x = (x ^ ((x >> 16) & 0xFFFF)) * c
+    return x ^ ((x >> 16) & 0xFFFF)
 
 
 def _hash32_(x: Tensor, scratch: Tensor, k0: int, k1: int) -> Tensor:
     """`hash32` in place, for the eager path: the same integers without a new tensor at every operation."""
-    x.bitwise_xor_(k0)
-    for shift, mask, factor in ((17, 0x7FFF, 0xED5AD4BB), (11, 0x1FFFFF, 0xAC4C1B51), (15, 0x1FFFF, 0x31848BAB)):
-        torch.bitwise_right_shift(x, shift, out=scratch)
-        x.bitwise_xor_(scratch.bitwise_and_(mask)).mul_(_signed32(factor))
-        if shift == 17:
-            x.add_(k1)
-    torch.bitwise_right_shift(x, 14, out=scratch)
-    return x.bitwise_xor_(scratch.bitwise_and_(0x3FFFF))
+    a, b, c = MULTIPLIERS
+    x.bitwise_xor_(k0).mul_(a).add_(k1)
+    for factor in (b, c, 1):
+        torch.bitwise_right_shift(x, 16, out=scratch)
+        x.bitwise_xor_(scratch.bitwise_and_(0xFFFF))
+        if factor != 1:
+            x.mul_(factor)
+    return x
 
 
 @dataclass(frozen=True)

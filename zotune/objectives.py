@@ -14,7 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from zotune import config, host
 from zotune.errors import ObjectiveError, OptionError, UsageError
@@ -26,17 +26,28 @@ PROVIDED = frozenset(
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def objective(direction: Direction = "maximize") -> Callable[[F], F]:
-    """Declare which way an objective is better: `@zotune.objective(direction="minimize")`.
+def objective(
+    direction: Direction = "maximize",
+    *,
+    level: Literal["sample", "set"] | None = None,
+    gives: Literal["values", "order"] = "values",
+) -> Callable[[F], F]:
+    """Declare which way an objective is better: `@zotune.objective(direction="minimize")`; and, where it matters to
+    an optimizer, whether it scores rows or sets, values or an order (`types.ObjectiveInfo`).
 
     Works on functions and on classes whose instances are callable. Without the decorator an objective is maximized,
-    unless `--direction` says otherwise. Raises OptionError for another direction.
+    unless `--direction` says otherwise. Raises OptionError for other words.
     """
-    if direction not in ("maximize", "minimize"):
-        raise OptionError(f"direction must be 'maximize' or 'minimize', got {direction!r}")
+    for what, value, known in (
+        ("direction", direction, ("maximize", "minimize")),
+        ("level", level, (None, "sample", "set")),
+        ("gives", gives, ("values", "order")),
+    ):
+        if value not in known:
+            raise OptionError(f"{what} must be {' or '.join(map(repr, known))}, got {value!r}")
 
     def mark(target: F) -> F:
-        target.zotune_objective = ObjectiveInfo(direction)  # type: ignore[attr-defined]
+        target.zotune_objective = ObjectiveInfo(direction, level, gives)  # type: ignore[attr-defined]
         return target
 
     return mark
@@ -46,7 +57,8 @@ def objective(direction: Direction = "maximize") -> Callable[[F], F]:
 class Objective:
     """A callable with what is known about it.
 
-    name: what the user typed; wants: names it declares; open: whether it takes **kwargs, and so everything at hand.
+    name: what the user typed; wants: names it declares; open: whether it takes **kwargs, and so everything at hand;
+    info: what it declares about itself.
     """
 
     name: str
@@ -55,6 +67,7 @@ class Objective:
     wants: frozenset[str]
     required: frozenset[str]
     open: bool
+    info: ObjectiveInfo
 
     @property
     def better(self) -> str:
@@ -134,6 +147,7 @@ def wrap(target: Any, name: str, direction: str | None = None) -> Objective:
         wants=frozenset(p.name for p in named),
         required=frozenset(p.name for p in named if p.default is p.empty),
         open=any(p.kind == p.VAR_KEYWORD for p in found),
+        info=info,
     )
 
 

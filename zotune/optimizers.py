@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zotune import config, host
-from zotune.errors import OptionError
+from zotune.errors import OptionError, UsageError
+from zotune.objectives import Objective
 from zotune.types import Optimizer
 
 
@@ -38,3 +39,21 @@ def resolve(
     if not callable(getattr(made, "step", None)) or not callable(getattr(made, "init", None)):
         raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
     return made  # type: ignore[no-any-return]
+
+
+def check_needs(optimizer: Any, objective: Objective) -> None:
+    """Refuse an optimizer that asks for what the objective cannot give. Raises UsageError."""
+    needs = getattr(optimizer, "needs", "values")
+    name, info = type(optimizer).__name__, objective.info
+    if needs not in ("values", "order", "per_sample"):
+        raise UsageError(f"{name}: needs must be values, order or per_sample, got {needs!r}")
+    if info.gives == "order" and needs != "order":
+        raise UsageError(
+            f"{name} needs values, but objective {objective.name!r} only says which candidate is better",
+            hint="choose an optimizer that needs an order",
+        )
+    if needs == "per_sample" and info.level == "set":
+        raise UsageError(
+            f"{name} needs one score a row, but objective {objective.name!r} scores all rows together",
+            hint="choose a sample-level objective, such as cross-entropy or accuracy",
+        )

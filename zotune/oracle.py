@@ -21,7 +21,7 @@ import torch
 from zotune import keys
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Tape
-from zotune.recipe import Noise, PerTensor, Recipe
+from zotune.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
 from zotune.space import Space
 from zotune.types import Direction, Score
 
@@ -105,6 +105,23 @@ class At:
         """Noise of -1 and 1, one random bit an element."""
         return Noise("rademacher", self.t if step is None else step, draw)
 
+    def sphere(self, draw: int = 0, step: int | None = None) -> Recipe:
+        """Noise on the sphere of radius √d in d dimensions, so that E[zzᵀ] = I: `normal` divided by its length, which
+        is summed in float64 and journaled."""
+        z = self.normal(draw, step)
+        length = math.sqrt(math.fsum(n * n for n in self.norm(z).values.values()))
+        return math.sqrt(sum(t.numel for t in self._space.theta.tensors)) / length * z
+
+    def factor(
+        self, shape: Callable[[TensorInfo], tuple[int, int] | None], draw: int = 0, step: int | None = None
+    ) -> Factor:
+        """A small matrix of normal noise for each tensor: (rows, columns) as `shape` says, none where it says None.
+
+        `outer(U, V)` makes a direction of two: U of (t.shape[0], rank), V of (t.numel // t.shape[0], rank).
+        """
+        shapes = {t.name: s for t in self._space.theta.tensors if (s := shape(t)) is not None}
+        return Factor(shapes, self.t if step is None else step, draw)
+
     def vector(self, length: int, draw: int = 0) -> list[float]:
         """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
         rng = random.Random(keys.derive(self._space.seed, "vector", self.t, draw))
@@ -160,16 +177,27 @@ class Oracle:
     """Called by a step with points (recipes); gives one float a point, smaller is better.
 
     evaluations: batches evaluated so far, all points counted; `forwards` of a run. retries: further tries of a failing
-    evaluation before the step is given up.
+    evaluation before the step is given up. passes: how many forward passes of the model an evaluation of so many rows
+    makes, or None where that is not known. order: for an objective that gives no values, the places (0 the best) of
+    what `collect` gave at several points.
     """
 
     def __init__(
-        self, space: Space, evaluate: Evaluate, batches: Batches, direction: Direction, retries: int = 1
+        self,
+        space: Space,
+        evaluate: Evaluate,
+        batches: Batches,
+        direction: Direction,
+        retries: int = 1,
+        passes: Callable[[int], int | None] = lambda rows: None,
+        collect: Callable[[Sequence[int]], Any] | None = None,
+        order: Callable[[Sequence[Any]], Sequence[int | None]] | None = None,
     ) -> None:
         self.evaluations = 0
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
-        self._retries = retries
+        self._retries, self._passes = retries, passes
+        self._collect, self._order = collect or evaluate, order
         self._tape, self._own = Tape(), batches.at(0)
 
     def begin(self, tape: Tape, step: int) -> None:
@@ -181,36 +209,48 @@ class Oracle:
     @overload
     def __call__(
         self, *points: Recipe, batch: Batch | None = None, per_sample: Literal[True]
-    ) -> tuple[tuple[float, ...], ...]: ...
+    ) -> tuple[tuple[float | None, ...], ...]: ...
     def __call__(self, *points: Recipe, batch: Batch | None = None, per_sample: bool = False) -> Any:
         """The value of each point on `batch` (the step's own unless said otherwise).
 
-        per_sample=True gives a tuple of one float a row for each point instead; the objective must be sample-level.
-        Raises ObjectiveError when an evaluation failed and its retries too; the weights are as they were.
+        per_sample=True gives a tuple of one float a row (None: not applicable) for each point instead; the objective
+        must be sample-level. Raises ObjectiveError when an evaluation failed and its retries too; the weights are as
+        they were.
         """
+        if self._order is not None:
+            raise UsageError("this objective gives an order, no values; the optimizer must ask for ranks")
         batch = batch or self._own
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
             taken = self._tape.take("samples", lambda: [self._samples(p, batch) for p in points])
-            return tuple(tuple(float(v) for v in row) for row in taken)
+            return tuple(tuple(None if v is None else float(v) for v in row) for row in taken)
         taken = self._tape.take("values", lambda: [self._value(p, batch) for p in points])
         return tuple(float(v) for v in taken)
 
     def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
-        """The place of each point, 0 the best, equal values sharing a place."""
+        """The place of each point, 0 the best, equal ones sharing a place; None where a point was left unranked.
+
+        An objective of values serves it by sorting, an order by being asked. Raises ObjectiveError as a call does.
+        """
         batch = batch or self._own
         self.evaluations += len(points) * self._batches.cost(batch)
 
-        def order() -> list[int]:
-            values = [self._value(p, batch) for p in points]
-            return [sum(other < v for other in values) for v in values]
+        def order() -> list[int | None]:
+            if self._order is None:
+                values = [self._value(p, batch) for p in points]
+                return [sum(other < v for other in values) for v in values]
+            candidates = []
+            for p in points:
+                with self._space.at(p, self._passes(len(batch.rows))):
+                    candidates.append(self._collect(batch.rows))
+            return _places(self._order(candidates), len(points))
 
         return tuple(self._tape.take("ranks", order))
 
     def _score(self, point: Recipe, batch: Batch) -> Score:
         for attempt in range(self._retries + 1):
             try:
-                with self._space.at(point):
+                with self._space.at(point, self._passes(len(batch.rows))):
                     score = self._evaluate(batch.rows)
                 if not math.isfinite(score.value):
                     raise ObjectiveError(f"the objective returned {score.value}")
@@ -223,11 +263,19 @@ class Oracle:
     def _value(self, point: Recipe, batch: Batch) -> float:
         return self._sign * self._score(point, batch).value
 
-    def _samples(self, point: Recipe, batch: Batch) -> list[float]:
+    def _samples(self, point: Recipe, batch: Batch) -> list[float | None]:
         samples = self._score(point, batch).samples
-        if samples is None or any(s is None for s in samples):
+        if samples is None:
             raise UsageError("this optimizer needs one score a row, but the objective gives one for the whole set")
-        return [self._sign * s for s in samples if s is not None]
+        return [None if s is None else self._sign * s for s in samples]
+
+
+def _places(found: Sequence[Any], points: int) -> list[int | None]:
+    """An order as it was answered, checked: one place for each point, counted from the best."""
+    if len(found) != points or not all(x is None or (isinstance(x, int) and x >= 0) for x in found):
+        raise ObjectiveError(f"an order of {points} points is {points} places (0 the best) or Nones, got {found!r}")
+    known = [x for x in found if x is not None]
+    return [None if x is None else sum(y < x for y in known) for x in found]
 
 
 __all__ = ["At", "Batch", "Batches", "Evaluate", "Oracle"]

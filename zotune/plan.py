@@ -107,6 +107,7 @@ def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, opti
     check_tune(cfg.tune)
     goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction)
     rule = optimizers.resolve(optimizer or cfg.optimizer, cfg.optimizer_args, cfg.learning_rate, cfg.eps)
+    optimizers.check_needs(rule, goal)
     if cfg.dataset is None:
         if cfg.model is not None:
             raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")

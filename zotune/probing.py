@@ -1,9 +1,9 @@
 """Probing while a forward pass is under way: no copy of the model, and the base weights are never written.
 
-On entering the module that owns a tensor its probed weights are written to reused scratch and swapped in; on leaving
-they are swapped out. Scratch is a stack: as much as is live at one time is ever used. A parameter belongs to every
-module that holds it and is called; where none is, to the nearest called ancestors of its holders. Of an embedding only
-the rows that a batch looks up are written.
+While the module that owns a tensor runs, its probed weights lie in reused scratch, written when it is entered, and are
+swapped in for the base weights. Scratch is a stack: as much as is live at one time is ever used. A parameter belongs to
+every module that holds it and is called; where none is, to the nearest called ancestors of its holders. Of an embedding
+only the rows that a batch looks up are written.
 
 Who may be probed so is not believed but tried (`Space.probe_in_forward`): with `poisoned`, base weights and the scratch
 that was left are NaN, and the module must return what it returns for written weights, bit for bit.
@@ -14,6 +14,7 @@ Knows modules; knows no recipes and no metric.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 ALIGNMENT = 64
 """Elements: every tensor in scratch starts at a multiple."""
+Place = tuple[torch.dtype, torch.device]
 
 
 class Write(Protocol):
@@ -34,25 +36,29 @@ class Scratch:
     """A stack of tensors in one reused buffer for each dtype and device."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self._top: dict[tuple[torch.dtype, torch.device], int] = {}
+        self._buffers: dict[Place, Tensor] = {}
+        self._views: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self.top: dict[Place, int] = {}
 
-    def push(self, like: Tensor) -> Tensor:
-        """An uninitialised flat tensor of as many elements, on top."""
-        key = (like.dtype, like.device)
-        top = self._top.get(key, 0)
-        end = top + -(-like.numel() // ALIGNMENT) * ALIGNMENT
-        buffer = self._buffers.get(key)
-        if buffer is None or end > buffer.numel():  # what lies below keeps the old buffer alive until it is popped
-            buffer = self._buffers[key] = torch.empty(end, dtype=like.dtype, device=like.device)
-        self._top[key] = end
-        return buffer[top : top + like.numel()]
+    def push(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        """An uninitialised tensor of this shape on top, flat and as `like` is. name: of what lies there, to find the
+        views again."""
+        place = (like.dtype, like.device)
+        top = self.top.get(place, 0)
+        self.top[place] = end = top + -(-like.numel() // ALIGNMENT) * ALIGNMENT
+        found = self._views.get((name, top))
+        if found is None:
+            buffer = self._buffers.get(place)
+            if buffer is None or end > buffer.numel():  # what lies below keeps the old buffer alive until it is popped
+                buffer = self._buffers[place] = torch.empty(end, dtype=like.dtype, device=like.device)
+                self._views.clear()
+            flat = buffer[top : top + like.numel()]
+            found = self._views[name, top] = (flat, flat.view(like.shape))
+        return found
 
     def pop(self, like: Tensor) -> None:
-        self._top[like.dtype, like.device] -= -(-like.numel() // ALIGNMENT) * ALIGNMENT
-
-    def reset(self) -> None:
-        self._top.clear()
+        """Take the topmost tensor, of as many elements, off again."""
+        self.top[like.dtype, like.device] -= -(-like.numel() // ALIGNMENT) * ALIGNMENT
 
     @property
     def nbytes(self) -> int:
@@ -60,7 +66,7 @@ class Scratch:
 
 
 class InForward:
-    """Hooks that swap probed weights in and out.
+    """Puts itself around the forward of every module that owns tuned parameters, and swaps probed weights in and out.
 
     params: the tuned parameters by name. called: modules that a forward pass calls (`watch`). names: the parameters
     that are probed so, all to begin with.
@@ -71,25 +77,32 @@ class InForward:
         self.names = frozenset(params)
         self.scratch = Scratch()
         self._owners = _owners(module, params, called)
-        self._base = {name: p.data for name, p in params.items()}
+        self._base: dict[str, Tensor] = {}
         self._poison = False
+
+    @staticmethod
+    def refuses(module: nn.Module) -> str:
+        """Why a module cannot be probed so whatever it returns, or nothing."""
+        for m in module.modules():
+            if isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel):
+                return f"{type(m).__name__} copies weights before its modules run"
+            if isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod"):
+                return "a compiled module reads weights where it likes"
+            if getattr(getattr(m, "_hf_hook", None), "offload", False):
+                return "offloaded weights are not on the device between calls"
+        return ""
 
     @staticmethod
     @contextlib.contextmanager
     def watch(module: nn.Module) -> Iterator[list[nn.Module]]:
         """The modules that are called inside the block."""
-        called: list[nn.Module] = []
-        seen: set[int] = set()
-
-        def note(m: nn.Module, args: Any) -> None:
-            if id(m) not in seen:
-                seen.add(id(m))
-                called.append(m)
-
-        handles = [m.register_forward_pre_hook(note) for m in module.modules()]
+        called: dict[nn.Module, None] = {}
+        found: list[nn.Module] = []
+        handles = [m.register_forward_pre_hook(lambda m, _: called.setdefault(m)) for m in module.modules()]
         try:
-            yield called
+            yield found
         finally:
+            found.extend(called)
             for h in handles:
                 h.remove()
 
@@ -106,78 +119,82 @@ class InForward:
     def probing(self, write: Write) -> Iterator[None]:
         """Forward passes inside the block see probed weights; afterwards every parameter has its base data again."""
         self._base = {name: p.data for name, p in self.params.items() if name in self.names}
-        handles: list[Any] = []
-        stack: list[tuple[nn.Module, list[tuple[nn.Parameter, Tensor, Tensor]]]] = []
-        depth: dict[nn.Module, int] = {}
-
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            depth[module] = depth.get(module, 0) + 1
-            if depth[module] > 1:
-                return
-            swapped: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-            stack.append((module, swapped))
-            for name in self._owners[module]:
-                if name in self.names:
-                    swapped.append(self._swap_in(name, module, args, kwargs, write))
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            if module not in depth:  # left by an exception before it was entered
-                return
-            depth[module] -= 1
-            if depth[module]:
-                return
-            _, swapped = stack.pop()
-            for p, before, flat in reversed(swapped):
-                p.data = before
-                if self._poison:
-                    flat.fill_(torch.nan)
-                self.scratch.pop(flat)
-
+        patched: list[tuple[nn.Module, Any]] = []
         try:
             for module, names in self._owners.items():
-                if any(name in self.names for name in names):
-                    handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-                    handles.append(module.register_forward_hook(leave, always_call=True))
+                wanted = [name for name in names if name in self.names]
+                if wanted:
+                    patched.append((module, module.__dict__.get("forward")))
+                    module.__dict__["forward"] = self._around(module, module.forward, wanted, write)
             if self._poison:
                 for name, base in self._base.items():
-                    self.params[name].data = torch.full((), torch.nan, dtype=base.dtype, device=base.device).expand(
-                        base.shape
-                    )
+                    self.params[name].data = base.new_full((), torch.nan).expand(base.shape)
             yield
         finally:
-            for h in handles:
-                h.remove()
+            for module, before in patched:
+                if before is None:
+                    del module.__dict__["forward"]
+                else:
+                    module.__dict__["forward"] = before
             for name, base in self._base.items():
                 self.params[name].data = base
-            self.scratch.reset()
+            self.scratch.top.clear()
 
-    def _swap_in(
-        self, name: str, module: nn.Module, args: Any, kwargs: Any, write: Write
-    ) -> tuple[nn.Parameter, Tensor, Tensor]:
+    def _around(self, module: nn.Module, forward: Callable[..., Any], names: Sequence[str], write: Write) -> Any:
+        """`forward` with the probed weights of `names` in place while it runs."""
+        inside = False
+        lookup = _is_lookup(module)
+
+        @functools.wraps(forward)
+        def probed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            if inside:  # called by itself
+                return forward(*args, **kwargs)
+            inside = True
+            swapped: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+            try:
+                for name in names:
+                    rows = _looked_up(self._base[name], args, kwargs) if lookup else None
+                    self._swap_in(name, rows, write, swapped)
+                return forward(*args, **kwargs)
+            finally:
+                for p, before, flat in reversed(swapped):
+                    p.data = before
+                    if self._poison:
+                        flat.fill_(torch.nan)
+                    self.scratch.pop(flat)
+                inside = False
+
+        return probed
+
+    def _swap_in(self, name: str, rows: Tensor | None, write: Write, swapped: list[Any]) -> None:
         p, base = self.params[name], self._base[name]
-        flat = self.scratch.push(base)
+        flat, shaped = self.scratch.push(name, base)
+        swapped.append((p, p.data, flat))
         if self._poison:
             flat.fill_(torch.nan)
-        rows = _looked_up(module, base, args, kwargs)
         if rows is None:
             write(name, [flat])
         else:
             part = base.new_empty(rows.numel() * base.shape[1])
             write(name, [part], rows=rows)
-            flat.view(base.shape).index_copy_(0, rows, part.view(-1, base.shape[1]))
-        before, p.data = p.data, flat.view(base.shape)
-        return p, before, flat
+            shaped.index_copy_(0, rows, part.view(-1, base.shape[1]))
+        p.data = shaped
 
 
-def _looked_up(module: nn.Module, weight: Tensor, args: Any, kwargs: Any) -> Tensor | None:
-    """The rows of a plain embedding that this call looks up, where that is few of them; else None."""
-    if type(module).forward is not nn.Embedding.forward or "forward" in module.__dict__ or module.max_norm is not None:
-        return None
+def _is_lookup(module: nn.Module) -> bool:
+    """Whether the module reads nothing but rows of its weight."""
+    plain = type(module).forward is nn.Embedding.forward and "forward" not in module.__dict__
+    return plain and module.max_norm is None
+
+
+def _looked_up(weight: Tensor, args: Any, kwargs: Any) -> Tensor | None:
+    """The rows of an embedding that this call looks up, where that is few of them; else None."""
     ids = args[0] if args else kwargs.get("input")
     if not isinstance(ids, Tensor) or 4 * ids.numel() > 3 * weight.shape[0]:
         return None
     flat = ids.reshape(-1).long()
-    return flat.unique() if flat.device.type == "cpu" else flat  # elsewhere a repeated row is cheaper than a wait
+    return torch.unique(flat) if flat.device.type == "cpu" else flat  # elsewhere a repeated row is cheaper than a wait
 
 
 def _owners(
@@ -249,7 +266,5 @@ def same_outputs(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
 def _bytes(x: Tensor) -> Tensor:
     return x.detach().contiguous().view(-1).view(torch.uint8) if x.numel() else x.new_empty(0, dtype=torch.uint8)
 
-
-Forward = Callable[[], Any]
 
 __all__ = ["InForward", "Scratch", "outputs_of", "same_outputs"]

@@ -5,13 +5,13 @@ arguments, so two steps of one optimizer have the same text, whatever they found
 chunk as it stands (eager) or compiled into one kernel (`kernels`); either way it is the same operations in the same
 order, and the same bits. A text looks like this one, of theta + c * z:
 
-    def kernel(theta, out0, s, k):
-        i = place(out0, k)
+    def kernel(theta, a1, s, k, n):
+        i = place(n, k)
         v0 = load(theta)
         u0 = units_normal(i, k[0], k[1])
         v1 = u0 * s[0]
         v2 = v0 + v1
-        store(out0, rounded(v2, out0, i, k[2], k[3]))
+        store(a1, rounded(v2, a1, i, k[2], k[3]))
 
 This module imports recipes and noise; it knows nothing of models, memory or journals.
 """
@@ -63,7 +63,8 @@ class Program:
 
     text: its source. inputs: what its tensor arguments are, in order: "theta", "field NAME", "sum J", "outer J", and
     "out J" for the J-th output. scalars: the numbers s, each with the kind of noise that it multiplies, if any.
-    streams: what the keys k belong to, two words each; the last word of k is the place of the first element.
+    streams: what the keys k belong to, two words each; the last word of k is the place of the first element. n, the
+    last argument, says which elements: see `vocabulary`.
     """
 
     text: str
@@ -202,8 +203,8 @@ def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
         if o.rounded:
             value = f"rounded({value}, {target}, i, {w.stream(ROUNDING)})"
         stores.append(f"store({target}, {value})")
-    arguments = [*w.inputs.values(), "s", "k"]
-    lines = [f"def kernel({', '.join(arguments)}):", f"    i = place({target}, k)"]
+    arguments = [*w.inputs.values(), "s", "k", "n"]
+    lines = [f"def kernel({', '.join(arguments)}):", "    i = place(n, k)"]
     text = "\n".join([*lines, *(f"    {line}" for line in w.lines + stores)]) + "\n"
     streams = tuple(z for _, z in w.streams.values())
     return Program(text, tuple(w.inputs), tuple(w.scalars), streams, tuple(w.sums), tuple(w.outers))
@@ -211,7 +212,7 @@ def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
 
 def sum_text(kind: str, power: int) -> str:
     """Adds BATCH terms c * z**power to a buffer; a shorter batch is filled up with c = 0, which changes no bit."""
-    lines = ["def kernel(out, s, k):", "    i = place(out, k)", "    total = load(out)"]
+    lines = ["def kernel(out, s, k, n):", "    i = place(n, k)", "    total = load(out)"]
     for j in range(BATCH):
         lines.append(f"    z = units_{kind}(i, k[{2 * j}], k[{2 * j + 1}]) * s[{2 * j}]")
         lines.append(f"    total = total + {'z' if power == 1 else f'(z * z) * s[{2 * j + 1}]'}")
@@ -240,7 +241,9 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
     """The names that a text uses, for arithmetic in `dtype`.
 
     fused: for the compiler, by plain operations; otherwise with what is faster when every operation is a pass. Numbers
-    are Python floats or 0-d float64 tensors, and conditions on them Python bools or 0-d bool tensors.
+    are Python floats or 0-d float64 tensors, and conditions on them Python bools or 0-d bool tensors. n: uncompiled,
+    the Span of the elements, or the places of any (int32); compiled, as many numbers 0, 1, 2 … on a CPU and any tensor
+    of their number elsewhere, to which the place of the first is added.
     """
 
     def wide(x: Any) -> Any:
@@ -280,10 +283,12 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
 
         return fused_of if fused else of
 
-    def place(like: Tensor, k: Any) -> Any:
-        if fused:
-            return torch.arange(like.numel(), dtype=torch.int32, device=like.device) + k[-1]
-        return k[-1] if isinstance(k[-1], Tensor) else noise.Span(k[-1], like.numel(), like.device)
+    def place(n: Any, k: Any) -> Any:
+        if not fused:
+            return n
+        if n.device.type == "cpu":
+            return n.to(torch.int32) + k[-1]
+        return torch.arange(n.numel(), dtype=torch.int32, device=n.device) + k[-1]
 
     def rounded(x: Any, like: Tensor, i: Any, k0: Any, k1: Any) -> Any:
         if like.dtype == dtype:

@@ -133,6 +133,7 @@ def fit(
         _write_records(folder, cfg, made)
         journal = Journal.create(folder / "journal.jsonl", header)
         engine = session.engine(journal, store, stop)
+    session.prepare_probing()
     metrics = _Metrics(folder, emit, journal)
     engine.emit = metrics
     emit("start", session.start_event(folder, before[1]))

@@ -23,6 +23,7 @@ from zotune import checkpoint, keys, models, noise, tasks
 from zotune.engine import Budget, Emit, Engine
 from zotune.journal import Journal
 from zotune.judging import HeldOut
+from zotune.kernels import worth_compiling
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
 from zotune.space import Space, describe
@@ -30,6 +31,8 @@ from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
+MANY = 1 << 20
+"""Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
 
@@ -47,7 +50,7 @@ class Session:
         if plan.head == "classification":
             models.set_labels(self.loaded.model, list(plan.classes.words))
         chosen = choose(cfg.tune, list(describe(self.loaded.model).values()), plan.head)
-        micro = cfg.eval_batch_size if self.loaded.device.type != "cpu" else min(cfg.eval_batch_size, 16)
+        micro = cfg.eval_batch_size if self.loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
         self.task = tasks.Classification(self.loaded, plan.classes, plan.template, cfg.max_length, micro, cfg.seed)
         self.train = self.task.rows(plan.splits.train)
         self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective)
@@ -56,7 +59,10 @@ class Session:
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         self.batches = Batches(len(self.train), cfg.batch_size or DEFAULT_BATCH, cfg.seed)
-        self.oracle = Oracle(self.space, self.evaluate, self.batches, plan.objective.direction)
+        self.oracle = Oracle(self.space, self.evaluate, self.batches, plan.objective.direction, passes=self.task.passes)
+        kernels = self.space.kernels
+        kernels.tell = lambda text: emit("note", {"text": text})
+        kernels.compile = cfg.compile == "on" or (cfg.compile == "auto" and self._long())
         cut = sum(r.cut for r in (self.train, self.select.rows, self.judge.rows))
         if cut:
             emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
@@ -101,6 +107,27 @@ class Session:
         _, score = self.select.measure()
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
         return {"loss": sign * score.value, "score": score.value}
+
+    def _long(self) -> bool:
+        """Whether the run is long enough to compile for."""
+        budget, per_step = self.budget(), getattr(self.plan.optimizer, "forwards", None) or 2
+        evals = [budget.evals] if budget.evals else []
+        evals += [budget.steps * per_step] if budget.steps else []
+        return worth_compiling(self.space.numel, min(evals) if evals else None)
+
+    def prepare_probing(self) -> None:
+        """Find out, by a few forward passes, which weights can be perturbed while a pass is under way. Few weights are
+        cheaper to copy."""
+        mode = self.plan.config.probe
+        if mode == "copy" or (mode == "auto" and self.space.numel < MANY):
+            return
+        rows = self.batches.at(0).rows[:CPU_ROWS]
+        self.space.most_in_forward = math.inf if mode == "forward" else 2
+        copied = self.space.probe_in_forward(lambda: self.task.logits(self.train, rows))
+        if copied:
+            names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
+            text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"
+            self.emit("note", {"text": f"{text} ({names})"})
 
     def base(self) -> Mapping[str, torch.Tensor]:
         """The starting weights again, from the model's own files."""

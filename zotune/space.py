@@ -110,6 +110,8 @@ class Space:
         self.theta = Theta(tuple(infos[name] for name in chosen))
         self.fields: dict[str, dict[str, Tensor]] = {}
         self.in_forward: InForward | None = None
+        self.most_in_forward: float = 1
+        self._rounded = any(p.dtype != compute_dtype(p.dtype) for p in chosen.values())
         self._keys = {name: keys.name_key(name) for name in chosen}
         if len(set(self._keys.values())) != len(self._keys):
             raise UsageError("two parameter names have the same 64-bit hash; rename one")
@@ -159,17 +161,18 @@ class Space:
     # -- probing -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def at(self, point: Recipe, forwards: int = 2) -> Iterator[None]:
+    def at(self, point: Recipe, forwards: int | None = None) -> Iterator[None]:
         """The module's weights are those of `point` inside the block, and untouched after it, whatever happens.
 
-        forwards: forward passes that the block is going to make. For one, the weights are swapped in while it is under
-        way, where `probe_in_forward` has found that to work; for more they are written once, to a copy.
+        forwards: forward passes that the block is going to make, where that is known. For no more than
+        `most_in_forward` the weights are swapped in while a pass is under way, where `probe_in_forward` has found that
+        to work; for more they are written once, to a copy.
         """
         if isinstance(point, Theta):
             yield
             return
-        probes = self.in_forward if forwards == 1 else None
-        evaluation = self.evaluation([Output(point, "out", rounded=True)])
+        probes = self.in_forward if forwards is not None and forwards <= self.most_in_forward else None
+        evaluation = self.evaluation([Output(point, "out", self._rounded)])
         copied = list(self.params) if probes is None else [n for n in self.params if n not in probes.names]
         for name in copied:
             if name not in self._copy:
@@ -197,7 +200,7 @@ class Space:
         point = self.theta + 1e-3 * Noise("normal", -1, 1 << 20)
         with outputs_of(self.module) as expected, InForward.watch(self.module) as called, self.at(point):
             forward()
-        if not expected:  # the objective does not call the module as a whole: nothing to compare
+        if not expected or InForward.refuses(self.module):  # called in parts only: nothing to compare
             return list(self.params)
         found = InForward(self.module, self.params, called)
 
@@ -246,7 +249,7 @@ class Space:
             if path not in masks and isinstance(recipe, Field) and recipe.path in old:
                 masks[path] = PerTensor({n: float(n in old[recipe.path]) for n in self.params})
         fields = {path: self._allocate(path, masks.get(path)) for path in targets}
-        outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", rounded=True)]
+        outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", self._rounded)]
         outputs += [Output(recipe, f"field {path}") for path, recipe in targets.items()]
         with _uninterrupted():
             if outputs:

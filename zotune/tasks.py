@@ -326,6 +326,15 @@ class Classification:
         uniform = torch.tensor(keys.uniform(draws * width, self.seed, "prediction", row), dtype=torch.float64)
         return -(-uniform.log()).log().float().view(draws, width)
 
+    def passes(self, count: int) -> int:
+        """Forward passes of the model that scoring so many rows makes."""
+        return -(-count // self._micro) + (self.loaded.head == "embedding")
+
+    @property
+    def _micro(self) -> int:
+        """Rows a pass: a causal model runs each row with each label."""
+        return max(1, self.micro // len(self.classes.words)) if self.loaded.head == "causal" else self.micro
+
     @torch.no_grad()
     def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:
         """Scores (len(indices), classes), float32 on the CPU. Rows are run in order of length, so that little
@@ -337,7 +346,7 @@ class Classification:
 
         order = sorted(range(len(indices)), key=lambda k: length(indices[k]))
         out = torch.empty(len(indices), len(self.classes.words))
-        micro = max(1, self.micro // len(self.classes.words)) if head == "causal" else self.micro
+        micro = self._micro
         labels = self._embed(self._labels).T if head == "embedding" else None
         for start in range(0, len(order), micro):
             places = order[start : start + micro]

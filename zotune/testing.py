@@ -88,7 +88,14 @@ class Bench:
         self.optimizer, self.calls, self.fail_at = optimizer, 0, fail_at
         self.space = Space(self.module, seed, select, chunk)
         self.batches = Batches(ROWS, 6, seed)
-        self.oracle = Oracle(self.space, self._counted(evaluate or self._loss), self.batches, "minimize", retries=0)
+        self.oracle = Oracle(
+            self.space,
+            self._counted(evaluate or self._loss),
+            self.batches,
+            "minimize",
+            retries=0,
+            passes=lambda rows: 1,
+        )
         self.journal = journal or Journal.create(None, {})
         self.store = checkpoint.MemoryStore()
         budget = Budget(steps if evals is None else None, evals)

@@ -52,6 +52,7 @@ class Tuner:
             _by_position(objective), getattr(objective, "__name__", "objective"), direction
         )
         self.optimizer = optimizers.resolve(optimizer, optimizer_args or {})
+        optimizers.check_needs(self.optimizer, self.objective)
         self.space = Space(module, seed, select)
         self.batches = Batches(len(data) if data is not None else 1, batch_size, seed)
         self.oracle = Oracle(self.space, self._evaluate, self.batches, self.objective.direction)

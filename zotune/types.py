@@ -11,9 +11,15 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class ObjectiveInfo:
-    """What an objective declares about itself (`@zotune.objective(...)`)."""
+    """What an objective declares about itself (`@zotune.objective(...)`).
+
+    level: "sample" where it scores each row, "set" where only all of them together, None where it does not say. gives:
+    "values", or "order" where it can only say which of several candidates is better.
+    """
 
     direction: Direction = "maximize"
+    level: Literal["sample", "set"] | None = None
+    gives: Literal["values", "order"] = "values"
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,9 @@ class Optimizer(Protocol):
     journaled.
 
     Optional attributes: `forwards` (evaluations of one batch at one point that a step costs) and `fields` (extra memory
-    in multiples of the tuned weights), both checked by the contract tests; `needs` ("values", "order" or
-    "per_sample").
+    in multiples of the tuned weights), both checked by the contract tests; `needs`: "values" (the default),
+    "per_sample" where it asks for one value a row, "order" where ranks are enough. What the objective cannot give is
+    refused before anything is loaded.
     """
 
     def init(self, theta: Any) -> Any: ...

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import zotune
 
 
-@zotune.objective(direction="maximize")
+@zotune.objective(direction="maximize", level="sample")
 def accuracy(predictions: Sequence[int | None], labels: Sequence[int]) -> list[float]:
     """1.0 or 0.0 for each row."""
     return [float(p == y) for p, y in zip(predictions, labels, strict=True)]

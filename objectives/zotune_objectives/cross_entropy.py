@@ -10,7 +10,7 @@ from torch import Tensor
 import zotune
 
 
-@zotune.objective(direction="minimize")
+@zotune.objective(direction="minimize", level="sample")
 def cross_entropy(logits: Tensor, labels: Sequence[int]) -> list[float]:
     """One loss a row, in nats. logits: (rows, classes); labels: class indices."""
     gold = torch.as_tensor(labels, dtype=torch.long)

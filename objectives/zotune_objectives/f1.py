@@ -17,7 +17,7 @@ import zotune
 from zotune.errors import OptionError
 
 
-@zotune.objective(direction="maximize")
+@zotune.objective(direction="maximize", level="set")
 @dataclass(frozen=True)
 class F1:
     average: Literal["macro", "binary"] = "macro"  # mean over classes, or the F1 of one class
