@@ -13,7 +13,7 @@ import torch
 from zotune import host
 from zotune.errors import OptionError
 from zotune.recipe import Noise
-from zotune.testing import Bench, OptimizerContract, data
+from zotune.testing import Bench, Given, LiveTensors, OptimizerContract, data
 
 SETTINGS: dict[str, dict[str, Any]] = {"mezo": {"lr": 1e-2, "eps": 1e-2}}
 """Steps large enough to move a tiny net where the paper's defaults are for large models."""
@@ -228,3 +228,69 @@ def test_half_precision_stays_finite(name: str, dtype: torch.dtype) -> None:
     bench = Bench(load(name, **SETTINGS.get(name, {})), steps=100, dtype=dtype).run()
     assert all(torch.isfinite(p).all() for p in bench.weights().values())
     assert all(p.dtype == dtype for p in bench.weights().values())
+
+
+# -- the contract itself ----------------------------------------------------------------------------------------------
+
+
+def test_live_tensors_are_counted_until_they_die() -> None:
+    with LiveTensors() as live:
+        a = torch.zeros(1000)
+        b = a[10:]
+        assert live.live == 4000
+        c = a + 1
+        assert live.live == 8000
+        del a, c
+        assert live.live == 4000, "a view keeps its storage alive"
+        del b
+        assert live.live == 0
+    assert live.peak == 8000
+
+
+class Hoarder:
+    """Keeps a copy of the weights that it does not declare."""
+
+    def init(self, theta: Any) -> Any:
+        return {"copy": theta}
+
+    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> Any:
+        z = at.normal()
+        up, down = oracle(theta + 0.01 * z, theta - 0.01 * z)
+        return theta - (up - down) * z, {"copy": theta}
+
+
+class HoarderContract(OptimizerContract):
+    def optimizer(self) -> Any:
+        return Hoarder()
+
+
+@pytest.mark.parametrize(
+    "test", ["test_memory_stays_within_what_is_declared", "test_fields_declared_are_fields_stored"]
+)
+def test_the_contract_finds_undeclared_memory(test: str) -> None:
+    with pytest.raises(AssertionError):
+        getattr(HoarderContract(), test)()
+
+
+class TestReference(OptimizerContract):
+    """The hook for a reference, on the smallest optimizer there is."""
+
+    def optimizer(self) -> Any:
+        return host.default().find("optimizer", "mezo").load()(lr=1e-2, eps=1e-2)
+
+    def reference(self, given: Given) -> Any:
+        z = given.noise()
+        up, down = (given.loss({n: w + s * 1e-2 * z[n] for n, w in given.weights.items()}) for s in (1, -1))
+        return {n: w - 1e-2 * (up - down) / 2e-2 * z[n] for n, w in given.weights.items()}
+
+
+class WrongReference(TestReference):
+    __test__ = False
+
+    def reference(self, given: Given) -> Any:
+        return {n: w + 1e-9 for n, w in super().reference(given).items()}
+
+
+def test_the_contract_finds_a_step_that_is_not_its_paper() -> None:
+    with pytest.raises(AssertionError):
+        WrongReference().test_one_step_equals_the_reference()

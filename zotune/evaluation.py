@@ -166,8 +166,10 @@ class Evaluation:
         left, right = found
         width = right.shape[0]
         first, last = part.start // width, -(-part.stop // width)
-        product = (left[first:last] @ right.T).view(-1)[part.start - first * width :][: part.stop - part.start]
-        return product.to(compute_dtype(self._base[name].dtype))
+        product = torch.zeros(last - first, width, dtype=compute_dtype(self._base[name].dtype), device=left.device)
+        for u, v in zip(left[first:last].T, right.T, strict=True):  # a matrix product would round as the machine likes
+            product += u[:, None].to(product.dtype) * v.to(product.dtype)
+        return product.view(-1)[part.start - first * width :][: part.stop - part.start]
 
 
 def _part(x: Tensor, part: slice) -> Tensor:

@@ -142,35 +142,42 @@ class At:
 
     def norm(self, recipe: Recipe) -> PerTensor:
         """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""
-        squares = lambda parts: math.sqrt(math.fsum(float(x.square().sum()) for x in parts))  # noqa: E731
-        return self._reduce("norm", recipe, squares)
+        return self._reduce("norm", recipe, _squares, lambda parts: math.sqrt(math.fsum(s for s, _ in parts)))
 
     def rms(self, recipe: Recipe) -> PerTensor:
         """Root mean square of each tensor's elements, journaled."""
 
-        def of(parts: Sequence[torch.Tensor]) -> float:
-            return math.sqrt(math.fsum(float(x.square().sum()) for x in parts) / sum(x.numel() for x in parts))
+        def join(parts: Sequence[tuple[float, int]]) -> float:
+            return math.sqrt(math.fsum(s for s, _ in parts) / sum(n for _, n in parts))
 
-        return self._reduce("rms", recipe, of)
+        return self._reduce("rms", recipe, _squares, join)
 
     def quantile(self, recipe: Recipe, q: float) -> PerTensor:
-        """The q-quantile of each tensor's elements (linear interpolation), journaled."""
+        """The q-quantile of each tensor's elements (linear interpolation), journaled. Sorting takes twice the memory
+        of the largest tensor for a moment."""
         if not 0.0 <= q <= 1.0:
             raise UsageError(f"quantile needs q in [0, 1], got {q}")
 
-        def of(parts: Sequence[torch.Tensor]) -> float:
+        def join(parts: Sequence[torch.Tensor]) -> float:
             x = torch.cat(list(parts)).sort().values
             place = q * (x.numel() - 1)
             low = math.floor(place)
-            high = min(low + 1, x.numel() - 1)
-            return float(x[low] + (x[high] - x[low]) * (place - low))
+            a, b = float(x[low]), float(x[min(low + 1, x.numel() - 1)])
+            return a + (b - a) * (place - low)
 
-        return self._reduce("quantile", recipe, of)
+        return self._reduce("quantile", recipe, lambda part: part, join)
 
-    def _reduce(self, kind: str, recipe: Recipe, fn: Callable[[Sequence[torch.Tensor]], float]) -> PerTensor:
+    def _reduce(
+        self, kind: str, recipe: Recipe, fold: Callable[[torch.Tensor], Any], join: Callable[[Sequence[Any]], float]
+    ) -> PerTensor:
         names = list(self._space.params)
-        values = self._tape.take(kind, lambda: list(self._space.reduce(recipe, fn).values()))
+        values = self._tape.take(kind, lambda: list(self._space.reduce(recipe, fold, join).values()))
         return PerTensor(dict(zip(names, (float(v) for v in values), strict=True)))
+
+
+def _squares(part: torch.Tensor) -> tuple[float, int]:
+    """The sum of squares of a chunk in float64, and its length."""
+    return float(part.double().square().sum()), part.numel()
 
 
 class Oracle:

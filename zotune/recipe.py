@@ -288,8 +288,8 @@ def only(mask: PerTensor, recipe: Recipe | Number) -> Recipe:
 def outer(left: Factor | Each, right: Factor | Each) -> Recipe:
     """The matrix left @ right.T of every tensor that has both factors, flattened as the tensor is; 0 on all others.
 
-    left: (rows, rank), right: (columns, rank), with rows times columns the tensor's elements. A matrix product's last
-    bits depend on the machine: a run that uses it replays on the same kind of machine only.
+    left: (rows, rank), right: (columns, rank), with rows times columns the tensor's elements. Ranks are added one after
+    the other, so that the bits are the same everywhere.
     """
     for x in (left, right):
         if not isinstance(x, Factor | Each):
@@ -299,7 +299,7 @@ def outer(left: Factor | Each, right: Factor | Each) -> Recipe:
 
 def each(fn: Callable[..., Any], *factors: Factor | Each) -> Each:
     """`fn` of each tensor's factors, with torch on factor-sized matrices only: orthogonalising them, for example.
-    As portable between machines as `fn` is."""
+    As portable between machines as `fn` is: a run replays where it gives the same bits."""
     return Each(fn, factors)
 
 

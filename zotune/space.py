@@ -136,9 +136,11 @@ class Space:
             evaluation.run(name, [x.view(-1)])
         return out
 
-    def reduce(self, recipe: Recipe, fn: Callable[[Sequence[Tensor]], float]) -> dict[str, float]:
-        """One float a tensor: `fn` of the recipe's float64 chunks. Sums over chunks may differ in the last bits between
-        machines, which is why whoever calls this journals the result."""
+    def reduce(
+        self, recipe: Recipe, fold: Callable[[Tensor], Any], join: Callable[[Sequence[Any]], float]
+    ) -> dict[str, float]:
+        """One float a tensor: `join` of what `fold` makes of each chunk of the recipe. Sums over chunks may differ in
+        the last bits between machines, which is why whoever calls this journals the result."""
         evaluation, out = self.evaluation([Output(recipe, "out")]), {}
         for name, p in self.params.items():
             parts = []
@@ -146,8 +148,8 @@ class Space:
                 count = min(self.kernels.chunk, p.numel() - start)
                 part = torch.empty(count, dtype=compute_dtype(p.dtype), device=p.device)
                 evaluation.run(name, [part], start)
-                parts.append(part.double())
-            out[name] = fn(parts)
+                parts.append(fold(part))
+            out[name] = join(parts)
         return out
 
     def digest(self) -> str:

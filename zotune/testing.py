@@ -13,13 +13,18 @@ nothing but torch besides.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zotune import checkpoint, objectives
 from zotune.engine import Budget, Engine
@@ -66,7 +71,8 @@ def data() -> tuple[Tensor, Tensor]:
 class Bench:
     """A tiny problem around one optimizer: cross-entropy of TinyNet on 24 rows, in batches of 6.
 
-    fail_at: evaluations (counted from 1) that raise ObjectiveError.
+    fail_at: evaluations (counted from 1) that raise ObjectiveError. assess: scores held-out rows after every step.
+    seen: training rows that the objective was asked about.
     """
 
     def __init__(
@@ -83,10 +89,13 @@ class Bench:
         fail_at: frozenset[int] = frozenset(),
         journal: Journal | None = None,
         evals: int | None = None,
+        compile: bool = False,
+        assess: Callable[[Bench], float] | None = None,
     ) -> None:
         self.module = TinyNet(dtype) if module is None else module
         self.optimizer, self.calls, self.fail_at = optimizer, 0, fail_at
-        self.space = Space(self.module, seed, select, chunk)
+        self.seen: set[int] = set()
+        self.space = Space(self.module, seed, select, chunk, compile)
         self.batches = Batches(ROWS, 6, seed)
         self.oracle = Oracle(
             self.space,
@@ -102,10 +111,13 @@ class Bench:
         self.engine = Engine(
             self.space, optimizer, self.oracle, self.batches, budget, self.journal, self.store, eval_steps=10**9
         )
+        if assess is not None:
+            self.engine.assess, self.engine.eval_steps = (lambda: {"loss": assess(self)}), 1
 
     def _counted(self, evaluate: Callable[[Sequence[int]], Score]) -> Callable[[Sequence[int]], Score]:
         def run(indices: Sequence[int]) -> Score:
             self.calls += -(-len(indices) // self.batches.size)
+            self.seen |= set(indices)
             if self.calls in self.fail_at:
                 raise ObjectiveError("this evaluation fails on purpose")
             return evaluate(indices)
@@ -132,14 +144,129 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
+class Weights(nn.Module):
+    """Two tensors near 0.3, to be tuned by themselves."""
+
+    def __init__(self, numel: int = 8) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.linspace(0.2, 0.4, numel))
+        self.b = nn.Parameter(torch.full((2, 3), -0.3))
+
+    def flat(self) -> Tensor:
+        return torch.cat([self.a.detach().view(-1), self.b.detach().view(-1)])
+
+
+def _target(like: Tensor) -> Tensor:
+    return torch.cos(torch.arange(like.numel(), dtype=like.dtype))
+
+
+def _quadratic(module: Weights, indices: Sequence[int]) -> Score:
+    w = module.flat()
+    return Score(float((w - _target(w)).square().mean()))
+
+
+def _stretched(module: Weights, indices: Sequence[int]) -> Score:
+    w = module.flat()
+    scale = torch.logspace(-1, 1, w.numel(), dtype=w.dtype)
+    return Score(float((scale * (w - _target(w)).square()).mean()))
+
+
+def _absolute(module: Weights, indices: Sequence[int]) -> Score:
+    w = module.flat()
+    return Score(float((w - _target(w)).abs().mean()))
+
+
+def _logistic(module: Weights, indices: Sequence[int]) -> Score:
+    w = module.flat()
+    return Score(float(nn.functional.softplus(-4 * w * _target(w).sign()).mean()))
+
+
+PROBLEMS: dict[str, Callable[[Any, Sequence[int]], Score]] = {
+    "quadratic": _quadratic,
+    "stretched quadratic": _stretched,
+    "absolute value": _absolute,
+    "logistic": _logistic,
+}
+"""Small problems of `Weights`: smooth, badly scaled, with a kink, without a minimum."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a reference of the first step starts from: weights (numpy float64, by name) and the same noise and loss."""
+
+    bench: Bench
+    weights: Mapping[str, Any]
+
+    def noise(self, kind: str = "normal", draw: int = 0, step: int = 0) -> dict[str, Any]:
+        from zotune.recipe import Noise
+
+        return {n: z.numpy() for n, z in self.bench.space.value(Noise(kind, step, draw)).items()}
+
+    def loss(self, weights: Mapping[str, Any], draw: int = 0) -> float:
+        """On the first step's batch, at other weights."""
+        module = copy.deepcopy(self.bench.module)
+        space = Space(module, 0)
+        space.load({n: torch.as_tensor(w) for n, w in weights.items()})
+        return Bench(self.bench.optimizer, module=module)._loss(self.bench.batches.at(0, draw).rows).value
+
+
+class Discard(checkpoint.MemoryStore):
+    """Keeps no weights."""
+
+    def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
+        return
+
+
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all tensors made inside the block that are alive at one time, at most: `peak`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor):
+                storage = x.untyped_storage()
+                key = storage.data_ptr()
+                if key not in given or key in self._known:
+                    self._hold(x, key, storage.nbytes())
+        return out
+
+    def _hold(self, x: Tensor, key: int, size: int) -> None:
+        if key not in self._known:
+            self.live += size
+            self.peak = max(self.peak, self.live)
+        self._known[key] = self._known.get(key, 0) + 1
+        weakref.finalize(x, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known[key] -= 1
+        if not self._known[key]:
+            del self._known[key]
+            self.live -= size
+
+
 class OptimizerContract:
-    """Every optimizer keeps this. Override `optimizer` to give an instance with settings that move a tiny model
-    (weights near 0.3); it is called anew for each test."""
+    """Every optimizer keeps this: the invariants of the numeric core, each as a test.
+
+    Override `optimizer` to give an instance with settings that move a tiny model (weights near 0.3); it is called anew
+    for each test.
+    """
 
     steps = 6
+    long = 400
+    """Steps for the small problems."""
 
     def optimizer(self) -> Optimizer:
         raise NotImplementedError
+
+    def reference(self, given: Given) -> Mapping[str, Any] | None:
+        """The weights after the first step, in numpy float64, written again from the paper. None: not said here."""
+        return None
 
     def bench(self, **options: Any) -> Bench:
         return Bench(self.optimizer(), **{"steps": self.steps, **options})
@@ -159,6 +286,11 @@ class OptimizerContract:
 
     def test_chunk_size_changes_no_bit(self) -> None:
         assert same(self.bench(chunk=32).run().weights(), self.bench(chunk=4096).run().weights())
+
+    def test_compiling_changes_no_bit(self) -> None:
+        compiled = self.bench(compile=True, steps=3).run()
+        assert same(compiled.weights(), self.bench(steps=3).run().weights())
+        assert compiled.space.kernels.recompilations == 0
 
     def test_probing_changes_no_bit(self) -> None:
         bench = self.bench()
@@ -182,6 +314,26 @@ class OptimizerContract:
         bench.run()
         assert bench.engine.progress.dropped == 1
         assert same(first.weights(), bench.weights()), "a dropped step changed the weights"
+
+    def test_an_interrupt_while_probing_leaves_every_bit(self) -> None:
+        first = self.bench(steps=1).run()
+        count = first.calls
+        bench = self.bench(steps=2)
+        evaluate = bench.oracle._evaluate
+
+        def interrupted(indices: Sequence[int]) -> Score:
+            if bench.calls == count:
+                raise KeyboardInterrupt
+            return evaluate(indices)
+
+        bench.oracle._evaluate = interrupted
+        try:
+            bench.run()
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("the second step asked for no evaluation")
+        assert same(first.weights(), bench.weights()), "an interrupted step changed the weights"
 
     def test_replay_needs_no_forward_and_gives_the_same_bits(self) -> None:
         run = self.bench().run()
@@ -228,10 +380,13 @@ class OptimizerContract:
     def test_global_generators_are_untouched(self) -> None:
         import random
 
-        before = (torch.get_rng_state(), random.getstate())
+        import numpy as np
+
+        before = (torch.get_rng_state(), random.getstate(), repr(np.random.get_state()))
         self.bench().run()
         assert torch.equal(before[0], torch.get_rng_state())
         assert before[1] == random.getstate()
+        assert before[2] == repr(np.random.get_state())
 
     def test_forwards_counted_are_forwards_declared(self) -> None:
         bench = self.bench().run()
@@ -250,6 +405,57 @@ class OptimizerContract:
     def test_fields_declared_are_fields_stored(self) -> None:
         bench = self.bench().run()
         assert len(bench.space.fields) <= getattr(bench.optimizer, "fields", 0), sorted(bench.space.fields)
+
+    def test_one_step_equals_the_reference(self) -> None:
+        """Where `reference` gives one: in float64, at 1e-12."""
+        bench = self.bench(dtype=torch.float64, steps=1)
+        start = {n: p.numpy().copy() for n, p in bench.weights().items()}
+        new = self.reference(Given(bench, start))
+        if new is None:
+            return
+        found = bench.run().weights()
+        for name, expected in new.items():
+            torch.testing.assert_close(found[name], torch.as_tensor(expected), rtol=1e-12, atol=1e-13)
+
+    def test_it_converges_on_four_small_problems(self) -> None:
+        for name, problem in PROBLEMS.items():
+            module = Weights()
+            bench = self.bench(steps=self.long, module=module, evaluate=functools.partial(problem, module), seed=1)
+            start = problem(module, ()).value
+            bench.run()
+            end = problem(module, ()).value
+            assert end < start - 0.3 * abs(start), f"{name}: {start:.3g} at the start, {end:.3g} at the end"
+
+    def test_memory_stays_within_what_is_declared(self) -> None:
+        """Tensors alive at one time during steps: scratch or a copy, the declared fields, and chunks."""
+        module = Weights(40_000)
+
+        def evaluate(indices: Sequence[int]) -> Score:
+            return Score(float((module.a.detach()[:64] - 1.0).square().mean()))
+
+        bench = self.bench(steps=3, module=module, evaluate=evaluate, chunk=1024)
+        bench.engine.store = Discard()
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        with LiveTensors() as live:
+            bench.run()
+        declared = size * (1 + getattr(bench.optimizer, "fields", 0))
+        assert live.peak <= declared + size // 4, f"{live.peak} bytes live at one time, {declared} declared"
+
+    def test_the_best_is_chosen_on_rows_that_the_loop_may_see(self) -> None:
+        held, losses = tuple(range(18, 24)), []
+
+        def assess(bench: Bench) -> float:
+            losses.append(bench._loss(held).value)
+            return losses[-1]
+
+        bench = self.bench(assess=assess).run()
+        best = bench.engine.progress.best_step
+        assert losses[best] == min(losses)
+        module = TinyNet()
+        space = Space(module, 0)
+        space.load(bench.store.weights(best))
+        again = Bench(self.optimizer(), module=module)
+        assert again._loss(held).value == losses[best]
 
     def test_state_survives_json(self) -> None:
         from zotune import state as states
@@ -304,4 +510,4 @@ class ObjectiveContract:
         self.score(rows=1)
 
 
-__all__ = ["Bench", "ObjectiveContract", "OptimizerContract", "TinyNet"]
+__all__ = ["PROBLEMS", "Bench", "Given", "LiveTensors", "ObjectiveContract", "OptimizerContract", "TinyNet", "Weights"]
