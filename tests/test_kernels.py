@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from zotune import kernels
 from zotune.recipe import Noise, Recipe, maximum, only, sign, sqrt, weighted_sum, where
 from zotune.space import Space
+from zotune.testing import Bench
 
 
 class Net(nn.Module):
@@ -143,6 +146,26 @@ def test_a_thousand_steps_compile_nothing_more() -> None:
 
 
 @pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_thousand_steps_keep_no_memory(compile: bool) -> None:
+    """Whole steps of the engine: the process after 1,000 is as large as after 100, but for the journal's own lines."""
+    from zotune_optimizers.mezo import MeZO
+
+    bench = Bench(MeZO(lr=1e-3), steps=1_000, compile=compile)
+    resident: dict[int, int] = {}
+
+    def watch(kind: str, event: Mapping[str, Any]) -> None:
+        if kind == "step" and event["step"] in (100, 1_000):
+            gc.collect()
+            resident[event["step"]] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    bench.engine.emit = watch
+    bench.run()
+    assert bench.space.kernels.recompilations == 0
+    assert resident[1_000] - resident[100] < 8 << 20
+
+
+@pytest.mark.usefixtures("compiler")
 def test_any_number_of_terms_is_one_kernel() -> None:
     space = Space(Net(torch.float32), seed=9, compile=True)
     for n in range(2, 30):
@@ -194,8 +217,6 @@ for name in sys.argv[3:]:
 
 
 def test_threads_and_processes_change_no_bit() -> None:
-    from pathlib import Path
-
     root = Path(__file__).resolve().parents[1]
 
     def worker(threads: int, how: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,36 @@ def test_no_autocorrelation_up_to_lag_64(kind: str) -> None:
 )
 def test_neighbouring_streams_do_not_correlate(kind: str, other: dict[str, int]) -> None:
     assert abs(float((z(kind) * z(kind, **other)).mean())) < 5 / math.sqrt(N)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "kurtosis"), [("normal", 2.69998), ("rademacher", 1.0)])
+def test_statistics_of_a_hundred_million(kind: str, kurtosis: float) -> None:
+    """Moments, autocorrelation and neighbouring streams, at five standard errors of 10⁸ samples."""
+    n, piece = 10**8, 1 << 22
+    tensor = keys.name_key("w")
+
+    def stream(**at: Any) -> torch.Tensor:
+        where = {"seed": 0, "step": 0, "draw": 0, **{k: v for k, v in at.items() if k != "name"}}
+        key = noise.stream_key(**where, kind=kind, tensor=keys.name_key(at["name"]) if "name" in at else tensor)
+        return noise.units(kind, key, 0, n, CPU).float() * noise.scale(kind)
+
+    def mean(x: torch.Tensor, y: torch.Tensor) -> float:
+        pairs = zip(x.split(piece), y.split(piece), strict=True)
+        return sum(float((a.double() * b.double()).sum()) for a, b in pairs) / x.numel()
+
+    x = stream()
+    square = x.square()
+    ones = torch.ones(())
+    assert abs(mean(x, ones.expand(n))) < 5 / math.sqrt(n)
+    assert abs(mean(x, x) - 1) < 5 * math.sqrt((kurtosis - 1) / n) + 1e-6
+    assert abs(mean(x, square)) < 5 * math.sqrt(15 / n)
+    assert abs(mean(square, square) - kurtosis) < 2e-3
+    lags = [*range(1, 65), 384, 768, 1536, 3072, *(1 << k for k in range(7, 25))]
+    worst = max(abs(mean(x[lag:], x[:-lag])) for lag in lags)
+    assert worst < 5 / math.sqrt(n), worst
+    for other in ({"seed": 1}, {"step": 1}, {"step": -1}, {"draw": 1}, {"name": "v"}, {"name": "w2"}):
+        assert abs(mean(x, stream(**other))) < 5 / math.sqrt(n), other
 
 
 def test_kinds_are_independent() -> None:

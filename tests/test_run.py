@@ -405,6 +405,30 @@ def test_csv_and_one_file(cli: Cli, tiny_encoder: Path, tmp_path: Path) -> None:
     assert "30 of 60 rows held out" in done.stderr
 
 
+@pytest.mark.parametrize("head", ["tiny_encoder", "tiny_classifier", "tiny_llama"])
+def test_the_way_of_probing_and_compiling_changes_no_bit(
+    head: str, request: pytest.FixtureRequest, toy: Path, tmp_path: Path
+) -> None:
+    made = options(request.getfixturevalue(head), toy, tmp_path, tune="all", optimizer="mezo", learning_rate=1e-3)
+    if head == "tiny_llama":
+        made |= {"template": "{text} was {label}", "labels": "awful,lovely"}
+    notes: list[str] = []
+
+    def emit(kind: str, event: Any) -> None:
+        if kind == "note":
+            notes.append(event["text"])
+
+    ways = [("copy", "off"), ("forward", "off")] + [("forward", "on")] * (head == "tiny_classifier")
+    for probe, compile in ways:
+        made["output_dir"] = str(tmp_path / f"{probe}-{compile}")
+        zotune.fit(objective="cross-entropy", probe=probe, compile=compile, emit=emit, **made)
+    first, *others = [tmp_path / f"{probe}-{compile}" for probe, compile in ways]
+    assert not any("by copy" in note for note in notes), notes
+    for other in others:
+        assert (first / "journal.jsonl").read_text() == (other / "journal.jsonl").read_text()
+        assert (first / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
 def test_python_refusals() -> None:
     with pytest.raises(OptionError, match="no --dataset"):
         zotune.fit(model=".", objective="f1")

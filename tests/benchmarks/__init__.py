@@ -1,1 +1,0 @@
-"""Measurements; not collected as tests."""
