@@ -125,6 +125,7 @@ def logits_at(space: Space, point: Recipe, forwards: int, forward: Callable[[], 
 def test_in_forward_equals_copy_bit_for_bit_and_no_weight_changes(family: str, dtype: torch.dtype) -> None:
     model, forward = build(family, dtype)
     space = Space(model, seed=5)
+    space.small = 0
     before, clean = space.digest(), forward()
     assert space.probe_in_forward(forward) == []
     for step in range(3):
@@ -144,6 +145,7 @@ def test_in_forward_equals_copy_bit_for_bit_and_no_weight_changes(family: str, d
 def test_a_thousand_evaluations_leave_every_bit(family: str, dtype: torch.dtype) -> None:
     model, forward = build(family, dtype)
     space = Space(model, seed=5)
+    space.small = 0
     before, clean = space.digest(), forward()
     space.probe_in_forward(forward)
     for step in range(1000):
@@ -168,6 +170,7 @@ def test_a_weight_that_is_read_elsewhere_is_found_out_and_copied() -> None:
     net = ReadsElsewhere()
     x = torch.linspace(-1, 1, 16).view(2, 8)
     space = Space(net, seed=0)
+    space.small = 0
 
     @torch.no_grad()
     def forward() -> Tensor:
@@ -183,6 +186,7 @@ def test_a_weight_that_is_read_elsewhere_is_found_out_and_copied() -> None:
 def test_where_the_module_is_not_called_everything_is_copied() -> None:
     net = ReadsElsewhere()
     space = Space(net, seed=0)
+    space.small = 0
     assert space.probe_in_forward(lambda: net.first(torch.ones(1, 8))) == list(space.params)
     assert space.in_forward is None
 
@@ -193,6 +197,7 @@ def test_an_exception_inside_a_module_leaves_every_bit(error: type[BaseException
     net = ReadsElsewhere()
     x = torch.ones(1, 8)
     space = Space(net, seed=0)
+    space.small = 0
     with torch.no_grad():
         space.probe_in_forward(lambda: net(x))
         before, pointers = space.digest(), [p.data_ptr() for p in net.parameters()]
@@ -213,10 +218,23 @@ def test_an_exception_inside_a_module_leaves_every_bit(error: type[BaseException
             assert torch.equal(net(x), got)
 
 
+def test_small_tensors_are_written_in_one_go() -> None:
+    net = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 3))
+    space = Space(net, seed=0)
+    x = torch.ones(2, 200)
+    with torch.no_grad():
+        assert space.probe_in_forward(lambda: net(x)) == []
+        assert space.in_forward is not None
+        assert space.in_forward.names == {"0.weight"}
+        point = space.theta + Noise("normal", 0, 0)
+        assert torch.equal(logits_at(space, point, 1, lambda: net(x)), logits_at(space, point, 2, lambda: net(x)))
+
+
 def test_only_rows_that_are_looked_up_are_written() -> None:
     net = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 3))
     ids = torch.tensor([[5, 7, 5, 999]])
     space = Space(net, seed=0)
+    space.small = 0
     with torch.no_grad():
         assert space.probe_in_forward(lambda: net(ids)) == []
     probes = space.in_forward

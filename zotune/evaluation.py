@@ -36,9 +36,9 @@ class Evaluation:
         base: Mapping[str, Tensor],
         fields: Mapping[str, Mapping[str, Tensor]],
         kernels: Kernels,
-        key: Key,
+        keys: Keys,
     ) -> None:
-        self._base, self._fields, self._kernels, self._key = base, fields, kernels, key
+        self._base, self._fields, self._kernels, self._key = base, fields, kernels, keys.key
         self._factors: dict[tuple[int, str], tuple[Tensor, Tensor] | None] = {}
         whole = lower(outputs)
         used = [w.removeprefix("field ") for w in whole.inputs if w.startswith("field ")]
@@ -54,7 +54,9 @@ class Evaluation:
             kept = [o for o in outputs if o.target not in absent]
             if kept:
                 program = lower(kept, absent) if absent else whole
-                self._group |= dict.fromkeys(names, _Group(program, names, device, compute_dtype(dtype), key))
+                largest = max(base[name].numel() for name in names)
+                group = _Group(program, names, device, compute_dtype(dtype), keys, largest)
+                self._group |= dict.fromkeys(names, group)
 
     def run(self, name: str, outs: Sequence[Tensor] = (), start: int = 0, rows: Tensor | None = None) -> None:
         """Evaluate on one tensor.
@@ -101,7 +103,6 @@ class Evaluation:
         program, base = group.program, self._base[name]
         width = base.shape[1]
         index = (rows[:, None] * width + torch.arange(width, device=rows.device)).view(-1)
-        place = (index & 0xFFFFFFFF).to(torch.int32)
         gathered = []
         for what, which in program.reads:
             if what == "out":
@@ -109,8 +110,7 @@ class Evaluation:
             else:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
-        s, _, numbers = group.row(name, 0)
-        self._kernels.plain(program.text, group.dtype)(*gathered, *numbers.arguments(s, out, place))
+        group.call(self._kernels, gathered, *group.row(name, 0), index)
 
     def rowwise(self, name: str) -> bool:
         """Whether `run(rows=...)` is possible: nothing but elementwise inputs, and one noise block."""
@@ -177,23 +177,47 @@ def _part(x: Tensor, part: slice) -> Tensor:
     return flat if part.stop - part.start == flat.numel() else flat[part]
 
 
+class Keys:
+    """Tables of the keys of many tensors' noise, the last few kept: the probes and the write of a step share theirs."""
+
+    KEPT = 4
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self._tables: dict[tuple[object, ...], _Table] = {}
+
+    def table(self, names: tuple[str, ...], streams: Sequence[Noise], device: torch.device) -> _Table:
+        """For tensors by name: 64-bit keys, their 32-bit halves for the first noise block, and rows for kernels."""
+        which = (names, device, *(self.key(names[0], z) for z in streams))  # one tensor's keys tell streams apart
+        if which not in self._tables:
+            keys = [[self.key(name, z) for z in streams] for name in names]
+            halves = [[h for k in row for h in noise.block_key(k, 0)] for row in keys]
+            rows = torch.tensor([padded_keys(row, 0) for row in halves], dtype=torch.int32).to(device).unbind(0)
+            while len(self._tables) >= self.KEPT:
+                del self._tables[next(iter(self._tables))]
+            self._tables[which] = (keys, halves, rows)
+        return self._tables[which]
+
+
+_Table = tuple[list[list[int]], list[list[int]], tuple[Tensor, ...]]
+
+
 class _Group:
     """A program and the tensors that it runs on, with the table of their numbers and keys."""
 
     def __init__(
-        self, program: Program, names: Sequence[str], device: torch.device, dtype: torch.dtype, key: Key
+        self, program: Program, names: Sequence[str], device: torch.device, dtype: torch.dtype, keys: Keys, largest: int
     ) -> None:
         self.program, self.dtype = program, dtype
+        self.exact = largest <= 1 << 24  # a float32 counts so far
         self._fused: Fused | Literal[False] | None = None  # unknown before the first call
         self._rows = {name: i for i, name in enumerate(names)}
         shared = all(isinstance(x, Constant) for x, _ in program.scalars)
         rows = [self._numbers(name) for name in (names[:1] if shared else names)]
         self._scalars = rows * len(names) if shared else rows
-        self._keys = [[key(name, z) for z in program.streams] for name in names]
-        self._halves = [[h for k in row for h in noise.block_key(k, 0)] for row in self._keys]
+        self._keys, self._halves, self._k = keys.table(tuple(names), program.streams, device)
         table = torch.tensor([padded_scalars(row) for row in rows], dtype=torch.float64).to(device).unbind(0)
         self._s = table * len(names) if shared else table
-        self._k = torch.tensor([padded_keys(row, 0) for row in self._halves], dtype=torch.int32).to(device).unbind(0)
 
     def _numbers(self, name: str) -> list[float]:
         return [
@@ -201,15 +225,27 @@ class _Group:
             for x, kind in self.program.scalars
         ]
 
-    def call(self, kernels: Kernels, tensors: Sequence[Tensor], s: Tensor, k: Tensor, numbers: Numbers) -> None:
-        """Run the program on flat tensors of one piece."""
-        if tensors[0].numel() > 1:
+    def call(
+        self,
+        kernels: Kernels,
+        tensors: Sequence[Tensor],
+        s: Tensor,
+        k: Tensor,
+        numbers: Numbers,
+        places: Tensor | None = None,
+    ) -> None:
+        """Run the program on flat tensors of one piece, or on the elements at `places` (int64) of a tensor."""
+        like = tensors[0]
+        counted = places is None or (like.device.type == "cpu" and self.exact)
+        if like.numel() > 1 and counted:
             if self._fused is None:
                 self._fused = kernels.fused(self.program.text, self.dtype, tensors, s, k) or False
             if self._fused:
-                self._fused(*tensors, s, k, kernels.count(tensors[0]))
+                self._fused(*tensors, s, k, kernels.count(like) if places is None else places.float())
                 return
-        kernels.plain(self.program.text, self.dtype)(*tensors, *numbers.arguments(s, tensors[0]))
+        if places is not None:
+            places = (places & 0xFFFFFFFF).to(torch.int32)
+        kernels.plain(self.program.text, self.dtype)(*tensors, *numbers.arguments(s, like, places))
 
     def row(self, name: str, start: int) -> tuple[Tensor, Tensor, Numbers]:
         """(s, k, the same on the host) of one tensor, for elements from `start` on."""
@@ -222,4 +258,4 @@ class _Group:
         return self._s[i], k, Numbers(self._scalars[i], halves, place)
 
 
-__all__ = ["Evaluation", "Key", "compute_dtype"]
+__all__ = ["Evaluation", "Key", "Keys", "compute_dtype"]

@@ -25,13 +25,15 @@ from torch import Tensor, nn
 
 from zotune import keys, noise
 from zotune.errors import UsageError
-from zotune.evaluation import Evaluation, compute_dtype
+from zotune.evaluation import Evaluation, Keys, compute_dtype
 from zotune.kernels import CHUNK, Kernels
 from zotune.probing import InForward, outputs_of, same_outputs
 from zotune.program import Output
 from zotune.recipe import Field, Noise, Only, PerTensor, Recipe, TensorInfo, Theta, scalar_at
 from zotune.state import map_recipes
 
+SMALL = 1 << 13
+"""Elements up to which a tensor is always probed by copy."""
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod|base_layer|_fsdp_wrapped_module)\.")
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
@@ -111,6 +113,8 @@ class Space:
         self.fields: dict[str, dict[str, Tensor]] = {}
         self.in_forward: InForward | None = None
         self.most_in_forward: float = 1
+        self.small = SMALL
+        self._key_tables = Keys(self.key)
         self._rounded = any(p.dtype != compute_dtype(p.dtype) for p in chosen.values())
         self._keys = {name: keys.name_key(name) for name in chosen}
         if len(set(self._keys.values())) != len(self._keys):
@@ -196,7 +200,8 @@ class Space:
         forward: one forward pass as the objective makes it; what the module returned in it is compared. A tensor
         qualifies where base weights of NaN, and scratch that is NaN again when its module is left, change no bit of the
         output: no one reads it but the module that owns it, while it runs. Returns the names that do not qualify and
-        are probed by copy, as before.
+        are probed by copy, as before. So are tensors of at most SMALL elements: all of them together are no memory, and
+        cheaper to write in one go than one by one in the middle of a pass.
         """
         self.in_forward = None
         point = self.theta + 1e-3 * Noise("normal", -1, 1 << 20)
@@ -218,11 +223,12 @@ class Space:
                 self.in_forward = None
             return same_outputs(expected, got)
 
-        bad = _culprits(list(self.params), agrees)
-        found.names = frozenset(self.params) - set(bad)
+        large = [n for n, p in self.params.items() if p.numel() > self.small]
+        bad = _culprits(large, agrees)
+        found.names = frozenset(large) - set(bad)
         if found.names:
             self.in_forward = found
-            self._copy = {n: c for n, c in self._copy.items() if n in bad}
+            self._copy = {n: c for n, c in self._copy.items() if n not in found.names}
         return bad
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -290,7 +296,7 @@ class Space:
         self, outputs: Sequence[Output], fields: Mapping[str, Mapping[str, Tensor]] | None = None
     ) -> Evaluation:
         base = {name: p.data for name, p in self.params.items()}
-        return Evaluation(outputs, base, self.fields if fields is None else fields, self.kernels, self.key)
+        return Evaluation(outputs, base, self.fields if fields is None else fields, self.kernels, self._key_tables)
 
 
 def _culprits(names: list[str], agrees: Callable[[Sequence[str]], bool]) -> list[str]:
