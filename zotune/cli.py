@@ -196,7 +196,7 @@ def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None
     terminal.say(f"classes: {', '.join(found['classes'])}")
     terminal.say(
         f"estimate: {found['steps']} steps, {found['evaluations']} forwards, about {found['seconds']:.0f} s; memory: "
-        f"model {memory['model']} MB, probe copy {memory['probe_copy']} MB, fields {memory['fields']} MB"
+        f"model {memory['model']} MB, probing {memory['probing']} MB, fields {memory['fields']} MB"
     )
     if as_json:
         print(json.dumps(found, indent=1))

@@ -156,6 +156,12 @@ class Space:
             out[name] = join(parts)
         return out
 
+    @property
+    def probe_bytes(self) -> int:
+        """Memory that probes have needed so far: copies, and scratch of passes under way."""
+        copied = sum(c.numel() * c.element_size() for c in self._copy.values())
+        return copied + (self.in_forward.scratch.nbytes if self.in_forward else 0)
+
     def digest(self) -> str:
         """A hash of every bit of the tuned weights."""
         h = hashlib.blake2b(digest_size=16)
