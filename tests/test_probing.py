@@ -11,7 +11,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 from zotune.probing import InForward, Scratch, outputs_of, same_outputs
-from zotune.recipe import Noise, Recipe
+from zotune.recipe import Factor, Noise, Recipe, outer, weighted_sum
 from zotune.space import Space
 from zotune.testing import TinyNet
 
@@ -257,6 +257,26 @@ def test_only_rows_that_are_looked_up_are_written() -> None:
     with torch.no_grad(), space.at(space.theta + Noise("rademacher", 0, 0), 1):
         net(ids)
     assert sorted(written) == [3, 24, 24]  # bias, weight, three rows of eight
+
+
+def test_points_that_need_whole_tensors_are_written_whole() -> None:
+    net = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 3))
+    ids = torch.tensor([[5, 7, 5, 999]])
+    space = Space(net, seed=0)
+    space.small = 0
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        out: Tensor = net(ids)
+        return out
+
+    assert space.probe_in_forward(forward) == []
+    U = Factor({"0.weight": (1000, 2)}, 0, 0)
+    V = Factor({"0.weight": (8, 2)}, 0, 1)
+    zs = [Noise("normal", 0, j) for j in range(3)]
+    for direction in (outer(U, V), weighted_sum([(0.5, z) for z in zs])):
+        point = space.theta + direction
+        assert torch.equal(logits_at(space, point, 1, forward), logits_at(space, point, 2, forward))
 
 
 def test_scratch_is_a_stack() -> None:

@@ -26,10 +26,12 @@ ALIGNMENT = 64
 Place = tuple[torch.dtype, torch.device]
 
 
-class Write(Protocol):
-    """Write the probed weights of one tensor, or those `rows` of it, to flat tensors."""
+class Probe(Protocol):
+    """What writes the probed weights of one tensor, or of those `rows` of it where it can, to flat tensors."""
 
-    def __call__(self, name: str, outs: Sequence[Tensor], *, rows: Tensor | None = None) -> None: ...
+    def run(self, name: str, outs: Sequence[Tensor], *, rows: Tensor | None = None) -> None: ...
+
+    def rowwise(self, name: str) -> bool: ...
 
 
 class Scratch:
@@ -116,7 +118,7 @@ class InForward:
             self._poison = False
 
     @contextlib.contextmanager
-    def probing(self, write: Write) -> Iterator[None]:
+    def probing(self, probe: Probe) -> Iterator[None]:
         """Forward passes inside the block see probed weights; afterwards every parameter has its base data again."""
         self._base = {name: p.data for name, p in self.params.items() if name in self.names}
         patched: list[tuple[nn.Module, Any]] = []
@@ -125,7 +127,7 @@ class InForward:
                 wanted = [name for name in names if name in self.names]
                 if wanted:
                     patched.append((module, module.__dict__.get("forward")))
-                    module.__dict__["forward"] = self._around(module, module.forward, wanted, write)
+                    module.__dict__["forward"] = self._around(module, module.forward, wanted, probe)
             if self._poison:
                 for name, base in self._base.items():
                     self.params[name].data = base.new_full((), torch.nan).expand(base.shape)
@@ -140,7 +142,7 @@ class InForward:
                 self.params[name].data = base
             self.scratch.top.clear()
 
-    def _around(self, module: nn.Module, forward: Callable[..., Any], names: Sequence[str], write: Write) -> Any:
+    def _around(self, module: nn.Module, forward: Callable[..., Any], names: Sequence[str], probe: Probe) -> Any:
         """`forward` with the probed weights of `names` in place while it runs."""
         inside = False
         lookup = _is_lookup(module)
@@ -154,8 +156,9 @@ class InForward:
             swapped: list[tuple[nn.Parameter, Tensor, Tensor]] = []
             try:
                 for name in names:
-                    rows = _looked_up(self._base[name], args, kwargs) if lookup else None
-                    self._swap_in(name, rows, write, swapped)
+                    few = lookup and probe.rowwise(name)
+                    rows = _looked_up(self._base[name], args, kwargs) if few else None
+                    self._swap_in(name, rows, probe, swapped)
                 return forward(*args, **kwargs)
             finally:
                 for p, before, flat in reversed(swapped):
@@ -167,17 +170,17 @@ class InForward:
 
         return probed
 
-    def _swap_in(self, name: str, rows: Tensor | None, write: Write, swapped: list[Any]) -> None:
+    def _swap_in(self, name: str, rows: Tensor | None, probe: Probe, swapped: list[Any]) -> None:
         p, base = self.params[name], self._base[name]
         flat, shaped = self.scratch.push(name, base)
         swapped.append((p, p.data, flat))
         if self._poison:
             flat.fill_(torch.nan)
         if rows is None:
-            write(name, [flat])
+            probe.run(name, [flat])
         else:
             part = base.new_empty(rows.numel() * base.shape[1])
-            write(name, [part], rows=rows)
+            probe.run(name, [part], rows=rows)
             shaped.index_copy_(0, rows, part.view(-1, base.shape[1]))
         p.data = shaped
 

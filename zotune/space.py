@@ -194,7 +194,7 @@ class Space:
         try:
             for name in copied:
                 self.params[name].data = self._copy[name]
-            with probes.probing(evaluation.run) if probes else contextlib.nullcontext():
+            with probes.probing(evaluation) if probes else contextlib.nullcontext():
                 yield
         finally:
             for name, p in self.params.items():
