@@ -305,3 +305,18 @@ def test_outputs_are_compared_bit_for_bit() -> None:
     assert same_outputs(a, b)
     assert not same_outputs(a, [b[0] + 0.0 * float("nan")])
     assert not same_outputs(a, [])
+
+
+def test_outputs_that_hold_themselves_are_read_once() -> None:
+    class Record:
+        def __init__(self, x: Tensor) -> None:
+            self.states, self.owner, self.kind = [x, {"y": x + 1}], self, Record
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Record:
+            return Record(x)
+
+    net = Net()
+    with outputs_of(net) as found:
+        net(torch.ones(2))
+    assert [float(x[0]) for x in found] == [1.0, 2.0]

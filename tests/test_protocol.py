@@ -253,6 +253,13 @@ def test_a_partial_field_is_stored_where_its_mask_says_and_reads_as_nothing_else
     assert set(space.fields["copy"]) == names
     torch.testing.assert_close(space.fields["m"]["layers.0.bias"], 2 * start["layers.0.bias"])
     torch.testing.assert_close(space.fields["copy"]["layers.0.bias"], start["layers.0.bias"])
+    before = {n: x.clone() for n, x in space.fields["m"].items()}
+    theta = {n: p.detach().clone() for n, p in space.params.items()}
+    fewer = space.theta.per(lambda t: t.name == "layers.0.bias")
+    space.assign(space.theta + state["m"], {"m": only(fewer, state["m"])})
+    assert set(space.fields["m"]) == {"layers.0.bias"}
+    name = "layers.1.bias"  # read in the very step that gives it up
+    torch.testing.assert_close(space.params[name].detach(), theta[name] + before[name])
     with pytest.raises(RecipeError, match="state"):
         space.value(1.0 + only(mask, space.theta))
     with pytest.raises(RecipeError, match="mask"):
@@ -281,6 +288,21 @@ def test_an_order_is_asked_for_places_and_keeps_unranked_points() -> None:
     assert oracle.evaluations == 4
     with pytest.raises(UsageError, match="an order, no values"):
         oracle(theta)
+
+
+def test_a_candidate_that_fails_is_made_again() -> None:
+    oracle = ordered(lambda candidates: [0, 1])
+    collect, calls = oracle._collect, []
+
+    def failing(rows: Sequence[int]) -> Any:
+        calls.append(rows)
+        if len(calls) == 1:
+            raise ObjectiveError("once")
+        return collect(rows)
+
+    oracle._collect = failing
+    assert oracle.rank(oracle._space.theta, oracle._space.theta + 1.0) == (0, 1)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("answer", [[0], [0, -1], [0.5, 1], ["a", "b"]])

@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 
@@ -25,6 +25,7 @@ from zotune.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
 from zotune.space import Space
 from zotune.types import Direction, Score
 
+T = TypeVar("T")
 Evaluate = Callable[[Sequence[int]], Score]
 """Score the weights as they are now on these rows."""
 
@@ -246,32 +247,33 @@ class Oracle:
             if self._order is None:
                 values = [self._value(p, batch) for p in points]
                 return [sum(other < v for other in values) for v in values]
-            candidates = []
-            for p in points:
-                with self._space.at(p, self._passes(len(batch.rows))):
-                    candidates.append(self._collect(batch.rows))
+            candidates = [self._at(p, batch, self._collect) for p in points]
             return _places(self._order(candidates), len(points))
 
         return tuple(self._tape.take("ranks", order))
 
-    def _score(self, point: Recipe, batch: Batch) -> Score:
+    def _at(self, point: Recipe, batch: Batch, ask: Callable[[Sequence[int]], T]) -> T:
+        """What `ask` says of these rows at a point; a failing one is asked again."""
         for attempt in range(self._retries + 1):
             try:
                 with self._space.at(point, self._passes(len(batch.rows))):
-                    score = self._evaluate(batch.rows)
-                if not math.isfinite(score.value):
-                    raise ObjectiveError(f"the objective returned {score.value}")
-                return score
+                    return ask(batch.rows)
             except ObjectiveError:
                 if attempt == self._retries:
                     raise
         raise AssertionError("unreachable")
 
+    def _score(self, rows: Sequence[int]) -> Score:
+        score = self._evaluate(rows)
+        if not math.isfinite(score.value):
+            raise ObjectiveError(f"the objective returned {score.value}")
+        return score
+
     def _value(self, point: Recipe, batch: Batch) -> float:
-        return self._sign * self._score(point, batch).value
+        return self._sign * self._at(point, batch, self._score).value
 
     def _samples(self, point: Recipe, batch: Batch) -> list[float | None]:
-        samples = self._score(point, batch).samples
+        samples = self._at(point, batch, self._score).samples
         if samples is None:
             raise UsageError("this optimizer needs one score a row, but the objective gives one for the whole set")
         return [None if s is None else self._sign * s for s in samples]

@@ -245,18 +245,20 @@ def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _tensors(x: Any) -> Iterator[Tensor]:
+def _tensors(x: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """The tensors in an output: in containers, and in records such as caches; each object once."""
+    seen = set() if seen is None else seen
     if isinstance(x, Tensor):
         yield x
-    elif isinstance(x, Mapping):
-        for v in x.values():
-            yield from _tensors(v)
-    elif isinstance(x, list | tuple):
-        for v in x:
-            yield from _tensors(v)
-    elif hasattr(x, "__dict__") and not isinstance(x, nn.Module):  # caches and other plain records
-        for v in vars(x).values():
-            yield from _tensors(v)
+    elif isinstance(x, nn.Module | type) or id(x) in seen:
+        return
+    else:
+        seen.add(id(x))
+        parts = (
+            x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else getattr(x, "__dict__", {})
+        )
+        for v in list(parts.values() if isinstance(parts, Mapping) else parts):
+            yield from _tensors(v, seen)
 
 
 def same_outputs(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:

@@ -210,7 +210,7 @@ class Space:
         cheaper to write in one go than one by one in the middle of a pass.
         """
         self.in_forward = None
-        point = self.theta + 1e-3 * Noise("normal", -1, 1 << 20)
+        point = self.theta + 1e-3 * Noise("normal", -1, 1 << 20)  # a draw that no calibration comes near
         with outputs_of(self.module) as expected, InForward.watch(self.module) as called, self.at(point):
             forward()
         if not expected or InForward.refuses(self.module):  # called in parts only: nothing to compare
@@ -223,7 +223,7 @@ class Space:
             try:
                 with found.poisoned(), outputs_of(self.module) as got, self.at(point, 1):
                     forward()
-            except Exception:
+            except Exception:  # whatever a model raises on NaN: it read a weight that it should not see
                 return False
             finally:
                 self.in_forward = None
@@ -263,14 +263,16 @@ class Space:
             if path not in masks and isinstance(recipe, Field) and recipe.path in old:
                 masks[path] = PerTensor({n: float(n in old[recipe.path]) for n in self.params})
         fields = {path: self._allocate(path, masks.get(path)) for path in targets}
+        resized = {path: self._allocate(path, mask) for path, mask in masks.items() if path not in targets}
         outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", self._rounded)]
         outputs += [Output(recipe, f"field {path}") for path, recipe in targets.items()]
         with _uninterrupted():
             if outputs:
-                evaluation = self.evaluation(outputs, {**old, **fields})
+                readable = {path: {**old.get(path, {}), **f} for path, f in fields.items()}  # also what goes
+                evaluation = self.evaluation(outputs, {**old, **readable})
                 for name in self.params:
                     evaluation.run(name)
-            self.fields = {path: f for path, f in {**old, **fields}.items() if path in kept}
+            self.fields = {path: f for path, f in {**old, **resized, **fields}.items() if path in kept}
         return new_state
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
