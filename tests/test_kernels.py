@@ -73,8 +73,10 @@ def run(step: Step, dtype: torch.dtype, **options: Any) -> tuple[Space, dict[str
     state: Any = None
     for t in range(4):
         space.step = t
-        with space.at(space.theta + 1e-3 * Noise("normal", t, 0)):
-            pass
+        before = space.digest()
+        with space.at(space.theta + 1e-1 * Noise("normal", t, 0)):
+            assert space.digest() != before
+        assert space.digest() == before
         theta, state = step(space, state, t)
         state = space.assign(theta, state)
     found = {n: p.detach().clone() for n, p in space.params.items()}
@@ -203,6 +205,16 @@ def test_a_compiler_that_gives_other_bits_is_refused(monkeypatch: pytest.MonkeyP
     space, found = run(mezo, torch.float32, compile=True)
     assert "other bits" in space.kernels.notes[0]
     assert same_bits(found, run(mezo, torch.float32)[1])
+
+
+def test_a_kernel_whose_arguments_are_not_understood_is_refused() -> None:
+    a, b = torch.zeros(5), torch.zeros(4)
+    seen: list[tuple[Any, ...]] = []
+    call = kernels._direct(lambda *given: seen.append(given), [4, b, a], [a, b])
+    call(torch.ones(7), torch.ones(6))
+    assert [x if isinstance(x, int) else x.numel() for x in seen[0]] == [6, 6, 7]
+    with pytest.raises(RuntimeError, match="float that is not understood"):
+        kernels._direct(print, [a, 1.5], [a, b])
 
 
 WORKER = """

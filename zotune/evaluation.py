@@ -7,15 +7,14 @@ step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from zotune import noise
 from zotune.errors import RecipeError
-from zotune.kernels import Fused, Kernels, Numbers, padded_keys, padded_scalars, sum_batches
-from zotune.program import BATCH, Output, Program, factor_value, lower, sum_scalars, sum_text
+from zotune.kernels import Kernels, Numbers, padded_keys, padded_scalars
+from zotune.program import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.recipe import Constant, Noise, WeightedSum, scalar_at
 
 Key = Callable[[str, Noise], int]
@@ -54,8 +53,7 @@ class Evaluation:
             kept = [o for o in outputs if o.target not in absent]
             if kept:
                 program = lower(kept, absent) if absent else whole
-                largest = max(base[name].numel() for name in names)
-                group = _Group(program, names, device, compute_dtype(dtype), keys, largest)
+                group = _Group(program, names, device, compute_dtype(dtype), keys)
                 self._group |= dict.fromkeys(names, group)
 
     def run(self, name: str, outs: Sequence[Tensor] = (), start: int = 0, rows: Tensor | None = None) -> None:
@@ -81,7 +79,8 @@ class Evaluation:
             part = slice(first, min(first + step, start + count))
             own = outs if part.stop - part.start == count else [x[first - start : part.stop - start] for x in outs]
             s, k, numbers = group.row(name, first)
-            group.call(self._kernels, self._inputs(group.program, name, part, own), s, k, numbers)
+            tensors = self._inputs(group.program, name, part, own)
+            self._kernels.run(group.program.text, group.dtype, tensors, s, k, numbers)
 
     def _inputs(self, program: Program, name: str, part: slice, outs: Sequence[Tensor]) -> list[Tensor]:
         found = []
@@ -110,7 +109,7 @@ class Evaluation:
             else:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
-        group.call(self._kernels, gathered, *group.row(name, 0), index)
+        self._kernels.run(program.text, group.dtype, gathered, *group.row(name, 0), index)
 
     def rowwise(self, name: str) -> bool:
         """Whether `run(rows=...)` is possible: nothing but elementwise inputs, and one noise block."""
@@ -136,12 +135,8 @@ class Evaluation:
             halves += [0] * padding
             s = torch.tensor(scalars, dtype=torch.float64, device=p.device)
             k = torch.tensor(padded_keys(halves, place), dtype=torch.int32, device=p.device)
-            text = sum_text(kind, x.power)
-            fused = self._kernels.fused(text, dtype, [out], s, k) if out.numel() > 1 else None
-            if fused:
-                fused(out, s, k, self._kernels.count(out))
-            else:
-                self._kernels.plain(text, dtype)(out, *Numbers(scalars, halves, place).arguments(s, out))
+            numbers = Numbers(scalars, halves, place)
+            self._kernels.run(sum_text(kind, x.power), dtype, [out], s, k, numbers)
         return out
 
     def _outer(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
@@ -206,11 +201,9 @@ class _Group:
     """A program and the tensors that it runs on, with the table of their numbers and keys."""
 
     def __init__(
-        self, program: Program, names: Sequence[str], device: torch.device, dtype: torch.dtype, keys: Keys, largest: int
+        self, program: Program, names: Sequence[str], device: torch.device, dtype: torch.dtype, keys: Keys
     ) -> None:
         self.program, self.dtype = program, dtype
-        self.exact = largest <= 1 << 24  # a float32 counts so far
-        self._fused: Fused | Literal[False] | None = None  # unknown before the first call
         self._rows = {name: i for i, name in enumerate(names)}
         shared = all(isinstance(x, Constant) for x, _ in program.scalars)
         rows = [self._numbers(name) for name in (names[:1] if shared else names)]
@@ -224,28 +217,6 @@ class _Group:
             noise.coefficient(scalar_at(x, name), kind, self.dtype) if kind else scalar_at(x, name)
             for x, kind in self.program.scalars
         ]
-
-    def call(
-        self,
-        kernels: Kernels,
-        tensors: Sequence[Tensor],
-        s: Tensor,
-        k: Tensor,
-        numbers: Numbers,
-        places: Tensor | None = None,
-    ) -> None:
-        """Run the program on flat tensors of one piece, or on the elements at `places` (int64) of a tensor."""
-        like = tensors[0]
-        counted = places is None or (like.device.type == "cpu" and self.exact)
-        if like.numel() > 1 and counted:
-            if self._fused is None:
-                self._fused = kernels.fused(self.program.text, self.dtype, tensors, s, k) or False
-            if self._fused:
-                self._fused(*tensors, s, k, kernels.count(like) if places is None else places.float())
-                return
-        if places is not None:
-            places = (places & 0xFFFFFFFF).to(torch.int32)
-        kernels.plain(self.program.text, self.dtype)(*tensors, *numbers.arguments(s, like, places))
 
     def row(self, name: str, start: int) -> tuple[Tensor, Tensor, Numbers]:
         """(s, k, the same on the host) of one tensor, for elements from `start` on."""

@@ -2,8 +2,8 @@
 
 A compiled program is one pass over memory, noise included; it is compiled once for all tensors and for all numbers. A
 new program is first run both ways on made-up weights, and is used only where every bit agrees. Whatever goes wrong with
-a compiler (none installed, an error, other bits, too many recompilations) costs time and nothing else: the same text
-runs as it stands, and `notes` says why.
+a compiler (none installed, an error, other bits, arguments that are not understood) costs time and nothing else: the
+same text runs as it stands, and `notes` says why.
 
 This module knows flat tensors and programs; it knows nothing of models.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zotune import noise
-from zotune.program import BATCH, function
+from zotune.program import function
 
 CHUNK = 1 << 18
 """Elements that an uncompiled program takes at a time: a few megabytes of temporaries, small enough for the cache. A
@@ -50,8 +50,8 @@ class Kernels:
         self.seconds = 0.0
         self.notes: list[str] = []
         self._plain: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
-        self._fused: dict[Signature, Fused | None] = {}
-        self._count: Tensor | None = None
+        self._kernels: dict[Signature, Fused | None] = {}
+        self._counted: Tensor | None = None
 
     def piece(self, buffered: bool, device: torch.device) -> int:
         """Elements a call takes."""
@@ -59,13 +59,31 @@ class Kernels:
             return self.chunk
         return COUNTED if buffered or device.type == "cpu" else PIECE
 
-    def count(self, like: Tensor) -> Tensor:
-        """The last argument of a compiled call for these elements."""
-        if like.device.type != "cpu":
-            return like
-        if self._count is None:
-            self._count = torch.arange(COUNTED, dtype=torch.float32)  # torch's kernels read integers slowly
-        return self._count[: like.numel()]
+    def run(
+        self,
+        text: str,
+        dtype: torch.dtype,
+        tensors: Sequence[Tensor],
+        s: Tensor,
+        k: Tensor,
+        numbers: Numbers,
+        places: Tensor | None = None,
+    ) -> None:
+        """Run a text, compiled where that is on and works.
+
+        tensors: flat, of one length; s, k: numbers and keys on their device; numbers: the same on the host. places: of
+        the elements (int64, below 2**32) where they do not follow one another.
+        """
+        like = tensors[0]
+        if self.compile and like.numel() > 1 and (places is None or like.device.type == "cpu"):
+            count = self._count(like) if places is None else places.float()
+            exact = places is None or int(places.max()) <= 1 << 24  # a float32 counts so far
+            if exact and (kernel := self._fused_for(text, dtype, tensors, s, k)):
+                kernel(*tensors, s, k, count)
+                return
+        if places is not None:
+            places = places.to(torch.int32)  # wraps
+        self.plain(text, dtype)(*tensors, *numbers.arguments(s, like, places))
 
     def plain(self, text: str, dtype: torch.dtype) -> Callable[..., None]:
         """The text's function as it stands: called with flat tensors, numbers and keys (`Numbers.arguments`)."""
@@ -74,20 +92,28 @@ class Kernels:
             self._plain[key] = function(text, dtype, fused=False)
         return self._plain[key]
 
-    def fused(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused | None:
-        """The same compiled, for tensors of these dtypes on these devices; None where that is off or fails. Called with
-        (*tensors, s, k, count(tensor)): at least two elements each, numbers and keys as tensors."""
-        if not self.compile:
-            return None
+    def _count(self, like: Tensor) -> Tensor:
+        """The last argument of a compiled call for these elements."""
+        if like.device.type != "cpu":
+            return like
+        if self._counted is None:
+            self._counted = torch.arange(COUNTED, dtype=torch.float32)  # torch's kernels read integers slowly
+        return self._counted[: like.numel()]
+
+    def _fused_for(
+        self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor
+    ) -> Fused | None:
+        """The compiled kernel for tensors of these dtypes on these devices, or None where compiling failed. Called with
+        (*tensors, s, k, count): at least two elements each."""
         signature = (text, dtype, tuple((x.dtype, x.device) for x in tensors))
-        if signature not in self._fused:
+        if signature not in self._kernels:
             began = time.monotonic()
-            if not self._fused:
+            if not self._kernels:
                 self.tell("compiling the arithmetic of probes and steps (once; some seconds)")
             try:
-                self._fused[signature] = self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k)
-            except Exception as error:
-                self._fused[signature] = None
+                self._kernels[signature] = self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k)
+            except Exception as error:  # whatever a compiler raises: none is needed
+                self._kernels[signature] = None
                 error = getattr(error, "inner_exception", error)  # torch wraps what its backend raised
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 note = f"compiling failed; the same bits are computed uncompiled, more slowly ({why})"
@@ -95,7 +121,7 @@ class Kernels:
                     self.notes.append(note)
                     self.tell(note)
             self.seconds += time.monotonic() - began
-        return self._fused[signature]
+        return self._kernels[signature]
 
     def _build(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused:
         from torch._inductor.compile_fx import compile_fx
@@ -117,13 +143,15 @@ class Kernels:
         guarded = torch.compile(function(text, dtype, fused=True), backend=backend, dynamic=True, fullgraph=True)
         values = [_made_up(x, j) for j, x in enumerate(tensors)]
         expected = [x.clone() for x in values]
-        guarded(*values, s, k, n := self.count(values[0]))
+        guarded(*values, s, k, n := self._count(values[0]))
         self.plain(text, dtype)(*expected, *Numbers.of(s, k).arguments(s, values[0]))
         for a, b in zip(values, expected, strict=True):
             same = (a.view(_bits(a.dtype)) == b.view(_bits(b.dtype))) | (a.isnan() & b.isnan())
             if not same.all():
                 raise RuntimeError("the compiler gives other bits")
-        return _direct(entered, [*values, s, k, n]) or guarded
+        if len(entered) != 1:
+            raise RuntimeError("the compiler was entered again in the first call")
+        return _direct(*entered[0], [*values, s, k, n])
 
 
 def worth_compiling(weights: int, evals: int | None) -> bool:
@@ -134,25 +162,20 @@ def worth_compiling(weights: int, evals: int | None) -> bool:
 Fused = Callable[..., Any]
 
 
-def _direct(entered: Sequence[tuple[Fused, tuple[Any, ...]]], arguments: Sequence[Tensor]) -> Fused | None:
+def _direct(kernel: Fused, given: Sequence[Any], arguments: Sequence[Tensor]) -> Fused:
     """The kernel itself, without torch's check at every call that its arguments are of the kind it was compiled for:
-    they always are (`Kernels.fused`), and the check costs several times a small tensor's work.
+    they always are (`Kernels._fused_for`), and the check costs several times a small tensor's work.
 
-    What the kernel was handed in its first call says in which order it takes tensors and their lengths; None where that
-    does not explain all of it.
+    given: what the kernel was handed in its first call, with these arguments: it says in which order tensors and
+    lengths are taken. Raises RuntimeError where that does not explain all of it.
     """
-    if len(entered) != 1:
-        return None
-    kernel, given = entered[0]
     order: list[tuple[bool, int]] = []
     for x in given:
-        if isinstance(x, Tensor):
-            found = [j for j, a in enumerate(arguments) if a is x]
-        else:
-            found = [j for j, a in enumerate(arguments) if isinstance(x, int) and a.numel() == x]
+        whole = isinstance(x, Tensor)
+        found = [j for j, a in enumerate(arguments) if (a is x if whole else isinstance(x, int) and a.numel() == x)]
         if not found:
-            return None
-        order.append((isinstance(x, Tensor), found[0]))
+            raise RuntimeError(f"the compiled kernel takes a {type(x).__name__} that is not understood")
+        order.append((whole, found[0]))
 
     def call(*tensors: Tensor) -> None:
         kernel(*[tensors[j] if whole else tensors[j].numel() for whole, j in order])
@@ -190,17 +213,6 @@ def padded_keys(keys: Sequence[int], place: int) -> list[int]:
     return [*keys, *([0] * (-(len(keys) + 1) % 4)), place if place < 1 << 31 else place - (1 << 32)]
 
 
-def sum_batches(kinds: Sequence[str]) -> list[tuple[str, range]]:
-    """Runs of at most BATCH neighbouring terms of one kind, in order."""
-    runs: list[tuple[str, range]] = []
-    start = 0
-    for end in range(1, len(kinds) + 1):
-        if end == len(kinds) or kinds[end] != kinds[start] or end - start == BATCH:
-            runs.append((kinds[start], range(start, end)))
-            start = end
-    return runs
-
-
 def _made_up(like: Tensor, j: int) -> Tensor:
     """Values such as weights have, with zeros of both signs, equal values and large ones among them."""
     z = noise.units("normal", noise.stream_key(0, 0, j, "normal", 0), 0, like.numel(), like.device).float() / 7000
@@ -214,4 +226,4 @@ def _bits(dtype: torch.dtype) -> torch.dtype:
     return {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
 
 
-__all__ = ["CHUNK", "Fused", "Kernels", "Numbers", "worth_compiling"]
+__all__ = ["CHUNK", "Kernels", "Numbers", "padded_keys", "padded_scalars", "worth_compiling"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -107,12 +107,16 @@ def _words(first: int, count: int, device: torch.device, k0: int, k1: int) -> Te
     return _hash32_(x, torch.empty_like(x), k0, k1)
 
 
-def draw(kind: str, where: Span, k0: int, k1: int) -> Tensor:
-    """Integer noise of the elements in `where`, by few operations in place: int32, shape (count,).
+def draw(kind: str, where: Span | Tensor, k0: Any, k1: Any) -> Tensor:
+    """Integer noise of the elements in `where`, all under one block's key (`block_key`): int32, shape (count,).
 
     `normal` gives integers in [-510, 510] to be scaled by NORMAL_SCALE, `rademacher` gives -1 or 1, `rounding` gives
-    the raw hashed words for stochastic rounding. k0, k1: the block's key (`block_key`).
+    the raw hashed words for stochastic rounding. where: a Span, drawn by few operations in place, or the places of any
+    elements as 32-bit words (int32, the upper half of a block negative), drawn by plain operations that a compiler
+    fuses; k0 and k1 may be 0-d tensors then.
     """
+    if isinstance(where, Tensor):
+        return _draw_at(kind, where, k0, k1)
     start, count, device = where.start, where.count, where.device
     if kind == "rademacher":
         first, last = start // 32, (start + count + 31) // 32
@@ -128,11 +132,7 @@ def draw(kind: str, where: Span, k0: int, k1: int) -> Tensor:
     return pairs.bitwise_and_(0xFFFF).add_(odd).sub_(510)
 
 
-def draw_at(kind: str, index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
-    """The same integers for any elements, by plain operations that a compiler fuses: int32, shape of `index`.
-
-    index: places within the key's block as 32-bit words (int32, the upper half of a block negative).
-    """
+def _draw_at(kind: str, index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
     if kind == "rademacher":
         w = hash32((index >> 5) & 0x7FFFFFF, k0, k1)
         return ((w >> (index & 31)) & 1) * 2 - 1

@@ -219,6 +219,17 @@ def sum_text(kind: str, power: int) -> str:
     return "\n".join([*lines, "    store(out, total)"]) + "\n"
 
 
+def sum_batches(kinds: Sequence[str]) -> list[tuple[str, range]]:
+    """Runs of at most BATCH neighbouring terms of one kind, in order."""
+    runs: list[tuple[str, range]] = []
+    start = 0
+    for end in range(1, len(kinds) + 1):
+        if end == len(kinds) or kinds[end] != kinds[start] or end - start == BATCH:
+            runs.append((kinds[start], range(start, end)))
+            start = end
+    return runs
+
+
 def sum_scalars(c: float, kind: str, power: int, dtype: torch.dtype) -> tuple[float, float]:
     """The two numbers of one term of `sum_text`."""
     return (noise.coefficient(c if power == 1 else 1.0, kind, dtype), 0.0 if power == 1 else c)
@@ -274,14 +285,7 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
         return torch.where((a < b) | (a != a), a, b).to(dtype)
 
     def units(kind: str) -> Callable[..., Tensor]:
-        def of(i: Any, k0: Any, k1: Any) -> Tensor:
-            found = noise.draw(kind, i, k0, k1) if isinstance(i, noise.Span) else noise.draw_at(kind, i, k0, k1)
-            return found.to(dtype)
-
-        def fused_of(i: Tensor, k0: Tensor, k1: Tensor) -> Tensor:
-            return noise.draw_at(kind, i, k0, k1).to(dtype)
-
-        return fused_of if fused else of
+        return lambda i, k0, k1: noise.draw(kind, i, k0, k1).to(dtype)
 
     def place(n: Any, k: Any) -> Any:
         if not fused:
@@ -295,10 +299,7 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
             return x
         if not isinstance(x, Tensor) or x.dim() == 0:
             x = torch.zeros(like.shape, dtype=dtype, device=like.device) + x
-        return round_stochastically(x, like.dtype, words(i, k0, k1))
-
-    def words(i: Any, k0: Any, k1: Any) -> Tensor:
-        return noise.draw("rounding", i, k0, k1) if isinstance(i, noise.Span) else noise.draw_at("rounding", i, k0, k1)
+        return round_stochastically(x, like.dtype, noise.draw("rounding", i, k0, k1))
 
     def store(target: Tensor, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -307,7 +308,6 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
             target.fill_(value)
 
     return {
-        "torch": torch,
         "load": lambda x: x.to(dtype),
         "apart": lambda x: x.clone(),
         "as_number": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x),
