@@ -23,7 +23,7 @@ LAYERS = [
     {"journal", "checkpoint"},
     {"oracle"},
     {"engine", "data", "models", "prefix"},
-    {"tasks", "tuner"},
+    {"tasks", "tuner", "workbench"},
     {"judging", "plan"},
     {"report", "session"},
     {"run"},

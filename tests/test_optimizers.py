@@ -13,7 +13,7 @@ import torch
 from zotune import host
 from zotune.errors import OptionError
 from zotune.recipe import Noise
-from zotune.testing import Bench, Given, LiveTensors, OptimizerContract, data
+from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
 
 SETTINGS: dict[str, dict[str, Any]] = {"mezo": {"lr": 1e-2, "eps": 1e-2}}
 """Steps large enough to move a tiny net where the paper's defaults are for large models."""
@@ -293,3 +293,40 @@ def test_the_contract_finds_a_step_that_is_not_its_paper() -> None:
     RightReference().test_one_step_equals_the_reference()
     with pytest.raises(AssertionError):
         WrongReference().test_one_step_equals_the_reference()
+
+
+class Wanders:
+    """Goes by noise alone, as far a step as the signal could make it."""
+
+    forwards = 2
+
+    def init(self, theta: Any) -> None:
+        return None
+
+    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
+        z = at.normal()
+        oracle(theta + 0.01 * z, theta - 0.01 * z)
+        return theta + 1e-2 * at.normal(1), None
+
+
+class Climbs(Wanders):
+    """Takes the sign the wrong way round."""
+
+    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
+        z = at.normal()
+        up, down = oracle(theta + 0.01 * z, theta - 0.01 * z)
+        return theta + 1e-2 * (up - down) / 0.02 * z, None
+
+
+@pytest.mark.parametrize("kind", [Wanders, Climbs])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_contract_finds_what_does_not_converge(
+    kind: type[Wanders], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Contract(OptimizerContract):
+        def optimizer(self) -> Any:
+            return kind()
+
+    monkeypatch.setattr("zotune.testing.PROBLEMS", {problem: PROBLEMS[problem]})
+    with pytest.raises(AssertionError, match=problem):
+        Contract().test_it_converges_on_four_small_problems()

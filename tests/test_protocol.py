@@ -23,14 +23,18 @@ from zotune.testing import OptimizerContract, TinyNet
 from zotune.types import Score
 
 
-@dataclass(frozen=True)
-class Sphere:
-    """Noise of a fixed length."""
+class Stateless:
+    """Two forwards and nothing kept, unless said otherwise."""
 
-    forwards = 2
+    forwards: int | None = 2
 
     def init(self, theta: Any) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class Sphere(Stateless):
+    """Noise of a fixed length."""
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
         z = at.sphere()
@@ -39,13 +43,8 @@ class Sphere:
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Stateless):
     """LOZO's kind: U Vᵀ where a tensor is a matrix, V kept for three steps; plain noise elsewhere."""
-
-    forwards = 2
-
-    def init(self, theta: Any) -> None:
-        return None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
         U = at.factor(lambda t: (t.shape[0], 2) if len(t.shape) == 2 else None)
@@ -56,13 +55,8 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(Stateless):
     """ZO-Muon's kind: the factors made orthonormal first."""
-
-    forwards = 2
-
-    def init(self, theta: Any) -> None:
-        return None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
         U, V = (at.factor(lambda t: (t.shape[0], 2) if t.shape == (8, 8) else None, draw=d) for d in (0, 1))
@@ -106,11 +100,10 @@ def chosen(t: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Population:
+class Population(Stateless):
     """ES and n-SPSA with growing n: any number of directions in one sum, squares beside them."""
 
-    def init(self, theta: Any) -> None:
-        return None
+    forwards = None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
         zs = [at.normal(j) for j in range(2 + min(at.t, 10))]
@@ -122,14 +115,10 @@ class Population:
 
 
 @dataclass(frozen=True)
-class PerSample:
+class PerSample(Stateless):
     """ZO-SVRG's kind: a direction's slope from the rows that moved most, on another batch than the step's own."""
 
-    forwards = 2
     needs = "per_sample"
-
-    def init(self, theta: Any) -> None:
-        return None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
         z = at.rademacher()
@@ -139,14 +128,11 @@ class PerSample:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Ranked(Stateless):
     """RankSGD's kind: nothing but the order of four candidates."""
 
     forwards = 4
     needs = "order"
-
-    def init(self, theta: Any) -> None:
-        return None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
         zs = [at.normal(j) for j in range(4)]

@@ -38,9 +38,9 @@ def textbook_step(model: nn.Module, loss: Callable[[], float], seed: int) -> Non
     """MeZO as its paper's Algorithm 1 is usually written down: the noise again for every pass, tensor by tensor."""
 
     def perturb(scale: float) -> None:
-        torch.manual_seed(seed)
+        generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         for p in model.parameters():
-            z = torch.normal(0.0, 1.0, size=p.shape, device=p.device, dtype=p.dtype)
+            z = torch.normal(0.0, 1.0, p.shape, generator=generator, device=p.device, dtype=p.dtype)
             p.data = p.data + z * scale
 
     perturb(EPS)
