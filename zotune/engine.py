@@ -6,6 +6,7 @@ The same code replays a journal: an oracle whose tape is recorded gives the old 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
@@ -20,6 +21,9 @@ from zotune.journal import Journal, Tape
 from zotune.oracle import At, Batches, Oracle
 from zotune.space import Space
 from zotune.types import Optimizer
+
+PLANNED = 10_000
+"""Steps whose costs are added up to say how many a budget pays for; later ones are taken to cost as much on average."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,33 @@ class Budget:
         for name, value in asdict(self).items():
             if value is not None and value <= 0:
                 raise UsageError(f"the budget in {name} must be positive, got {value}")
+
+
+def cost_of(optimizer: Optimizer, space: Space, batches: Batches, step: int, progress: float) -> int:
+    """Evaluations that a step makes, as the optimizer declares; 1 where it does not say."""
+    if hasattr(optimizer, "cost"):
+        return int(optimizer.cost(space.theta, At(space, batches, Tape(), step, None, progress)))
+    declared = getattr(optimizer, "forwards", None)
+    return declared if isinstance(declared, int) else 1
+
+
+def planned(budget: Budget, cost: Callable[[int, float], int]) -> tuple[int | None, int | None]:
+    """Steps and evaluations that a budget pays for, as far as its time alone does not decide.
+
+    cost: of a step, at a share of the budget.
+    """
+    step = used = 0
+    while step < PLANNED:
+        shares = [x / limit for x, limit in ((step, budget.steps), (used, budget.evals)) if limit is not None]
+        if not shares:
+            return None, None
+        if max(shares) >= 1:
+            return step, used
+        used += max(cost(step, max(shares)), 1)
+        step += 1
+    ends = [budget.steps or math.inf, step * budget.evals / used if budget.evals else math.inf]
+    steps = math.ceil(min(ends))
+    return steps, math.ceil(used * steps / step)
 
 
 @dataclass
@@ -155,21 +186,17 @@ class Engine:
             return "patience"
         over = (
             (b.steps is not None and p.step >= b.steps)
-            or (b.evals is not None and p.evaluations + self._forwards() > b.evals)
+            or (b.evals is not None and p.evaluations + self._cost(p.step, self._used()) > b.evals)
             or (b.seconds is not None and p.seconds >= b.seconds)
         )
         return "done" if over else ""
 
-    def _forwards(self) -> int:
-        declared = getattr(self.optimizer, "forwards", None)
-        return declared if isinstance(declared, int) else 1
+    def _cost(self, step: int, progress: float) -> int:
+        return cost_of(self.optimizer, self.space, self.batches, step, progress)
 
+    @functools.cached_property
     def _total(self) -> int | None:
-        b = self.budget
-        ends = [b.steps] if b.steps is not None else []
-        if b.evals is not None:
-            ends.append(math.ceil(b.evals / self._forwards()))
-        return min(ends) if ends else None
+        return planned(self.budget, self._cost)[0]
 
     def _used(self) -> float:
         p, b = self.progress, self.budget
@@ -184,7 +211,7 @@ class Engine:
 
     def _begin(self, tape: Tape, t: int) -> At:
         self.oracle.begin(tape, t)
-        return At(self.space, self.batches, tape, t, self._total(), self._used())
+        return At(self.space, self.batches, tape, t, self._total, self._used())
 
     def _init(self) -> None:
         line = self.journal.take("init")

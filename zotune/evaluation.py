@@ -7,6 +7,7 @@ step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ from zotune.kernels import Kernels, Numbers, padded_keys, padded_scalars
 from zotune.program import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.recipe import Constant, Noise, WeightedSum, scalar_at
 
+SMALL = 1 << 13
+"""Elements up to which tensors are evaluated together, and are probed by copy."""
+BUNCH = 64
+"""Tensors that are evaluated together, at most."""
 Key = Callable[[str, Noise], int]
 """The 64-bit key of a stream for a tensor, by name."""
 
@@ -81,6 +86,50 @@ class Evaluation:
             s, k, numbers = group.row(name, first)
             tensors = self._inputs(group.program, name, part, own)
             self._kernels.run(group.program.text, group.dtype, tensors, s, k, numbers)
+
+    def run_all(self, names: Sequence[str], outs: Mapping[str, Tensor] | None = None) -> None:
+        """Evaluate on whole tensors. outs: for one output that goes to tensors of its own, where to.
+
+        Small ones that share their numbers are laid end to end and evaluated in one go: many calls cost more than they
+        compute.
+        """
+        bunches: dict[tuple[object, ...], list[str]] = {}
+        for name in names:
+            group = self._group.get(name)
+            if group is None:
+                continue
+            if group.program.buffered or self._base[name].numel() > SMALL:
+                bunches[(name,)] = [name]
+            else:
+                bunches.setdefault((id(group), *group.numbers(name)), []).append(name)
+        for members in bunches.values():
+            if len(members) == 1:
+                self.run(members[0], [outs[members[0]].view(-1)] if outs else ())
+            for first in range(0, len(members) if len(members) > 1 else 0, BUNCH):
+                self._run_bunch(members[first : first + BUNCH], outs)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _run_bunch(self, names: Sequence[str], outs: Mapping[str, Tensor] | None) -> None:
+        """Small tensors of one group with the same numbers, as one."""
+        group = self._group[names[0]]
+        program = group.program
+        where: list[list[Tensor]] = []
+        for what, which in program.reads:
+            source = outs if what == "out" else self._base if what == "theta" else self._fields[which]
+            assert source is not None
+            where.append([source[name].view(-1) for name in names])
+        joined = [torch.cat(parts) for parts in where]
+        counts = [x.numel() for x in where[0]]
+        places, keys = group.spread(names, counts)
+        numbers = group.numbers(names[0])
+        s: Sequence[Any] = numbers
+        if joined[0].device.type != "cpu":
+            s = torch.tensor(numbers, dtype=torch.float64, device=joined[0].device).unbind()
+        self._kernels.plain(program.text, group.dtype)(*joined, s, keys, places)
+        for (what, which), whole, parts in zip(program.reads, joined, where, strict=True):
+            if f"{what} {which}".rstrip() in program.targets:
+                torch._foreach_copy_(parts, list(torch.split(whole, counts)))
 
     def _inputs(self, program: Program, name: str, part: slice, outs: Sequence[Tensor]) -> list[Tensor]:
         found = []
@@ -217,6 +266,19 @@ class _Group:
             noise.coefficient(scalar_at(x, name), kind, self.dtype) if kind else scalar_at(x, name)
             for x, kind in self.program.scalars
         ]
+
+    def numbers(self, name: str) -> list[float]:
+        """The numbers of one tensor, on the host."""
+        return self._scalars[self._rows[name]]
+
+    def spread(self, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """For tensors laid end to end, of so many elements: each element's place in its own tensor, and its keys."""
+        k = torch.stack([self._k[self._rows[name]] for name in names])
+        each = torch.tensor(counts, device=k.device)
+        starts = torch.cumsum(each, 0) - each
+        which = torch.repeat_interleave(torch.arange(len(names), device=k.device), each)
+        places = torch.arange(sum(counts), dtype=torch.int32, device=k.device) - starts.to(torch.int32)[which]
+        return places, list(k.T[: 2 * len(self.program.streams), which].unbind(0))
 
     def row(self, name: str, start: int) -> tuple[Tensor, Tensor, Numbers]:
         """(s, k, the same on the host) of one tensor, for elements from `start` on."""

@@ -142,6 +142,7 @@ class Kernels:
         # fullgraph: an error, where torch would otherwise fall back to eager without a word
         guarded = torch.compile(function(text, dtype, fused=True), backend=backend, dynamic=True, fullgraph=True)
         values = [_made_up(x, j) for j, x in enumerate(tensors)]
+        s, k = s.clone(), k.clone()  # rows of tables: a compiler would take their place in it for an argument
         expected = [x.clone() for x in values]
         guarded(*values, s, k, n := self._count(values[0]))
         self.plain(text, dtype)(*expected, *Numbers.of(s, k).arguments(s, values[0]))

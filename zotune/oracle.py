@@ -36,6 +36,11 @@ class Batch:
 
     rows: tuple[int, ...]
 
+    @property
+    def each(self) -> tuple[Batch, ...]:
+        """Every row as a batch of its own."""
+        return tuple(Batch((row,)) for row in self.rows)
+
 
 class Batches:
     """Batches as a pure function of (seed, step, draw): epochs are seeded permutations, no iterator state exists.
@@ -97,6 +102,15 @@ class At:
     def epoch(self) -> int:
         """Whole passes over the training rows before this step."""
         return max(self.t, 0) // self._batches.per_epoch
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps that one pass over the training rows takes."""
+        return self._batches.per_epoch
+
+    def cost(self, batch: Batch) -> int:
+        """Evaluations that one point costs on this batch."""
+        return self._batches.cost(batch)
 
     def normal(self, draw: int = 0, step: int | None = None) -> Noise:
         """Noise of mean 0 and variance 1 for every element: explicit and repeatable, drawn when it is evaluated."""

@@ -64,7 +64,7 @@ class Program:
     text: its source. inputs: what its tensor arguments are, in order: "theta", "field NAME", "sum J", "outer J", and
     "out J" for the J-th output. scalars: the numbers s, each with the kind of noise that it multiplies, if any.
     streams: what the keys k belong to, two words each; the last word of k is the place of the first element. n, the
-    last argument, says which elements: see `vocabulary`.
+    last argument, says which elements: see `vocabulary`. targets: the inputs that are written.
     """
 
     text: str
@@ -73,6 +73,7 @@ class Program:
     streams: tuple[Noise, ...]
     sums: tuple[WeightedSum, ...]
     outers: tuple[Outer, ...]
+    targets: frozenset[str]
 
     @functools.cached_property
     def reads(self) -> tuple[tuple[str, str], ...]:
@@ -207,7 +208,8 @@ def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
     lines = [f"def kernel({', '.join(arguments)}):", "    i = place(n, k)"]
     text = "\n".join([*lines, *(f"    {line}" for line in w.lines + stores)]) + "\n"
     streams = tuple(z for _, z in w.streams.values())
-    return Program(text, tuple(w.inputs), tuple(w.scalars), streams, tuple(w.sums), tuple(w.outers))
+    targets = frozenset(f"out {j}" if o.target == "out" else o.target for j, o in enumerate(outputs))
+    return Program(text, tuple(w.inputs), tuple(w.scalars), streams, tuple(w.sums), tuple(w.outers), targets)
 
 
 def sum_text(kind: str, power: int) -> str:

@@ -61,13 +61,14 @@ class TensorInfo:
     """One tuned tensor, as optimizers see it.
 
     name: canonical name; shape: its shape; kind: "bias", "norm", "embedding", "linear" or "other", decided by the
-    type of the module that owns it; block: index of the layer it belongs to, or None.
+    type of the module that owns it; block: index of the layer it belongs to, or None; dtype: "float32", "bfloat16" …
     """
 
     name: str
     shape: tuple[int, ...]
     kind: str
     block: int | None
+    dtype: str = "float32"
 
     @property
     def numel(self) -> int:

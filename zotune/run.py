@@ -282,9 +282,11 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
     forward = _timed(clean)
     probe = max(_timed(probed) - forward, 0.0)
     budget = session.budget()
-    per_step = getattr(made.optimizer, "forwards", None) or 2
-    steps = min(x for x in (budget.steps, (budget.evals or 10**12) // per_step) if x)
-    evals = steps * per_step
+    steps, evals = session.planned()
+    if steps is None or evals is None:  # time alone limits the run
+        each = session.cost()
+        steps = max(int((budget.seconds or 0.0) / (each * (forward + probe) + probe)), 1)
+        evals = steps * each
     held = (len(session.select.rows) / len(rows)) * forward * (steps // session.eval_steps() + 2)
     weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
     tuned = sum(p.numel() * p.element_size() for p in session.space.params.values())

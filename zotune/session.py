@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from zotune import checkpoint, keys, models, noise, tasks
-from zotune.engine import Budget, Emit, Engine
+from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.journal import Journal
 from zotune.judging import HeldOut
 from zotune.kernels import worth_compiling
@@ -110,10 +110,7 @@ class Session:
 
     def _long(self) -> bool:
         """Whether the run is long enough to compile for."""
-        budget, per_step = self.budget(), getattr(self.plan.optimizer, "forwards", None) or 2
-        evals = [budget.evals] if budget.evals else []
-        evals += [budget.steps * per_step] if budget.steps else []
-        return worth_compiling(self.space.numel, min(evals) if evals else None)
+        return worth_compiling(self.space.numel, self.planned()[1])
 
     def prepare_probing(self) -> None:
         """Find out, by a few forward passes, which weights can be perturbed while a pass is under way. Few weights are
@@ -165,13 +162,16 @@ class Session:
         none = cfg.max_steps is None and cfg.max_evals is None and cfg.max_time is None
         return Budget(cfg.max_steps, DEFAULT_EVALS if none else cfg.max_evals, cfg.max_time)
 
+    def planned(self) -> tuple[int | None, int | None]:
+        """Steps and evaluations that the budget pays for; None where only time limits them."""
+        return planned(self.budget(), self.cost)
+
+    def cost(self, step: int = 0, progress: float = 0.0) -> int:
+        """Evaluations that a step makes."""
+        return cost_of(self.plan.optimizer, self.space, self.batches, step, progress)
+
     def eval_steps(self) -> int:
-        cfg, budget = self.plan.config, self.budget()
-        if cfg.eval_steps:
-            return cfg.eval_steps
-        per_step = getattr(self.plan.optimizer, "forwards", None) or 1
-        total = budget.steps or (budget.evals // per_step if budget.evals else 500)
-        return max(total // 10, 1)
+        return self.plan.config.eval_steps or max((self.planned()[0] or 500) // 10, 1)
 
     def engine(self, journal: Journal, store: checkpoint.Store, stop: Callable[[], bool]) -> Engine:
         cfg = self.plan.config

@@ -25,15 +25,13 @@ from torch import Tensor, nn
 
 from zotune import keys, noise
 from zotune.errors import UsageError
-from zotune.evaluation import Evaluation, Keys, compute_dtype
+from zotune.evaluation import SMALL, Evaluation, Keys, compute_dtype
 from zotune.kernels import CHUNK, Kernels
 from zotune.probing import InForward, outputs_of, same_outputs
 from zotune.program import Output
 from zotune.recipe import Field, Noise, Only, PerTensor, Recipe, TensorInfo, Theta, scalar_at
 from zotune.state import map_recipes
 
-SMALL = 1 << 13
-"""Elements up to which a tensor is always probed by copy."""
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod|base_layer|_fsdp_wrapped_module)\.")
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
@@ -75,7 +73,8 @@ def describe(module: nn.Module) -> dict[str, TensorInfo]:
     out = {}
     for name, p in named_tensors(module).items():
         block = _BLOCK.search(name)
-        out[name] = TensorInfo(name, tuple(p.shape), _kind(*owners[id(p)]), int(block[1]) if block else None)
+        dtype = str(p.dtype).removeprefix("torch.")
+        out[name] = TensorInfo(name, tuple(p.shape), _kind(*owners[id(p)]), int(block[1]) if block else None, dtype)
     return out
 
 
@@ -189,7 +188,7 @@ class Space:
         for name in copied:
             if name not in self._copy:
                 self._copy[name] = torch.empty_like(self.params[name].data)
-            evaluation.run(name, [self._copy[name].view(-1)])
+        evaluation.run_all(copied, self._copy)
         base = {name: p.data for name, p in self.params.items()}
         try:
             for name in copied:
@@ -270,8 +269,7 @@ class Space:
             if outputs:
                 readable = {path: {**old.get(path, {}), **f} for path, f in fields.items()}  # also what goes
                 evaluation = self.evaluation(outputs, {**old, **readable})
-                for name in self.params:
-                    evaluation.run(name)
+                evaluation.run_all(list(self.params))
             self.fields = {path: f for path, f in {**old, **resized, **fields}.items() if path in kept}
         return new_state
 

@@ -45,8 +45,9 @@ class Optimizer(Protocol):
     result, which is what makes replay exact. It may call the oracle as often as it likes; every value it sees is
     journaled.
 
-    Optional attributes: `forwards` (evaluations of one batch at one point that a step costs) and `fields` (extra memory
-    in multiples of the tuned weights), both checked by the contract tests; `needs`: "values" (the default),
+    Optional attributes: `forwards` (evaluations of one batch at one point that a step costs) or, where steps differ, a
+    method `cost(theta, at)` that says it of the step to come; and `fields` (extra memory in multiples of the tuned
+    weights): all are checked by the contract tests; `needs`: "values" (the default),
     "per_sample" where it asks for one value a row, "order" where ranks are enough. What the objective cannot give is
     refused before anything is loaded.
     """
