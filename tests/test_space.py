@@ -197,3 +197,18 @@ def test_an_accepted_candidate_is_written_as_it_was_evaluated() -> None:
         probed = space.digest()
     space.assign(point)
     assert space.digest() == probed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_order_statistics_need_no_sorting(dtype: torch.dtype) -> None:
+    module = nn.Module()
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(1001, generator=generator) * 10 ** torch.randn(1001, generator=generator)
+    module.wide = nn.Parameter(wide.to(dtype))
+    module.few = nn.Parameter(torch.tensor([0.0, -0.0, 1.0, 1.0, -5.0, 3e30], dtype=dtype))
+    module.equal = nn.Parameter(torch.full((7,), -2.5, dtype=dtype))
+    space = Space(module, seed=0, chunk=256)
+    for k in range(0, 1001, 40):
+        places = {n: min(k, p.numel() - 1) for n, p in space.params.items()}
+        found = space.ordered(space.theta, places)
+        assert found == {n: float(p.detach().sort().values[places[n]]) for n, p in space.params.items()}

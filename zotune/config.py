@@ -56,7 +56,14 @@ def build(target: Any, options: Mapping[str, Any], what: str) -> Any:
 
 
 def comments(target: Any) -> dict[str, str]:
-    """What a plugin's source says beside each option: the comment on the field's line."""
+    """What a plugin's source says beside each option, its own or inherited: the comment on the field's line."""
+    if inspect.isclass(target):
+        classes = [c for c in reversed(target.__mro__) if c is not object]
+        return {name: said for c in classes for name, said in _own_comments(c).items()}
+    return _own_comments(target)
+
+
+def _own_comments(target: Any) -> dict[str, str]:
     import io
     import tokenize
 

@@ -155,6 +155,33 @@ class Space:
             out[name] = join(parts)
         return out
 
+    def ordered(self, recipe: Recipe, places: Mapping[str, int]) -> dict[str, float]:
+        """Of each tensor's elements in ascending order, the one at its place (from 0), by counting digits of 8 bits
+        from the highest on: the memory of a chunk, whatever the tensor. NaN counts as the largest or smallest."""
+        evaluation, out = self.evaluation([Output(recipe, "out")]), {}
+        for name, p in self.params.items():
+            dtype = compute_dtype(p.dtype)
+            integers, digits = (torch.int64, 8) if dtype == torch.float64 else (torch.int32, 4)
+            top = torch.iinfo(integers).min
+            found, place = 0, places[name]
+            for digit in reversed(range(digits)):
+                counts = torch.zeros(256, dtype=torch.int64, device=p.device)
+                for start in range(0, p.numel(), self.kernels.chunk):
+                    part = torch.empty(min(self.kernels.chunk, p.numel() - start), dtype=dtype, device=p.device)
+                    evaluation.run(name, [part], start)
+                    x = part.view(integers)
+                    x = torch.where(x < 0, ~x, x ^ top)  # ordered as the numbers are, when read as unsigned
+                    if digit < digits - 1:
+                        x = x[(x >> 8 * (digit + 1)) == found]
+                    counts += torch.bincount((x >> 8 * digit) & 0xFF, minlength=256)
+                below = torch.cumsum(counts, 0).tolist()
+                value = next(k for k in range(256) if below[k] > place)
+                place -= below[value - 1] if value else 0
+                found = found * 256 + value if found or digit < digits - 1 else value - 256 * (value >= 128)
+            bits = found ^ top if found < 0 else ~found
+            out[name] = float(torch.tensor(bits, dtype=integers).view(dtype))
+        return out
+
     @property
     def probe_bytes(self) -> int:
         """Memory that probes have needed so far: copies, and scratch of passes under way."""

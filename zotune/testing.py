@@ -211,7 +211,7 @@ class OptimizerContract:
         def evaluate(indices: Sequence[int]) -> Score:
             return Score(float((module.a.detach()[:64] - 1.0).square().mean()))
 
-        bench = self.bench(steps=3, module=module, evaluate=evaluate, chunk=1024)
+        bench = self.bench(steps=3, module=module, evaluate=evaluate, chunk=256)
         bench.engine.store = Discard()
         size = sum(p.numel() * p.element_size() for p in module.parameters())
         with LiveTensors() as live:

@@ -1,0 +1,121 @@
+"""What the papers' formulas are checked on: numpy in float64, written again, with the product's noise alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from zotune import host
+from zotune.journal import Tape
+from zotune.oracle import At
+from zotune.recipe import Noise
+from zotune.testing import Bench, data
+from zotune.types import Score
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def net(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """TinyNet's forward pass."""
+    h = weights["embed.weight"][x]
+    for k in range(2):
+        mean = h.mean(-1, keepdims=True)
+        norm = (h - mean) / np.sqrt(((h - mean) ** 2).mean(-1, keepdims=True) + 1e-5)
+        norm = norm * weights["norm.weight"] + weights["norm.bias"]
+        h = h + np.tanh(norm @ weights[f"layers.{k}.weight"].T + weights[f"layers.{k}.bias"])
+    return h @ weights["embed.weight"].T
+
+
+def loss(weights: dict[str, np.ndarray], rows: tuple[int, ...]) -> float:
+    """Cross-entropy in float32 of float64 logits, as the bench computes it."""
+    x, y = (t.numpy()[list(rows)] for t in data())
+    logits = torch.from_numpy(net(weights, x)).float()
+    losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y), reduction="none").tolist()
+    return sum(losses) / len(losses)
+
+
+def quadratic(weights: dict[str, np.ndarray], rows: tuple[int, ...]) -> float:
+    """A smooth function of every weight and of the batch, in float64 throughout."""
+    shift = sum(rows) / 100
+    return float(sum(((w - shift * math.cos(k)) ** 2).sum() for k, (_, w) in enumerate(sorted(weights.items()))))
+
+
+class Reference:
+    """θ as numpy arrays, noise from the product, everything else written again."""
+
+    def __init__(self, optimizer: Any, seed: int = 2, steps: int = 5) -> None:
+        def evaluate(indices: Any) -> Any:
+            now = {n: p.detach().double().numpy() for n, p in self.bench.space.params.items()}
+            return Score(quadratic(now, tuple(indices)))
+
+        self.bench = Bench(optimizer, seed=seed, steps=steps, dtype=torch.float64, evaluate=evaluate)
+        self.theta = {n: p.detach().numpy().copy() for n, p in self.bench.space.params.items()}
+        self.kinds = {t.name: t for t in self.bench.space.theta.tensors}
+
+    def noise(self, kind: str, step: int, draw: int = 0) -> dict[str, np.ndarray]:
+        return {n: z.numpy() for n, z in self.bench.space.value(Noise(kind, step, draw)).items()}
+
+    def moved(self, scale: Any, z: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        of = scale if isinstance(scale, dict) else dict.fromkeys(z, scale)
+        return {n: w + of[n] * z[n] for n, w in self.theta.items()}
+
+    def rows(self, step: int, draw: int = 0) -> tuple[int, ...]:
+        return self.bench.batches.at(step, draw).rows
+
+    def agrees(self) -> None:
+        self.bench.run()
+        for n, p in self.bench.space.params.items():
+            np.testing.assert_allclose(p.detach().numpy(), self.theta[n], rtol=1e-12, atol=1e-12)
+
+
+def load(name: str, **options: Any) -> Any:
+    return host.default().find("optimizer", name).load()(**options)
+
+
+class Flat(Reference):
+    """The same with all weights in one vector, x, so that a reference reads as its paper does."""
+
+    def __init__(self, name: str, steps: int = 5, **options: Any) -> None:
+        super().__init__(load(name, **options), steps=steps)
+        self.spans: dict[str, slice] = {}
+        start = 0
+        for n, w in self.theta.items():
+            self.spans[n] = slice(start, start + w.size)
+            start += w.size
+        self.x = self.join(self.theta)
+
+    @staticmethod
+    def join(tensors: Any) -> Vector:
+        return np.concatenate([np.asarray(w, dtype=np.float64).ravel() for w in tensors.values()])
+
+    def shrinks(self) -> Vector:
+        """1 where weight decay applies, 0 on biases and norm layers."""
+        return self.join(
+            {n: np.full(w.shape, self.kinds[n].kind not in ("bias", "norm")) for n, w in self.theta.items()}
+        )
+
+    def z(self, step: int, draw: int = 0, kind: str = "normal") -> Vector:
+        return self.join(self.noise(kind, step, draw))
+
+    def vector(self, step: int, length: int, draw: int) -> list[float]:
+        return At(self.bench.space, self.bench.batches, Tape(), step, None, 0.0).vector(length, draw)
+
+    def L(self, x: Vector, rows: tuple[int, ...]) -> float:
+        return quadratic({n: x[part].reshape(self.theta[n].shape) for n, part in self.spans.items()}, rows)
+
+    def slope(self, x: Vector, z: Vector, eps: float, rows: tuple[int, ...]) -> float:
+        return (self.L(x + eps * z, rows) - self.L(x - eps * z, rows)) / (2 * eps)
+
+    def field(self, path: str) -> Vector:
+        return self.join({n: self.bench.space.fields[path][n].numpy() for n in self.spans})
+
+    def ends_at(self, x: Vector, **fields: Vector) -> None:
+        """The product's own run ends at these weights and fields."""
+        self.bench.run()
+        found = self.join({n: p.detach().numpy() for n, p in self.bench.space.params.items()})
+        np.testing.assert_allclose(found, x, rtol=1e-12, atol=1e-12)
+        for path, expected in fields.items():
+            np.testing.assert_allclose(self.field(path), expected, rtol=1e-12, atol=1e-12)
