@@ -108,7 +108,7 @@ def compiled_as_eager(step: Step, dtype: torch.dtype) -> None:
     assert same_bits(compiled, eager)
 
 
-@pytest.mark.parametrize("name", ["mezo", "adam", "several"])
+@pytest.mark.parametrize("name", ["mezo", "adam", "several", "partial"])
 @pytest.mark.usefixtures("compiler")
 def test_compiled_gives_the_bits_of_eager(name: str) -> None:
     compiled_as_eager(STEPS[name], torch.float32)

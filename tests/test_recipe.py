@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from zotune import clip, maximum, minimum, sign, sqrt, weighted_sum, where
 from zotune.errors import RecipeError
@@ -124,3 +125,11 @@ def test_number_first_operations(space: Space) -> None:
     assert torch.equal(space.value(1.0 - space.theta)[name], 1.0 - t)
     assert torch.equal(space.value(where(space.theta <= 0.1, 1.0, 0.0))[name], (t <= 0.1).double())
     torch.testing.assert_close(space.value(1.0 / (2.0 + space.theta))[name], 1.0 / (2.0 + t))
+
+
+def test_roots_are_rounded_once() -> None:
+    """torch's own square root on a CPU is wrong in the last bit of some float64 numbers."""
+    module = nn.Module()
+    module.w = nn.Parameter(torch.rand(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    space = Space(module, 0)
+    assert space.value(sqrt(space.theta))["w"].tolist() == [math.sqrt(x) for x in module.w.tolist()]

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -265,12 +266,19 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
     def narrow(x: Any) -> Any:
         return x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype).item()
 
+    def apart(x: Tensor) -> Tensor:
+        # a compiler drops a mere copy and reads what has been overwritten since
+        return torch.maximum(x, x) if fused else x.clone()
+
     def div(a: Any, b: Any) -> Tensor:
         quotient: Tensor = wide(a) / wide(b)
         return quotient.to(dtype)
 
     def sqrt(x: Tensor) -> Tensor:
-        return x.double().sqrt().to(dtype)
+        if fused or x.device.type != "cpu":
+            return x.double().sqrt().to(dtype)
+        with np.errstate(invalid="ignore"):  # torch's own on a CPU is wrong in the last bit of some float64
+            return torch.from_numpy(np.sqrt(x.double().numpy())).to(dtype)
 
     def sign(x: Tensor) -> Tensor:
         return (x > 0).to(dtype) - (x < 0).to(dtype)
@@ -311,7 +319,7 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
 
     return {
         "load": lambda x: x.to(dtype),
-        "apart": lambda x: x.clone(),
+        "apart": apart,
         "as_number": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x),
         "abs": torch.abs,
         "sqrt": sqrt,
