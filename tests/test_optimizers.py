@@ -77,6 +77,24 @@ def test_numpy_net_is_the_torch_net() -> None:
         ("mezo", {"weight_decay": -0.1}, "weight_decay"),
         ("random-search", {"sigma": 0}, "sigma"),
         ("random-search", {"n": 0}, "n must be"),
+        ("mezo", {"samples": 0}, "samples must be at least 1"),
+        ("mezo-adam", {"beta2": 1.0}, r"mezo-adam: beta2 must be in \[0, 1\), got 1.0"),
+        ("mezo-momentum", {"moments": "recomputed", "n": 2}, "moments=recomputed takes n = 1, got 2 .moments=stored"),
+        ("mezo-adam", {"window": 0}, "window must be at least 1"),
+        ("zo-adamu", {"warmup": 0.8, "anneal": 0.8}, "warmup < anneal"),
+        ("zo-adamu", {"alpha": 1.5}, r"alpha must be in \[0, 1\]"),
+        ("zo-adamm", {"sigma": 0.0}, "sigma must be positive"),
+        ("mezo-svrg", {"q": 0}, "q must be at least 1"),
+        ("mezo-svrg", {"anneal": 0.5}, "anneal must be at least 1"),
+        ("zo-svrg", {"full": -1}, "full must be at least 0"),
+        ("sparse-mezo", {"sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1.0"),
+        ("sparse-mezo", {"dense": "bias,norms"}, "dense takes bias, norm, embedding, linear and other"),
+        ("dizo", {"tau": 0.5}, r"tau must be in \(0, 0.5\), got 0.5"),
+        ("dizo", {"pattern": "("}, "is no regular expression"),
+        ("dizo", {"interval": 0}, "interval must be at least 1"),
+        ("hizoo", {"growth": 1.0}, "growth must be above 1"),
+        ("zo-sign", {"lr": float("nan")}, "zo-sign: lr must be positive"),
+        ("zo-conservative", {"eps": 0.0}, "zo-conservative: eps must be positive"),
         ("auto", {"cap": -1}, "cap must be positive"),
         ("auto", {"beta": 1.0}, "beta"),
         ("auto", {"bands": 0}, "bands"),
@@ -85,6 +103,68 @@ def test_numpy_net_is_the_torch_net() -> None:
 def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         load(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "select", "said"),
+    [
+        (
+            "dizo",
+            {"pattern": "q_proj"},
+            None,
+            "pattern 'q_proj' matches none of the tuned tensors, such as embed.weight",
+        ),
+        (
+            "sparse-mezo",
+            {},
+            lambda t: t.kind in ("bias", "norm"),
+            "all tuned tensors are of kind bias or norm .tune matr",
+        ),
+    ],
+)
+def test_options_that_leave_nothing_to_do_are_refused(
+    name: str, options: dict[str, Any], select: Any, said: str
+) -> None:
+    with pytest.raises(OptionError, match=said):
+        Bench(load(name, **options), select=select).run()
+
+
+def test_a_recomputed_anchor_is_refused_in_half_precision() -> None:
+    with pytest.raises(OptionError, match="needs float32 weights, but 7 tensors are narrower"):
+        Bench(load("mezo-svrg", anchor="recomputed"), dtype=torch.bfloat16).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", host.default().names("optimizer"))
+def test_two_hundred_steps_of_the_real_encoder_in_half_precision(name: str, dtype: torch.dtype, minilm: Any) -> None:
+    from transformers import AutoModel
+
+    import zotune
+
+    model = AutoModel.from_pretrained(minilm).to(dtype)
+    ids = torch.randint(1000, 20000, (8, 4, 12), generator=torch.Generator().manual_seed(0))
+
+    @zotune.objective(direction="minimize")
+    def loss(model: Any, batch: list[int]) -> list[float]:
+        hidden = model(input_ids=ids[batch[0]]).last_hidden_state.float()
+        return [float((hidden - 0.1).square().mean())] * len(batch)
+
+    made = load(name) if name in ("auto", "random-search") else tiny(name)
+    if "pattern" in parameters(type(made)):
+        made = dataclasses.replace(made, pattern="query|value")
+    known = {k: 1e-4 for k in ("lr", "lr1", "lr2") if k in parameters(type(made))}
+    tuner = zotune.Tuner(
+        model,
+        loss,
+        dataclasses.replace(made, **known),
+        data=list(range(8)),
+        batch_size=1,
+        select=lambda t: (t.block or 0) >= 4 or "query" in t.name,
+    )
+    tuner.fit(max_steps=200, eval_steps=10**9)
+    assert all(torch.isfinite(p).all() and p.dtype == dtype for p in model.parameters())
+    assert all(t.dtype == torch.float32 for f in tuner.space.fields.values() for t in f.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

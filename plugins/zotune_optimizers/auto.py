@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from zotune.errors import OptionError
+from zotune_optimizers.parts import at_least, positive, share
 
 
 class State(NamedTuple):
@@ -48,14 +48,9 @@ class Auto:
     share: float = 0.25  # of the budget that the calibration may cost
 
     def __post_init__(self) -> None:
-        for name in ("cap", "tolerance", "eps", "clip", "share"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"auto: {name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.beta < 1:
-            raise OptionError(f"auto: beta must be in [0, 1), got {self.beta}")
-        for name in ("bands", "rows"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"auto: {name} must be at least 1, got {getattr(self, name)}")
+        positive("auto", cap=self.cap, tolerance=self.tolerance, eps=self.eps, clip=self.clip, share=self.share)
+        share("auto", beta=self.beta)
+        at_least(1, "auto", bands=self.bands, rows=self.rows)
 
     @property
     def forwards(self) -> int:

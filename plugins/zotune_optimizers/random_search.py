@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zotune.errors import OptionError
+from zotune_optimizers.parts import at_least, positive
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,8 @@ class RandomSearch:
     n: int = 5  # N: candidates a step
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise OptionError(f"random-search: sigma must be positive, got {self.sigma}")
-        if self.n < 1:
-            raise OptionError(f"random-search: n must be at least 1, got {self.n}")
+        positive("random-search", sigma=self.sigma)
+        at_least(1, "random-search", n=self.n)
 
     @property
     def forwards(self) -> int:
