@@ -5,7 +5,7 @@
     python examples/papers.py sparsity        # Sparse-MeZO, Figure 2: learning rates, on the encoder and SST-2
     python examples/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, layer by layer
 
-Pictures go to docs/figures (--out). Needs matplotlib.
+Pictures go to docs/figures (--out). Needs matplotlib: `pip install -e .[examples]`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 import zotune
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "zotune"
 from matplotlib import pyplot as plt  # noqa: E402
 
 # -- ZO-AdaMU: six functions -------------------------------------------------------------------------------------------
@@ -106,13 +105,13 @@ def functions(out: Path) -> None:
             ax.plot(*zip(*path, strict=True), color=colour, lw=1, label=f"{method} ({distance:.1g})")
             end = f"({path[-1][0]:.3f}, {path[-1][1]:.3f})"
             near = "yes" if distance < NEAR else "no"
-            print(f"| {name} | {start} | {steps} | {method} | {rate:g} | {end} | {distance:.2g} | {near} |", flush=True)
+            print(f"| {name.replace('|', chr(92) + '|')} | {start} | {steps} | {method} | {rate:g} | {end} | {distance:.2g} | {near} |", flush=True)
         ax.plot(*minimum, "k*", ms=10)
         ax.plot(*start, "ko", ms=4)
         ax.set(title=name, xlim=(-width, width), ylim=(-width, width))
         ax.legend(fontsize=8, loc="lower left")
     figure.suptitle("Paths from the dot to the star; in brackets, how far from it they end")
-    save(figure, out / "functions.svg")
+    save(figure, out / "functions.png")
 
 
 # -- MeZO-SVRG: least squares ------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ def least_squares(out: Path) -> None:
         ax.loglog(marks, [max(found[m], 1e-16) for m in marks], "o-", label=label)
     ax.set(xlabel="sample queries", ylabel="excess loss", title=f"Least squares, n = {rows}, d = {d}, noise 1")
     ax.legend()
-    save(figure, out / "least-squares.svg")
+    save(figure, out / "least-squares.png")
 
 
 # -- Sparse-MeZO and DiZO on the encoder -------------------------------------------------------------------------------
@@ -201,7 +200,7 @@ def sparsity(out: Path) -> None:
         ax.semilogx(rates, accuracy, "o-", label=label)
     ax.set(xlabel="learning rate", ylabel="held-out accuracy", title="SST-2, 600 forwards, last block of the encoder")
     ax.legend()
-    save(figure, out / "sparsity.svg")
+    save(figure, out / "sparsity.png")
 
 
 def divergence(out: Path) -> None:
@@ -269,13 +268,13 @@ def divergence(out: Path) -> None:
         ax.set(title=f"{label} projection", xlabel="step")
     axes[0].set(ylabel="distance to the pretrained weights")
     axes[1].legend(fontsize=7, ncol=2)
-    save(figure, out / "divergence.svg")
+    save(figure, out / "divergence.png")
 
 
 def save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=100, metadata={"Software": None})
     print(f"\n{path}")
 
 
