@@ -17,7 +17,7 @@ types:
 	cd $(root) && $(python) -m mypy
 
 suite:
-	cd $(root) && $(python) -m pytest
+	cd $(root) && OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist worksteal
 
 wheel-test: setup-dev
 	bash $(root)scripts/wheel-test.sh

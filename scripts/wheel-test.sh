@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 .venv/bin/python -m pip wheel --quiet --no-deps --disable-pip-version-check -c constraints.txt -w "$work/dist" .
 python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-  "$(ls "$work"/dist/*.whl)[minilm]" pytest hypothesis
+  "$(ls "$work"/dist/*.whl)[minilm]" pytest pytest-xdist hypothesis
 mkdir -p "$work/outside/zotune"
 cp -r tests examples pyproject.toml "$work/outside/zotune/"
 [ -d ../shared ] && ln -s "$root/../shared" "$work/outside/shared"
@@ -26,4 +26,4 @@ PY
 "$work/venv/bin/zotune" plugins --check
 "$work/venv/bin/zotune" fit --objective f1 --max-evals 60 --eval-steps 10 --output-dir smoke --quiet --json > smoke.json
 "$work/venv/bin/zotune" eval -m smoke -o f1 --limit 50
-"$work/venv/bin/python" -m pytest -p no:cacheprovider
+OMP_NUM_THREADS=1 "$work/venv/bin/python" -m pytest -n 2 --dist worksteal -p no:cacheprovider

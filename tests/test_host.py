@@ -147,11 +147,13 @@ def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str])
         "assert not heavy, heavy"
     )
     best = float("inf")
-    for _ in range(4):
+    for _ in range(12):  # the best of several: other tests may be running
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         best = min(best, time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
+        if best < 0.5:
+            break
     assert best < 0.5, f"{best:.2f} s"
 
 
