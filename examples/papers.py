@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import zotune
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 # -- ZO-AdaMU: six functions -------------------------------------------------------------------------------------------
 
@@ -105,10 +105,9 @@ def functions(out: Path) -> None:
             ax.plot(*zip(*path, strict=True), color=colour, lw=1, label=f"{method} ({distance:.1g})")
             end = f"({path[-1][0]:.3f}, {path[-1][1]:.3f})"
             near = "yes" if distance < NEAR else "no"
-            print(
-                f"| {name.replace('|', chr(92) + '|')} | {start} | {steps} | {method} | {rate:g} | {end} | {distance:.2g} | {near} |",
-                flush=True,
-            )
+            shown = name.replace("|", "\\|")
+            row = f"| {shown} | {start} | {steps} | {method} | {rate:g} | {end} | {distance:.2g} | {near} |"
+            print(row, flush=True)
         ax.plot(*minimum, "k*", ms=10)
         ax.plot(*start, "ko", ms=4)
         ax.set(title=name, xlim=(-width, width), ylim=(-width, width))
