@@ -130,3 +130,23 @@ def test_it_needs_no_transformers() -> None:
         "assert 'transformers' not in sys.modules and 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_second_fit_plans_with_its_own_budget() -> None:
+    seen: list[int | None] = []
+
+    class Looks:
+        forwards = 2
+
+        def init(self, theta: Any) -> None:
+            return None
+
+        def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
+            seen.append(at.total)
+            oracle(theta + 0.01 * at.normal(), theta - 0.01 * at.normal())
+            return theta, None
+
+    tuner = zotune.Tuner(torch.nn.Linear(2, 1), lambda model: float(model.weight.sum()), Looks())
+    tuner.fit(max_steps=2)
+    tuner.fit(max_evals=6)
+    assert seen == [2, 2, 5, 5, 5]

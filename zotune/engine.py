@@ -6,7 +6,6 @@ The same code replays a journal: an oracle whose tape is recorded gives the old 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import time
@@ -134,6 +133,7 @@ class Engine:
         self.max_failures, self.patience, self.emit, self.stop = max_failures, patience, emit, stop
         self.progress = Progress()
         self.state: Any = None
+        self._planned: tuple[Budget, int | None] | None = None
         self._started = False
         self._saved = -1
         self._failures = 0
@@ -194,9 +194,10 @@ class Engine:
     def _cost(self, step: int, progress: float) -> int:
         return cost_of(self.optimizer, self.space, self.batches, step, progress)
 
-    @functools.cached_property
     def _total(self) -> int | None:
-        return planned(self.budget, self._cost)[0]
+        if self._planned is None or self._planned[0] != self.budget:  # a second fit goes on with a larger one
+            self._planned = self.budget, planned(self.budget, self._cost)[0]
+        return self._planned[1]
 
     def _used(self) -> float:
         p, b = self.progress, self.budget
@@ -211,7 +212,7 @@ class Engine:
 
     def _begin(self, tape: Tape, t: int) -> At:
         self.oracle.begin(tape, t)
-        return At(self.space, self.batches, tape, t, self._total, self._used())
+        return At(self.space, self.batches, tape, t, self._total(), self._used())
 
     def _init(self) -> None:
         line = self.journal.take("init")

@@ -1,4 +1,4 @@
-"""Recipes on tensors: lowered once, then run piece by piece on any tensor, or on some rows of it.
+"""Recipes on tensors: lowered once, then run piece by piece on a tensor, on some of its rows, or on small ones at once.
 
 Joins programs with the numbers, keys, fields and buffers that they read. Knows tensors by name; knows no module and no
 step.
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from zotune import noise
 from zotune.errors import RecipeError
-from zotune.kernels import Kernels, Numbers, padded_keys, padded_scalars
+from zotune.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
 from zotune.program import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.recipe import Constant, Noise, WeightedSum, scalar_at
 
 SMALL = 1 << 13
 """Elements up to which tensors are evaluated together, and are probed by copy."""
-BUNCH = 64
-"""Tensors that are evaluated together, at most."""
+BUNCH = CHUNK // SMALL
+"""Tensors that are evaluated together, at most: as many elements as an uncompiled program takes at a time."""
 Key = Callable[[str, Noise], int]
 """The 64-bit key of a stream for a tensor, by name."""
 

@@ -168,8 +168,8 @@ class At:
         return self._reduce("rms", recipe, _squares, join)
 
     def quantile(self, recipe: Recipe, q: float) -> PerTensor:
-        """The q-quantile of each tensor's elements (linear interpolation), journaled. Nothing is sorted: four or eight
-        passes over the recipe count what is below, digit by digit."""
+        """The q-quantile of each tensor's elements (linear interpolation), journaled. Nothing is sorted: a few passes
+        over the recipe count what is below, digit by digit (`Space.ordered`)."""
         if not 0.0 <= q <= 1.0:
             raise UsageError(f"quantile needs q in [0, 1], got {q}")
 

@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zotune.recipe import sqrt
+from zotune.recipe import sign, sqrt
 from zotune_optimizers.parts import ZERO, decay, positive, require, slope
 
 
@@ -64,7 +64,7 @@ class ZOAdaMU:
             d, v = beta1 * inner + (1 - beta1) * outer, beta2 * inner**2 + (1 - beta2) * outer**2
         g = slope(oracle, theta, d, self.eps)
         lr = self.lr * decay(self.schedule, at.progress)
-        m = math.copysign(g != 0, g) * d if self.signed else d
+        m = sign(g) * d if self.signed else d
         return theta - lr * g * (d / sqrt(v + self.sigma)), {"m": m}
 
     def annealed(self, end: float, progress: float) -> float:

@@ -14,10 +14,10 @@ points zo-conservative keeps the incumbent, then the step against the slope.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from zotune.recipe import sign
 from zotune_optimizers.parts import decay, positive, slope
 
 
@@ -39,7 +39,7 @@ class ZOSign:
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
         z, lr = at.normal(), self.lr * decay(self.schedule, at.progress)
         g = slope(oracle, theta, z, self.eps)
-        return theta - lr * math.copysign(float(g != 0), g) * z, None
+        return theta - lr * sign(g) * z, None
 
 
 @dataclass(frozen=True)
