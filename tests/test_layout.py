@@ -15,7 +15,7 @@ PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "keys"},
     {"host", "noise", "types"},
-    {"config", "recipe"},
+    {"config", "presets", "recipe"},
     {"state", "objectives", "program"},
     {"kernels", "optimizers", "probing"},
     {"evaluation"},
@@ -39,6 +39,7 @@ LIGHT = {
     "host",
     "types",
     "config",
+    "presets",
     "cli",
     "objectives",
     "optimizers",
