@@ -14,7 +14,7 @@ import zotune
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "keys"},
-    {"host", "noise", "types"},
+    {"host", "noise", "readers", "types"},
     {"config", "presets", "recipe"},
     {"state", "objectives", "program"},
     {"kernels", "optimizers", "probing"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy"}
+HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
     "keys",
     "errors",
@@ -44,6 +44,7 @@ LIGHT = {
     "objectives",
     "optimizers",
     "data",
+    "readers",
     "report",
     "terminal",
 }
