@@ -12,15 +12,18 @@ from torch import nn
 
 from zotune import models, tasks
 from zotune.prefix import find_blocks
+from zotune.prompts import Classes, Spec, Template
 
 RECORDS = rows(24)
 
 
-def made(folder: Path, micro: int = 16) -> tasks.Classification:
-    source, path, head = models.inspect(str(folder))
-    loaded = models.load(source, path, head, classes=2)
-    template = "{text} it was {label}" if head == "causal" else "{text}"
-    return tasks.Classification(loaded, tasks.Classes(("0", "1"), ("bad", "good")), tasks.Template(template), 32, micro)
+def made(folder: Path, micro: int = 16) -> tasks.Task:
+    found = models.inspect(str(folder))
+    loaded = models.load(found.source, found.folder, found.head, classes=2)
+    template = "{text} it was {label}" if found.head == "causal" else "{text}"
+    return tasks.build(
+        loaded, Spec("classification", Template(template), Classes(("0", "1"), ("bad", "good"))), 32, micro
+    )
 
 
 @pytest.mark.parametrize(("fixture", "path"), [("tiny_encoder", "encoder.layer.1."), ("tiny_llama", "model.layers.1.")])
@@ -36,7 +39,7 @@ def test_fed_states_give_the_same_scores(fixture: str, path: str, request: pytes
             if name in names:
                 p.mul_(1.5)
     fed = task.logits(found, range(24))
-    task.prefix = None
+    task.forward.prefix = None
     torch.testing.assert_close(fed, task.logits(found, range(24)), rtol=0, atol=1e-4)
     assert not torch.allclose(fed, plain, atol=1e-3)
     assert all("forward" not in m.__dict__ for m in task.loaded.model.modules())
@@ -60,8 +63,8 @@ def test_an_exception_inside_leaves_the_blocks_as_they_were(tiny_encoder: Path) 
     task = made(tiny_encoder)
     found = task.rows(RECORDS)
     assert task.cache_prefix(["encoder.layer.1.output.dense.weight"], [found])
-    assert task.prefix is not None
-    with pytest.raises(RuntimeError, match="inside"), task.prefix.feeding([tuple(found.tokens[0])]):
+    assert task.forward.prefix is not None
+    with pytest.raises(RuntimeError, match="inside"), task.forward.prefix.feeding([tuple(found.tokens[0])]):
         raise RuntimeError("inside")
     assert all("forward" not in m.__dict__ for m in task.loaded.model.modules())
 

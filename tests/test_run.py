@@ -165,7 +165,7 @@ value = 3
         (["--tune", "nothing.like.this"], 2, "means no tensor of this model"),
         (["--tune", "("], 2, "no regular expression"),
         (["-m", "no-weights"], 2, "holds no weights that can be read"),
-        (["-m", "pickled"], 2, "pickle files are not read"),
+        (["-m", "pickled"], 2, "--allow-pickle reads them"),
         (["-m", "."], 2, "holds no config.json"),
         (["-m", "someone/model"], 2, "no such folder"),
         (["--output-dir", "full"], 2, "full exists already"),

@@ -9,16 +9,18 @@ import pytest
 import torch
 from conftest import rows
 
-from zotune import models, tasks
+from zotune import models, prompts, tasks
 from zotune.errors import DataError, OptionError
+from zotune.prompts import Classes, Spec, Template
 
 
 def task(
-    folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16
-) -> tasks.Classification:
-    source, path, head = models.inspect(str(folder))
-    loaded = models.load(source, path, head, classes=len(words))
-    return tasks.Classification(loaded, tasks.Classes(("0", "1"), words), tasks.Template(template), 32, micro)
+    folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16, length: int = 32
+) -> tasks.Task:
+    found = models.inspect(str(folder))
+    loaded = models.load(found.source, found.folder, found.head, classes=len(words))
+    spec = Spec("classification", Template(template), Classes(("0", "1"), words))
+    return tasks.build(loaded, spec, length, micro)
 
 
 RECORDS = rows(12)
@@ -86,14 +88,14 @@ def test_a_new_head_comes_from_the_seed_and_leaves_the_global_generator(tiny_enc
 
 
 def test_truncation_keeps_the_label_word(tiny_llama: Path) -> None:
-    made = task(tiny_llama, "{text} it was {label}")
-    made.max_length = 8
+    made = task(tiny_llama, "{text} it was {label}", length=8)
     found = made.rows([{"text": "very " * 50 + "good", "label": 1}])
-    (options,) = found.tokens
+    ((options, _),) = found.tokens
     assert found.cut == 1
-    for ids, first in options:
-        assert len(ids) == 8
-        assert first == 7
+    for option in options:
+        assert len(option.ids) == 7, "the last token need not be read"
+        assert option.places == (6,)
+        assert made.loaded.tokenizer.decode(option.ids).endswith("it was")
 
 
 def test_shared_llama_scores_label_words(shared: Path) -> None:
@@ -118,12 +120,12 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     gap = tasks.SAMPLING_TEMPERATURE * 1.0986  # probabilities 1/4 and 3/4
     logits = torch.tensor([[0.0, gap]]).repeat(48, 1)
     assert len(found) == 48
-    draws = [d["predictions"] for d in made.sampled(range(48), logits, 100)]
+    draws = [d["predictions"] for d in made.sampled(found, range(48), logits, 100)]
     share = sum(map(sum, draws)) / 4800
     assert abs(share - 0.75) < 0.03
-    part = [d["predictions"] for d in made.sampled([5, 9], logits[:2], 100)]
+    part = [d["predictions"] for d in made.sampled(found, [5, 9], logits[:2], 100)]
     assert part == [[d[5], d[9]] for d in draws], "a row's samples must not depend on the rows beside it"
-    close = [d["predictions"] for d in made.sampled(range(48), logits + torch.tensor([0.0, 1e-3]), 100)]
+    close = [d["predictions"] for d in made.sampled(found, range(48), logits + torch.tensor([0.0, 1e-3]), 100)]
     changed = sum(a != b for x, y in zip(draws, close, strict=True) for a, b in zip(x, y, strict=True))
     assert changed < 10
 
@@ -143,13 +145,13 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     ],
 )
 def test_classes(labels: list[Any], given_: str | None, keys: tuple[str, ...], words: tuple[str, ...]) -> None:
-    found = tasks.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
+    found = prompts.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
     assert (found.keys, found.words) == (keys, words)
 
 
 def test_label_text_names_numbers() -> None:
     records = [{"label": 1, "label_text": "positive"}, {"label": 0, "label_text": "negative"}]
-    assert tasks.find_classes({"train": records}, None, True).words == ("negative", "positive")
+    assert prompts.find_classes({"train": records}, None, True).words == ("negative", "positive")
 
 
 @pytest.mark.parametrize(
@@ -169,10 +171,10 @@ def test_label_text_names_numbers() -> None:
 def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: Any, said: str) -> None:
     records = {"train": [{"label": x} for x in labels]}
     if error is None:
-        tasks.find_classes(records, given_, True)
+        prompts.find_classes(records, given_, True)
     else:
         with pytest.raises(error, match=said):
-            tasks.find_classes(records, given_, True)
+            prompts.find_classes(records, given_, True)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +182,15 @@ def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: An
 )
 def test_templates_reach_nothing_but_columns(text: str) -> None:
     with pytest.raises(OptionError):
-        made = tasks.Template(text)
-        tasks.check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
+        made = Template(text)
+        prompts.check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
 
 
 def test_template_columns_are_checked() -> None:
     with pytest.raises(DataError, match=r"train record 2 has no column 'premise'; columns found: premise, text"):
-        tasks.check_template(
-            tasks.Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding"
+        prompts.check_template(
+            Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding"
         )
     with pytest.raises(OptionError, match=r"no \{label\}"):
-        tasks.check_template(tasks.Template("{text}"), {"train": [{"text": "x"}]}, "causal")
-    assert tasks.Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"
+        prompts.check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
+    assert Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"

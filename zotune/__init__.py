@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zotune.hookspecs import hookimpl as hookimpl
+    from zotune.measure import evaluate as evaluate
     from zotune.objectives import objective as objective
     from zotune.recipe import clip as clip
     from zotune.recipe import each as each
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from zotune.recipe import sqrt as sqrt
     from zotune.recipe import weighted_sum as weighted_sum
     from zotune.recipe import where as where
-    from zotune.run import evaluate as evaluate
     from zotune.run import fit as fit
     from zotune.tuner import Tuner as Tuner
 
@@ -34,7 +34,7 @@ _HOME = {
     "hookimpl": "zotune.hookspecs",
     "objective": "zotune.objectives",
     "fit": "zotune.run",
-    "evaluate": "zotune.run",
+    "evaluate": "zotune.measure",
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
         ("clip", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),

@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 plugins_app = typer.Typer(help="List, show and check the installed optimizers and objectives.", add_completion=False)
 app.add_typer(plugins_app, name="plugins", invoke_without_command=True)
+ls_app = typer.Typer(help="List what ships: tasks.", add_completion=False, no_args_is_help=True)
+app.add_typer(ls_app, name="ls")
 
 Opt = typer.Option
 Text = str | None
@@ -68,18 +70,44 @@ def fit(
     optimizer_arg: Annotated[list[str] | None, Opt(help="Option of the optimizer, name=value. Repeatable.")] = None,
     learning_rate: Annotated[Real, Opt("--learning-rate", "--lr", help="The optimizer's lr.")] = None,
     eps: Annotated[Real, Opt(help="The optimizer's perturbation scale.")] = None,
-    head: Annotated[Text, Opt(help="classification, embedding or causal. [from the model]")] = None,
-    template: Annotated[Text, Opt(help="Prompt with {column} places; {label} for causal models.")] = None,
-    labels: Annotated[Text, Opt(help="Label words: a,b,c in class order, or value=word,…")] = None,
-    column: Annotated[list[str] | None, Opt(help="wanted=found: use another column. Repeatable.")] = None,
-    train_split: Annotated[Text, Opt(help="[train]")] = None,
-    eval_split: Annotated[Text, Opt(help="Split that selects the best weights. [validation]")] = None,
-    test_split: Annotated[Text, Opt(help="Split that judges. [test]")] = None,
-    limit: Annotated[Whole, Opt(help="Use at most this many training rows.")] = None,
-    max_length: Annotated[Whole, Opt(help="Tokens a row at most. [256]")] = None,
-    tune: Annotated[
-        Text, Opt(help="all, auto, value, bias, norm, bias+norm, last:N or a regular expression. [auto]")
+    head: Annotated[
+        Text, Opt(help="causal, masked, seq2seq, classification or embedding. [from the model and the task]")
     ] = None,
+    task: Annotated[
+        Text,
+        Opt(help="A preset ('zotune ls tasks'), a YAML file, or classification, choice, generation. [from the data]"),
+    ] = None,
+    template: Annotated[
+        Text, Opt(help="Prompt with {column} places, and {label}, {choice} or {completion} for what is asked.")
+    ] = None,
+    labels: Annotated[Text, Opt(help="Label words: a,b,c in class order, or value=word,…")] = None,
+    choices: Annotated[Text, Opt(help="Columns of the options, or one that holds a list: multiple choice.")] = None,
+    column: Annotated[list[str] | None, Opt(help="wanted=found: use another column. Repeatable.")] = None,
+    train_split: Annotated[Text, Opt(help="Split, or file, to train on. [train]")] = None,
+    eval_split: Annotated[Text, Opt(help="Split, or file, that selects the best weights. [validation]")] = None,
+    test_split: Annotated[Text, Opt(help="Split, or file, that judges. [test]")] = None,
+    limit: Annotated[Whole, Opt(help="Use at most this many training rows.")] = None,
+    train_size: Annotated[Whole, Opt(help="Draw exactly this many training rows.")] = None,
+    k_per_class: Annotated[Whole, Opt(help="Draw this many training rows of every class.")] = None,
+    max_length: Annotated[Whole, Opt(help="Tokens a row at most. [256; choice 512, generation 1024]")] = None,
+    max_new_tokens: Annotated[Whole, Opt(help="Tokens to generate at most. [64, or the task's]")] = None,
+    stop: Annotated[list[str] | None, Opt(help="Text that ends a completion. Repeatable.")] = None,
+    temperature: Annotated[Real, Opt(help="Sample completions at this temperature; 0: greedy. [0]")] = None,
+    top_p: Annotated[Real, Opt(help="Sample from this much of the probability. [1]")] = None,
+    tune: Annotated[
+        Text, Opt(help="all, auto, head, value, bias, norm, bias+norm, last:N or a regular expression. [auto]")
+    ] = None,
+    embeddings: Annotated[
+        bool | None, Opt("--embeddings/--no-embeddings", help="Whether embeddings are among the tuned. [yes]")
+    ] = None,
+    init: Annotated[Text, Opt(help="linear-probe: fit the head by logistic regression first. [none]")] = None,
+    peft: Annotated[Text, Opt(help="none, lora or prefix: tune an adapter on frozen weights. [none]")] = None,
+    lora_r: Annotated[Whole, Opt(help="Rank of LoRA. [8]")] = None,
+    lora_alpha: Annotated[Whole, Opt(help="Scale of LoRA, divided by its rank. [16]")] = None,
+    lora_target_modules: Annotated[
+        list[str] | None, Opt(help="Names of LoRA's modules. Repeatable. [query and value]")
+    ] = None,
+    prefix_tokens: Annotated[Whole, Opt(help="Tokens of a prefix. [5]")] = None,
     batch_size: Annotated[Whole, Opt(help="Rows a batch. [16]")] = None,
     eval_batch_size: Annotated[Whole, Opt(help="Rows a forward at most. [64]")] = None,
     smooth: Annotated[
@@ -106,7 +134,11 @@ def fit(
     probe: Annotated[
         Text, Opt(help="forward: perturb weights while a pass runs, without a copy of them; copy; auto.")
     ] = None,
+    attn_implementation: Annotated[Text, Opt(help="eager, sdpa, flash_attention_2, …")] = None,
+    device_map: Annotated[Text, Opt(help="auto: spread a large model over several devices, by accelerate.")] = None,
+    quantize: Annotated[Text, Opt(help="4bit or 8bit base weights under an adapter, by bitsandbytes on a GPU.")] = None,
     trust_remote_code: Annotated[bool, Opt("--trust-remote-code", help="Run code that a hub model brings.")] = False,
+    allow_pickle: Annotated[bool, Opt("--allow-pickle", help="Read pickle weights, which can run code.")] = False,
     model_revision: Annotated[Text, Opt(help="Branch, tag or commit on the hub.")] = None,
     config_file: Annotated[Text, Opt("--config", "-c", help="YAML with any of these options; flags win.")] = None,
     dry_run: Annotated[bool, Opt("--dry-run", help="Resolve, check and estimate; tune nothing.")] = False,
@@ -126,7 +158,8 @@ def fit(
         "quiet",
     ):
         said.pop(name)
-    said["trust_remote_code"] = trust_remote_code or None
+    said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
+    said |= {"stop": tuple(stop or ()) or None, "lora_target_modules": tuple(lora_target_modules or ()) or None}
     said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
     said["optimizer_args"] = config.pairs(optimizer_arg or [], "--optimizer-arg")
     said["columns"] = _columns(column or [])
@@ -142,8 +175,8 @@ def fit(
             found = run.estimate(cfg, terminal)
             _print_estimate(terminal, found, as_json)
             return
-        with _stoppable(terminal) as stop:
-            result = run.fit(cfg, emit=terminal, stop=stop, resume=resume_from_checkpoint)
+        with _stoppable(terminal) as asked:
+            result = run.fit(cfg, emit=terminal, stop=asked, resume=resume_from_checkpoint)
     finally:
         terminal.close()
     show_result(terminal, cfg.objective, result, verdict("", result))
@@ -204,39 +237,89 @@ def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[Text, Opt("--model", "-m", help="Folder, run folder or hub id. [embedded MiniLM]")] = None,
-    dataset: Annotated[Text, Opt("--dataset", "-d", help="File, or folder of splits. [embedded]")] = None,
-    objective: Annotated[str, Opt("--objective", "-o", help="What to score.")] = "accuracy",
+    model: Annotated[
+        Text, Opt("--model", "-m", help="Folder, run folder, adapter or hub id. [embedded MiniLM]")
+    ] = None,
+    dataset: Annotated[Text, Opt("--dataset", "-d", help="File, folder of splits or hub id. [embedded]")] = None,
+    objective: Annotated[
+        list[str] | None, Opt("--objective", "-o", help="What to score. Repeatable. [the task's, or accuracy]")
+    ] = None,
     objective_arg: Annotated[list[str] | None, Opt(help="Option of the objective, name=value.")] = None,
     split: Annotated[Text, Opt(help="[test, else validation]")] = None,
-    head: Annotated[Text, Opt(help="classification, embedding or causal.")] = None,
+    shots: Annotated[int, Opt(help="Training rows with their answers before every prompt, drawn by --seed.")] = 0,
+    calibrate: Annotated[
+        bool, Opt("--calibrate", help="Subtract what label words score without the row (surface forms).")
+    ] = False,
+    head: Annotated[Text, Opt(help="causal, masked, seq2seq, classification or embedding.")] = None,
+    task: Annotated[Text, Opt(help="A preset, a YAML file, or classification, choice, generation.")] = None,
     template: Annotated[Text, Opt(help="Prompt with {column} places.")] = None,
     labels: Annotated[Text, Opt(help="Label words.")] = None,
+    choices: Annotated[Text, Opt(help="Columns of the options.")] = None,
     column: Annotated[list[str] | None, Opt(help="wanted=found.")] = None,
     limit: Annotated[Whole, Opt(help="Rows at most.")] = None,
+    max_length: Annotated[Whole, Opt(help="Tokens a row at most.")] = None,
+    max_new_tokens: Annotated[Whole, Opt(help="Tokens to generate at most.")] = None,
+    stop: Annotated[list[str] | None, Opt(help="Text that ends a completion.")] = None,
+    temperature: Annotated[Real, Opt(help="0: greedy.")] = None,
+    top_p: Annotated[Real, Opt(help="Sample from this much of the probability.")] = None,
+    eval_batch_size: Annotated[Whole, Opt(help="Rows a forward at most. [64]")] = None,
+    seed: Annotated[Whole, Opt(help="[0]")] = None,
     device: Annotated[Text, Opt(help="auto, cuda, mps or cpu.")] = None,
     dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
+    attn_implementation: Annotated[Text, Opt(help="eager, sdpa, flash_attention_2, …")] = None,
+    device_map: Annotated[Text, Opt(help="auto: spread over several devices.")] = None,
+    trust_remote_code: Annotated[bool, Opt("--trust-remote-code", help="Run code that a hub model brings.")] = False,
+    allow_pickle: Annotated[bool, Opt("--allow-pickle", help="Read pickle weights, which can run code.")] = False,
+    model_revision: Annotated[Text, Opt(help="Branch, tag or commit on the hub.")] = None,
     as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Score a model or a run folder, with a standard error."""
-    from zotune import run
+    """Score a model, a run folder or an adapter, with a standard error."""
+    said = dict(locals())
+    for name in ("objective", "objective_arg", "column", "as_json"):
+        said.pop(name)
+    said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
+    said |= {"stop": tuple(stop or ()) or None, "columns": _columns(column or [])}
+    said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
+
+    from zotune import measure
     from zotune.report import scored
 
-    options: dict[str, Any] = {
-        "head": head,
-        "template": template,
-        "labels": labels,
-        "limit": limit,
-        "device": device,
-        "dtype": dtype,
-        "columns": _columns(column or []),
-        "objective_args": config.pairs(objective_arg or [], "--objective-arg"),
-    }
-    found = run.evaluate(model=model, dataset=dataset, objective=objective, split=split, **options)
+    wanted: list[str | None] = [*objective] if objective else [None]
+    found = measure.evaluate(objective=wanted, **said)
+    lines = [{"objective": name, "value": f.value, "error": f.error, "rows": f.rows} for name, f in found.items()]
     if as_json:
-        print(json.dumps({"objective": objective, "value": found.value, "error": found.error, "rows": found.rows}))
-    else:
-        print(f"{objective} {scored(found)} ({found.rows} rows)")
+        print(json.dumps(lines if len(lines) > 1 else lines[0]))
+        return
+    for name, f in found.items():
+        print(f"{name} {scored(f)} ({f.rows} rows)")
+
+
+@ls_app.command("tasks")
+def list_tasks(as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
+    """Tasks that --task knows by name; your own is a file of the same form."""
+    from zotune import presets
+
+    found = [presets.load(name) for name in presets.names()]
+    if as_json:
+        print(
+            json.dumps([{"name": t.name, "kind": t.kind, "about": t.about, "paper": t.paper} for t in found], indent=1)
+        )
+        return
+    for t in found:
+        print(f"{t.name:<10} {t.kind:<15} {t.about}")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Run folder or adapter folder.")],
+    output_dir: Annotated[str, Opt("--output-dir", "-o", help="Where to; must not exist, or be empty.")],
+    merge: Annotated[bool, Opt("--merge", help="Write LoRA into the base model's weights.")] = False,
+    dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
+) -> None:
+    """Copy the model of a run, without the run: weights, tokenizer and configuration."""
+    from zotune import exporting
+
+    print(exporting.export(run, output_dir, merge=merge, dtype=dtype or "auto"))
 
 
 @plugins_app.callback()

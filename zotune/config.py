@@ -177,15 +177,30 @@ class RunConfig:
     learning_rate: float | None = None
     eps: float | None = None
     head: str = "auto"
+    task: str | None = None
     template: str | None = None
     labels: str | None = None
+    choices: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     train_split: str = "train"
     eval_split: str | None = None
     test_split: str | None = None
     limit: int | None = None
-    max_length: int = 256
+    train_size: int | None = None
+    k_per_class: int | None = None
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
     tune: str = "auto"
+    embeddings: bool = True
+    init: str = "none"
+    peft: str = "none"
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_target_modules: tuple[str, ...] = ()
+    prefix_tokens: int = 5
     batch_size: int | None = None
     smooth: int = 64
     eval_batch_size: int = 64
@@ -205,7 +220,11 @@ class RunConfig:
     threads: int | None = None
     compile: str = "auto"
     probe: str = "auto"
+    attn_implementation: str | None = None
+    device_map: str | None = None
+    quantize: str | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
     model_revision: str | None = None
 
     def __post_init__(self) -> None:
@@ -214,16 +233,29 @@ class RunConfig:
         for name, value, known in (
             ("compile", self.compile, ("auto", "on", "off")),
             ("probe", self.probe, ("auto", "forward", "copy")),
+            ("init", self.init, ("none", "linear-probe")),
+            ("peft", self.peft, ("none", "lora", "prefix")),
         ):
             if value not in known:
                 raise OptionError(f"--{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
         positive = ("limit", "max_length", "batch_size", "eval_batch_size", "max_steps", "max_evals", "max_time")
-        for name in (*positive, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
+        more = ("train_size", "k_per_class", "max_new_tokens", "lora_r", "lora_alpha", "prefix_tokens")
+        for name in (*positive, *more, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
         if self.smooth < 0:
             raise OptionError(f"--smooth must be 0 (off) or more, got {self.smooth}")
+        if not self.temperature >= 0:
+            raise OptionError(f"--temperature must be 0 (greedy) or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise OptionError(f"--top-p must be in (0, 1], got {self.top_p}")
+        if self.quantize and self.peft == "none":
+            raise OptionError(
+                "--quantize freezes the weights in few bits: only an adapter on top can be tuned", hint="--peft lora"
+            )
+        if self.device_map and self.device != "auto":
+            raise OptionError(f"--device-map {self.device_map} and --device {self.device} exclude each other")
         if self.max_failures < 0:
             raise OptionError(f"--max-failures must be 0 or more, got {self.max_failures}")
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from zotune import tasks
+from zotune import probe, tasks
 from zotune.errors import ObjectiveError
 from zotune.objectives import Objective
 from zotune.types import Score
+
+Outputs = Mapping[str, Any]
+"""What a task gave for some rows: each value has an item a row, but the model."""
 
 RESAMPLES, SECONDS = 1000, 5.0
 
@@ -44,36 +48,35 @@ class Difference:
 class HeldOut:
     """Some rows with what the model gave for them, ready to be scored again on any resample."""
 
-    def __init__(self, task: tasks.Classification, rows: tasks.Rows, objective: Objective) -> None:
+    def __init__(self, task: tasks.Task, rows: tasks.Rows, objective: Objective) -> None:
         self.task, self.rows, self.objective = task, rows, objective
 
-    def measure(self) -> tuple[torch.Tensor, Score]:
-        """Run the model as it is now: logits and score."""
-        everything = range(len(self.rows))
-        outputs = self.task.outputs(self.rows, everything)
-        return outputs["logits"], self.objective.score(len(self.rows), outputs)
+    def measure(self) -> tuple[Outputs, Score]:
+        """Run the model as it is now: what it gave, and the score."""
+        outputs = self.task.outputs(self.rows, range(len(self.rows)), self.objective.wants)
+        return outputs, self.objective.score(len(self.rows), outputs)
 
-    def on(self, logits: torch.Tensor, indices: Sequence[int]) -> float:
-        described = self.task.described(self.rows, indices, logits[list(indices)])
-        return self.objective.score(len(indices), described).value
+    def on(self, outputs: Outputs, indices: Sequence[int]) -> float:
+        """The objective on some of the rows."""
+        return self.objective.score(
+            len(indices), {k: _some(v, indices) for k, v in outputs.items() if k != "model"}
+        ).value
 
     def resamples(self) -> bool:
-        """Whether the objective can be computed again from logits alone."""
+        """Whether the objective can be computed again without the model."""
         return "model" not in self.objective.required
 
-    def scored(self, logits: torch.Tensor, score: Score, seed: int) -> Scored:
+    def scored(self, outputs: Outputs, score: Score, seed: int) -> Scored:
         n = len(self.rows)
         if score.samples is not None:
             known = [s for s in score.samples if s is not None]
             return Scored(score.value, _spread(known) / math.sqrt(len(known)) if len(known) > 1 else None, n)
         if not self.resamples():
             return Scored(score.value, None, n)
-        values = _tolerant(lambda i: self.on(logits, i), n, seed)
+        values = _tolerant(lambda i: self.on(outputs, i), n, seed)
         return Scored(score.value, _spread(values) if values else None, n)
 
-    def difference(
-        self, before: tuple[torch.Tensor, Score], after: tuple[torch.Tensor, Score], seed: int
-    ) -> Difference:
+    def difference(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> Difference:
         """after - before, with the interval of a paired bootstrap over rows."""
         n, value = len(self.rows), after[1].value - before[1].value
         a, b = before[1].samples, after[1].samples
@@ -114,26 +117,21 @@ def bootstrap(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> 
     return out
 
 
+def _some(values: Any, indices: Sequence[int]) -> Any:
+    if isinstance(values, torch.Tensor):
+        return values[list(indices)]
+    return [values[i] for i in indices]
+
+
 def linear_probe(held: HeldOut, train: tasks.Rows, seed: int) -> Scored | None:
-    """What logistic regression on the embeddings of the weights as they are scores on the held-out rows.
-
-    Its strength is chosen by cross-validation on the training rows, with their labels. None where a class has fewer
-    than two rows, or the objective cannot use it.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
-
-    rarest = min(train.gold.count(g) for g in set(train.gold))
-    if len(set(train.gold)) < 2 or rarest < 2:
-        return None
+    """What logistic regression on the embeddings of the weights as they are scores on the held-out rows. None where a
+    class has fewer than two rows, or the objective cannot use it."""
     task, rows = held.task, held.rows
-    search = GridSearchCV(LogisticRegression(max_iter=2000), {"C": [1.0, 10.0, 100.0]}, cv=min(5, rarest))
-    search.fit(task.features(train).numpy(), train.gold)
-    logits = torch.full((len(rows), len(task.classes.words)), -30.0)
-    found = torch.tensor(search.predict_log_proba(task.features(rows).numpy())).float()
-    logits[:, [int(c) for c in search.classes_]] = found
+    if not isinstance(task, tasks.Whole) or (search := probe.fit(task, train)) is None:
+        return None
+    outputs = task.described(rows, range(len(rows)), probe.scores(task, search, rows))
     try:
-        score = held.objective.score(len(rows), task.described(rows, range(len(rows)), logits))
+        score = held.objective.score(len(rows), outputs)
     except ObjectiveError:
         return None
-    return held.scored(logits, score, seed)
+    return held.scored(outputs, score, seed)

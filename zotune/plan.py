@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zotune import data, models, objectives, optimizers, tasks
+from zotune import asking, data, models, objectives, optimizers
+from zotune.adapters import Adapter
 from zotune.config import RunConfig
 from zotune.errors import OptionError
 from zotune.objectives import Objective
+from zotune.prompts import Spec
 from zotune.recipe import TensorInfo
 from zotune.types import Optimizer
 
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
+LINEAR = f"{models.LINEAR_HEAD}."
 
 
 @dataclass
@@ -31,12 +34,14 @@ class Plan:
     objective: Objective
     optimizer: Optimizer
     splits: data.Splits
-    source: str
-    folder: Path | None
-    head: models.Head
-    classes: tasks.Classes
-    template: tasks.Template
+    found: models.Found
+    spec: Spec
+    adapter: Adapter
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> models.Head:
+        return self.found.head
 
     @property
     def model_name(self) -> str:
@@ -49,15 +54,17 @@ def embedded_data() -> Path:
     return Path(str(resources.files("zotune") / "embedded" / "support"))
 
 
-def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head) -> set[str]:
-    """Names of the tensors that `--tune` means: all, auto, value, bias, norm, bias+norm, last:N, or a pattern.
+def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head, embeddings: bool = True) -> set[str]:
+    """Names of the tensors that `--tune` means: all, auto, head, value, bias, norm, bias+norm, last:N, or a pattern.
 
     auto: the biases of the last block but one where the model has them, else the value projections of the last third of
     the blocks, else every matrix but embeddings; and a classification head's own weights. At equal damage to the model
     a step in these gains several times what one in all weights does, and the blocks before are computed once
-    (docs/log.md). Raises OptionError where nothing is meant.
+    (docs/log.md). head: what lies outside all blocks and is no embedding and no norm. Raises OptionError where nothing
+    is meant.
     """
     biases = [t for t in tensors if t.kind == "bias" or (t.kind == "norm" and t.name.endswith("bias"))]
+    heads = [t for t in tensors if t.block is None and t.kind in ("linear", "bias")]
     if tune == "all":
         found = list(tensors)
     elif tune == "auto":
@@ -66,9 +73,11 @@ def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head) -> set[s
         last = set(blocks[-max(2, len(blocks) // 3) :])
         found = [t for t in biases if t.block in blocks[-2:-1]]
         found = found or [t for t in matrices if t.block in last and VALUE.search(t.name)]
-        if found and head == "classification":
+        if found and (head == "classification" or any(LINEAR in t.name for t in heads)):
             found += [t for t in matrices if t.block is None]
         found = found or matrices or list(tensors)
+    elif tune == "head":
+        found = heads
     elif tune == "value":
         found = [t for t in tensors if VALUE.search(t.name)]
     elif tune == "bias":
@@ -83,6 +92,8 @@ def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head) -> set[s
         found = [t for t in tensors if t.block in last]
     else:
         found = [t for t in tensors if re.search(tune, t.name)]
+    if not embeddings:
+        found = [t for t in found if t.kind != "embedding"]
     if not found:
         names = ", ".join(t.name for t in tensors[:3])
         raise OptionError(f"--tune {tune!r} means no tensor of this model", hint=f"names look like {names}")
@@ -105,12 +116,15 @@ def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, opti
     """Resolve and check everything that needs no model. Raises UsageError of all kinds."""
     notes: list[str] = []
     check_tune(cfg.tune)
+    task = asking.read(cfg.task)
     goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction)
     rule = optimizers.resolve(optimizer or cfg.optimizer, cfg.optimizer_args, cfg.learning_rate, cfg.eps)
     optimizers.check_needs(rule, goal)
     if cfg.dataset is None:
         if cfg.model is not None:
             raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
+        if cfg.train_split.lower().endswith(data.SUFFIXES):
+            raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {cfg.train_split}")
         notes.append("no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support")
     splits = data.split(
         cfg.dataset or embedded_data(),
@@ -120,19 +134,27 @@ def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, opti
         eval_split=cfg.eval_split,
         test_split=cfg.test_split,
         limit=cfg.limit,
+        train_size=cfg.train_size,
+        k_per_class=cfg.k_per_class,
     )
     parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
-    source, folder, head = models.inspect(cfg.model, cfg.head)
-    template = tasks.Template(cfg.template or tasks.DEFAULT_TEMPLATE[head])
-    classes = tasks.find_classes(parts, cfg.labels, needs_words=head != "classification")
-    tasks.check_template(template, parts, head)
-    goal.check(tasks.OFFERED, frozenset(splits.train[0]))
-    _check_metric(goal, splits, classes)
-    return Plan(cfg, goal, rule, splits, source, folder, head, classes, template, notes)
+    found, spec, parts = asking.resolve(cfg, task, parts)
+    splits = replace(splits, train=parts["train"], select=parts["selection"], judge=parts["judging"])
+    adapter = adapter_of(cfg)
+    adapter.check(found.head)
+    if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):
+        raise OptionError(f"--init linear-probe writes a linear head; a {found.head} head has none")
+    goal.check(asking.offered(spec, found.head, parts), frozenset(splits.train[0]))
+    _check_metric(goal, spec)
+    return Plan(cfg, goal, rule, splits, found, spec, adapter, notes)
 
 
-def _check_metric(goal: Objective, splits: data.Splits, classes: tasks.Classes) -> None:
+def adapter_of(cfg: RunConfig) -> Adapter:
+    return Adapter(cfg.peft, cfg.lora_r, cfg.lora_alpha, tuple(cfg.lora_target_modules), cfg.prefix_tokens)
+
+
+def _check_metric(goal: Objective, spec: Spec) -> None:
     """Objectives may look at the classes before anything is spent, by a method `check(classes)`."""
     check = getattr(goal.function, "check", None)
-    if callable(check):
-        check(len(classes.keys))
+    if callable(check) and spec.classes is not None:
+        check(len(spec.classes.keys))

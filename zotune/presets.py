@@ -143,6 +143,13 @@ def _text(value: Any, what: str) -> str:
     return str(value)
 
 
+def _names(value: Any, what: str) -> tuple[str, ...]:
+    """Names of a column in the data; an empty one at the end says that it may be missing."""
+    items = value if isinstance(value, list) else [value]
+    optional = len(items) > 1 and items[-1] == ""
+    return (*_texts(items[:-1] if optional else items, what), *([""] if optional else []))
+
+
 def _texts(value: Any, what: str) -> tuple[str, ...]:
     return tuple(_text(item, what) for item in (value if isinstance(value, list) else [value]))
 
@@ -160,7 +167,7 @@ def _template(value: Any, what: str) -> dict[str, str]:
 
 
 def _columns(value: Any, what: str) -> dict[str, tuple[str, ...]]:
-    return _mapping({_text(n, what): n for n in value} if isinstance(value, list) else value, what, _texts)
+    return _mapping({_text(n, what): n for n in value} if isinstance(value, list) else value, what, _names)
 
 
 def _labels(value: Any, what: str) -> tuple[LabelWord, ...]:

@@ -53,8 +53,8 @@ def model_card(plan: Plan, result: Result) -> str:
         "steps without signal": f"{100 * result.zero_share:.0f} %",
         "dropped steps": result.dropped,
         "seed": cfg.seed,
-        "classes": ", ".join(plan.classes.words),
-        "template": f"`{plan.template.text}`",
+        **({"classes": ", ".join(plan.spec.classes.words)} if plan.spec.classes else {"task": plan.spec.kind}),
+        "template": f"`{plan.spec.template.text}`",
     }
     lines = "\n".join(f"- {k}: {v}" for k, v in settings.items())
     return f"""---
@@ -72,11 +72,15 @@ Base model: `{plan.model_name}`. {verdict(plan.objective.better, result)}
 
 {lines}
 
-Load it with `transformers`: `{_auto(plan.head)}.from_pretrained("<this folder>")`. `journal.jsonl` holds every number
-that the weights depend on.
+{_loading(plan)} `journal.jsonl` holds every number that the weights depend on.
 """
 
 
-def _auto(head: str) -> str:
-    known = {"classification": "AutoModelForSequenceClassification", "embedding": "AutoModel"}
-    return known.get(head, "AutoModelForCausalLM")
+def _loading(plan: Plan) -> str:
+    """How to load the folder."""
+    from zotune.models import AUTO
+
+    name = AUTO[plan.head]
+    if plan.adapter.method != "none" or plan.found.adapter:
+        return f'Load it with `peft`: `PeftModel.from_pretrained({name}.from_pretrained("<base>"), "<this folder>")`.'
+    return f'Load it with `transformers`: `{name}.from_pretrained("<this folder>")`.'

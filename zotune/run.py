@@ -9,18 +9,16 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from zotune import checkpoint, config, data, host, keys, models, objectives, report, tasks
+from zotune import checkpoint, config, host, keys, models, report
 from zotune.config import RunConfig
 from zotune.engine import Emit, Engine, Outcome
-from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, nearest
+from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.journal import Journal
-from zotune.judging import Difference, HeldOut, Scored, linear_probe
+from zotune.judging import Difference, Scored, linear_probe
 from zotune.plan import Plan, embedded_data, plan
 from zotune.recipe import Noise
 from zotune.session import Session, environment
@@ -157,7 +155,7 @@ def _conclude(
     engine: Engine,
     outcome: Outcome,
     store: checkpoint.Store,
-    before: tuple[torch.Tensor, Score],
+    before: tuple[Mapping[str, Any], Score],
     folder: Path,
     seconds: float,
 ) -> Result:
@@ -273,7 +271,7 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
     passes = session.task.passes(len(rows))
 
     def clean() -> None:
-        session.task.outputs(session.train, rows)
+        session.task.outputs(session.train, rows, made.objective.wants)
 
     def probed() -> None:
         with session.space.at(point, passes):
@@ -295,7 +293,8 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
         "config": asdict(cfg),
         "model": made.model_name,
         "head": made.head,
-        "classes": list(made.classes.words),
+        "classes": list(made.spec.classes.words) if made.spec.classes else [],
+        "task": made.spec.kind,
         "rows": [len(session.train), len(session.select.rows), len(session.judge.rows)],
         "tuned_weights": session.space.numel,
         "steps": steps,
@@ -320,52 +319,4 @@ def _timed(fn: Callable[[], None]) -> float:
     return min(found)
 
 
-def evaluate(
-    *,
-    model: str | None = None,
-    dataset: str | None = None,
-    objective: str | Callable[..., Any] = "accuracy",
-    split: str | None = None,
-    emit: Emit = lambda kind, event: None,
-    **options: Any,
-) -> Scored:
-    """Score a model (or a run folder) on a split: test, else validation, else all rows; with a standard error.
-
-    options are fields of `RunConfig`: template, labels, head, columns, objective_args, …. Raises UsageError.
-    """
-    said = {"objective": objective} if isinstance(objective, str) else {}
-    cfg = config.resolve({"model": model, "dataset": dataset, **said, **options}, None)
-    saved = Path(model) / "config.yaml" if model else None
-    if saved and saved.is_file():  # a run folder remembers its task
-        cfg = _inherit(cfg, config.read_yaml(saved))
-    goal = objectives.resolve(objective, cfg.objective_args, cfg.direction)
-    where = cfg.dataset or embedded_data()
-    found = data.read(where)
-    name = split or next((s for s in ("test", "validation") if s in found), next(iter(found)))
-    if name not in found:
-        raise DataError(f"{where} has no split {name!r}", hint=nearest(name, found))
-    rows = data.rename(found[name], cfg.columns)[: cfg.limit]
-    source, folder, head = models.inspect(cfg.model, cfg.head)
-    template = tasks.Template(cfg.template or tasks.DEFAULT_TEMPLATE[head])
-    classes = tasks.find_classes({name: rows}, cfg.labels, needs_words=head != "classification")
-    tasks.check_template(template, {name: rows}, head)
-    goal.check(tasks.OFFERED, frozenset(rows[0]))
-    loaded = models.load(source, folder, head, device=cfg.device, dtype=cfg.dtype, classes=len(classes.words))
-    task = tasks.Classification(loaded, classes, template, cfg.max_length, cfg.eval_batch_size)
-    held = HeldOut(task, task.rows(rows), goal)
-    try:
-        logits, score = held.measure()
-    except ObjectiveError as error:
-        raise ObjectiveFailures(str(error)) from error
-    return held.scored(logits, score, keys.derive(cfg.seed, "bootstrap"))
-
-
-def _inherit(cfg: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    default = RunConfig()
-    names = ("dataset", "head", "template", "labels", "columns", "max_length")
-    return replace(
-        cfg, **{n: saved[n] for n in names if n in saved and getattr(cfg, n) == getattr(default, n) and saved[n]}
-    )
-
-
-__all__ = ["Difference", "Result", "Scored", "embedded_data", "estimate", "evaluate", "fit", "plan"]
+__all__ = ["Difference", "Result", "Scored", "embedded_data", "estimate", "fit", "plan"]

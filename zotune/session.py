@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint, keys, models, noise, tasks
+from zotune import adapters, asking, checkpoint, keys, models, noise, probe, tasks
+from zotune.config import RunConfig
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.journal import Journal
 from zotune.judging import HeldOut
 from zotune.kernels import worth_compiling
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
-from zotune.space import Space, describe
+from zotune.prompts import Spec
+from zotune.space import Space, describe, named_tensors
 from zotune.types import Score
 
 DEFAULT_EVALS = 2400
@@ -47,14 +49,11 @@ class Session:
             torch.set_num_threads(cfg.threads)
         emit("phase", {"text": f"loading {plan.model_name}"})
         self.loaded = self._load()
-        if plan.head == "classification":
-            models.set_labels(self.loaded.model, list(plan.classes.words))
-        chosen = choose(cfg.tune, list(describe(self.loaded.model).values()), plan.head)
-        micro = cfg.eval_batch_size if self.loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
-        self.task = tasks.Classification(self.loaded, plan.classes, plan.template, cfg.max_length, micro, cfg.seed)
+        self.task = self._task(self.loaded)
         self.train = self.task.rows(plan.splits.train)
         self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective)
         self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective)
+        chosen = self._chosen()
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
@@ -68,18 +67,29 @@ class Session:
             emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
 
     def _load(self) -> models.Loaded:
-        cfg, plan = self.plan.config, self.plan
-        return models.load(
-            plan.source,
-            plan.folder,
-            plan.head,
-            device=cfg.device,
-            dtype=cfg.dtype,
-            classes=len(plan.classes.words),
-            seed=cfg.seed,
-            trust_remote_code=cfg.trust_remote_code,
-            revision=cfg.model_revision,
-        )
+        """The model as tuning starts from it: with the linear probe and the adapter that were asked for."""
+        plan, cfg = self.plan, self.plan.config
+        loaded = load(cfg, plan.found, plan.spec)
+        if cfg.init == "linear-probe":
+            self.emit("phase", {"text": "fitting a linear probe to start from"})
+            task = self._task(loaded)
+            probe.write(task, task.rows(plan.splits.train))
+        adapters.attach(loaded, plan.adapter, cfg.seed)
+        return loaded
+
+    def _task(self, loaded: models.Loaded) -> tasks.Task:
+        cfg, spec = self.plan.config, self.plan.spec
+        micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
+        return tasks.build(loaded, spec, asking.max_length(cfg, spec), micro, cfg.seed)
+
+    def _chosen(self) -> set[str]:
+        """Names of the tuned tensors: with an adapter, among its own."""
+        cfg, tensors = self.plan.config, list(describe(self.loaded.model).values())
+        if not adapters.is_adapter(self.loaded):
+            return choose(cfg.tune, tensors, self.plan.head, cfg.embeddings)
+        own = {n for n, p in named_tensors(self.loaded.model).items() if p.requires_grad}
+        tensors = [t for t in tensors if t.name in own]
+        return {t.name for t in tensors} if cfg.tune in ("auto", "all") else choose(cfg.tune, tensors, self.plan.head)
 
     def evaluate(self, indices: Sequence[int]) -> Score:
         """The training signal: the objective on these rows.
@@ -90,17 +100,21 @@ class Session:
         randomness at every point: its expectation, which moves with every logit. Held-out rows are never smoothed.
         """
         objective, task, rows = self.plan.objective, self.task, self.train
-        outputs = task.outputs(rows, indices)
+        if isinstance(task, tasks.Generating):
+            task.step = self.space.step
+        outputs = task.outputs(rows, indices, objective.wants)
         if not self.smooth:
             return objective.score(len(indices), outputs)
-        drawn = task.sampled(indices, outputs["logits"], self.smooth)
+        drawn = task.sampled(rows, indices, outputs["logits"], self.smooth)
         return mean([objective.score(len(indices), outputs | d) for d in drawn])
 
     @property
     def smooth(self) -> int:
         """Predictions sampled for each row; 0 where the objective reads more than predictions."""
         wants = self.plan.objective.wants
-        jumps = wants & {"predictions", "completions"} and not wants & {"logits", "model"}
+        if not self.task.samples:
+            return 0
+        jumps = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
         return self.plan.config.smooth if jumps else 0
 
     def assess(self) -> dict[str, Any]:
@@ -116,15 +130,21 @@ class Session:
         """Find out, by a few forward passes, which weights can be perturbed while a pass is under way. Few weights are
         cheaper to copy."""
         mode = self.plan.config.probe
-        if mode == "copy" or (mode == "auto" and self.space.numel < MANY):
+        many = isinstance(self.task, tasks.Generating) and self.plan.objective.wants & {"completions", "completion_ids"}
+        if mode == "copy" or (mode == "auto" and (self.space.numel < MANY or many)):
             return
         rows = self.batches.at(0).rows[:CPU_ROWS]
         self.space.most_in_forward = math.inf if mode == "forward" else 2
-        copied = self.space.probe_in_forward(lambda: self.task.logits(self.train, rows))
+        copied = self.space.probe_in_forward(lambda: self._logits(rows))
         if copied:
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"
             self.emit("note", {"text": f"{text} ({names})"})
+
+    def _logits(self, rows: Sequence[int]) -> torch.Tensor:
+        if isinstance(self.task, tasks.Generating):
+            return torch.tensor(self.task.log_probabilities([o for i in rows for o in self.train.tokens[i][1]]))
+        return self.task.logits(self.train, rows)
 
     def base(self) -> Mapping[str, torch.Tensor]:
         """The starting weights again, from the model's own files."""
@@ -145,8 +165,8 @@ class Session:
             "optimizer": type(plan.optimizer).__qualname__,
             "optimizer_source": source_hash(type(plan.optimizer)),
             "optimizer_options": _plain(plan.optimizer),
-            "template": plan.template.text,
-            "labels": [list(plan.classes.keys), list(plan.classes.words)],
+            "template": plan.spec.template.text,
+            "task": _task_record(plan),
             "batch_size": self.batches.size,
             "max_length": self.task.max_length,
             "smooth": self.smooth,
@@ -215,7 +235,44 @@ class Session:
         """(text, gold, prediction) of a few selection rows with the present weights."""
         rows = self.select.rows
         out = self.task.outputs(rows, range(min(4, len(rows))))
-        return list(zip(out["prompts"], out["references"], out["completions"], strict=True))
+        right = [r if isinstance(r, str) else " | ".join(r or []) for r in out["references"]]
+        return list(zip(map(str, out["prompts"]), right, out["completions"], strict=True))
+
+
+def load(cfg: RunConfig, found: models.Found, spec: Spec) -> models.Loaded:
+    """The model with its class names, and its adapter where it has one. Raises ModelError."""
+    classes = list(spec.classes.words) if spec.classes else []
+    loaded = models.load(
+        found.source,
+        found.folder,
+        found.head,
+        device=cfg.device,
+        dtype=cfg.dtype,
+        classes=len(classes) or None,
+        seed=cfg.seed,
+        trust_remote_code=cfg.trust_remote_code,
+        revision=cfg.model_revision,
+        attn_implementation=cfg.attn_implementation,
+        device_map=cfg.device_map,
+        pickles=cfg.allow_pickle,
+        quantize=cfg.quantize,
+    )
+    if found.head == "classification":
+        models.set_labels(loaded, classes)
+    if found.adapter:
+        adapters.load(loaded, found.adapter)
+    return loaded
+
+
+def _task_record(plan: Plan) -> dict[str, Any]:
+    """What the bits depend on beside the template."""
+    spec = plan.spec
+    record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
+    if spec.classes:
+        record["labels"] = [list(spec.classes.keys), list(spec.classes.words)]
+    if spec.kind == "generation":
+        record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p")}
+    return record | ({"choices": spec.choices} if spec.choices else {})
 
 
 def mean(scores: Sequence[Score]) -> Score:

@@ -1,0 +1,210 @@
+"""What a run asks: from flags, a task file and the data's own columns to a spec.
+
+Without `--task` the columns decide: `label` is classification; `messages`, or a column of right texts, is generation;
+`--choices` is multiple choice. Knows configuration, records and a model's small files; loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zotune import models, presets, tasks
+from zotune.config import RunConfig
+from zotune.data import Record, columns_of, rename
+from zotune.errors import DataError, OptionError
+from zotune.prompts import (
+    KINDS,
+    TARGET,
+    WORDED,
+    Classes,
+    Kind,
+    Spec,
+    Template,
+    find_classes,
+    preset_classes,
+    references_of,
+)
+
+Parts = dict[str, list[Record]]
+COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response")
+"""Columns that hold right texts, the first found is used."""
+
+DEFAULT = {"classification": "{text}", "embedding": "{text}", "causal": "{text} {label}"}
+DEFAULT |= {"masked": "{text} {label}.", "seq2seq": "{text} {label}"}
+MAX_LENGTH = {"classification": 256, "choice": 512, "generation": 1024}
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `--task` says: a task file, or a kind alone, or nothing."""
+
+    file: presets.TaskFile | None = None
+    kind: Kind | None = None
+
+    def measure(self, kind: Kind) -> str:
+        """What it is usually measured by."""
+        own = self.file.objective if self.file else None
+        return own or ("cross-entropy" if kind == "generation" else "accuracy")
+
+
+def read(task: str | None) -> Task:
+    """A preset's name, a file, or a kind of task. Raises OptionError."""
+    if task is None:
+        return Task()
+    if task in KINDS:
+        return Task(kind=task)
+    file = presets.load(task)
+    return Task(file, file.kind)
+
+
+def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -> tuple[models.Found, Spec, Parts]:
+    """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
+    rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
+    first = next(r[0] for r in rows.values() if r)
+    kind = task.kind or _kind(cfg, first)
+    head = "classification" if cfg.init == "linear-probe" and cfg.head == "auto" else cfg.head
+    found = models.inspect(cfg.model, head, kind, cfg.allow_pickle)
+    if head != cfg.head and models.inspect(cfg.model, "auto", kind, cfg.allow_pickle).head == "embedding":
+        found = models.inspect(cfg.model, "embedding", kind, cfg.allow_pickle)
+    if kind == "generation":
+        rows = {name: _completed(records) for name, records in rows.items()}
+    values = task.file.values if task.file else {}
+    template = Template(cfg.template or _template(task.file, kind, found.head, first), values)
+    choices = (
+        tuple(c.strip() for c in cfg.choices.split(",")) if cfg.choices else task.file.choices if task.file else ()
+    )
+    if kind == "choice" and not choices:
+        raise OptionError("multiple choice needs the columns of its options", hint="--choices choice1,choice2")
+    spec = Spec(
+        kind,
+        template,
+        classes=_classes(cfg, task.file, rows, found.head) if kind == "classification" else None,
+        choices=choices,
+        cut=task.file.cut if task.file else None,
+        stop=tuple(cfg.stop) or (task.file.stop if task.file else ()),
+        max_new_tokens=cfg.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+    )
+    tasks.kind_of(spec, found.head)
+    spec.check(rows, found.head)
+    return found, spec, rows
+
+
+def max_length(cfg: RunConfig, spec: Spec) -> int:
+    return cfg.max_length or MAX_LENGTH[spec.kind]
+
+
+def offered(spec: Spec, head: models.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
+    """What objectives may ask for: without right texts there are no references and no losses."""
+    names = tasks.kind_of(spec, head).offered
+    if spec.kind != "generation":
+        return names
+    every = all(_has_answer(row) for rows in parts.values() for row in rows)
+    return names if every else names - {"references", "losses"}
+
+
+def _has_answer(row: Record) -> bool:
+    if "messages" in row:
+        return bool(row["messages"]) and row["messages"][-1]["role"] == "assistant"
+    return any(references_of(row, "completion"))
+
+
+def calibration(task: Task, spec: Spec) -> Template:
+    """What the row's own words are taken out of: the task file's prompt, or the template without its columns."""
+    if task.file and task.file.calibration:
+        return Template(task.file.calibration, task.file.values)
+    target = TARGET[spec.kind]
+    text = ""
+    for literal, name, filters in spec.template.parts:
+        text += literal.replace("{", "{{").replace("}", "}}")
+        if name == target:
+            text += "{" + "|".join([name, *filters]) + "}"
+    return Template(text.lstrip())
+
+
+def _kind(cfg: RunConfig, row: Record) -> Kind:
+    if cfg.choices:
+        return "choice"
+    if cfg.template and "{completion}" in cfg.template:
+        return "generation"
+    if "label" in row or cfg.labels:
+        return "classification"
+    if "messages" in row or "prompt" in row or any(c in row for c in COMPLETIONS):
+        return "generation"
+    return "classification"
+
+
+def _aliased(rows: list[Record], file: presets.TaskFile | None) -> list[Record]:
+    """The columns that a task file knows under other names, under its own."""
+    if file is None or not rows:
+        return rows
+    found = {}
+    for wanted, names in file.columns.items():
+        name = next((n for n in names if n in rows[0]), None)
+        if name is None and "" in names:  # it may be missing: its line of the template goes with it
+            continue
+        if name is None:
+            raise DataError(
+                f"task {file.name} needs a column {' or '.join(names)}; {columns_of(rows)}", hint="--column"
+            )
+        if name != wanted:
+            found[wanted] = name
+    return rename(rows, found) if found else rows
+
+
+def _completed(rows: list[Record]) -> list[Record]:
+    """The column of right texts, where there is one, under the name `completion`."""
+    if not rows or "completion" in rows[0] or "messages" in rows[0]:
+        return rows
+    name = next((c for c in COMPLETIONS if c in rows[0]), None)
+    return rename(rows, {"completion": name}) if name else rows
+
+
+def _template(file: presets.TaskFile | None, kind: Kind, head: str, row: Record) -> str:
+    if file is not None:
+        absent = [c for c, names in file.columns.items() if "" in names and c not in row]
+        lines = presets.template_for(file, head).split("\n")
+        return "\n".join(line for line in lines if not any(f"{{{c}" in line for c in absent))
+    if kind == "choice":
+        raise OptionError("multiple choice needs a template", hint="--template '{premise} {choice}'")
+    if kind == "classification":
+        return DEFAULT[head]
+    for columns, text in (
+        (("messages",), "{messages}"),
+        (("prompt",), "{prompt}"),
+        (("context", "question"), "{context}\nQuestion: {question}\nAnswer: {completion}"),
+        (("question",), "Question: {question}\nAnswer: {completion}"),
+        (("document",), "{document}\nSummary: {completion}"),
+        (("text",), "{text}"),
+    ):
+        if all(c in row for c in columns):
+            return text
+    raise OptionError(f"no prompt found; {columns_of([row])}", hint="--template '{question} Answer: {completion}'")
+
+
+def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: Parts, head: str) -> Classes:
+    if file is None or cfg.labels or not file.labels:
+        return find_classes(rows, cfg.labels, needs_words=head != "classification")
+    described = head == "embedding"
+    known = [(x.values, (x.description or x.word) if described else x.word) for x in file.labels]
+    if head in WORDED or described:
+        return preset_classes(rows, known)
+    return preset_classes(rows, [(x.values, x.values[-1]) for x in file.labels])
+
+
+def demonstrations(spec: Spec, rows: Sequence[Record], count: int, seed: int) -> str:
+    """Training records with their right answers, drawn by seed, to stand before every prompt. Raises DataError."""
+    import random
+
+    from zotune.keys import derive
+
+    if count > len(rows):
+        raise DataError(f"--shots {count}: there are {len(rows)} training rows to draw from")
+    drawn = random.Random(derive(seed, "shots")).sample(list(rows), count)
+    return "".join(spec.shown(r) + "\n\n" for r in drawn)
+
+
+__all__ = ["Task", "calibration", "demonstrations", "max_length", "offered", "read", "resolve"]

@@ -1,0 +1,204 @@
+"""Generating text: prompts to completions in batches, and the log-probability of the right ones by teacher forcing.
+
+Prompts are padded on the left, so that every row goes on from its own last token. Greedy unless a temperature is given;
+then the sampling's randomness belongs to the step, is shared by all of its points, and the global generators are put
+back.
+
+Knows models, tokens and records; knows no objective and no optimizer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune import keys
+from zotune.data import Record
+from zotune.errors import DataError, ModelError, OptionError
+from zotune.forward import Tokens
+from zotune.models import generation_settings, quiet
+from zotune.prompts import Filled, Spec, references_of
+from zotune.scoring import Option, Rows, Worded
+
+_ALWAYS = frozenset({"prompts", "model", "batch"})
+
+
+class Generating(Worded):
+    """Free text. `references` are the right texts: one string a row, a list where there are several."""
+
+    offered = _ALWAYS | {"completions", "completion_ids", "references", "losses"}
+    samples = False
+    step = 0
+    """Which step's randomness sampling uses; set by who drives the run."""
+
+    def __init__(self, loaded: Any, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
+        super().__init__(loaded, spec, max_length, micro, seed)
+        room = self.forward.max_length - (spec.max_new_tokens if loaded.head == "causal" else 0)
+        if room < 1:
+            raise OptionError(
+                f"--max-new-tokens {spec.max_new_tokens} leaves no room for a prompt in {self.max_length} tokens",
+                hint="--max-length more, or fewer new tokens",
+            )
+        self.room = room
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def rows(self, records: Sequence[Record]) -> Rows:
+        filled = [self._prompt(r) for r in records]
+        coded = [
+            self.forward.coder.encode(f, self._special(r), self.room) for f, r in zip(filled, records, strict=True)
+        ]
+        gold = [self.references(r) for r in records]
+        tokens = [
+            (c.ids, tuple(self._option_of(r, g[:1])) if g else ()) for c, r, g in zip(coded, records, gold, strict=True)
+        ]
+        prompts = [f.text for f in filled]
+        return Rows(records, prompts, [list(range(len(g))) for g in gold], gold, tokens, sum(c.cut for c in coded))
+
+    def _option_of(self, record: Record, gold: Sequence[str]) -> Iterator[Option]:
+        for text in gold:
+            if text.strip():
+                yield self._taught_option(record, text)
+
+    def _special(self, record: Record) -> bool:
+        """Whether the tokenizer adds its special tokens: a chat template has them already."""
+        return "messages" not in record
+
+    def references(self, record: Record) -> list[str]:
+        """The right texts of a record: its completion, or what the assistant says last."""
+        if "messages" in record:
+            last = record["messages"][-1]
+            return [str(last["content"])] if last["role"] == "assistant" else []
+        return references_of(record, "completion")
+
+    def _prompt(self, record: Record) -> Filled:
+        if "messages" in record:
+            said = self._chat(record)
+            return Filled(said, {"messages": (0, len(said))})
+        filled = self.spec.template.fill(record, "completion", "", "drop")
+        text = filled.text.rstrip(" ")
+        spans = {n: (a, min(b, len(text))) for n, (a, b) in filled.spans.items() if a < len(text)}
+        made = Filled(text, spans)
+        return made.after(self.spec.demonstrations) if self.spec.demonstrations else made
+
+    def _chat(self, record: Record) -> str:
+        turns = record["messages"]
+        asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        try:
+            said: str = self.loaded.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates raise errors of their own
+            if not getattr(self.loaded.tokenizer, "chat_template", None):
+                raise ModelError(
+                    f"{self.loaded.source} has no chat template for `messages`", hint="use `prompt` and `completion`"
+                ) from None
+            raise DataError(f"the model's chat template refuses a record: {str(error).splitlines()[0]}") from None
+        return said
+
+    def _taught_option(self, record: Record, text: str) -> Option:
+        """The right completion after its prompt, tokenised together."""
+        prompt = self._prompt(record)
+        head = self.loaded.head
+        if "messages" in record:
+            filled = Filled(prompt.text + text, prompt.spans, (len(prompt.text), len(prompt.text) + len(text)))
+        else:
+            filled = self.spec.template.fill(record, "completion", text, "ask")
+            if filled.target is None:  # no place for it: it follows the prompt
+                filled = Filled(filled.text + text, filled.spans, (len(filled.text), len(filled.text) + len(text)))
+            filled = filled.after(self.spec.demonstrations) if self.spec.demonstrations else filled
+        if head == "seq2seq":
+            return self._decoded(filled, "")[0]
+        coded = self.forward.coder.encode(filled, self._special(record), tail=False)
+        first, last = max(coded.places[0], 1), coded.places[-1]
+        if first > last:
+            raise OptionError(f"{text!r:.60} has nothing before it: a causal model predicts from what came before")
+        return Option(coded.ids[:last], (), tuple(range(first - 1, last)), coded.ids[first : last + 1])
+
+    def sequences(self, rows: Rows) -> set[Tokens]:
+        return set()
+
+    def cache_prefix(self, tuned: Iterable[str], parts: Sequence[Rows]) -> bool:
+        return False
+
+    def passes(self, count: int) -> int:
+        return -(-count // self.forward.micro) * self.spec.max_new_tokens
+
+    # -- what objectives see -------------------------------------------------------------------------------------------
+
+    def outputs(self, rows: Rows, indices: Sequence[int], wants: frozenset[str] = offered) -> dict[str, Any]:
+        """What is wanted, and what costs nothing: text is generated for `completions`, and the right answers are run
+        for `losses`."""
+        records = [rows.records[i] for i in indices]
+        columns = {name: [r.get(name) for r in records] for name in records[0]} if records else {}
+        out = {
+            **columns,
+            "prompts": [rows.prompts[i] for i in indices],
+            "references": [g[0] if len(g) == 1 else list(g) or None for g in (rows.options[i] for i in indices)],
+            "model": self.loaded.model,
+            "batch": records,
+        }
+        out.pop("completion", None)
+        if wants & {"completions", "completion_ids"}:
+            ids = self.generate([rows.tokens[i][0] for i in indices], indices)
+            out |= {"completion_ids": [list(x) for x in ids], "completions": [self.text(x) for x in ids]}
+        if "losses" in wants:
+            out["losses"] = self._losses_of([rows.tokens[i][1] for i in indices])
+        return out
+
+    def _losses_of(self, options: Sequence[Sequence[Option]]) -> list[float | None]:
+        """Mean negative log-likelihood of the first right completion's tokens, in nats; None where there is none."""
+        known = [o[0] for o in options if o]
+        found = iter(self.log_probabilities(known))
+        return [-next(found) / len(o[0].targets) if o else None for o in options]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Completion tokens as text, up to the first stop string. The blank between prompt and answer is neither's."""
+        said: str = self.loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
+        for stop in self.spec.stop:
+            said = said.split(stop)[0]
+        literal = self._before_target()
+        return said.removeprefix(" ") if literal.endswith(" ") else said
+
+    def _before_target(self) -> str:
+        for literal, name, _ in self.spec.template.parts:
+            if name == "completion":
+                return literal
+        return ""
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Tokens], indices: Sequence[int] = ()) -> list[list[int]]:
+        """Completion ids for each prompt, without what follows the end token."""
+        out: list[list[int]] = [[] for _ in prompts]
+        devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
+        seed = keys.derive(self.seed, "sampling", self.step, *list(indices)[:1])
+        with quiet(), torch.random.fork_rng(devices=devices, enabled=self.spec.temperature > 0):
+            if self.spec.temperature > 0:
+                torch.manual_seed(seed)
+            for places in self.forward.chunks([len(p) for p in prompts]):
+                for k, ids in zip(places, self._generate([prompts[k] for k in places]), strict=True):
+                    out[k] = ids
+        return out
+
+    def _generate(self, rows: Sequence[Tokens]) -> Iterator[list[int]]:
+        loaded, coder = self.loaded, self.forward.coder
+        pad = coder.pad_left if loaded.head == "causal" else coder.pad_right
+        inputs = pad(rows, loaded.device)
+        inputs.pop("token_type_ids", None)
+        more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
+        found: Tensor = loaded.model.generate(**inputs, generation_config=self._settings, **more)
+        start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start())
+        ends = self._settings.eos_token_id
+        for row in found[:, start:].tolist():
+            last = next((i for i, x in enumerate(row) if x in ends), len(row))
+            yield row[:last]
+
+    @functools.cached_property
+    def _settings(self) -> Any:
+        spec = self.spec
+        return generation_settings(self.loaded, spec.max_new_tokens, spec.temperature, spec.top_p)
+
+
+__all__ = ["Generating"]

@@ -1,0 +1,116 @@
+"""Scores of a model or a run: zero-shot, with demonstrations, calibrated; several objectives at once.
+
+Wires data, models and objectives together; tunes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+from zotune import asking, config, data, keys, objectives, tasks
+from zotune.config import RunConfig
+from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
+from zotune.judging import HeldOut, Scored
+from zotune.plan import embedded_data
+from zotune.prompts import WORDED
+from zotune.session import load
+
+Goal = str | Callable[..., Any]
+REMEMBERED = (
+    "dataset",
+    "head",
+    "task",
+    "template",
+    "labels",
+    "choices",
+    "columns",
+    "max_length",
+    "max_new_tokens",
+    "stop",
+)
+"""What a run folder knows of its task."""
+
+
+@overload
+def evaluate(*, objective: Goal | None = None, **options: Any) -> Scored: ...
+@overload
+def evaluate(*, objective: Sequence[Goal | None], **options: Any) -> dict[str, Scored]: ...
+def evaluate(
+    *,
+    model: str | None = None,
+    dataset: str | None = None,
+    objective: Goal | Sequence[Goal | None] | None = None,
+    split: str | None = None,
+    shots: int = 0,
+    calibrate: bool = False,
+    **options: Any,
+) -> Scored | dict[str, Scored]:
+    """Score a model, a run folder or an adapter on a split: test, else validation, else all rows.
+
+    objective: one, or several that share the forwards (then a dict by name); by default what the task is measured by.
+    shots: training rows that stand before every prompt with their answers, drawn by seed. calibrate: subtract what the
+    label words score without the row. options are fields of `RunConfig`: task, template, labels, head, columns, ….
+    Every score has a standard error, by bootstrap where the objective is of the whole set. Raises UsageError, and
+    ObjectiveFailures where an objective fails.
+    """
+    cfg = config.resolve({"model": model, "dataset": dataset, **options}, None)
+    saved = Path(model) / "config.yaml" if model else None
+    if saved and saved.is_file():
+        cfg = _inherit(cfg, config.read_yaml(saved))
+    task = asking.read(cfg.task)
+    where = cfg.dataset or embedded_data()
+    source = data.load(where, label=cfg.columns.get("label", "label"))
+    splits = source.splits
+    name = split or next((s for s in ("test", "validation") if s in splits), next(iter(splits)))
+    parts = {name: data.rename(source.pick(name), cfg.columns)[: cfg.limit]}
+    if shots and name == cfg.train_split:
+        raise OptionError(f"--shots are drawn from the split {name!r}, which is scored", hint="--split test")
+    if shots and cfg.train_split not in splits:
+        raise DataError(f"--shots needs training rows; {where} has no split {cfg.train_split!r}")
+    if shots:
+        parts["train"] = data.rename(splits[cfg.train_split], cfg.columns)
+    found, spec, parts = asking.resolve(cfg, task, parts)
+    if (shots or calibrate) and found.head not in WORDED:
+        raise OptionError(f"--shots and --calibrate are for models that score words, not a {found.head} head")
+    if calibrate and spec.kind == "generation":
+        raise OptionError("--calibrate is for label words and options, not for generation")
+    rows = parts[name]
+    spec = replace(
+        spec,
+        demonstrations=asking.demonstrations(spec, parts["train"], shots, cfg.seed) if shots else "",
+        calibration=asking.calibration(task, spec) if calibrate else None,
+    )
+    several = isinstance(objective, Sequence) and not isinstance(objective, str)
+    asked = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
+    goals = [objectives.resolve(o or task.measure(spec.kind), cfg.objective_args, cfg.direction) for o in asked]
+    for goal in goals:
+        goal.check(asking.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
+    loaded = load(cfg, found, spec)
+    asks = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    coded = asks.rows(rows)
+    wants = frozenset().union(*(g.wants for g in goals))
+    outputs = asks.outputs(coded, range(len(coded)), wants)
+    out = {g.name: _score(HeldOut(asks, coded, g), outputs, cfg.seed) for g in goals}
+    return out if several else next(iter(out.values()))
+
+
+def _score(held: HeldOut, outputs: Mapping[str, Any], seed: int) -> Scored:
+    try:
+        score = held.objective.score(len(held.rows), outputs)
+    except ObjectiveError as error:
+        raise ObjectiveFailures(str(error)) from error
+    return held.scored(outputs, score, keys.derive(seed, "bootstrap"))
+
+
+def _inherit(cfg: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
+    default = RunConfig()
+    given = {n: saved[n] for n in REMEMBERED if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
+    if "stop" in given:
+        given["stop"] = tuple(given["stop"])
+    return replace(cfg, **given)
+
+
+__all__ = ["evaluate"]

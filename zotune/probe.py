@@ -1,0 +1,74 @@
+"""Linear probing: scikit-learn's logistic regression on a model's features, as a rival and as a start (LP-MeZO).
+
+Knows tasks; knows no objective.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune.errors import DataError, OptionError
+from zotune.models import add_linear_head
+from zotune.tasks import Rows, Task, Whole
+
+STRENGTHS = (1.0, 10.0, 100.0)
+
+
+def fit(task: Whole, train: Rows, intercept: bool = True) -> Any | None:
+    """A fitted grid search over the strength of regularisation, by cross-validation on the training rows; None where a
+    class has fewer than two rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    gold = [g[0] for g in train.gold if g]
+    rarest = min((gold.count(g) for g in set(gold)), default=0)
+    if len(set(gold)) < 2 or rarest < 2:
+        return None
+    regression = LogisticRegression(max_iter=2000, fit_intercept=intercept)
+    search = GridSearchCV(regression, {"C": list(STRENGTHS)}, cv=min(5, rarest))
+    known = [i for i, g in enumerate(train.gold) if g]
+    search.fit(task.features(train)[known].numpy(), gold)
+    return search
+
+
+def scores(task: Whole, search: Any, rows: Rows) -> Tensor:
+    """Log-probabilities of all classes: (rows, classes); a class that was not trained on gets -30."""
+    out = torch.full((len(rows), len(rows.options[0])), -30.0)
+    found = torch.tensor(search.predict_log_proba(task.features(rows).numpy())).float()
+    out[:, [int(c) for c in search.classes_]] = found
+    return out
+
+
+def write(task: Task, train: Rows) -> None:
+    """Write the probe into the head that the model's scores come from, so that tuning starts where the probe ends.
+
+    An embedding model gets a linear head over its embeddings in place of label descriptions. Raises OptionError for a
+    head of words, DataError where a class has fewer than two rows.
+    """
+    if not isinstance(task, Whole):
+        raise OptionError(
+            f"--init linear-probe writes a linear head; a {task.loaded.head} head has none",
+            hint="--head classification or embedding",
+        )
+    loaded, classes = task.loaded, len(task.spec.classes.words) if task.spec.classes else 0
+    layer = loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
+    search = fit(task, train, intercept=layer.bias is not None)
+    if search is None:
+        raise DataError("--init linear-probe needs two classes, and two training rows of each")
+    best = search.best_estimator_
+    weight, bias = torch.tensor(best.coef_), torch.tensor(best.intercept_)
+    if len(weight) == 1:  # two classes have one row of coefficients: the second's against the first's
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    with torch.no_grad():
+        layer.weight.zero_()
+        rows = torch.tensor([int(c) for c in search.classes_])
+        layer.weight[rows] = weight.to(layer.weight)
+        if layer.bias is not None:
+            layer.bias.fill_(-30.0)
+            layer.bias[rows] = bias.expand(len(rows)).to(layer.bias)
+
+
+__all__ = ["fit", "scores", "write"]

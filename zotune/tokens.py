@@ -1,0 +1,137 @@
+"""Filled templates to tokens: prompt and answer in one go, parted by offsets, shortened where there are too many.
+
+Tokenised apart, the last token of a prompt and the first of an answer can be others than together; so they never are.
+Shortening takes tokens of demonstrations first (the oldest), then of the column that the task names, then of the
+longest ones: an answer, a question, and the template's own words stay.
+
+Knows tokenizers; knows no task and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune.errors import OptionError
+from zotune.prompts import SHOTS, Filled
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Token ids; places: where the target's tokens are; cut: whether text was left out."""
+
+    ids: tuple[int, ...]
+    places: tuple[int, ...]
+    cut: bool
+
+
+class Coder:
+    """A tokenizer with a limit. cut: the column that is shortened first."""
+
+    def __init__(self, tokenizer: Any, limit: int, cut: str | None = None) -> None:
+        self.tokenizer, self.limit, self.cut = tokenizer, limit, cut
+        self.pad = tokenizer.pad_token_id or 0
+        self.typed = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
+
+    def encode(self, filled: Filled, special: bool = True, limit: int | None = None, tail: bool = True) -> Coded:
+        """Tokens of a text, and which of them are its target's. tail: whether what follows the target is kept. Raises
+        OptionError for a target without tokens, or longer than the limit."""
+        limit = self.limit if limit is None else limit
+        ids, offsets = self._offsets(filled, special)
+        places = self._inside(offsets, filled.target) if filled.target else []
+        if filled.target and not places:
+            said = filled.text[slice(*filled.target)]
+            raise OptionError(f"{said!r} has no token after {filled.text[: filled.target[0]][-20:]!r}")
+        if places and not tail:
+            ids, offsets = ids[: places[-1] + 1], offsets[: places[-1] + 1]
+        over = len(ids) - limit
+        if over <= 0:
+            return Coded(tuple(ids), tuple(places), False)
+        gone = self._left_out(filled, offsets, set(places), over)
+        if len(gone) < over:
+            said = filled.text[slice(*filled.target)] if filled.target else filled.text
+            raise OptionError(f"{said[:60]!r} alone is longer than --max-length {limit}")
+        kept = [i for i in range(len(ids)) if i not in gone]
+        where = {old: new for new, old in enumerate(kept)}
+        return Coded(tuple(ids[i] for i in kept), tuple(where[i] for i in places), True)
+
+    def _offsets(self, filled: Filled, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and the (start, end) of each in the text; (0, 0) for special ones."""
+        text, p, tokenizer = filled.text, filled.pair, self.tokenizer
+        both = (text,) if p is None else (text[:p].rstrip(), text[p:])
+        if getattr(tokenizer, "is_fast", False):
+            coded = tokenizer(*both, return_offsets_mapping=True, add_special_tokens=special, verbose=False)
+            shift = [0, 0 if p is None else p]
+            parts = coded.sequence_ids(0)
+            offsets = [
+                (0, 0) if part is None else (a + shift[part], b + shift[part])
+                for part, (a, b) in zip(parts, coded["offset_mapping"], strict=True)
+            ]
+            return list(coded["input_ids"]), offsets
+        ids = list(tokenizer(*both, add_special_tokens=special, verbose=False)["input_ids"])
+        if filled.target is None:
+            return ids, [(0, 0)] + [(0, 1)] * (len(ids) - 1)
+        start, end = filled.target
+        alone = list(tokenizer(text[:start], add_special_tokens=special, verbose=False)["input_ids"])
+        same = next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), len(alone))
+        return ids, [(0, 0)] + [(0, 1)] * (same - 1) + [(start, end)] * (len(ids) - same)
+
+    @staticmethod
+    def _inside(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
+        """Tokens that share a character with the span."""
+        start, end = span
+        return [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
+
+    def _left_out(self, filled: Filled, offsets: Sequence[tuple[int, int]], kept: set[int], over: int) -> set[int]:
+        found = {
+            name: [i for i in self._inside(offsets, span) if i not in kept and offsets[i][0] >= span[0]]
+            for name, span in filled.spans.items()
+            if span[1] > span[0]
+        }
+        order = sorted(found, key=lambda n: (n != SHOTS, n != self.cut, -len(found[n])))
+        gone: set[int] = set()
+        for name in order:
+            some = found[name] if name == SHOTS else found[name][::-1]
+            gone |= set(some[: over - len(gone)])
+        if len(gone) < over:  # text of no column, from the beginning
+            rest = [i for i, (a, b) in enumerate(offsets) if b > a and i not in kept and i not in gone]
+            gone |= set(rest[: over - len(gone)])
+        return gone
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def pad_right(self, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+        """input_ids, attention_mask, and token_type_ids where the model was trained with them."""
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            mask[i, : len(row)] = 1
+        out = {"input_ids": ids, "attention_mask": mask}
+        if self.typed:
+            out["token_type_ids"] = self._types(ids) * mask
+        return {name: x.to(device) for name, x in out.items()}
+
+    def pad_left(self, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+        """The same for generation, which goes on at the right end."""
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            mask[i, width - len(row) :] = 1
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+    def _types(self, ids: Tensor) -> Tensor:
+        """1 for the second text of a pair: what comes after the first separator, where there is another."""
+        mark = ids == (self.tokenizer.sep_token_id if self.tokenizer.sep_token_id is not None else -1)
+        seen = mark.long().cumsum(1) - mark.long()
+        return ((seen == 1) & (mark.sum(1, keepdim=True) > 1)).long()
+
+
+__all__ = ["Coded", "Coder"]
