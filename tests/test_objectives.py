@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -55,12 +54,33 @@ def test_unknown_answers_are_wrong_and_no_class_of_their_own() -> None:
     assert accuracy.score(2, {"predictions": [None, 1], "labels": [0, 1]}).value == 0.5
 
 
-def test_cross_entropy_is_in_float32_and_per_row() -> None:
+def test_cross_entropy_is_what_the_task_lost_on_each_row() -> None:
     goal = objectives.resolve("cross-entropy", {})
-    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.bfloat16)
-    score = goal.score(2, {"logits": logits, "labels": [0, 0]})
+    score = goal.score(3, {"losses": [0.25, None, 0.75]})
     assert goal.direction == "minimize"
-    assert score.samples == pytest.approx((math.log(1 + math.exp(-2)), math.log(1 + math.exp(3))), rel=1e-6)
+    assert score == Score(0.5, (0.25, None, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "f1", "exact"),
+    [
+        ("the Eiffel Tower", "Eiffel Tower!", 1.0, 1.0),
+        ("", "Paris", 0.0, 0.0),
+        ("a", "the", 1.0, 1.0),  # nothing is left of either
+        ("in Paris, France", ["Lyon", "Paris"], 0.5, 0.0),
+        ("to be or not to be", "to be", 0.5, 0.0),  # tokens count as often as they occur in both
+        ("北京", "北京", 1.0, 1.0),
+        ("yes 👍", "yes", 2 / 3, 0.0),
+        ("x", None, None, None),
+        ("x", [], None, None),
+    ],
+)
+def test_answers_as_squad_scores_them(found: str, right: Any, f1: float | None, exact: float | None) -> None:
+    inputs = {"completions": [found, "x"], "references": [right, "x"]}
+    for name, expected in (("token-f1", f1), ("exact-match", exact)):
+        samples = objectives.resolve(name, {}).score(2, inputs).samples
+        assert samples is not None
+        assert samples[0] == pytest.approx(expected) if expected is not None else samples[0] is None
 
 
 def test_only_declared_names_are_passed() -> None:

@@ -21,7 +21,8 @@ from zotune.errors import ObjectiveError, OptionError, UsageError
 from zotune.types import Direction, ObjectiveInfo, Score
 
 PROVIDED = frozenset(
-    {"prompts", "completions", "completion_ids", "references", "predictions", "labels", "logits", "model", "batch"}
+    {"prompts", "completions", "completion_ids", "references", "predictions", "labels", "logits", "losses"}
+    | {"model", "batch"}
 )
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -253,20 +253,23 @@ def _checked(keys: Sequence[str], words: Sequence[str]) -> Classes:
 
 
 def options_of(record: Mapping[str, Any], choices: Sequence[str]) -> list[str]:
-    """The texts to choose from: one column each, or one column that holds a list."""
+    """The texts to choose from: one column each, or one column that holds a list. The same text twice is one option,
+    unless `label` may count them."""
     if len(choices) == 1 and isinstance(record.get(choices[0]), list | tuple):
-        return [str(x) for x in dict.fromkeys(record[choices[0]])]
+        found = [str(x) for x in record[choices[0]]]
+        return list(dict.fromkeys(found)) if record.get("label") is None else found
     return [str(record[c]) for c in choices]
 
 
 def right_options(record: Mapping[str, Any], options: Sequence[str]) -> list[int]:
-    """Indices of the right options: `label` is one or its text, or `answers` are the texts of the right ones."""
+    """Indices of the right options: `label` is one or its text, or `answers` are the texts of the right ones. A number
+    is an index first, a text an option first: options can be numbers too."""
     label = record.get("label")
     if label is not None:
         key = _key(label)
-        if key in options:
-            return [options.index(key)]
-        return [int(key)] if key.isdigit() and int(key) < len(options) else []
+        index = [int(key)] if key.isdigit() and int(key) < len(options) else []
+        named = [options.index(key)] if key in options else []
+        return (named or index) if isinstance(label, str) else (index or named)
     answers = references_of(record, "answers")
     return [i for i, option in enumerate(options) if option in answers]
 

@@ -333,6 +333,7 @@ class Worded(Choosing):
                 out[row, k] = total - sums[id(neutral[k])] if neutral else total / len(option.targets)
         return out
 
+    @torch.no_grad()
     def log_probabilities(self, options: Sequence[Option]) -> list[float]:
         """Σ log p of each option's tokens. What is read by several options is run once."""
         unique: dict[tuple[Tokens, Tokens], list[int]] = {}

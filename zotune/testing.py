@@ -264,6 +264,7 @@ class ObjectiveContract:
             "predictions": predictions,
             "labels": labels,
             "logits": logits,
+            "losses": (-torch.log_softmax(logits, -1)[range(rows), labels]).tolist(),
             "batch": [{} for _ in range(rows)],
         }
 

@@ -38,16 +38,18 @@ class Coder:
         self.typed = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
 
     def encode(self, filled: Filled, special: bool = True, limit: int | None = None, tail: bool = True) -> Coded:
-        """Tokens of a text, and which of them are its target's. tail: whether what follows the target is kept. Raises
-        OptionError for a target without tokens, or longer than the limit."""
+        """Tokens of a text, and which of them are its target's. tail: whether what follows the target is kept; without
+        a target, the end tokens after the text. Raises OptionError for a target without tokens, or longer than the
+        limit."""
         limit = self.limit if limit is None else limit
         ids, offsets = self._offsets(filled, special)
         places = self._inside(offsets, filled.target) if filled.target else []
         if filled.target and not places:
             said = filled.text[slice(*filled.target)]
             raise OptionError(f"{said!r} has no token after {filled.text[: filled.target[0]][-20:]!r}")
-        if places and not tail:
-            ids, offsets = ids[: places[-1] + 1], offsets[: places[-1] + 1]
+        if not tail:
+            end = max(places or [i for i, (a, b) in enumerate(offsets) if b > a], default=len(ids) - 1) + 1
+            ids, offsets = ids[:end], offsets[:end]
         over = len(ids) - limit
         if over <= 0:
             return Coded(tuple(ids), tuple(places), False)
@@ -72,13 +74,15 @@ class Coder:
                 for part, (a, b) in zip(parts, coded["offset_mapping"], strict=True)
             ]
             return list(coded["input_ids"]), offsets
-        ids = list(tokenizer(*both, add_special_tokens=special, verbose=False)["input_ids"])
-        if filled.target is None:
-            return ids, [(0, 0)] + [(0, 1)] * (len(ids) - 1)
-        start, end = filled.target
-        alone = list(tokenizer(text[:start], add_special_tokens=special, verbose=False)["input_ids"])
-        same = next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), len(alone))
-        return ids, [(0, 0)] + [(0, 1)] * (same - 1) + [(start, end)] * (len(ids) - same)
+        ids, bare = (list(tokenizer(*both, add_special_tokens=s, verbose=False)["input_ids"]) for s in (special, False))
+        first = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)  # parted pairs: all is text
+        last = first + len(bare) if ids[first : first + len(bare)] == bare else len(ids)
+        same, target = last, filled.target or (0, 0)
+        if filled.target:
+            alone = list(tokenizer(text[: target[0]], add_special_tokens=False, verbose=False)["input_ids"])
+            same = first + next((i for i, (a, b) in enumerate(zip(bare, alone, strict=False)) if a != b), len(alone))
+        offsets = [(0, 0)] * first + [(0, 1)] * (same - first) + [target] * (last - same)
+        return ids, offsets + [(0, 0)] * (len(ids) - last)
 
     @staticmethod
     def _inside(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:

@@ -11,7 +11,7 @@ def register_objectives(register: Register) -> None:
     register(
         "cross-entropy",
         f"{here}.cross_entropy:cross_entropy",
-        summary="mean negative log-likelihood of the gold class; lower is better, one score a row",
+        summary="mean negative log-likelihood of the right answer; lower is better, one score a row",
     )
     register(
         "accuracy",
@@ -23,4 +23,16 @@ def register_objectives(register: Register) -> None:
         f"{here}.f1:F1",
         summary="F1 over the set: macro (default) or binary; higher is better",
         paper="sklearn.metrics.f1_score",
+    )
+    register(
+        "token-f1",
+        f"{here}.answers:token_f1",
+        summary="tokens shared with the nearest right answer, as SQuAD counts; higher is better, one score a row",
+        paper="SQuAD (arXiv:1606.05250)",
+    )
+    register(
+        "exact-match",
+        f"{here}.answers:exact_match",
+        summary="share of answers that equal a right one, as SQuAD compares; higher is better, one score a row",
+        paper="SQuAD (arXiv:1606.05250)",
     )
