@@ -46,7 +46,7 @@ def test_every_flag_exists() -> None:
             flags = [w for w in words[2:] if w.startswith("-")]
             assert set(flags) <= known, line
     text = README.read_text()
-    known = {o for p in commands["fit"].params for o in p.opts}
+    known = {o for c in commands.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= known
 
 

@@ -64,10 +64,9 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
     kind = task.kind or _kind(cfg, first)
-    head = "classification" if cfg.init == "linear-probe" and cfg.head == "auto" else cfg.head
-    found = models.inspect(cfg.model, head, kind, cfg.allow_pickle)
-    if head != cfg.head and models.inspect(cfg.model, "auto", kind, cfg.allow_pickle).head == "embedding":
-        found = models.inspect(cfg.model, "embedding", kind, cfg.allow_pickle)
+    found = models.inspect(cfg.model, cfg.head, cfg.allow_pickle)
+    if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
+        found = models.inspect(cfg.model, "classification", cfg.allow_pickle)
     if kind == "generation":
         rows = {name: _completed(records) for name, records in rows.items()}
     values = task.file.values if task.file else {}

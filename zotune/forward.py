@@ -36,8 +36,12 @@ class Forward:
             limits[-1] = (limits[-1] or NO_LIMIT) - 2  # their positions start after the padding's
         self.max_length = min(x for x in limits if isinstance(x, int) and x > 0) - loaded.virtual_tokens
         self.coder = Coder(loaded.tokenizer, self.max_length, spec.cut)
+        self.coder.pad = loaded.padding()
         takes = inspect.signature(loaded.plain.forward).parameters
-        self.coder.typed = self.coder.typed and "token_type_ids" in takes
+        typed = (
+            "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1
+        )  # GPT-2 takes any words as types
+        self.coder.typed = self.coder.typed and typed
         self.prefix: Prefix | None = None
 
     def run(self, rows: Sequence[Tokens], **more: Tensor) -> Any:

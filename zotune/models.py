@@ -90,6 +90,11 @@ class Loaded:
             raise ModelError(f"the head of {self.source} does not end in a linear layer of {labels} classes")
         return found[-1]
 
+    def padding(self) -> int:
+        """What rows are padded with: the id that the model's config has, as some models tell padding by it."""
+        found: int | None = self.config.pad_token_id
+        return self.tokenizer.pad_token_id or 0 if found is None else found
+
     def decoder_start(self) -> tuple[int, ...]:
         """What the decoder of a sequence-to-sequence model starts from."""
         config, own = self.plain.config, getattr(self.plain, "generation_config", None)
@@ -125,18 +130,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def inspect(spec: str | None, head: str = "auto", kind: str = "classification", pickles: bool = False) -> Found:
-    """What a model is, from its small files alone. kind: of the task, which an encoder without a head of its own is
-    chosen by. Raises ModelError, before anything is loaded."""
+def inspect(spec: str | None, head: str = "auto", pickles: bool = False) -> Found:
+    """What a model is, from its small files alone. Raises ModelError, before anything is loaded."""
     folder = default_folder() if spec is None else Path(spec).expanduser()
     if spec is not None and not folder.exists():
         if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
             raise ModelError(f"--model {spec!r}: no such folder")
         if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
             raise ModelError(f"--model {spec!r}: no such folder, and HF_HUB_OFFLINE keeps the hub from being asked")
-        return Found(spec, None, _said(head) or _hub_head(spec, kind))
+        return Found(spec, None, _said(head) or _hub_head(spec))
     if (folder / ADAPTER_FILE).is_file():
-        return _inspect_adapter(folder, head, kind, pickles)
+        return _inspect_adapter(folder, head, pickles)
     if not (folder / "config.json").is_file():
         raise ModelError(f"--model {str(folder)!r} holds no config.json", hint="is this a Hugging Face model folder?")
     if not any(folder.glob("*.safetensors")):
@@ -145,10 +149,10 @@ def inspect(spec: str | None, head: str = "auto", kind: str = "classification", 
             hint = "pickle files can run code; --allow-pickle reads them" if found else "no *.safetensors file"
             raise ModelError(f"--model {str(folder)!r} holds no weights that can be read", hint=hint)
     config = _read_config(folder / "config.json")
-    return Found(str(folder), folder, _said(head) or _head_of(config, folder, kind))
+    return Found(str(folder), folder, _said(head) or _head_of(config, folder))
 
 
-def _inspect_adapter(folder: Path, head: str, kind: str, pickles: bool) -> Found:
+def _inspect_adapter(folder: Path, head: str, pickles: bool) -> Found:
     """An adapter's folder names its base model; what it was made for says the head."""
     saved = _read_config(folder / ADAPTER_FILE)
     base = saved.get("base_model_name_or_path")
@@ -156,7 +160,7 @@ def _inspect_adapter(folder: Path, head: str, kind: str, pickles: bool) -> Found
         raise ModelError(f"{folder / ADAPTER_FILE} names no base model")
     made_for = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
     said = made_for.get(str(saved.get("task_type")), head) if head == "auto" else head
-    found = inspect(base, said, kind, pickles)
+    found = inspect(base, said, pickles)
     return Found(found.source, found.folder, found.head, folder)
 
 
@@ -178,7 +182,7 @@ def _said(head: str) -> Head | None:
     return head  # type: ignore[return-value]
 
 
-def _head_of(config: dict[str, Any], folder: Path | None, kind: str) -> Head:
+def _head_of(config: dict[str, Any], folder: Path | None) -> Head:
     names = config.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else ""
     if architecture.endswith("ForSequenceClassification"):
@@ -192,21 +196,21 @@ def _head_of(config: dict[str, Any], folder: Path | None, kind: str) -> Head:
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         return "masked"
     if architecture.endswith("Model"):
-        return "embedding" if kind == "classification" else "causal"
+        return "embedding"
     raise ModelError(
         f"cannot tell how to use a {architecture or 'model of unknown architecture'}",
         hint=f"say --head {'|'.join(HEADS)}",
     )
 
 
-def _hub_head(spec: str, kind: str) -> Head:
+def _hub_head(spec: str) -> Head:
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(spec)
     except Exception as error:  # the hub client raises a family of its own
         raise ModelError(f"--model {spec!r} is no folder and cannot be had from the hub: {_first(error)}") from None
-    return _head_of(config.to_dict(), None, kind)
+    return _head_of(config.to_dict(), None)
 
 
 def load(
@@ -258,8 +262,10 @@ def load(
         raise ModelError(f"--model {source!r} cannot be loaded: {_first(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    text = model.config.get_text_config()
+    pad = getattr(text, "pad_token_id", None)
+    if pad is None or not 0 <= pad < text.vocab_size:
+        text.pad_token_id = tokenizer.pad_token_id or 0
     if device_map or quantize:
         where = _placed(model, source)
     else:
@@ -271,22 +277,37 @@ def load(
 
 
 def generation_settings(loaded: Loaded, max_new_tokens: int, temperature: float, top_p: float) -> Any:
-    """Settings of `generate`, said in full, so that a model's own (repetition penalties, beams) do not mix in."""
+    """Settings of `generate`: of the model's own, only where it starts and ends."""
     from transformers import GenerationConfig
 
-    own, config, tokenizer = getattr(loaded.plain, "generation_config", None), loaded.config, loaded.tokenizer
+    own, tokenizer = getattr(loaded.plain, "generation_config", None), loaded.tokenizer
     ends = getattr(own, "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
-    start = getattr(own, "decoder_start_token_id", None)
+    start, forced, *_ = (*loaded.decoder_start(), None, None)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
         eos_token_id=[ends] if isinstance(ends, int) else list(ends or []),
-        pad_token_id=tokenizer.pad_token_id or 0,
-        decoder_start_token_id=getattr(config, "decoder_start_token_id", None) if start is None else start,
+        pad_token_id=loaded.padding(),
+        decoder_start_token_id=start,
+        forced_bos_token_id=forced,
         **(sampling if temperature > 0 else {"do_sample": False}),
     )
+
+
+@contextlib.contextmanager
+def own_settings_aside(loaded: Loaded) -> Iterator[None]:
+    """Inside, the model's own settings of `generate` (beams, penalties, a last token) are not there: transformers takes
+    from them whatever a call leaves open."""
+    from transformers import GenerationConfig
+
+    plain, own = loaded.plain, loaded.plain.generation_config
+    plain.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        plain.generation_config = own
 
 
 def _need(package: str, flag: str, extra: str) -> None:
@@ -414,6 +435,7 @@ __all__ = [
     "generation_settings",
     "inspect",
     "load",
+    "own_settings_aside",
     "pick_device",
     "quiet",
     "save",

@@ -1,0 +1,119 @@
+"""`zotune eval`, `zotune ls tasks` and `zotune export`: what they score, print and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import rows, write_jsonl
+
+import zotune
+from zotune.errors import DataError, ModelError, OptionError, RunFolderError, UsageError
+from zotune.exporting import export
+
+WORDS = {"template": "{text} it was {label}", "labels": "bad,good"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 12), ("test", 20)):
+        write_jsonl(folder / f"{split}.jsonl", rows(count))
+    return folder
+
+
+def test_several_objectives_share_the_forwards(tiny_llama: Path, data: Path) -> None:
+    calls = []
+
+    def seen(completions: list[str], references: list[str]) -> list[float]:
+        calls.append(len(completions))
+        return [float(a == b) for a, b in zip(completions, references, strict=True)]
+
+    both = zotune.evaluate(model=str(tiny_llama), dataset=str(data), objective=["accuracy", "f1", seen], **WORDS)
+    assert list(both) == ["accuracy", "f1", "seen"]
+    assert calls == [20]
+    assert both["seen"] == both["accuracy"]
+    assert all(s.rows == 20 and s.error is not None for s in both.values())
+    alone = zotune.evaluate(model=str(tiny_llama), dataset=str(data), objective="accuracy", **WORDS)
+    assert alone == both["accuracy"]
+
+
+def test_demonstrations_stand_before_every_prompt(tiny_llama: Path, data: Path) -> None:
+    def prompts_of(**more: Any) -> float:
+        return zotune.evaluate(
+            model=str(tiny_llama), dataset=str(data), objective="cross-entropy", **WORDS, **more
+        ).value
+
+    assert prompts_of(shots=2) != prompts_of()
+    assert prompts_of(shots=2) == prompts_of(shots=2)
+    assert prompts_of(shots=2) != prompts_of(shots=2, seed=1)
+    assert prompts_of(calibrate=True) != prompts_of()
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "said"),
+    [
+        ({"shots": 13}, DataError, "there are 12 training rows"),
+        ({"shots": 1, "split": "train"}, OptionError, "drawn from the split 'train', which is scored"),
+        ({"split": "dev"}, DataError, "no split 'dev'"),
+        ({"task": "generation", "template": "{text}", "objective": "token-f1"}, UsageError, "asks for references"),
+        ({"objective": "f11"}, UsageError, "did you mean 'f1'"),
+        ({"labels": "good,good"}, OptionError, "same word"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(tiny_llama: Path, data: Path, more: Any, error: Any, said: str) -> None:
+    with pytest.raises(error, match=said):
+        zotune.evaluate(**{"model": str(tiny_llama), "dataset": str(data), **WORDS, **more})
+
+
+def test_shots_need_a_model_of_words(tiny_encoder: Path, data: Path) -> None:
+    with pytest.raises(OptionError, match="models that score words"):
+        zotune.evaluate(model=str(tiny_encoder), dataset=str(data), labels="bad,good", shots=1)
+
+
+def test_a_run_remembers_its_task_and_is_exported(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+    more = {"template": WORDS["template"], "labels": WORDS["labels"], "peft": "lora", "max_steps": 2, "batch_size": 4}
+    result = zotune.fit(model=str(tiny_llama), dataset=str(data), output_dir=str(tmp_path / "run"), **more)
+    found = zotune.evaluate(model=str(tmp_path / "run"), objective="cross-entropy")
+    assert found.rows == 20
+    assert result.folder == tmp_path / "run"
+    export(tmp_path / "run", tmp_path / "adapter")
+    export(tmp_path / "run", tmp_path / "merged", merge=True)
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
+    assert (tmp_path / "merged/model.safetensors").exists()
+    again = zotune.evaluate(model=str(tmp_path / "merged"), dataset=str(data), objective="cross-entropy", **WORDS)
+    assert again.value == pytest.approx(found.value, abs=1e-5)
+    with pytest.raises(RunFolderError, match="exists already"):
+        export(tmp_path / "run", tmp_path / "merged", merge=True)
+    with pytest.raises(ModelError, match="no adapter to merge"):
+        export(tmp_path / "merged", tmp_path / "more", merge=True)
+    assert not (tmp_path / "more").exists()
+
+
+def test_tasks_are_listed(capsys: Any) -> None:
+    from zotune.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["ls", "tasks", "--json"])
+    listed = {t["name"]: t for t in json.loads(capsys.readouterr().out)}
+    assert {"sst2", "copa", "squad"} <= set(listed)
+    assert {listed[n]["kind"] for n in ("sst2", "copa", "squad")} == {"classification", "choice", "generation"}
+
+
+def test_pickle_weights_are_read_only_when_asked(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_llama, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="--allow-pickle reads them"):
+        zotune.evaluate(model=str(folder), dataset=str(data), **WORDS)
+    a = zotune.evaluate(model=str(folder), dataset=str(data), allow_pickle=True, **WORDS)
+    assert a == zotune.evaluate(model=str(tiny_llama), dataset=str(data), **WORDS)
