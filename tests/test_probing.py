@@ -230,6 +230,20 @@ def test_small_tensors_are_written_in_one_go() -> None:
         assert torch.equal(logits_at(space, point, 1, lambda: net(x)), logits_at(space, point, 2, lambda: net(x)))
 
 
+def test_finding_out_needs_no_copy_of_a_large_weight() -> None:
+    net = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 3))
+    space = Space(net, seed=0)
+    copied: set[str] = set()
+
+    @torch.no_grad()
+    def forward() -> None:
+        net(torch.ones(2, 200))
+        copied.update(space._copy)
+
+    assert space.probe_in_forward(forward) == []
+    assert "0.weight" not in copied
+
+
 def test_only_rows_that_are_looked_up_are_written() -> None:
     net = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 3))
     ids = torch.tensor([[5, 7, 5, 999]])
