@@ -45,6 +45,16 @@ def test_fed_states_give_the_same_scores(fixture: str, path: str, request: pytes
     assert all("forward" not in m.__dict__ for m in task.loaded.model.modules())
 
 
+def test_a_linear_head_on_embeddings_comes_after_all_blocks(tiny_encoder: Path) -> None:
+    task = made(tiny_encoder)
+    torch.nn.init.normal_(models.add_linear_head(task.loaded, 2).weight)
+    task = tasks.build(task.loaded, task.spec, 32, 16)
+    found = task.rows(RECORDS)
+    plain = task.logits(found, range(24))
+    assert task.cache_prefix(["encoder.layer.1.output.dense.bias", "linear_head.weight"], [found])
+    torch.testing.assert_close(task.logits(found, range(24)), plain, rtol=0, atol=1e-5)
+
+
 def test_bits_do_not_depend_on_what_was_scored_before(tiny_encoder: Path) -> None:
     names = ["encoder.layer.1.output.dense.weight"]
     results = []

@@ -22,7 +22,7 @@ from zotune import keys
 from zotune.data import Record
 from zotune.errors import ModelError, OptionError
 from zotune.forward import Forward, Tokens
-from zotune.models import Loaded
+from zotune.models import LINEAR_HEAD, Loaded
 from zotune.prompts import Filled, Spec, Template, options_of, right_options
 
 TEMPERATURE = 20.0
@@ -96,7 +96,8 @@ class Choosing:
 
     def cache_prefix(self, tuned: Iterable[str], parts: Sequence[Rows]) -> bool:
         """Compute what lies before the first tuned block once for all rows of `parts`; whether that was possible."""
-        return self.forward.cache_prefix(tuned, set().union(*(self.sequences(p) for p in parts)))
+        inside = [name for name in tuned if not name.startswith(f"{LINEAR_HEAD}.")]  # that reads what the model returns
+        return self.forward.cache_prefix(inside, set().union(*(self.sequences(p) for p in parts)))
 
     # -- what objectives see -------------------------------------------------------------------------------------------
 
