@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +151,20 @@ def test_a_second_fit_plans_with_its_own_budget() -> None:
     tuner.fit(max_steps=2)
     tuner.fit(max_evals=6)
     assert seen == [2, 2, 5, 5, 5]
+
+
+def test_a_cnn_is_tuned_for_accuracy_without_transformers() -> None:
+    """The example, in a process of its own with fewer forwards."""
+    root = Path(__file__).resolve().parents[1]
+    code = (
+        "import runpy, sys; sys.argv = ['digits.py', '--evals', '1000'];"
+        f"runpy.run_path({str(root / 'examples/digits.py')!r}, run_name='__main__');"
+        "assert 'transformers' not in sys.modules"
+    )
+    if not (root / "examples/digits.py").exists():
+        pytest.skip("the examples are not beside the tests")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = (float(line.split()[1]) for line in done.stdout.splitlines())
+    assert before < 0.2
+    assert after > before + 0.15

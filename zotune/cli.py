@@ -283,9 +283,10 @@ def evaluate(
 
     from zotune import measure
     from zotune.report import scored
+    from zotune.terminal import Terminal
 
     wanted: list[str | None] = [*objective] if objective else [None]
-    found = measure.evaluate(objective=wanted, **said)
+    found = measure.evaluate(objective=wanted, emit=Terminal(), **said)
     lines = [{"objective": name, "value": f.value, "error": f.error, "rows": f.rows} for name, f in found.items()]
     if as_json:
         print(json.dumps(lines if len(lines) > 1 else lines[0]))

@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from zotune import asking, config, data, keys, objectives, tasks
 from zotune.config import RunConfig
+from zotune.engine import Emit
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.judging import HeldOut, Scored
 from zotune.plan import embedded_data
@@ -46,6 +47,7 @@ def evaluate(
     split: str | None = None,
     shots: int = 0,
     calibrate: bool = False,
+    emit: Emit = lambda kind, event: None,
     **options: Any,
 ) -> Scored | dict[str, Scored]:
     """Score a model, a run folder or an adapter on a split: test, else validation, else all rows.
@@ -91,6 +93,8 @@ def evaluate(
     loaded = load(cfg, found, spec)
     asks = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
     coded = asks.rows(rows)
+    if coded.cut:
+        emit("note", {"text": f"{coded.cut} rows are longer than {asks.max_length} tokens and were cut"})
     wants = frozenset().union(*(g.wants for g in goals))
     outputs = asks.outputs(coded, range(len(coded)), wants)
     out = {g.name: _score(HeldOut(asks, coded, g), outputs, cfg.seed) for g in goals}
