@@ -119,6 +119,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save(tmp_path_factory.mktemp("llama"), "LlamaForCausalLM", config)
 
 
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Tiny models of every family, with a word-level and a byte-level tokenizer."""
+    from families import Families
+
+    return Families(tmp_path_factory.mktemp("families"))
+
+
 def rows(n: int, offset: int = 0) -> list[dict[str, Any]]:
     """A learnable toy: good words are label 1, bad words label 0."""
     out = []

@@ -38,10 +38,8 @@ class Forward:
         self.coder = Coder(loaded.tokenizer, self.max_length, spec.cut)
         self.coder.pad = loaded.padding()
         takes = inspect.signature(loaded.plain.forward).parameters
-        typed = (
-            "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1
-        )  # GPT-2 takes any words as types
-        self.coder.typed = self.coder.typed and typed
+        several = (getattr(config, "type_vocab_size", None) or 0) > 1  # GPT-2 would take words as types
+        self.coder.typed = self.coder.typed and several and "token_type_ids" in takes
         self.prefix: Prefix | None = None
 
     def run(self, rows: Sequence[Tokens], **more: Tensor) -> Any:

@@ -20,8 +20,8 @@ from zotune import keys
 from zotune.data import Record
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.forward import Tokens
-from zotune.models import generation_settings, quiet
-from zotune.prompts import Filled, Spec, references_of
+from zotune.models import generation_settings, own_settings_aside, quiet
+from zotune.prompts import SHOTS, Filled, Spec, references_of
 from zotune.scoring import Option, Rows, Worded
 
 _ALWAYS = frozenset({"prompts", "model", "batch"})
@@ -49,8 +49,10 @@ class Generating(Worded):
 
     def rows(self, records: Sequence[Record]) -> Rows:
         filled = [self._prompt(r) for r in records]
+        goes_on = self.loaded.head == "causal"  # an end token after the prompt would end it
         coded = [
-            self.forward.coder.encode(f, self._special(r), self.room) for f, r in zip(filled, records, strict=True)
+            self.forward.coder.encode(f, self._special(r), self.room, tail=not goes_on)
+            for f, r in zip(filled, records, strict=True)
         ]
         gold = [self.references(r) for r in records]
         tokens = [
@@ -78,11 +80,9 @@ class Generating(Worded):
     def _prompt(self, record: Record) -> Filled:
         if "messages" in record:
             said = self._chat(record)
-            return Filled(said, {"messages": (0, len(said))})
+            return Filled(said, {SHOTS: (0, len(said))})  # what was said first goes first
         filled = self.spec.template.fill(record, "completion", "", "drop")
-        text = filled.text.rstrip(" ")
-        spans = {n: (a, min(b, len(text))) for n, (a, b) in filled.spans.items() if a < len(text)}
-        made = Filled(text, spans)
+        made = filled.upto(len(filled.text.rstrip(" ")))
         return made.after(self.spec.demonstrations) if self.spec.demonstrations else made
 
     def _chat(self, record: Record) -> str:
@@ -188,11 +188,15 @@ class Generating(Worded):
         inputs = pad(rows, loaded.device)
         inputs.pop("token_type_ids", None)
         more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
-        found: Tensor = loaded.model.generate(**inputs, generation_config=self._settings, **more)
         start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start())
-        ends = self._settings.eos_token_id
+        settings = self._settings
+        with own_settings_aside(loaded):
+            found: Tensor = loaded.model.generate(**inputs, generation_config=settings, **more)
+        ends, pad = settings.eos_token_id, settings.pad_token_id
         for row in found[:, start:].tolist():
             last = next((i for i, x in enumerate(row) if x in ends), len(row))
+            while self.spec.stop and last and row[last - 1] == pad:  # up to the longest row's end
+                last -= 1
             yield row[:last]
 
     @functools.cached_property

@@ -92,7 +92,7 @@ class Loaded:
 
     def padding(self) -> int:
         """What rows are padded with: the id that the model's config has, as some models tell padding by it."""
-        found: int | None = self.config.pad_token_id
+        found: int | None = getattr(self.config, "pad_token_id", None)
         return self.tokenizer.pad_token_id or 0 if found is None else found
 
     def decoder_start(self) -> tuple[int, ...]:
@@ -264,7 +264,7 @@ def load(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     text = model.config.get_text_config()
     pad = getattr(text, "pad_token_id", None)
-    if pad is None or not 0 <= pad < text.vocab_size:
+    if pad is None or not 0 <= pad < getattr(text, "vocab_size", pad + 1):
         text.pad_token_id = tokenizer.pad_token_id or 0
     if device_map or quantize:
         where = _placed(model, source)
@@ -272,7 +272,7 @@ def load(
         model.to(where)
     loaded = Loaded(model.eval(), tokenizer, head, source, folder, where, _pooling(folder))
     if head == "embedding" and folder is not None:
-        _attach_linear_head(loaded, folder)
+        attach_linear_head(loaded, folder)
     return loaded
 
 
@@ -349,8 +349,8 @@ def add_linear_head(loaded: Loaded, classes: int) -> nn.Linear:
     return layer
 
 
-def _attach_linear_head(loaded: Loaded, folder: Path) -> None:
-    """The classes' weights, where the saved model has them; transformers leaves them out as it does not expect them."""
+def attach_linear_head(loaded: Loaded, folder: Path) -> None:
+    """The classes' weights, where a saved model or adapter has them: neither transformers nor peft expects them."""
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
@@ -431,6 +431,7 @@ __all__ = [
     "Head",
     "Loaded",
     "add_linear_head",
+    "attach_linear_head",
     "default_folder",
     "generation_settings",
     "inspect",

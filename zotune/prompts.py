@@ -47,6 +47,12 @@ class Filled:
     target: tuple[int, int] | None = None
     pair: int | None = None
 
+    def upto(self, end: int) -> Filled:
+        """What stands before a place, which asks for nothing."""
+        spans = {name: (a, min(b, end)) for name, (a, b) in self.spans.items() if a < end}
+        pair = self.pair if self.pair is not None and self.pair < end else None
+        return Filled(self.text[:end], spans, None, pair)
+
     def after(self, lead: str) -> Filled:
         """The same after another text, which is the first to be shortened."""
         n = len(lead)

@@ -175,10 +175,13 @@ class Whole(Choosing):
 
     def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
-        words = spec.classes.words if spec.classes else ()
-        self._labels: list[Tokens] = []
-        if loaded.head == "embedding" and loaded.linear_head is None:
-            self._labels = [self.forward.coder.encode(Filled(w, {"label": (0, len(w))})).ids for w in words]
+        words = spec.classes.words if spec.classes and loaded.head == "embedding" else ()
+        self._described = [self.forward.coder.encode(Filled(w, {"label": (0, len(w))})).ids for w in words]
+
+    @property
+    def _labels(self) -> list[Tokens]:
+        """Label descriptions, until the classes have weights of their own."""
+        return self._described if self.loaded.linear_head is None else []
 
     def rows(self, records: Sequence[Record]) -> Rows:
         filled = [self.spec.template.fill(r) for r in records]
@@ -227,8 +230,10 @@ class Whole(Choosing):
         finally:
             handle.remove()
         (found,) = seen
-        if found.dim() == 3:  # a decoder's head reads every token and keeps the last
-            found = torch.stack([row[len(ids) - 1] for row, ids in zip(found, tokens, strict=True)])
+        if found.dim() == 3:  # a decoder's head reads every token and keeps the last that is no padding
+            pad = self.loaded.padding()
+            last = [max((i for i, t in enumerate(ids) if t != pad), default=0) for ids in tokens]
+            found = torch.stack([row[i] for row, i in zip(found, last, strict=True)])
         return found
 
     def embed(self, tokens: Sequence[Tokens]) -> Tensor:
@@ -284,10 +289,10 @@ class Worded(Choosing):
     def _option(self, record: Record, said: str, template: Template, lead: str = "") -> tuple[Option, bool]:
         head, coder = self.loaded.head, self.forward.coder
         target = self.spec.target
-        if head == "seq2seq":
-            return self._decoded(template.fill(record, target, said, "ask"), lead)
         tail = "keep" if head == "masked" else "drop" if self.spec.kind == "classification" else "ask"
         filled = template.fill(record, target, said, tail)  # type: ignore[arg-type]
+        if head == "seq2seq":
+            return self._decoded(filled, lead)
         coded = coder.encode(filled.after(lead) if lead else filled, tail=head == "masked")
         ids, places = list(coded.ids), coded.places
         if head == "masked":
@@ -303,15 +308,15 @@ class Worded(Choosing):
     def _decoded(self, filled: Filled, lead: str) -> tuple[Option, bool]:
         """The prompt goes to the encoder, the option to the decoder, which starts as in the model's generation."""
         start, end = filled.target or (len(filled.text), len(filled.text))
-        text = filled.text[:start].rstrip()
-        spans = {n: (a, min(b, len(text))) for n, (a, b) in filled.spans.items() if a < len(text)}
-        prompt = Filled(text, spans)
+        prompt = filled.upto(len(filled.text[:start].rstrip()))
         coded = self.forward.coder.encode(prompt.after(lead) if lead else prompt)
         tokenizer, said = self.loaded.tokenizer, filled.text[start:end]
         targets = tuple(tokenizer(text_target=said, add_special_tokens=False)["input_ids"])
         if not targets:
             raise OptionError(f"{said!r} has no token")
         begin = self.loaded.decoder_start()
+        if len(begin) + len(targets) - 1 > self.max_length:
+            raise OptionError(f"{said[:60]!r} alone is longer than --max-length {self.max_length}")
         places = tuple(range(len(begin) - 1, len(begin) - 1 + len(targets)))
         return Option(coded.ids, begin + targets[:-1], places, targets), coded.cut
 

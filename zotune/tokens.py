@@ -74,15 +74,21 @@ class Coder:
                 for part, (a, b) in zip(parts, coded["offset_mapping"], strict=True)
             ]
             return list(coded["input_ids"]), offsets
-        ids, bare = (list(tokenizer(*both, add_special_tokens=s, verbose=False)["input_ids"]) for s in (special, False))
-        first = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)  # parted pairs: all is text
-        last = first + len(bare) if ids[first : first + len(bare)] == bare else len(ids)
-        same, target = last, filled.target or (0, 0)
-        if filled.target:
-            alone = list(tokenizer(text[: target[0]], add_special_tokens=False, verbose=False)["input_ids"])
-            same = first + next((i for i, (a, b) in enumerate(zip(bare, alone, strict=False)) if a != b), len(alone))
-        offsets = [(0, 0)] * first + [(0, 1)] * (same - first) + [target] * (last - same)
-        return ids, offsets + [(0, 0)] * (len(ids) - last)
+        return self._guessed(both, filled.target, special)
+
+    def _guessed(
+        self, both: Sequence[str], target: tuple[int, int] | None, special: bool
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same for a tokenizer that tells no offsets: the prompt is what it has in common with itself alone, and
+        nothing tells columns apart."""
+        ids, bare = (list(self.tokenizer(*both, add_special_tokens=s)["input_ids"]) for s in (special, False))
+        first = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), None)
+        if first is None or target is None:  # special tokens within a pair
+            return ids, [(0, 0) if i in self.tokenizer.all_special_ids else (0, 1) for i in ids]
+        alone = self.tokenizer("".join(both)[: target[0]], add_special_tokens=False)["input_ids"]
+        same = next((i for i, (a, b) in enumerate(zip(bare, alone, strict=False)) if a != b), len(alone))
+        offsets = [(0, 1)] * same + [target] * (len(bare) - same)
+        return ids, [(0, 0)] * first + offsets + [(0, 0)] * (len(ids) - first - len(bare))
 
     @staticmethod
     def _inside(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:

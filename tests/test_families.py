@@ -1,0 +1,339 @@
+"""Scores of every model family against plain loops over unbatched, unpadded rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from families import CAUSAL, MASKED, SEQ2SEQ, Families, classification, log_p, mean, option_scores
+
+from zotune import tasks
+from zotune.errors import ModelError, OptionError
+from zotune.prompts import Spec, Template
+
+TEXTS = [
+    "the film was bad",
+    "a cat ran",
+    "what a lovely film it was and so was the plot because the cast was great",
+    "the dog saw the cat and the cat saw the man",
+    "yes",
+]
+ROWS = [{"text": text, "label": k % 2} for k, text in enumerate(TEXTS)]
+WORDED = (*CAUSAL, *MASKED, *SEQ2SEQ)
+HEADS = ("bert-head", "roberta-head", "llama-head", "bert-embedding")
+
+
+def scores(task: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
+    found: torch.Tensor = task.logits(task.rows(rows), range(len(rows)))
+    return found
+
+
+def close(a: Any, b: Any) -> None:
+    torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=0, atol=1e-5)
+
+
+# -- label words -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes"])
+@pytest.mark.parametrize("family", WORDED)
+def test_label_words_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
+    """The second word has several tokens; a masked model reads what stands after the label, others do not."""
+    after = ". the cat sat" if family in MASKED else ""
+    task = families.task(family, classification("{text} it was {label}. the cat sat"), kind)
+    got = scores(task, ROWS)
+    for i, text in enumerate(TEXTS):
+        for k, word in enumerate(("bad", "so good")):
+            close(got[i, k], mean(option_scores(task.loaded, f"{text} it was ", word, after)))
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *MASKED])
+def test_a_token_across_the_boundary_is_scored_as_the_model_reads_it(families: Families, family: str) -> None:
+    task = families.task(family, classification("{text} it was so{label}", ("good", "bad")), "bytes")
+    coder = task.loaded.tokenizer
+    assert "Ġsogood" in coder.tokenize("it was sogood"), "the last letters of the prompt go into the word's token"
+    got = scores(task, ROWS)
+    for i, text in enumerate(TEXTS):
+        for k, word in enumerate(("good", "bad")):
+            found = option_scores(task.loaded, f"{text} it was so", word)
+            assert len(found) == 1
+            close(got[i, k], found[0])
+
+
+@pytest.mark.parametrize("family", [*WORDED, *HEADS])
+def test_batches_order_and_padding_side_change_nothing(families: Families, family: str) -> None:
+    template = "{text} it was {label}" if family in WORDED else "{text}"
+    spec = classification(template, ("bad", "so good", "great"))
+    one = families.task(family, spec, micro=1)
+    want = scores(one, ROWS)
+    for micro, side in ((2, "left"), (64, "right")):
+        task = families.task(family, spec, micro=micro)
+        task.loaded.tokenizer.padding_side = side
+        close(task.logits(task.rows(ROWS), [4, 2, 0, 1, 3]), want[[4, 2, 0, 1, 3]])
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
+def test_calibration_subtracts_the_neutral_prompt(families: Families, family: str) -> None:
+    spec = classification("{text} it was {label}", calibration=Template("it was {label}"))
+    task = families.task(family, spec)
+    got = scores(task, ROWS)
+    for i, text in enumerate(TEXTS):
+        for k, word in enumerate(("bad", "so good")):
+            said = sum(option_scores(task.loaded, f"{text} it was ", word))
+            close(got[i, k], said - sum(option_scores(task.loaded, "it was ", word)))
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
+def test_demonstrations_stand_before_every_prompt(families: Families, family: str) -> None:
+    lead = "the film was bad it was bad\n\n"
+    task = families.task(family, replace(classification("{text} it was {label}"), demonstrations=lead))
+    close(scores(task, ROWS)[1, 1], mean(option_scores(task.loaded, f"{lead}a cat ran it was ", "so good")))
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
+def test_label_words_that_begin_as_another_are_refused(families: Families, family: str) -> None:
+    task = families.task(family, classification("{text} it was {label}", ("so", "so good")))
+    with pytest.raises(OptionError, match="'so' and 'so good' start with the same tokens"):
+        task.rows(ROWS)
+
+
+def test_a_masked_model_without_a_mask_is_refused(families: Families) -> None:
+    loaded = families.load("bert")
+    loaded.tokenizer.mask_token = None
+    with pytest.raises(ModelError, match="no mask token"):
+        tasks.build(loaded, classification("{text} it was {label}"), 90, 4)
+
+
+def test_a_slow_tokenizer_scores_the_same(families: Families) -> None:
+    """Without offsets, the prompt's tokens are told by tokenising it alone; an end token is nobody's answer."""
+    from transformers import PythonBackend
+
+    quick = families.task("llama", classification("{text} it was {label}"))
+    vocabulary = quick.loaded.tokenizer.get_vocab()
+
+    class Slow(PythonBackend):  # type: ignore[misc]
+        vocab_size = len(vocabulary)
+
+        def get_vocab(self) -> dict[str, int]:
+            return dict(vocabulary)
+
+        def _tokenize(self, text: str, **more: Any) -> list[str]:
+            return text.split()
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return vocabulary.get(token, 1)
+
+        def _convert_id_to_token(self, index: int) -> str:
+            return next(w for w, i in vocabulary.items() if i == index)
+
+        def build_inputs_with_special_tokens(self, a: list[int], b: list[int] | None = None) -> list[int]:
+            return [2, *a, 3]
+
+    slow = families.load("llama")
+    slow.tokenizer = Slow(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    made = tasks.build(slow, quick.spec, 90, 4)
+    close(scores(made, ROWS), scores(quick, ROWS))
+
+
+# -- multiple choice ---------------------------------------------------------------------------------------------------
+
+
+CHOICES = [
+    {"text": "the cat", "options": ["ran", "saw the dog", "sat"], "label": 1},
+    {"text": "the film was very", "options": ["good", "bad"], "label": "bad"},
+    {"text": "a", "options": ["man", "dog", "cat and a dog", "plot"], "answers": ["dog", "plot"]},
+]
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes"])
+@pytest.mark.parametrize("family", WORDED)
+def test_options_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
+    spec = Spec("choice", Template("{text} {choice}"), choices=("options",))
+    task = families.task(family, spec, kind)
+    rows = task.rows(CHOICES)
+    got = task.outputs(rows, range(3))
+    assert got["logits"].shape == (3, 4)
+    for i, record in enumerate(CHOICES):
+        want = [mean(option_scores(task.loaded, f"{record['text']} ", option)) for option in record["options"]]
+        close(got["logits"][i, : len(want)], want)
+        assert got["logits"][i, len(want) :].tolist() == [float("-inf")] * (4 - len(want))
+        assert got["completions"][i] == record["options"][want.index(max(want))]
+        assert got["losses"][i] == pytest.approx(-want[1], abs=1e-5), "the right option's mean, not over the others"
+    assert [list(g) for g in rows.gold] == [[1], [1], [1, 3]]
+    assert got["references"] == ["saw the dog", "bad", ["dog", "plot"]]
+    assert got["labels"][:2] == [1, 1]
+    assert got["labels"][2] == (got["predictions"][2] if got["predictions"][2] in (1, 3) else 1)
+    close(task.logits(rows, [2, 0])[:, :3], got["logits"][[2, 0]][:, :3])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family: str) -> None:
+    spec = Spec("choice", Template("{text}\n{query|fill}"), choices=("options",))
+    task = families.task(family, spec)
+    record = {
+        "text": "the cat ran.",
+        "query": "the dog saw @placeholder and sat",
+        "options": ["a man", "it"],
+        "label": 0,
+    }
+    got = scores(task, [record])[0]
+    for k, option in enumerate(record["options"]):
+        close(got[k], mean(option_scores(task.loaded, "the cat ran.\nthe dog saw ", f"{option} and sat")))
+
+
+@pytest.mark.parametrize(
+    ("options", "label", "right"),
+    [
+        (["1", "2", "3"], 1, [1]),
+        (["1", "2", "3"], "1", [0]),
+        (["x", "y"], "1", [1]),
+        (["7", "8"], 8, [1]),
+        (["a", "a", "b"], 2, [2]),
+        (["a", "b"], 5, []),
+        (["a", "b"], True, [1]),
+        (["a", "b"], 1.0, [1]),
+    ],
+)
+def test_a_number_is_an_index_and_a_text_an_option(options: list[str], label: Any, right: list[int]) -> None:
+    from zotune.prompts import options_of, right_options
+
+    record = {"options": options, "label": label}
+    assert right_options(record, options_of(record, ("options",))) == right
+
+
+# -- heads and pairs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_equal_a_plain_loop(families: Families, head: str) -> None:
+    task = families.task(head, classification("{text}", ("bad film", "good", "the plot was great")))
+    got, loaded = scores(task, ROWS), task.loaded
+
+    def embed(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = loaded.model(input_ids=torch.tensor([loaded.tokenizer(text)["input_ids"]])).last_hidden_state
+        return torch.nn.functional.normalize(hidden[0].mean(0), dim=0)
+
+    for i, text in enumerate(TEXTS):
+        if head == "bert-embedding":
+            close(got[i] / 20, torch.stack([embed(w) for w in task.spec.classes.words]) @ embed(text))
+        else:
+            with torch.no_grad():
+                close(got[i], loaded.model(input_ids=torch.tensor([loaded.tokenizer(text)["input_ids"]])).logits[0])
+
+
+@pytest.mark.parametrize("pad", [5, -1, None])
+def test_a_head_that_reads_the_last_token_knows_the_padding(families: Families, pad: int | None, tmp_path: Any) -> None:
+    """The model tells padding by its own config's id; the tokenizer here has another."""
+    import json
+    import shutil
+
+    from zotune import models
+
+    spec = classification("{text}", ("a", "b", "c"))
+    folder = tmp_path / "llama"
+    shutil.copytree(families.folder("llama-head"), folder)
+    config = json.loads((folder / "config.json").read_text()) | {"pad_token_id": pad}
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = models.load(str(folder), folder, "classification", device="cpu", classes=3)
+    loaded.tokenizer.pad_token = "</s>" if pad == 5 else "<pad>"
+    one, many = (tasks.build(loaded, spec, 90, micro) for micro in (1, 16))
+    close(scores(one, ROWS), scores(many, ROWS))
+
+
+PAIR = {"premise": "the cat ran.", "hypothesis": "a dog sat", "label": 1}
+
+
+@pytest.mark.parametrize("head", ["bert-head", "roberta-head", "bert"])
+def test_pairs_are_what_the_tokenizer_makes_of_them(families: Families, head: str) -> None:
+    label = " {label}" if head == "bert" else ""
+    task = families.task(head, classification("{premise}{sep}{hypothesis}" + label, ("bad", "good", "fine")))
+    loaded = task.loaded
+    got = scores(task, [PAIR, {**PAIR, "premise": "so it was a very good film."}])[0]
+    inputs = loaded.tokenizer("the cat ran.", "a dog sat" + (" <mask>" if label else ""), return_tensors="pt")
+    assert ("token_type_ids" in inputs) == head.startswith("bert")
+    with torch.no_grad():
+        want = loaded.model(**inputs).logits[0]
+    if label:
+        want = torch.log_softmax(want[-2], -1)[loaded.tokenizer.convert_tokens_to_ids(["bad", "good", "fine"])]
+    close(got, want)
+    if head.startswith("bert"):
+        with torch.no_grad():
+            alone = loaded.model(input_ids=inputs["input_ids"]).logits[0]
+        assert (alone - loaded.model(**inputs).logits[0]).abs().max() > 1e-2, "the types must matter for this test"
+
+
+@pytest.mark.parametrize("family", SEQ2SEQ)
+def test_the_encoder_reads_pairs_too(families: Families, family: str) -> None:
+    task = families.task(family, classification("{premise}{sep}{hypothesis} {label}", ("bad", "good")))
+    coder = task.loaded.tokenizer
+    ids = coder("the cat ran.", "a dog sat")["input_ids"]
+    decoder = torch.tensor([[task.loaded.model.config.decoder_start_token_id]])
+    want = log_p(task.loaded, ids, decoder_input_ids=decoder)[0, coder.convert_tokens_to_ids(["bad", "good"])]
+    close(scores(task, [PAIR])[0], want)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "roberta"])
+def test_types_are_for_models_that_were_trained_with_them(families: Families, family: str) -> None:
+    """Generic tokenizers offer token types to GPT-2, which would add the first word's embedding to every place."""
+    loaded = families.load(family)
+    loaded.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    task = tasks.build(loaded, classification("{text}{sep}{text} it was {label}", ("bad", "good")), 90, 4)
+    plain = families.task(family, task.spec)
+    close(scores(task, ROWS), scores(plain, ROWS))
+    assert not task.forward.coder.typed
+
+
+# -- too long ----------------------------------------------------------------------------------------------------------
+
+
+def words(task: Any, row: Any) -> str:
+    option = row[0][0]
+    said: str = task.loaded.tokenizer.decode([t for t in option.ids if t not in (0, 2, 3)])
+    return said
+
+
+LONG = {"text": "the cat saw the dog and " * 20 + "ran", "query": "who ran", "label": 0}
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
+def test_the_passage_is_cut_and_the_question_stays(families: Families, family: str) -> None:
+    spec = classification("{text}. question: {query} answer: {label}", ("so good", "bad"), cut="text")
+    task = families.task(family, spec, length=24)
+    found = task.rows([LONG, {"text": "a cat", "query": "who ran", "label": 0}])
+    assert found.cut == 1
+    option = found.tokens[0][0][0]
+    assert len(option.ids) in (22, 23, 24)
+    said = words(task, found.tokens[0])
+    answer = {"llama": " so", "roberta": "<mask><mask>", "t5": ""}[family]
+    assert said.startswith("the cat saw the dog and the"), "the passage's end is left out"
+    assert said.replace(" <mask>", "<mask>").endswith(f". question : who ran answer :{answer}")
+
+
+def test_another_column_is_cut_where_the_spec_says_so(families: Families) -> None:
+    spec = classification("{text}. question: {query} answer: {label}", ("good", "bad"), cut="query")
+    task = families.task("llama", spec, length=20)
+    found = task.rows([{"text": "the cat ran", "query": "the film was bad and " * 9, "label": 1}])
+    assert words(task, found.tokens[0]).startswith("the cat ran . question : the film")
+    assert words(task, found.tokens[0]).endswith("answer :")
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
+def test_demonstrations_are_cut_first_and_from_their_beginning(families: Families, family: str) -> None:
+    lead = "a film was bad it was bad\n\n" * 4 + "the dog saw a man it was good\n\n"
+    spec = classification("{text} it was {label}", ("good", "bad"), demonstrations=lead, cut="text")
+    task = families.task(family, spec, length=24)
+    found = task.rows([{"text": "the cat ran and the dog sat", "label": 1}])
+    said = words(task, found.tokens[0])
+    assert found.cut == 1
+    assert "the dog saw a man it was good the cat ran and the dog sat it was" in said
+    assert not said.startswith("a film was bad it was bad a film was bad")
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
+def test_an_option_longer_than_the_limit_is_refused(families: Families, family: str) -> None:
+    task = families.task(family, classification("{text} {label}", ("bad", "very " * 30 + "good")), length=20)
+    with pytest.raises(OptionError, match="alone is longer than --max-length 20"):
+        task.rows(ROWS)
