@@ -11,16 +11,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zotune import keys
 from zotune.errors import ModelError, OptionError
-from zotune.models import ADAPTER_FILE, Loaded, quiet
+from zotune.models import Loaded, attach_linear_head, quiet
 
 METHODS = ("none", "lora", "prefix")
 TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classification": "SEQ_CLS"}
+PREFIXED = ("causal", "classification")
+"""Heads that a prefix is for. Not seq2seq: of a prefix for an encoder and a decoder, peft gives half of the layers the
+keys and values that were made for others."""
 QUERY_VALUE = re.compile(r"(?:^|\.)(?:q_proj|v_proj|query|value|q_lin|v_lin|q|v|query_proj|value_proj)$")
 FUSED = re.compile(r"(?:^|\.)(?:c_attn|qkv_proj|query_key_value|Wqkv|qkv|in_proj)$")
 
@@ -42,8 +46,10 @@ class Adapter:
         for flag, value in (("lora-r", self.r), ("lora-alpha", self.alpha), ("prefix-tokens", self.tokens)):
             if value < 1:
                 raise OptionError(f"--{flag} must be at least 1, got {value}")
-        if self.method == "prefix" and head not in (None, *TYPES):
-            raise OptionError(f"a prefix goes before what a decoder reads; a {head} head has none", hint="--peft lora")
+        if self.method == "prefix" and head not in (None, *PREFIXED):
+            raise OptionError(
+                f"a prefix goes before what a decoder reads; there is none for a {head} head", hint="--peft lora"
+            )
 
 
 def attach(loaded: Loaded, adapter: Adapter, seed: int) -> None:
@@ -52,9 +58,10 @@ def attach(loaded: Loaded, adapter: Adapter, seed: int) -> None:
     adapter.check(loaded.head)
     if adapter.method == "none":
         return
-    if (Path(loaded.source) / ADAPTER_FILE).is_file():
+    if is_adapter(loaded):
         raise OptionError(f"{loaded.source} has an adapter already; --peft none goes on with it")
-    with quiet(), torch.random.fork_rng(devices=[]):
+    devices = [loaded.device] if loaded.device.type == "cuda" else []
+    with quiet(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(keys.derive(seed, "adapter"))
         _attach_lora(loaded, adapter) if adapter.method == "lora" else _attach_prefix(loaded, adapter, seed)
     loaded.model.eval()
@@ -63,6 +70,9 @@ def attach(loaded: Loaded, adapter: Adapter, seed: int) -> None:
 def _attach_lora(loaded: Loaded, adapter: Adapter) -> None:
     import peft
 
+    modules = [n for n, _ in loaded.model.named_modules()]
+    if unknown := [t for t in adapter.targets if not any(n == t or n.endswith(f".{t}") for n in modules)]:
+        raise OptionError(f"--lora-target-modules: no module is called {', '.join(unknown)}", hint=f"of {_some(loaded)}")
     config = peft.LoraConfig(
         task_type=TYPES.get(loaded.head),
         r=adapter.r,
@@ -80,13 +90,18 @@ def _attach_lora(loaded: Loaded, adapter: Adapter) -> None:
 
 def _query_and_value(loaded: Loaded) -> list[str]:
     """Names of the query and value projections, or of the fused ones where a model has no others."""
-    linear = [(n, m) for n, m in loaded.model.named_modules() if isinstance(m, nn.Linear) or _is_conv1d(m)]
-    names = [n for n, _ in linear]
     for pattern in (QUERY_VALUE, FUSED):
-        if found := sorted({n.rpartition(".")[2] for n in names if pattern.search(n)}):
+        if found := sorted({n.rpartition(".")[2] for n in _linear(loaded) if pattern.search(n)}):
             return found
-    shown = ", ".join(sorted({n.rpartition(".")[2] for n in names})[:8])
-    raise OptionError("no query and value projections found", hint=f"--lora-target-modules, of {shown}")
+    raise OptionError("no query and value projections found", hint=f"--lora-target-modules, of {_some(loaded)}")
+
+
+def _linear(loaded: Loaded) -> list[str]:
+    return [n for n, m in loaded.model.named_modules() if isinstance(m, nn.Linear) or _is_conv1d(m)]
+
+
+def _some(loaded: Loaded) -> str:
+    return ", ".join(sorted({n.rpartition(".")[2] for n in _linear(loaded)})[:8])
 
 
 def _is_conv1d(module: nn.Module) -> bool:
@@ -132,12 +147,10 @@ def _real_tokens(loaded: Loaded, count: int, seed: int) -> Tensor:
 @torch.no_grad()
 def _cache_of(loaded: Loaded, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer, (heads, tokens, width), after reading these tokens."""
-    more = {"decoder_input_ids": ids} if loaded.head == "seq2seq" else {}
-    cache = loaded.model(input_ids=ids, use_cache=True, **more).past_key_values
-    cache = getattr(cache, "self_attention_cache", cache)
+    found: Any = None if loaded.config.is_encoder_decoder else loaded.model(input_ids=ids, use_cache=True)
     try:
-        return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-    except (AttributeError, TypeError):
+        return [(layer.keys[0], layer.values[0]) for layer in found.past_key_values.layers]
+    except (AttributeError, TypeError):  # an encoder has no cache, a recurrent model one of its own kind
         raise ModelError(f"{loaded.source} keeps no keys and values for a prefix", hint="--peft lora") from None
 
 
@@ -152,6 +165,8 @@ def load(loaded: Loaded, folder: Path) -> None:
     """Put a saved adapter on its base model, ready to be tuned on. Raises ModelError."""
     import peft
 
+    if loaded.head == "embedding" and loaded.linear_head is None:
+        attach_linear_head(loaded, folder)  # peft puts weights only on what is there
     try:
         with quiet():
             lora = peft.PeftConfig.from_pretrained(folder).peft_type == "LORA"
@@ -162,7 +177,9 @@ def load(loaded: Loaded, folder: Path) -> None:
     loaded.virtual_tokens = getattr(config, "num_virtual_tokens", None) or 0
     if not lora:  # peft loads a prefix frozen
         config.inference_mode = False
-        loaded.model.prompt_encoder.requires_grad_(True)
+        for name, p in loaded.model.named_parameters():
+            if name.startswith("prompt_encoder.") or ".modules_to_save." in name:
+                p.requires_grad_(True)
 
 
 def is_adapter(loaded: Loaded) -> bool:

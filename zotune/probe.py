@@ -37,8 +37,10 @@ def fit(task: Whole, train: Rows, intercept: bool = True) -> Any | None:
 def scores(task: Whole, search: Any, rows: Rows) -> Tensor:
     """Log-probabilities of all classes: (rows, classes); a class that was not trained on gets -30."""
     out = torch.full((len(rows), len(rows.options[0])), -30.0)
-    found = torch.tensor(search.predict_log_proba(task.features(rows).numpy())).float()
-    out[:, [int(c) for c in search.classes_]] = found
+    found = torch.tensor(search.decision_function(task.features(rows).numpy()))
+    if found.dim() == 1:  # two classes have one number: the second's against the first's
+        found = torch.stack([-found, found], dim=1) / 2
+    out[:, [int(c) for c in search.classes_]] = torch.log_softmax(found, -1).float()
     return out
 
 

@@ -1,0 +1,258 @@
+"""LoRA and prefixes on every family: what they start from, what is saved, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import CAUSAL, Families, classification, greedy, mean, option_scores
+
+from zotune import adapters, models, tasks
+from zotune.adapters import Adapter
+from zotune.errors import ModelError, OptionError
+from zotune.models import Loaded
+from zotune.prompts import Spec, Template
+
+TARGETS = {
+    "llama": ["q_proj", "v_proj"],
+    "opt": ["q_proj", "v_proj"],
+    "gpt2": ["c_attn"],
+    "bert": ["query", "value"],
+    "roberta": ["query", "value"],
+    "t5": ["q", "v"],
+    "bart": ["q_proj", "v_proj"],
+    "bert-head": ["query", "value"],
+    "llama-head": ["q_proj", "v_proj"],
+    "bert-embedding": ["query", "value"],
+}
+TEXTS = ["the film was bad", "a cat ran", "what a lovely film it was and so was the plot"]
+ROWS = [{"text": text, "label": k % 2} for k, text in enumerate(TEXTS)]
+TOKENS = 4
+
+
+def scores(loaded: Loaded, micro: int = 4) -> torch.Tensor:
+    worded = loaded.head not in ("classification", "embedding")
+    spec = classification("{text} it was {label}" if worded else "{text}", ("bad", "so good", "great"))
+    task = tasks.build(loaded, spec, 90, micro)
+    found: torch.Tensor = task.logits(task.rows(ROWS), range(3))
+    return found
+
+
+def trainable(loaded: Loaded) -> dict[str, torch.Tensor]:
+    return {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
+
+
+def change(loaded: Loaded) -> None:
+    """Move what is tuned, as a run would."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        for p in trainable(loaded).values():
+            p.add_(torch.randn_like(p) * 0.1)
+
+
+def again(folder: Path, classes: int | None = None) -> Loaded:
+    found = models.inspect(str(folder))
+    assert found.adapter == folder
+    loaded = models.load(found.source, found.folder, found.head, device="cpu", classes=classes)
+    adapters.load(loaded, found.adapter)
+    return loaded
+
+
+# -- LoRA --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", sorted(TARGETS))
+def test_lora_starts_as_the_plain_model(families: Families, family: str) -> None:
+    plain, state = scores(families.load(family)), torch.get_rng_state()
+    made = [families.load(family) for _ in range(3)]
+    for loaded, seed in zip(made, (1, 1, 2), strict=True):
+        adapters.attach(loaded, Adapter("lora", r=2, alpha=4), seed)
+    assert torch.equal(state, torch.get_rng_state())
+    first, same, other = (trainable(x) for x in made)
+    assert all(torch.equal(first[n], same[n]) for n in first)
+    assert any(not torch.equal(first[n], other[n]) for n in first)
+    found = {n.split(".lora_")[0].rpartition(".")[2] for n in first if "lora_" in n}
+    assert sorted(found) == TARGETS[family]
+    rest = {n for n in first if "lora_" not in n}
+    assert all("classifier" in n or "score" in n for n in rest)
+    assert bool(rest) == family.endswith("-head"), "a new head is trained, everything else is frozen"
+    assert torch.equal(scores(made[0]), plain)
+    assert not made[0].model.training
+
+
+@pytest.mark.parametrize("family", sorted(TARGETS))
+def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_path: Path) -> None:
+    import peft
+    import transformers
+
+    loaded = families.load(family)
+    plain = scores(loaded)
+    adapters.attach(loaded, Adapter("lora", r=2, alpha=4), 1)
+    change(loaded)
+    want = scores(loaded)
+    assert (want - plain).abs().max() > 1e-3
+    models.save(loaded, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists(), "the base model is not written again"
+    read = again(tmp_path, 3 if family.endswith("-head") else None)
+    assert torch.equal(scores(read), want)
+    assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
+    cls = getattr(transformers, models.AUTO[loaded.head])
+    base = json.loads((tmp_path / models.ADAPTER_FILE).read_text())["base_model_name_or_path"]
+    with models.quiet():
+        alone = peft.PeftModel.from_pretrained(cls.from_pretrained(base), tmp_path).eval()
+    read.model = alone
+    assert torch.equal(scores(read), want)
+    adapters.merge(loaded)
+    assert not adapters.is_adapter(loaded)
+    torch.testing.assert_close(scores(loaded), want, rtol=0, atol=1e-5)
+    models.save(loaded, tmp_path / "whole")
+    whole = models.load(str(tmp_path / "whole"), tmp_path / "whole", loaded.head, device="cpu")
+    assert torch.equal(scores(whole), scores(loaded))
+
+
+@pytest.mark.parametrize("names", [("nope",), ("q_proj", "nope")])
+def test_modules_that_no_model_has_are_refused(families: Families, names: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError) as caught:
+        adapters.attach(families.load("llama"), Adapter("lora", targets=names), 0)
+    assert str(caught.value).startswith("--lora-target-modules: no module is called nope (")
+    assert "q_proj" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_modules_that_cannot_have_lora_are_refused(families: Families) -> None:
+    with pytest.raises(OptionError, match=r"^--lora-target-modules: [^\n]*not supported[^\n]*$"):
+        adapters.attach(families.load("llama"), Adapter("lora", targets=("input_layernorm",)), 0)
+
+
+def test_chosen_modules_and_one_adapter(families: Families) -> None:
+    loaded = families.load("llama")
+    adapters.attach(loaded, Adapter("lora", targets=("down_proj", "model.layers.0.self_attn.k_proj")), 0)
+    found = {n.split(".lora_")[0].rpartition("layers.")[2] for n in trainable(loaded)}
+    assert found == {"0.mlp.down_proj", "1.mlp.down_proj", "0.self_attn.k_proj"}
+    with pytest.raises(OptionError, match="has an adapter already"):
+        adapters.attach(loaded, Adapter("lora"), 0)
+
+
+# -- prefixes ----------------------------------------------------------------------------------------------------------
+
+
+def real_tokens(loaded: Loaded, seed: int) -> list[int]:
+    found = adapters._real_tokens(loaded, TOKENS, seed)[0].tolist()
+    assert not set(found) & set(loaded.tokenizer.all_special_ids)
+    return found
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, "llama-head"])
+def test_a_prefix_starts_as_real_tokens_before_the_text(families: Families, family: str) -> None:
+    """Rows of different lengths in one batch, padded on the right."""
+    loaded, plain = families.load(family), families.load(family).model
+    tokens, state = real_tokens(loaded, 5), torch.get_rng_state()
+    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert loaded.virtual_tokens == TOKENS
+    assert {n for n in trainable(loaded) if "prompt_encoder" in n} == {"prompt_encoder.default.embedding.weight"}
+    assert all("prompt_encoder" in n or "score" in n for n in trainable(loaded))
+    rows = [tuple(loaded.tokenizer(t)["input_ids"]) for t in TEXTS]
+    task = tasks.build(loaded, classification("{text} {label}" if family in CAUSAL else "{text}"), 90, 4)
+    assert task.max_length == min(90, 96 if "head" not in family else 90) - TOKENS
+    with torch.no_grad():
+        got = task.forward.run(rows).logits
+        for k, row in enumerate(rows):
+            whole = plain(input_ids=torch.tensor([[*tokens, *row]])).logits[0]
+            found = got[k] if family == "llama-head" else got[k, : len(row)]
+            want = whole if family == "llama-head" else whole[TOKENS:]
+            torch.testing.assert_close(found, want, rtol=0, atol=1e-4)
+    other = families.load(family)
+    adapters.attach(other, Adapter("prefix", tokens=TOKENS), 5)
+    assert all(torch.equal(trainable(loaded)[n], trainable(other)[n]) for n in trainable(loaded))
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, "llama-head"])
+def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path: Path) -> None:
+    import peft
+    import transformers
+
+    loaded = families.load(family)
+    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 5)
+    change(loaded)
+    want = scores(loaded)
+    torch.testing.assert_close(scores(loaded, micro=1), want, rtol=0, atol=1e-5)
+    models.save(loaded, tmp_path)
+    read = again(tmp_path, 3 if family == "llama-head" else None)
+    assert read.virtual_tokens == TOKENS
+    assert torch.equal(scores(read), want)
+    assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
+    change(read)
+    change(loaded)
+    assert torch.equal(scores(read), scores(loaded))
+    cls = getattr(transformers, models.AUTO[loaded.head])
+    with models.quiet():
+        alone = peft.PeftModel.from_pretrained(cls.from_pretrained(families.folder(family)), tmp_path).eval()
+    read.model = alone
+    assert torch.equal(scores(read), want)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_prefix_scores_and_generates_as_a_plain_loop(families: Families, family: str) -> None:
+    loaded = families.load(family)
+    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 5)
+    change(loaded)
+    got = scores(loaded)
+    for i, text in enumerate(TEXTS):
+        for k, word in enumerate(("bad", "so good", "great")):
+            assert float(got[i, k]) == pytest.approx(mean(option_scores(loaded, f"{text} it was ", word)), abs=1e-5)
+    spec = Spec("generation", Template("{text} {completion}"), max_new_tokens=7)
+    want = [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]
+    for micro in (1, 3):
+        task = tasks.build(loaded, spec, 90, micro)
+        rows = task.rows(ROWS)
+        assert task.outputs(rows, range(3), frozenset({"completion_ids"}))["completion_ids"] == want
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_lora_generates_as_a_plain_loop(families: Families, family: str) -> None:
+    loaded = families.load(family)
+    adapters.attach(loaded, Adapter("lora", r=2), 5)
+    change(loaded)
+    own = loaded.plain.generation_config
+    task = tasks.build(loaded, Spec("generation", Template("{text} {completion}"), max_new_tokens=7), 90, 3)
+    got: Any = task.outputs(task.rows(ROWS), range(3), frozenset({"completion_ids"}))["completion_ids"]
+    loaded.model = adapters_merged(loaded)
+    assert got == [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]
+    assert loaded.plain.generation_config is own
+
+
+def adapters_merged(loaded: Loaded) -> Any:
+    adapters.merge(loaded)
+    return loaded.model
+
+
+@pytest.mark.parametrize(
+    ("family", "error", "said"),
+    [
+        ("t5", OptionError, "none for a seq2seq head"),
+        ("bart", OptionError, "none for a seq2seq head"),
+        ("bert", OptionError, "none for a masked head"),
+        ("bert-embedding", OptionError, "none for a embedding head"),
+        ("bert-head", ModelError, "keeps no keys and values for a prefix"),
+        ("roberta-head", ModelError, "keeps no keys and values for a prefix"),
+    ],
+)
+def test_where_there_is_no_prefix_it_is_refused(families: Families, family: str, error: Any, said: str) -> None:
+    with pytest.raises(error) as caught:
+        adapters.attach(families.load(family), Adapter("prefix", tokens=TOKENS), 0)
+    assert said in str(caught.value)
+    assert "--peft lora" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prefix_is_not_merged(families: Families) -> None:
+    loaded = families.load("llama")
+    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 0)
+    with pytest.raises(ModelError, match="only LoRA can be merged"):
+        adapters.merge(loaded)
+    with pytest.raises(OptionError, match=r"the vocabulary has 4\d tokens"):
+        adapters.attach(families.load("llama"), Adapter("prefix", tokens=500), 0)

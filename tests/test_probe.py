@@ -1,0 +1,120 @@
+"""A linear probe written into a head: the model then predicts what scikit-learn's own regression predicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import Families, classification
+
+from zotune import adapters, models, probe, tasks
+from zotune.adapters import Adapter
+from zotune.errors import DataError, OptionError
+
+SUBJECTS = ["the film", "a cat", "the plot and the cast", "it", "what a dog"]
+ADJECTIVES = [["bad", "poor", "awful"], ["good", "great", "fine"], ["right", "true", "wrong"]]
+
+
+def rows(classes: int) -> list[dict[str, Any]]:
+    return [
+        {"text": f"{s} was {'very ' * (i % 2)}{a}", "label": k}
+        for k in range(classes)
+        for i, s in enumerate(SUBJECTS)
+        for a in ADJECTIVES[k]
+    ]
+
+
+def built(loaded: models.Loaded, classes: int) -> tasks.Whole:
+    made = tasks.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
+    assert isinstance(made, tasks.Whole)
+    return made
+
+
+HEADS = ["bert-head", "roberta-head", "llama-head", "bert-embedding"]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_model_predicts_as_the_probe(families: Families, head: str, classes: int, tmp_path: Path) -> None:
+    records = rows(classes)
+    loaded = families.load(head, classes=classes)
+    task = built(loaded, classes)
+    train = task.rows(records)
+    has_bias = head != "llama-head"
+    search = probe.fit(task, train, intercept=has_bias)
+    assert search is not None
+    want = search.predict(task.features(train).numpy())
+    assert len(set(want.tolist())) == classes
+    log_p = probe.scores(task, search, train)
+    probe.write(task, train)
+    logits = task.logits(train, range(len(train)))
+    assert np.array_equal(logits.argmax(-1).numpy(), want)
+    torch.testing.assert_close(torch.log_softmax(logits, -1), log_p, rtol=0, atol=1e-4)
+    if head == "bert-embedding":
+        assert loaded.linear_head.weight.shape == (classes, 32)
+    else:
+        assert (loaded.last_linear().bias is not None) == has_bias
+    models.save(loaded, tmp_path)
+    found = models.inspect(str(tmp_path))
+    again = models.load(found.source, found.folder, found.head, device="cpu", classes=classes)
+    assert torch.equal(built(again, classes).logits(train, range(len(train))), logits)
+    assert (again.linear_head is not None) == (head == "bert-embedding")
+
+
+@pytest.mark.parametrize("head", ["roberta-head", "bert-embedding"])
+def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path) -> None:
+    """The probe's weights are part of what is saved: the base model has none."""
+    loaded = families.load(head, classes=3)
+    task = built(loaded, 3)
+    train = task.rows(rows(3))
+    probe.write(task, train)
+    want = task.logits(train, range(len(train)))
+    adapters.attach(loaded, Adapter("lora", r=2), 1)
+    assert torch.equal(built(loaded, 3).logits(train, range(len(train))), want)
+    with torch.no_grad():
+        for p in loaded.model.parameters():
+            if p.requires_grad:
+                p.add_(0.01)
+    want = built(loaded, 3).logits(train, range(len(train)))
+    models.save(loaded, tmp_path)
+    found = models.inspect(str(tmp_path))
+    again = models.load(found.source, found.folder, found.head, device="cpu", classes=3)
+    adapters.load(again, tmp_path)
+    assert torch.equal(built(again, 3).logits(train, range(len(train))), want)
+    adapters.merge(again)
+    torch.testing.assert_close(built(again, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
+    models.save(again, tmp_path / "whole")
+    whole = models.load(str(tmp_path / "whole"), tmp_path / "whole", again.head, device="cpu", classes=3)
+    torch.testing.assert_close(built(whole, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_class_that_was_not_seen_is_not_predicted(families: Families, head: str) -> None:
+    loaded = families.load(head, classes=3)
+    task = built(loaded, 3)
+    train = task.rows([r for r in rows(3) if r["label"] != 1])
+    probe.write(task, train)
+    assert set(task.logits(train, range(len(train))).argmax(-1).tolist()) == {0, 2}
+
+
+def test_features_are_of_the_token_that_the_head_reads(families: Families) -> None:
+    """Also where a row ends in the token that rows are padded with."""
+    task = built(families.load("llama-head", classes=3), 3)
+    found = task.rows([{"text": "the film was bad <pad>", "label": 0}, {"text": "it", "label": 1}])
+    assert found.tokens[0][-1] == 0
+    layer = task.loaded.last_linear()
+    with torch.no_grad():
+        want = layer(task.features(found))
+    torch.testing.assert_close(task.logits(found, [0, 1]), want, rtol=0, atol=1e-5)
+
+
+def test_what_has_no_probe_is_refused(families: Families) -> None:
+    words = tasks.build(families.load("llama"), classification("{text} {label}"), 90, 8)
+    with pytest.raises(OptionError, match="a causal head has none"):
+        probe.write(words, words.rows(rows(2)))
+    task = built(families.load("bert-head", classes=2), 2)
+    with pytest.raises(DataError, match="two training rows of each"):
+        probe.write(task, task.rows(rows(2)[:16]))
