@@ -72,7 +72,9 @@ def _attach_lora(loaded: Loaded, adapter: Adapter) -> None:
 
     modules = [n for n, _ in loaded.model.named_modules()]
     if unknown := [t for t in adapter.targets if not any(n == t or n.endswith(f".{t}") for n in modules)]:
-        raise OptionError(f"--lora-target-modules: no module is called {', '.join(unknown)}", hint=f"of {_some(loaded)}")
+        raise OptionError(
+            f"--lora-target-modules: no module is called {', '.join(unknown)}", hint=f"of {_some(loaded)}"
+        )
     config = peft.LoraConfig(
         task_type=TYPES.get(loaded.head),
         r=adapter.r,
