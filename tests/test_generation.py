@@ -263,3 +263,13 @@ def test_an_answer_longer_than_the_limit_is_refused(families: Families) -> None:
         task = tasks.build(families.load(family), replace(SPEC, max_new_tokens=4), 20, 4)
         with pytest.raises(OptionError, match="alone is longer than --max-length 20"):
             task.rows([{"question": "who", "completion": "very " * 30 + "good"}])
+
+
+def test_a_prompt_that_is_all_the_text_keeps_its_end(families: Families) -> None:
+    spec = Spec("generation", Template("{prompt}"), max_new_tokens=2)
+    task = families.task("llama", spec, length=8)
+    found = task.rows([{"prompt": "the cat sat . " * 6 + "the dog ran", "completion": " yes"}])
+    assert found.cut == 1
+    ids, (option,) = found.tokens[0]
+    assert task.loaded.tokenizer.decode(ids).endswith("the dog ran")
+    assert task.loaded.tokenizer.decode([*option.ids, option.targets[-1]]).replace(" ", "").endswith("thedogranyes")

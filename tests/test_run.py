@@ -183,7 +183,7 @@ value = 3
         (["--init", "probe"], 2, "--init must be none or linear-probe"),
         (["--task", "sst22"], 2, "did you mean 'sst2'?"),
         (["--task", "copa"], 2, "task copa needs a column premise; columns found: text, label"),
-        (["--task", "generation"], 2, "embedding head generates no text"),
+        (["--task", "generation"], 2, "generates no text"),
         (["--choices", "a,b"], 2, "multiple choice needs a template"),
         (["--temperature", "-1"], 2, "--temperature must be 0 (greedy) or more"),
         (["--top-p", "2"], 2, "--top-p must be in (0, 1]"),

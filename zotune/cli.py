@@ -226,7 +226,7 @@ def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None
         terminal.say(f"  {line}")
     memory = found["memory_mb"]
     terminal.say(f"model: {found['model']} ({found['head']}), {found['tuned_weights']:,} weights tuned")
-    terminal.say(f"classes: {', '.join(found['classes'])}")
+    terminal.say(f"classes: {', '.join(found['classes'])}" if found["classes"] else f"task: {found['task']}")
     terminal.say(
         f"estimate: {found['steps']} steps, {found['evaluations']} forwards, about {found['seconds']:.0f} s; memory: "
         f"model {memory['model']} MB, probing {memory['probing']} MB, fields {memory['fields']} MB"

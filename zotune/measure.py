@@ -76,7 +76,7 @@ def evaluate(
         parts["train"] = data.rename(splits[cfg.train_split], cfg.columns)
     found, spec, parts = asking.resolve(cfg, task, parts)
     if (shots or calibrate) and found.head not in WORDED:
-        raise OptionError(f"--shots and --calibrate are for models that score words, not a {found.head} head")
+        raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
     if calibrate and spec.kind == "generation":
         raise OptionError("--calibrate is for label words and options, not for generation")
     rows = parts[name]

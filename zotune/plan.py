@@ -143,7 +143,7 @@ def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, opti
     adapter = adapter_of(cfg)
     adapter.check(found.head)
     if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):
-        raise OptionError(f"--init linear-probe writes a linear head; a {found.head} head has none")
+        raise OptionError(f"--init linear-probe writes a linear head; the head {found.head!r} has none")
     goal.check(asking.offered(spec, found.head, parts), frozenset(splits.train[0]))
     _check_metric(goal, spec)
     return Plan(cfg, goal, rule, splits, found, spec, adapter, notes)

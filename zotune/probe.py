@@ -52,7 +52,7 @@ def write(task: Task, train: Rows) -> None:
     """
     if not isinstance(task, Whole):
         raise OptionError(
-            f"--init linear-probe writes a linear head; a {task.loaded.head} head has none",
+            f"--init linear-probe writes a linear head; the head {task.loaded.head!r} has none",
             hint="--head classification or embedding",
         )
     loaded, classes = task.loaded, len(task.spec.classes.words) if task.spec.classes else 0

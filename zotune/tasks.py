@@ -23,12 +23,14 @@ def kind_of(spec: Spec, head: Head) -> type[Task]:
     """Which class of task, from the spec and the head alone. Raises OptionError where they do not fit."""
     if spec.kind == "generation":
         if head not in ("causal", "seq2seq"):
-            raise OptionError(f"a model with a {head} head generates no text", hint="--head causal or seq2seq")
+            raise OptionError(f"a model with the head {head!r} generates no text", hint="--head causal or seq2seq")
         return Generating
     if head in WORDED:
         return Worded
     if spec.kind == "choice":
-        raise OptionError(f"multiple choice needs a model that scores words, not a {head} head", hint="--head causal")
+        raise OptionError(
+            f"multiple choice needs a model that scores words, not the head {head!r}", hint="--head causal"
+        )
     return Whole
 
 

@@ -53,7 +53,8 @@ class Coder:
         over = len(ids) - limit
         if over <= 0:
             return Coded(tuple(ids), tuple(places), False)
-        gone = self._left_out(filled, offsets, set(places), over)
+        end = filled.target[0] if filled.target else len(filled.text)
+        gone = self._left_out(filled, offsets, set(places), over, None if tail else end)
         if len(gone) < over:
             said = filled.text[slice(*filled.target)] if filled.target else filled.text
             raise OptionError(f"{said[:60]!r} alone is longer than --max-length {limit}")
@@ -96,7 +97,11 @@ class Coder:
         start, end = span
         return [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
 
-    def _left_out(self, filled: Filled, offsets: Sequence[tuple[int, int]], kept: set[int], over: int) -> set[int]:
+    def _left_out(
+        self, filled: Filled, offsets: Sequence[tuple[int, int]], kept: set[int], over: int, going_on: int | None
+    ) -> set[int]:
+        """Tokens to leave out. going_on: where the answer follows; a column that ends right there, such as a prompt
+        that is all the text, loses its beginning, as demonstrations do; others lose their end."""
         found = {
             name: [i for i in self._inside(offsets, span) if i not in kept and offsets[i][0] >= span[0]]
             for name, span in filled.spans.items()
@@ -105,7 +110,8 @@ class Coder:
         order = sorted(found, key=lambda n: (n != SHOTS, n != self.cut, -len(found[n])))
         gone: set[int] = set()
         for name in order:
-            some = found[name] if name == SHOTS else found[name][::-1]
+            early = name == SHOTS or filled.spans[name][1] == going_on
+            some = found[name] if early else found[name][::-1]
             gone |= set(some[: over - len(gone)])
         if len(gone) < over:  # text of no column, from the beginning
             rest = [i for i, (a, b) in enumerate(offsets) if b > a and i not in kept and i not in gone]
