@@ -113,7 +113,7 @@ def test_features_are_of_the_token_that_the_head_reads(families: Families) -> No
 
 def test_what_has_no_probe_is_refused(families: Families) -> None:
     words = tasks.build(families.load("llama"), classification("{text} {label}"), 90, 8)
-    with pytest.raises(OptionError, match="a causal head has none"):
+    with pytest.raises(OptionError, match="the head 'causal' has none"):
         probe.write(words, words.rows(rows(2)))
     task = built(families.load("bert-head", classes=2), 2)
     with pytest.raises(DataError, match="two training rows of each"):

@@ -48,7 +48,7 @@ class Adapter:
                 raise OptionError(f"--{flag} must be at least 1, got {value}")
         if self.method == "prefix" and head not in (None, *PREFIXED):
             raise OptionError(
-                f"a prefix goes before what a decoder reads; there is none for a {head} head", hint="--peft lora"
+                f"a prefix goes before what a decoder reads; there is none for the head {head!r}", hint="--peft lora"
             )
 
 
