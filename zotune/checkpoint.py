@@ -111,13 +111,18 @@ def read(folder: Path, space: Space) -> dict[str, Any]:
     for key, tensor in _tensors(folder / FIELDS).items():
         path, _, name = key.partition("|")
         fields.setdefault(path, {})[name] = tensor
-    for name, p in space.params.items():
-        for held in (weights, *fields.values()):
-            if name not in held or held[name].shape != p.shape:
-                raise RunFolderError(f"{folder}: no tensor {name!r} of shape {tuple(p.shape)}; it is of another model")
+    for held, names in [
+        (weights, set(space.params)),
+        *((f, set(f)) for f in fields.values()),
+    ]:  # a field may be partial
+        for name in sorted(names):
+            p = space.params.get(name)
+            if p is None or name not in held or held[name].shape != p.shape:
+                shape = f" of shape {tuple(p.shape)}" if p is not None else ""
+                raise RunFolderError(f"{folder}: no tensor {name!r}{shape}; it is of another model")
     space.load(weights)
     device = {n: p.device for n, p in space.params.items()}
-    space.fields = {path: {n: f[n].to(device[n]) for n in space.params} for path, f in fields.items()}
+    space.fields = {path: {n: t.to(device[n]) for n, t in f.items()} for path, f in fields.items()}
     if space.digest() != meta.get("weights"):
         raise RunFolderError(f"{folder}: the weights are not those that were saved (checksum differs)")
     return dict(meta)

@@ -16,7 +16,9 @@ import copy
 import functools
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,21 +128,14 @@ class OptimizerContract:
         whole = self.bench().run()
         half = self.bench(steps=self.steps)
         half.engine.stop = lambda: half.engine.progress.step == self.steps // 2
-        saved: dict[str, Any] = {}
-
-        class Keep(checkpoint.MemoryStore):
-            def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
-                saved.update(meta=json.loads(json.dumps(meta)), weights=space.snapshot())
-                saved["fields"] = {k: {n: t.clone() for n, t in f.items()} for k, f in space.fields.items()}
-
-        half.engine.store = Keep()
-        assert half.engine.run().reason == "interrupted"
-        journal = Journal(None)
-        journal.lines = copy.deepcopy(half.journal.lines)
-        rest = self.bench(journal=journal)
-        rest.space.load(saved["weights"])
-        rest.space.fields = saved["fields"]
-        rest.engine.restore(saved["meta"])
+        with tempfile.TemporaryDirectory() as folder:  # through files, as a run does it
+            half.engine.store = checkpoint.FolderStore(Path(folder), 1, base=dict)
+            assert half.engine.run().reason == "interrupted"
+            journal = Journal(None)
+            journal.lines = copy.deepcopy(half.journal.lines)
+            rest = self.bench(journal=journal)
+            (step,) = checkpoint.checkpoints(Path(folder))
+            rest.engine.restore(checkpoint.read(Path(folder) / f"checkpoint-{step}", rest.space))
         rest.run()
         assert same(whole.weights(), rest.weights())
         assert [x for x in whole.journal.lines if x["kind"] == "step"] == [
