@@ -2,8 +2,8 @@
 
     python examples/papers.py functions       # ZO-AdaMU, Figure 2: six functions of two variables
     python examples/papers.py least-squares   # MeZO-SVRG, Appendix B.2: n = 1000, d = 100
-    python examples/papers.py sparsity        # Sparse-MeZO, Figure 2: learning rates, on the encoder and SST-2
-    python examples/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, layer by layer
+    python examples/papers.py sparsity        # Sparse-MeZO, Figure 2: learning rates, on the encoder, SST-2 and CoLA
+    python examples/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, matrix by matrix
 
 Pictures go to docs/figures (--out). Needs matplotlib: `pip install -e .[examples]`.
 """
@@ -119,58 +119,83 @@ def functions(out: Path) -> None:
 # -- MeZO-SVRG: least squares ------------------------------------------------------------------------------------------
 
 
-def least_squares(out: Path) -> None:
-    rows, d, batch = 1000, 100, 32
-    generator = torch.Generator().manual_seed(0)
-    X = torch.randn(rows, d, generator=generator, dtype=torch.float64)
-    y = X @ torch.randn(d, generator=generator, dtype=torch.float64)
-    y = y + torch.randn(rows, generator=generator, dtype=torch.float64)
+def svrg(lr1: float, lr2: float, z: str) -> dict[str, Any]:
+    return {"lr1": lr1, "lr2": lr2, "z": z, "eps": 1e-3, "anneal": 1.0, "q": 2}
+
+
+SQUARES: dict[str, tuple[str, list[dict[str, Any]]]] = {  # the first rates are the paper's, where it gives any
+    "MeZO, constant η": ("mezo", [{"lr": x, "eps": 1e-3} for x in (1e-3, 1e-4)]),
+    "MeZO, linear decay": ("mezo", [{"lr": x, "eps": 1e-3, "schedule": "linear"} for x in (1e-3, 3e-4)]),
+    "MeZO-SVRG, shared z": (
+        "mezo-svrg",
+        [svrg(*x, "shared") for x in ((1e-3, 1e-4), (3e-3, 3e-4), (3e-3, 3e-3), (5e-3, 1e-3))],
+    ),
+    "MeZO-SVRG, independent z": (
+        "mezo-svrg",
+        [svrg(*x, "independent") for x in ((1e-3, 1e-4), (3e-3, 3e-5), (3e-3, 3e-4), (3e-3, 3e-3))],
+    ),
+    "full batch only": ("mezo", [{"lr": x, "eps": 1e-3} for x in (1e-3, 3e-3, 5e-3)]),
+}
+ROWS, QUERIES = 1000, (10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7)
+
+
+def excess(X: Tensor, y: Tensor, name: str, options: dict[str, Any], size: int) -> list[float]:
+    """Loss above the least, after each number of sample queries; infinity from where it diverged."""
     least = float((X @ torch.linalg.lstsq(X, y[:, None]).solution[:, 0] - y).square().mean())
-    marks = [10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7]
-    svrg = {"eps": 1e-3, "anneal": 1.0, "q": 2, "lr1": 3e-3, "lr2": 3e-3}
-    methods: dict[str, tuple[str, dict[str, Any], int]] = {
-        "MeZO, constant η": ("mezo", {"lr": 1e-3, "eps": 1e-3}, batch),
-        "MeZO, linear decay": ("mezo", {"lr": 1e-3, "eps": 1e-3, "schedule": "linear"}, batch),
-        "MeZO-SVRG, shared z": ("mezo-svrg", svrg, batch),
-        "MeZO-SVRG, independent z": ("mezo-svrg", svrg | {"z": "independent", "lr2": 3e-4}, batch),
-        "full batch only": ("mezo", {"lr": 3e-3, "eps": 1e-3}, rows),
-    }
-    figure, ax = plt.subplots(figsize=(7, 5))
+    module, queries = nn.Module(), 0
+    found: list[float] = []
+    module.w = nn.Parameter(torch.zeros(X.shape[1], dtype=X.dtype))
+
+    def loss(model: Any, batch: list[int]) -> float:
+        nonlocal queries
+        queries += len(batch)
+        some = slice(None) if len(batch) == len(X) else batch
+        return float((X[some] @ model.w.detach() - y[some]).square().mean())
+
+    def seen(kind: str, event: Any) -> None:
+        if not float(module.w.detach().abs().max()) < 1e3:
+            raise FloatingPointError
+        while len(found) < len(QUERIES) and queries >= QUERIES[len(found)]:
+            found.append(float((X @ module.w.detach() - y).square().mean()) - least)
+
+    a_step = len(X) + 2 * size if name == "mezo-svrg" else 2 * size  # with q = 2 every other step is on all rows
+    tuner = zotune.Tuner(
+        module,
+        loss,
+        name,
+        data=list(range(len(X))),
+        batch_size=size,
+        direction="minimize",
+        optimizer_args=options,
+        emit=seen,
+    )
+    try:
+        tuner.fit(max_steps=math.ceil(QUERIES[-1] / a_step) + 2, eval_steps=10**9)
+    except FloatingPointError:
+        found += [math.inf] * (len(QUERIES) - len(found))
+    return found
+
+
+def least_squares(out: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(ROWS, 100, generator=generator, dtype=torch.float64)
+    y = X @ torch.randn(100, generator=generator, dtype=torch.float64)
+    y = y + torch.randn(ROWS, generator=generator, dtype=torch.float64)
+    figure, ax = plt.subplots(figsize=(8, 5))
     print("Excess loss after so many sample queries\n")
-    print(f"| method | {' | '.join(f'{m:.0e}' for m in marks)} |")
-    print("|---|" + "---|" * len(marks))
-    for label, (name, options, size) in methods.items():
-        module, queries, found = nn.Module(), [0], {}
-        module.w = nn.Parameter(torch.zeros(d, dtype=torch.float64))
-
-        def loss(model: Any, batch: list[int], queries: list[int] = queries) -> float:
-            queries[0] += len(batch)
-            some = slice(None) if len(batch) == rows else batch
-            return float((X[some] @ model.w.detach() - y[some]).square().mean())
-
-        def seen(kind: str, event: Any, m: Any = module, queries: Any = queries, found: Any = found) -> None:
-            for mark in marks:
-                if queries[0] >= mark and mark not in found:
-                    found[mark] = float((X @ m.w.detach() - y).square().mean()) - least
-
-        full = rows if name == "mezo-svrg" else 0
-        a_step = (2 * full + 4 * size) / 2 if full else 2 * size
-        steps = math.ceil(marks[-1] / a_step) + 2
-        tuner = zotune.Tuner(
-            module,
-            loss,
-            name,
-            data=list(range(rows)),
-            batch_size=size,
-            direction="minimize",
-            optimizer_args=options,
-            emit=seen,
-        )
-        tuner.fit(max_steps=steps, eval_steps=10**9)
-        print(f"| {label} | {' | '.join(f'{found[m]:.1e}' for m in marks)} |", flush=True)
-        ax.loglog(marks, [max(found[m], 1e-16) for m in marks], "o-", label=label)
-    ax.set(xlabel="sample queries", ylabel="excess loss", title=f"Least squares, n = {rows}, d = {d}, noise 1")
-    ax.legend()
+    print(f"| method | rates | {' | '.join(f'{m:.0e}' for m in QUERIES)} |")
+    print("|---|---|" + "---|" * len(QUERIES))
+    for label, (name, tried) in SQUARES.items():
+        best: tuple[list[float], str] = ([math.inf] * len(QUERIES), "")
+        for options in tried:
+            rates = ", ".join(f"{v:g}" for k, v in options.items() if k in ("lr", "lr1", "lr2"))
+            found = excess(X, y, name, options, ROWS if label == "full batch only" else 32)
+            best = min(best, (found, rates), key=lambda x: x[0][-1])
+            shown = " | ".join(f"{v:.1e}" if math.isfinite(v) else "diverged" for v in found)
+            print(f"| {label} | {rates} | {shown} |", flush=True)
+        ax.loglog(QUERIES, [max(v, 1e-16) for v in best[0]], "o-", label=f"{label} ({best[1]})")
+    ax.set(xlabel="sample queries", ylabel="excess loss", title=f"Least squares, n = {ROWS}, d = 100, noise 1")
+    ax.legend(title="method (its best rates)", fontsize=8, loc="lower left")
     save(figure, out / "least-squares.png")
 
 
@@ -178,31 +203,38 @@ def least_squares(out: Path) -> None:
 
 
 def sparsity(out: Path) -> None:
-    from compare_optimizers import LastBlock, rows_of, run
+    from compare_optimizers import LABELS, LastBlock, rows_of, run
 
-    texts, truth, words = rows_of("sst2")
-    model = LastBlock(texts, words)
-    rates = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    rates = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     methods: dict[str, tuple[str, dict[str, Any]]] = {
         "MeZO": ("mezo", {}),
         "R-MeZO": ("sparse-mezo", {"mask": "random"}),
         "Sparse-MeZO": ("sparse-mezo", {}),
     }
-    figure, ax = plt.subplots(figsize=(7, 5))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5))
     print("Held-out accuracy, mean of two seeds (cross-entropy)\n")
-    print(f"| method | {' | '.join(f'η {r:g}' for r in rates)} |")
-    print("|---|" + "---|" * len(rates))
-    for label, (name, options) in methods.items():
-        runs = [[run(model, truth, name, {"lr": r, **options}, seed) for seed in range(2)] for r in rates]
-        accuracy = [sum(x["judge_accuracy"] for x in pair) / 2 for pair in runs]
-        loss = [sum(x["judge"] for x in pair) / 2 for pair in runs]
-        print(
-            f"| {label} | {' | '.join(f'{a:.3f} ({v:.3f})' for a, v in zip(accuracy, loss, strict=True))} |", flush=True
+    print(f"| data | method | start | {' | '.join(f'η {r:g}' for r in rates)} |")
+    print("|---|---|---|" + "---|" * len(rates))
+    for ax, data in zip(axes, LABELS, strict=True):
+        texts, truth, words = rows_of(data)
+        model = LastBlock(texts, words)
+        start = run(model, truth, "none", {}, 0)
+        ax.axhline(start["judge_accuracy"], color="grey", ls="--", label="start")
+        for label, (name, options) in methods.items():
+            runs = [[run(model, truth, name, {"lr": r, **options}, seed) for seed in range(2)] for r in rates]
+            accuracy = [sum(x["judge_accuracy"] for x in pair) / 2 for pair in runs]
+            loss = [sum(x["judge"] for x in pair) / 2 for pair in runs]
+            cells = [(start["judge_accuracy"], start["judge"]), *zip(accuracy, loss, strict=True)]
+            print(f"| {data} | {label} | {' | '.join(f'{a:.3f} ({v:.3f})' for a, v in cells)} |", flush=True)
+            ax.semilogx(rates, accuracy, "o-", label=label)
+        ax.set(
+            xlabel="learning rate", ylabel="held-out accuracy", title=f"{data}, 600 forwards, the encoder's last block"
         )
-        ax.semilogx(rates, accuracy, "o-", label=label)
-    ax.set(xlabel="learning rate", ylabel="held-out accuracy", title="SST-2, 600 forwards, last block of the encoder")
-    ax.legend()
+        ax.legend()
     save(figure, out / "sparsity.png")
+
+
+FORWARDS, SEEDS = 500, 3
 
 
 def divergence(out: Path) -> None:
@@ -218,58 +250,81 @@ def divergence(out: Path) -> None:
     def encode(model: nn.Module, texts: list[str]) -> Tensor:
         ids = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
         mask = ids["attention_mask"][..., None]
-        with torch.no_grad():
-            hidden = model(**ids).last_hidden_state
+        hidden = model(**ids).last_hidden_state
         return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+
+    def entropy(model: nn.Module, batch: list[dict[str, str]]) -> Tensor:
+        scores = 20 * encode(model, [r["text"] for r in batch]) @ encode(model, names).T
+        return nn.functional.cross_entropy(scores, torch.tensor([names.index(r["label"]) for r in batch]))
 
     @zotune.objective(direction="minimize")
     def loss(model: nn.Module, batch: list[dict[str, str]]) -> float:
-        scores = 20 * encode(model, [r["text"] for r in batch]) @ encode(model, names).T
-        return float(nn.functional.cross_entropy(scores, torch.tensor([names.index(r["label"]) for r in batch])))
+        return float(entropy(model, batch))
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    print("| projection | loss at the start | at the end | distance by block | largest / smallest |")
-    print("|---|---|---|---|---|")
-    for ax, (label, name, options) in zip(
-        axes,
-        (
-            ("without", "mezo", {"lr": 1e-4, "eps": 1e-2}),
-            ("with", "dizo", {"lr": 1e-4, "eps": 1e-2, "interval": 20, "iters": 5, "gamma_lr": 2.0}),
-        ),
-        strict=True,
-    ):
-        model = AutoModel.from_pretrained(default_folder()).eval()
-        chosen = {n: p for n, p in model.named_parameters() if n.endswith(("query.weight", "value.weight"))}
-        start = {n: p.detach().clone() for n, p in chosen.items()}
-        paths: dict[str, list[float]] = {n: [] for n in chosen}
+    def first_order(model: nn.Module, chosen: dict[str, nn.Parameter], seed: int, seen: Callable[..., None]) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.SGD(chosen.values(), lr=0.1)
+        for _ in range(50):
+            batch = [rows[i] for i in torch.randperm(len(rows), generator=generator)[:16].tolist()]
+            optimizer.zero_grad()
+            entropy(model, batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seen("step", None)
 
-        def seen(kind: str, event: Any, chosen: Any = chosen, start: Any = start, paths: Any = paths) -> None:
-            if kind == "step":
-                for n, p in chosen.items():
-                    paths[n].append(float((p.detach() - start[n]).norm()))
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
+    print(f"| method | steps | forwards | loss, mean of {SEEDS} seeds | distance, seed 0 | largest / smallest |")
+    print("|---|---|---|---|---|---|")
+    methods: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("MeZO", "mezo", {"lr": 1e-4, "eps": 1e-2}),
+        ("DiZO", "dizo", {"lr": 1e-4, "eps": 1e-2, "interval": 20, "iters": 5, "gamma_lr": 2.0}),
+        ("SGD, true gradients", "", {}),
+    )
+    for ax, (label, name, options) in zip(axes, methods, strict=True):
+        ends, first, forwards = [], {}, 0
+        for seed in range(SEEDS):
+            model = AutoModel.from_pretrained(default_folder()).eval()
+            chosen = {n: p for n, p in model.named_parameters() if n.endswith(("query.weight", "value.weight"))}
+            start = {n: p.detach().clone() for n, p in chosen.items()}
+            paths: dict[str, list[float]] = {n: [0.0] for n in chosen}
 
-        tuner = zotune.Tuner(
-            model,
-            loss,
-            name,
-            data=rows,
-            batch_size=16,
-            select=lambda t: t.name.endswith(("query.weight", "value.weight")),
-            optimizer_args=options,
-            emit=seen,
-        )
-        before = tuner.score(rows)
-        tuner.fit(max_steps=200, eval_steps=10**9)
-        for n, path in paths.items():
-            ax.plot(path, label=n.removeprefix("encoder.layer.").replace(".attention.self", "").removesuffix(".weight"))
-        ends = [path[-1] for path in paths.values()]
-        shown = ", ".join(f"{a:.3f}" for a in ends)
-        print(
-            f"| {label} | {before:.4f} | {tuner.score(rows):.4f} | {shown} | {max(ends) / min(ends):.3f} |", flush=True
-        )
-        ax.set(title=f"{label} projection", xlabel="step")
+            def seen(kind: str, event: Any, chosen: Any = chosen, start: Any = start, paths: Any = paths) -> None:
+                if kind == "step":
+                    for n, p in chosen.items():
+                        paths[n].append(float((p.detach() - start[n]).norm()))
+
+            tuner = zotune.Tuner(
+                model,
+                loss,
+                name or "mezo",
+                data=rows,
+                batch_size=16,
+                select=lambda t: t.name.endswith(("query.weight", "value.weight")),
+                seed=seed,
+                optimizer_args=options,
+                emit=seen,
+            )
+            before = tuner.score(rows)
+            if name:
+                forwards = tuner.fit(max_evals=FORWARDS, eval_steps=10**9).progress.evaluations
+            else:
+                first_order(model, chosen, seed, seen)
+            ends.append(tuner.score(rows))
+            first = first or paths
+        if label == "MeZO":
+            print(f"| start | 0 | 0 | {before:.3f} | | |")
+        far = [path[-1] for path in first.values()]
+        steps = len(next(iter(first.values()))) - 1
+        error = torch.tensor(ends).std() / SEEDS**0.5
+        mean = f"{sum(ends) / SEEDS:.3f} ± {error:.3f}"
+        shown = f"{min(far):.3f} to {max(far):.3f} | {max(far) / min(far):.3f}"
+        print(f"| {label} | {steps} | {forwards or 'with gradients'} | {mean} | {shown} |", flush=True)
+        for n, path in first.items():
+            block, kind = n.split(".")[2], n.split(".")[-2]
+            style = {"color": plt.cm.viridis(int(block) / 5.5), "ls": "-" if kind == "query" else "--"}
+            ax.plot(path, label=f"{block} {kind}", lw=1.2, **style)
+        ax.set(title=f"{label} (largest / smallest {max(far) / min(far):.2f})", xlabel="step", ylim=(0, None))
     axes[0].set(ylabel="distance to the pretrained weights")
-    axes[1].legend(fontsize=7, ncol=2)
+    axes[0].legend(fontsize=8, ncol=2, loc="lower right", title="block and matrix")
     save(figure, out / "divergence.png")
 
 

@@ -16,8 +16,8 @@ from zotune.config import parameters
 from zotune.errors import OptionError
 from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
 
-TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "pattern": "^(?!embed)", "interval": 3}
-TINY |= {"iters": 2, "gamma_lr": 0.05}
+TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "interval": 3}
+TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)"}
 """Options for tiny nets by name, whoever has them: the papers' defaults are for large models."""
 
 
