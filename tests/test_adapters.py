@@ -233,10 +233,10 @@ def adapters_merged(loaded: Loaded) -> Any:
 @pytest.mark.parametrize(
     ("family", "error", "said"),
     [
-        ("t5", OptionError, "none for a seq2seq head"),
-        ("bart", OptionError, "none for a seq2seq head"),
-        ("bert", OptionError, "none for a masked head"),
-        ("bert-embedding", OptionError, "none for a embedding head"),
+        ("t5", OptionError, "none for the head 'seq2seq'"),
+        ("bart", OptionError, "none for the head 'seq2seq'"),
+        ("bert", OptionError, "none for the head 'masked'"),
+        ("bert-embedding", OptionError, "none for the head 'embedding'"),
         ("bert-head", ModelError, "keeps no keys and values for a prefix"),
         ("roberta-head", ModelError, "keeps no keys and values for a prefix"),
     ],
