@@ -3,12 +3,12 @@
     python examples/compare_optimizers.py                # restartable: finished runs are read from compare.jsonl
     python examples/compare_optimizers.py --data sst2    # one data set alone
 
-600 forwards of 16 rows of at most 24 tokens, cross-entropy over label descriptions. Of a grid of three values of what
-each optimizer's steps scale with (where the best of them lies at an end, up to two more beyond it), the one that seed 0
-does best with on one half of the held-out rows is run with two more seeds; the table shows the other half. Data: SST-2
-and CoLA from ../shared where that is at hand, else the embedded messages. What lies before the last block is computed
-once. Two rows are no optimizer: the start, and the training rows' class frequencies as the answer to every row. One
-JSON line a run; the tables, in Markdown, at the end.
+600 forwards of 16 rows of at most 24 tokens, cross-entropy over label descriptions. Of a grid of values, mostly three,
+of what each optimizer's steps scale with (where the best of them lies at an end, up to two more beyond it), the one
+that seed 0 does best with on one half of the held-out rows is run with two more seeds; the table shows the other half.
+Data: SST-2 and CoLA from ../shared where that is at hand, else the embedded messages. What lies before the last block
+is computed once. Two rows are no optimizer: the start, and the training rows' class frequencies as the answer to every
+row. One JSON line a run; the tables, in Markdown, at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LABELS = {"sst2": ["a terrible film", "a great film"], "cola": ["this is wrong E
 FORWARDS, BATCH, TOKENS, TRAIN, HELD, SEEDS, SHARPNESS = 600, 16, 24, 512, 800, 3, 20.0
 STEPS = (3e-4, 1e-3, 3e-3)
 SCALED: dict[str, list[dict[str, Any]]] = {
-    "auto": [{"cap": x} for x in (1.5, 3.0, 6.0)],
+    "auto": [{"cap": x} for x in (0.05, 0.15, 0.5, 1.5, 3.0, 6.0)],
     "random-search": [{"sigma": x} for x in (0.003, 0.01, 0.03)],
     "mezo-adam": [{"lr": x} for x in (1e-4, 3e-4, 1e-3)],
     "zo-adamm": [{"lr": x} for x in (3e-5, 1e-4, 3e-4)],
