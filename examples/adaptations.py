@@ -193,9 +193,9 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def rate_of(lines: list[dict[str, Any]], name: str, k: int) -> float:
-    """The learning rate that did best with seed 0 on the selection rows."""
+    """The learning rate that did best with seed 0 on the selection rows; 0 where none was tried yet."""
     tried = [x for x in lines if x["key"][:2] == [name, k] and x["key"][2].startswith(ADAM) and x["key"][3] == 0]
-    best: float = min(tried, key=lambda x: x["select"])["rate"]
+    best: float = min(tried, key=lambda x: x["select"])["rate"] if tried else 0.0
     return best
 
 
@@ -227,12 +227,14 @@ def table(lines: list[dict[str, Any]], name: str) -> None:
             all_runs += found
             cells += [_cell([x[m] for x in found]) for m in metrics]
         kept = [x["kept"] == "tuned" for x in all_runs if "kept" in x and method != "linear probe"]
-        seconds = statistics.mean(x["cpu"] for x in all_runs)
-        print(f"| {method} | {' | '.join(cells)} | {f'{sum(kept)} of {len(kept)}' if kept else ''} | {seconds:.0f} |")
+        seconds = f"{statistics.mean(x['cpu'] for x in all_runs):.0f}" if all_runs else ""
+        print(f"| {method} | {' | '.join(cells)} | {f'{sum(kept)} of {len(kept)}' if kept else ''} | {seconds} |")
 
 
 def _cell(found: list[list[float]]) -> str:
     """Mean ± standard error over seeds, then that of the test rows."""
+    if not found:
+        return "not run yet"
     values = [v for v, _ in found]
     mean = statistics.mean(values)
     errors = [e for _, e in found if e is not None]
