@@ -8,9 +8,9 @@ MiniLM with label descriptions on SST-2, SST-5, RTE and CoLA from ../shared wher
 messages. Zeroth-order runs have 300 forwards of 8 rows of at most 24 tokens, cross-entropy; `auto` takes no options,
 `mezo` a learning rate of 1e-3 and ε 1e-2. Back-propagated Adam tunes all weights for 60 steps of 8 rows; seed 0 chooses
 its learning rate. Of each run the checkpoint with the lowest cross-entropy on 100 validation rows counts; another 100
-are what zotune decides by whether to keep it; 300 test rows (RTE: 277) are scored once, after that. So few, because the
-table, two seeds of all that, is meant for an hour of one core; all runs of seed 0 come first. Where a class has fewer
-than 512 rows, as many are taken of each as the smallest has.
+are what zotune decides by whether to keep it; 300 test rows (RTE: 277) are scored once, after that. So few, because
+the table, two seeds of all that, takes some two hours of one core as it is; all runs of seed 0 come first. Where a
+class has fewer than 512 rows, as many are taken of each as the smallest has.
 
 One JSON line a run; the table, in Markdown, at the end.
 """
