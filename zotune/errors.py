@@ -8,6 +8,7 @@
     │   ├── PluginError          a plugin that cannot be found or loaded
     │   └── RunFolderError       a run folder that exists, is foreign, damaged or in use
     ├── RecipeError              arithmetic that a recipe cannot express
+    ├── Stopped                  asked to stop while waiting for an answer; exit code 130
     ├── ObjectiveError           one evaluation failed: raised, not finite, wrong length or type
     └── ObjectiveFailures        too many evaluations failed; exit code 3
 
@@ -28,6 +29,7 @@ __all__ = [
     "PluginError",
     "RecipeError",
     "RunFolderError",
+    "Stopped",
     "UsageError",
     "ZotuneError",
 ]
@@ -77,6 +79,10 @@ class RecipeError(ZotuneError):
 
 class ObjectiveError(ZotuneError):
     pass
+
+
+class Stopped(ZotuneError):
+    exit_code = 130
 
 
 class ObjectiveFailures(ZotuneError):

@@ -228,6 +228,10 @@ class Host:
                 raise PluginError(f"unknown {kind} {name!r}: plugin {f.distribution}/{f.plugin} {f.reason}")
         raise PluginError(f"unknown {kind} {name!r}", hint=nearest(name, [p.name for p in of_kind]))
 
+    def has(self, kind: str, name: str) -> bool:
+        """Whether a plugin of this kind has the name."""
+        return any(p.kind == kind and name in (p.name, p.qualified) for p in self.plugins)
+
     def names(self, kind: str) -> list[str]:
         return [p.name for p in self.plugins if p.kind == kind]
 

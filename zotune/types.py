@@ -27,11 +27,12 @@ class Score:
     """One evaluation of an objective over some rows.
 
     value: the scalar, in the objective's own direction; samples: one float (or None: not applicable) a row for
-    sample-level objectives, None for set-level ones.
+    sample-level objectives, None for set-level ones; parts: (name, value) of each of several objectives that are summed.
     """
 
     value: float
     samples: tuple[float | None, ...] | None = None
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 @runtime_checkable
