@@ -132,7 +132,8 @@ class Objective:
         """For each row of `inputs` one strength a candidate, larger is better, None where nothing can be said. An
         order's counterpart of `score`: candidates are the completions of one row at several points. Equal ones are not
         asked about. Raises ObjectiveError."""
-        rows, out = len(candidates), [None] * len(candidates)
+        rows = len(candidates)
+        out: list[list[float] | None] = [None] * rows
         unique = [sorted({str(c): c for c in row}.items()) for row in candidates]
         found: list[Any] = [[0.5] * len(u) if len(u) < 2 else Cache.UNKNOWN for u in unique]
         inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
@@ -412,9 +413,7 @@ def _shared(
         if dot:
             places = [i for i, s in enumerate(specs) if where in (str(i + 1), _word(s), _word(s).partition(":")[0])]
             if not places:
-                raise OptionError(
-                    f"--objective-arg {key}: no objective is named {where!r}", hint="its name, or 1, 2, …"
-                )
+                raise OptionError(f"--objective-arg {key}: no objective is named {where!r}", hint="a name, or 1, 2")
         else:
             option, places = key, [i for i, names in enumerate(known) if key in names]
             if not places and len(specs) > 1:
@@ -423,13 +422,10 @@ def _shared(
             places = places or [0]
         for i in places:
             out[i][option] = value
-    fitting = {
-        name: [i for i, names in enumerate(known) if name in names] for name in ("concurrency", "batch_size", "timeout")
-    }
-    for name, places in fitting.items():
-        value = getattr(calls, name)
-        for i in places if value is not None else ():
-            out[i].setdefault(name, value)
+    for option in ("concurrency", "batch_size", "timeout"):
+        for i, names in enumerate(known):
+            if option in names and getattr(calls, option) is not None:
+                out[i].setdefault(option, getattr(calls, option))
     return out
 
 

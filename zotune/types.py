@@ -27,7 +27,8 @@ class Score:
     """One evaluation of an objective over some rows.
 
     value: the scalar, in the objective's own direction; samples: one float (or None: not applicable) a row for
-    sample-level objectives, None for set-level ones; parts: (name, value) of each of several objectives that are summed.
+    sample-level objectives, None for set-level ones; parts: (name, value) of each objective in a
+    sum.
     """
 
     value: float
