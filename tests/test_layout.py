@@ -15,8 +15,9 @@ PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "keys"},
     {"host", "noise", "readers", "types"},
-    {"config", "presets", "recipe"},
-    {"state", "objectives", "program"},
+    {"config", "presets", "ratings", "recipe"},
+    {"calls", "state", "program"},
+    {"objectives"},
     {"kernels", "optimizers", "probing"},
     {"evaluation"},
     {"space"},
@@ -39,6 +40,7 @@ LAYERS = [
 ]
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
+    "calls",
     "keys",
     "errors",
     "hookspecs",
@@ -46,6 +48,7 @@ LIGHT = {
     "types",
     "config",
     "presets",
+    "ratings",
     "cli",
     "objectives",
     "optimizers",
