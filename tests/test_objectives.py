@@ -16,6 +16,9 @@ from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
 from zotune.testing import ObjectiveContract
 from zotune.types import Score
 
+EXAMPLES: dict[str, dict[str, Any]] = {"sklearn": {"metric": "balanced_accuracy"}}
+"""Options of those that need some, or that score label words only with them."""
+
 
 @pytest.mark.parametrize("name", host.default().names("objective"))
 class TestEveryInstalledObjective(ObjectiveContract):
@@ -25,10 +28,10 @@ class TestEveryInstalledObjective(ObjectiveContract):
 
     def objective(self) -> Callable[..., Any]:
         target = host.default().find("objective", self.name).load()
-        return target() if isinstance(target, type) else target
+        return target(**EXAMPLES.get(self.name, {})) if isinstance(target, type) else target
 
 
-@pytest.mark.parametrize("average", ["macro", "binary"])
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted", "binary"])
 def test_f1_equals_scikit_learn(average: str) -> None:
     from sklearn.metrics import f1_score
 

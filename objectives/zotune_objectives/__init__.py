@@ -21,8 +21,25 @@ def register_objectives(register: Register) -> None:
     register(
         "f1",
         f"{here}.f1:F1",
-        summary="F1 over the set: macro (default) or binary; higher is better",
+        summary="F1 over the set: macro (default), micro, weighted or binary; higher is better",
         paper="sklearn.metrics.f1_score",
+    )
+    register(
+        "mcc",
+        f"{here}.mcc:mcc",
+        summary="Matthews' correlation over the set, any number of classes; higher is better",
+        paper="sklearn.metrics.matthews_corrcoef",
+    )
+    register(
+        "perplexity",
+        f"{here}.perplexity:perplexity",
+        summary="exp of the mean cross-entropy of the right answers, over the set; lower is better",
+    )
+    register(
+        "sklearn",
+        f"{here}.scikit_learn:Sklearn",
+        summary="any metric of scikit-learn by name, over the set: sklearn:balanced_accuracy; losses are minimized",
+        paper="scikit-learn (arXiv:1201.0490)",
     )
     register(
         "token-f1",

@@ -1,0 +1,312 @@
+"""The objectives that ship: each against the official implementation, or worked by hand, with the odd cases."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from zotune import host, objectives
+from zotune.errors import ObjectiveError, OptionError
+
+
+def scored(name: str, options: dict[str, Any] | None = None, **inputs: Any) -> float:
+    rows = len(next(iter(inputs.values())))
+    return objectives.resolve(name, options or {}).score(rows, inputs).value
+
+
+def drawn(seed: int, classes: int, rows: int) -> tuple[list[int], list[int], torch.Tensor]:
+    rng = random.Random(seed)
+    gold = [rng.randrange(classes) for _ in range(rows)]
+    found = [rng.randrange(classes) for _ in range(rows)]
+    return gold, found, torch.tensor([[rng.gauss(0, 2) for _ in range(classes)] for _ in range(rows)])
+
+
+# -- perplexity --------------------------------------------------------------------------------------------------------
+
+
+def test_perplexity_of_an_even_choice_is_the_number_of_choices() -> None:
+    assert scored("perplexity", losses=[math.log(4), math.log(4)]) == pytest.approx(4)
+    assert scored("perplexity", losses=[math.log(2), None, math.log(8)]) == pytest.approx(4)
+    assert scored("perplexity", losses=[0.0]) == 1
+    assert objectives.resolve("perplexity", {}).direction == "minimize"
+
+
+@pytest.mark.parametrize(("losses", "said"), [([None, None], "no row has a right answer"), ([1e4], "OverflowError")])
+def test_perplexity_without_a_value_is_no_number(losses: list[float | None], said: str) -> None:
+    with pytest.raises(ObjectiveError, match=said):
+        scored("perplexity", losses=losses)
+
+
+# -- Matthews' correlation, F1 -----------------------------------------------------------------------------------------
+
+
+def test_mcc_equals_scikit_learn() -> None:
+    from sklearn.metrics import matthews_corrcoef
+
+    for trial in range(50):
+        gold, found, _ = drawn(trial, 2 + trial % 4, 2 + trial % 30)
+        assert scored("mcc", predictions=found, labels=gold) == pytest.approx(matthews_corrcoef(gold, found), abs=1e-12)
+
+
+def test_mcc_of_unknown_predictions() -> None:
+    assert scored("mcc", predictions=[0, 1, 0, 1], labels=[0, 1, 0, 1]) == 1
+    assert scored("mcc", predictions=[1, 0, 1, 0], labels=[0, 1, 0, 1]) == -1
+    # s = 4, c = 3, predicted 1, 2 times and one None, right 2 and 2: (12 − 6) / √((16 − 6)(16 − 8))
+    assert scored("mcc", predictions=[0, None, 1, 1], labels=[0, 0, 1, 1]) == pytest.approx(6 / math.sqrt(80))
+    assert scored("mcc", predictions=[0, 7, 1, 1], labels=[0, 0, 1, 1]) == pytest.approx(6 / math.sqrt(80))
+    assert scored("mcc", predictions=[None, None], labels=[0, 1]) == 0  # one class alone
+    assert scored("mcc", predictions=[0, 1, 1], labels=[0, 1, -1]) == 1  # a row without a right class
+    with pytest.raises(ObjectiveError, match="no row has a right class"):
+        scored("mcc", predictions=[0], labels=[-1])
+
+
+def test_averages_of_f1_with_an_unknown_prediction() -> None:
+    """Class 0: TP 1, FN 1, F1 2/3. Class 1: TP 2, F1 1."""
+    rows = {"predictions": [0, None, 1, 1], "labels": [0, 0, 1, 1]}
+    assert scored("f1", {"average": "macro"}, **rows) == pytest.approx(5 / 6)
+    assert scored("f1", {"average": "weighted"}, **rows) == pytest.approx(5 / 6)
+    assert scored("f1", {"average": "micro"}, **rows) == pytest.approx(6 / 7)
+    assert scored("f1", {"average": "weighted"}, predictions=[None], labels=[2]) == 0
+
+
+# -- scikit-learn ------------------------------------------------------------------------------------------------------
+
+
+def official(name: str, gold: list[int], found: list[int], logits: torch.Tensor) -> float:
+    """The number as one would write it with scikit-learn."""
+    from sklearn import metrics as m
+
+    p = logits.double().softmax(-1).numpy()
+    classes = list(range(p.shape[1]))
+    table: dict[str, Any] = {
+        "accuracy": lambda: m.accuracy_score(gold, found),
+        "balanced_accuracy": lambda: m.balanced_accuracy_score(gold, found),
+        "cohen_kappa": lambda: m.cohen_kappa_score(gold, found),
+        "matthews_corrcoef": lambda: m.matthews_corrcoef(gold, found),
+        "hamming_loss": lambda: m.hamming_loss(gold, found),
+        "zero_one_loss": lambda: m.zero_one_loss(gold, found),
+        "log_loss": lambda: m.log_loss(gold, p, labels=classes),
+        "d2_log_loss": lambda: m.d2_log_loss_score(gold, p, labels=classes),
+        "top_k_accuracy": lambda: m.top_k_accuracy_score(gold, p if len(classes) > 2 else p[:, 1], k=2, labels=classes),
+    }
+    for average in ("macro", "micro", "weighted"):
+        table[f"f1_{average}"] = lambda a=average: m.f1_score(gold, found, average=a, zero_division=0)
+        table[f"jaccard_{average}"] = lambda a=average: m.jaccard_score(gold, found, average=a, zero_division=0)
+        table[f"recall_{average}"] = lambda a=average: m.recall_score(gold, found, average=a, zero_division=0)
+        table[f"precision_{average}"] = lambda a=average: m.precision_score(gold, found, average=a, zero_division=0)
+        table[f"fbeta_{average}"] = lambda a=average: m.fbeta_score(gold, found, beta=1, average=a, zero_division=0)
+    if len(classes) == 2:
+        table |= {
+            "f1": lambda: m.f1_score(gold, found, zero_division=0),
+            "precision": lambda: m.precision_score(gold, found, zero_division=0),
+            "recall": lambda: m.recall_score(gold, found, zero_division=0),
+            "jaccard": lambda: m.jaccard_score(gold, found, zero_division=0),
+            "fbeta": lambda: m.fbeta_score(gold, found, beta=1, zero_division=0),
+            "roc_auc": lambda: m.roc_auc_score(gold, p[:, 1]),
+            "average_precision": lambda: m.average_precision_score(gold, p[:, 1]),
+            "brier_score_loss": lambda: m.brier_score_loss(gold, p[:, 1]),
+        }
+    else:
+        ovr = lambda average: m.roc_auc_score(gold, p, multi_class="ovr", average=average)  # noqa: E731
+        ovo = lambda average: m.roc_auc_score(gold, p, multi_class="ovo", average=average)  # noqa: E731
+        table |= {
+            "roc_auc": lambda: ovr("macro"),
+            "roc_auc_ovr": lambda: ovr("macro"),
+            "roc_auc_ovr_weighted": lambda: ovr("weighted"),
+            "roc_auc_ovo": lambda: ovo("macro"),
+            "roc_auc_ovo_weighted": lambda: ovo("weighted"),
+            "average_precision": lambda: m.average_precision_score(gold, p),
+            "brier_score_loss": lambda: m.brier_score_loss(gold, p, labels=classes),
+        }
+    if hasattr(m, "d2_brier_score"):
+        table["d2_brier"] = lambda: m.d2_brier_score(gold, p if len(classes) > 2 else p[:, 1], labels=classes)
+    return float(table[name]()) if name in table else math.nan
+
+
+def short_names() -> list[str]:
+    from zotune_objectives.scikit_learn import known
+
+    return sorted(known())
+
+
+@pytest.mark.parametrize("name", short_names())
+def test_metrics_by_name_equal_scikit_learn(name: str) -> None:
+    compared = 0
+    for trial, classes in enumerate((2, 3, 5, 2, 3)):
+        gold, found, logits = drawn(trial, classes, 60)
+        loss = name.removeprefix("neg_").replace("brier_score", "brier_score_loss") if "neg_" in name else name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # top 2 of 2 classes
+            expected = official(loss.replace("_loss_loss", "_loss"), gold, found, logits)
+        if math.isnan(expected):
+            continue
+        value = scored(f"sklearn:{name}", predictions=found, labels=gold, logits=logits)
+        assert value == pytest.approx(-expected if name.startswith("neg_") else expected, abs=1e-12)
+        compared += 1
+    assert compared >= 2, "nothing was compared"
+
+
+def test_every_scorer_of_classifications_is_known_and_no_other() -> None:
+    from sklearn.metrics import get_scorer_names
+
+    refused = set()
+    for name in get_scorer_names():
+        try:
+            objectives.resolve(f"sklearn:{name}", {})
+        except OptionError:
+            refused.add(name)
+    kept = set(get_scorer_names()) - refused
+    assert {"f1_macro", "balanced_accuracy", "neg_log_loss", "roc_auc", "neg_brier_score", "jaccard_weighted"} <= kept
+    regression = {"r2", "explained_variance", "neg_max_error", "d2_absolute_error_score"}
+    regression |= {n for n in refused if "mean_" in n or "median_" in n}
+    clustering = {"completeness_score", "fowlkes_mallows_score", "homogeneity_score", "v_measure_score", "rand_score"}
+    clustering |= {n for n in refused if "mutual_info" in n or "adjusted_rand" in n}
+    several_labels = {n for n in refused if n.endswith("_samples")}
+    ratios = {"positive_likelihood_ratio", "neg_negative_likelihood_ratio"}  # without a value on many small batches
+    assert refused == regression | clustering | several_labels | ratios
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("balanced_accuracy", "maximize"),
+        ("balanced-accuracy", "maximize"),
+        ("log_loss", "minimize"),
+        ("log", "minimize"),
+        ("zero_one_loss", "minimize"),
+        ("brier", "minimize"),
+        ("brier_score_loss", "minimize"),
+        ("neg_brier_score", "maximize"),
+        ("neg_log_loss", "maximize"),
+        ("roc_auc_score", "maximize"),
+        ("d2_log_loss_score", "maximize"),
+    ],
+)
+def test_the_better_direction_follows_from_the_name(metric: str, direction: str) -> None:
+    goal = objectives.resolve(f"sklearn:{metric}", {})
+    assert goal.direction == direction
+    assert goal.info.level == "set"
+    other = "minimize" if direction == "maximize" else "maximize"
+    assert objectives.resolve(f"sklearn:{metric}", {}, other).direction == other
+
+
+def test_only_probabilities_ask_for_logits() -> None:
+    """Who asks for logits is not smoothed."""
+    assert objectives.resolve("sklearn:f1_macro", {}).wants == {"predictions", "labels"}
+    assert objectives.resolve("sklearn:roc_auc", {}).wants == {"logits", "labels"}
+    assert objectives.resolve("sklearn:roc_auc", {}).required == {"logits", "labels"}
+    assert not objectives.resolve("sklearn:roc_auc", {}).open
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", 3 / 4),
+        ("balanced_accuracy", 3 / 4),
+        ("zero_one_loss", 1 / 4),
+        ("f1_macro", 5 / 6),
+        ("f1_micro", 6 / 7),
+        ("f1", 1.0),  # class 1
+        ("recall_macro", 3 / 4),
+        ("precision_macro", 1.0),  # the unknown one is nobody's false alarm
+        ("jaccard_macro", 3 / 4),
+        ("matthews_corrcoef", 6 / math.sqrt(80)),
+        ("cohen_kappa", (3 / 4 - 6 / 16) / (1 - 6 / 16)),  # by chance 1·2/16 + 2·2/16
+    ],
+)
+def test_an_unknown_prediction_is_wrong(metric: str, expected: float) -> None:
+    rows = {"predictions": [0, None, 1, 1], "labels": [0, 0, 1, 1]}
+    assert scored(f"sklearn:{metric}", **rows) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", [n for n in short_names() if "_loss" not in n and "d2" not in n and "auc" not in n])
+def test_all_predictions_may_be_unknown(name: str) -> None:
+    gold, _, logits = drawn(0, 2, 8)
+    assert math.isfinite(scored(f"sklearn:{name}", {"k": 1}, predictions=[None] * 8, labels=gold, logits=logits))
+
+
+def test_rows_without_a_right_class_are_left_out() -> None:
+    gold, found, logits = drawn(1, 3, 20)
+    for name in ("f1_macro", "accuracy", "cohen_kappa", "log_loss", "roc_auc"):
+        whole = scored(f"sklearn:{name}", predictions=found, labels=gold, logits=logits)
+        more = torch.cat([logits, torch.zeros(2, 3)])
+        assert whole == scored(f"sklearn:{name}", predictions=[*found, 0, None], labels=[*gold, -1, -1], logits=more)
+
+
+def test_classes_that_no_row_has() -> None:
+    """A batch may lack some: what is left is scored as scikit-learn scores it alone."""
+    from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
+
+    gold, found, logits = (
+        [0, 0, 2, 2],
+        [0, 2, 2, 2],
+        torch.tensor([[2.0, 0, 1], [0.5, 0, 0.6], [0, 1, 3], [0.6, 0, 0.1]]),
+    )
+    p = logits.double().softmax(-1).numpy()
+    each = [roc_auc_score([y == c for y in gold], p[:, c]) for c in (0, 2)]
+    assert scored("sklearn:roc_auc", logits=logits, labels=gold) == pytest.approx(sum(each) / 2)
+    assert scored("sklearn:log_loss", logits=logits, labels=gold) == pytest.approx(log_loss(gold, p, labels=[0, 1, 2]))
+    weighted = scored("sklearn:cohen_kappa", {"weights": "quadratic"}, predictions=found, labels=gold)
+    assert weighted == pytest.approx(cohen_kappa_score(gold, found, labels=[0, 1, 2], weights="quadratic"))
+    with pytest.raises(ObjectiveError, match="roc_auc has no value on these 2 rows"):
+        scored("sklearn:roc_auc", logits=logits[:2], labels=gold[:2])
+    assert scored("sklearn:brier", logits=torch.zeros(2, 2), labels=[0, 0]) == pytest.approx(0.25)
+
+
+def test_options_of_metrics() -> None:
+    from sklearn.metrics import fbeta_score, top_k_accuracy_score
+
+    gold, found, logits = drawn(3, 4, 40)
+    expected = fbeta_score(gold, found, beta=2, average="macro")
+    options = {"beta": "2", "average": "macro"}
+    assert scored("sklearn:fbeta", options, predictions=found, labels=gold) == pytest.approx(expected)
+    top = scored("sklearn:top_k_accuracy", {"k": 3}, logits=logits, labels=gold)
+    assert top == pytest.approx(top_k_accuracy_score(gold, logits.numpy(), k=3))
+    gold, found, _ = drawn(4, 2, 40)
+    zero = scored("sklearn:precision", {"positive": 0}, predictions=found, labels=gold)
+    assert zero == pytest.approx(sum(p == y == 0 for p, y in zip(found, gold, strict=True)) / found.count(0))
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "said"),
+    [
+        ("balanced_acuracy", {}, "did you mean 'balanced_accuracy'"),
+        ("r2", {}, "'r2' is no metric of classifications"),
+        ("adjusted_rand_score", {}, "no metric of classifications"),
+        ("mean_squared_error", {}, "no metric of classifications"),
+        ("", {}, "no metric of classifications"),
+        ("accuracy", {"average": "macro"}, "accuracy has no average 'macro'"),
+        ("roc_auc", {"average": "micro"}, "roc_auc has no average 'micro'"),
+        ("accuracy", {"weights": "linear"}, "takes no weights"),
+        ("fbeta", {"beta": 0}, "beta must be positive, got 0"),
+        ("top_k_accuracy", {"k": 0}, "k must be 1 or more, got 0"),
+    ],
+)
+def test_what_is_refused_when_it_is_made(metric: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        objectives.resolve(f"sklearn:{metric}", options)
+
+
+def test_what_is_refused_for_the_number_of_classes() -> None:
+    check = lambda metric, classes, **o: objectives.resolve(f"sklearn:{metric}", o).function.check(classes)  # noqa: E731
+    with pytest.raises(OptionError, match=r"f1 scores one class of two, not of 3 \(sklearn:f1_macro\)"):
+        check("f1", 3)
+    with pytest.raises(OptionError, match="positive must be a class index below 2, got 5"):
+        check("recall", 2, positive=5)
+    with pytest.raises(OptionError, match="k must be below the number of classes, 2, got 2"):
+        check("top_k_accuracy", 2)
+    check("f1", 2)
+    check("f1_macro", 7)
+    with pytest.raises(ObjectiveError, match="use sklearn:f1_macro"):
+        scored("sklearn:f1", predictions=[0, 1, 2], labels=[0, 1, 2])
+
+
+def test_the_metric_has_to_be_named() -> None:
+    with pytest.raises(OptionError, match="metric"):
+        objectives.resolve("sklearn", {})
+    assert host.default().find("objective", "sklearn").load().__name__ == "Sklearn"
