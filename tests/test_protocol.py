@@ -255,7 +255,7 @@ def test_a_partial_field_is_stored_where_its_mask_says_and_reads_as_nothing_else
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
-def ordered(order: Any) -> Oracle:
+def ordered(compare: Any) -> Oracle:
     space = Space(TinyNet(), 0)
 
     def collect(rows: Sequence[int]) -> float:
@@ -264,20 +264,30 @@ def ordered(order: Any) -> Oracle:
     def never(rows: Sequence[int]) -> Score:
         raise AssertionError("an order has no values")
 
-    return Oracle(space, never, Batches(24, 6, 0), "maximize", collect=collect, order=order)
+    return Oracle(space, never, Batches(24, 6, 0), "maximize", collect=collect, compare=compare)
 
 
 def test_an_order_is_asked_for_places_and_keeps_unranked_points() -> None:
-    oracle = ordered(lambda candidates: [None if c is max(candidates) else int(c < 0) for c in candidates])
+    oracle = ordered(lambda candidates: [None if c is max(candidates) else int(c >= 0) for c in candidates])
     theta = oracle._space.theta
     assert oracle.rank(theta + 1.0, theta - 10.0, theta - 11.0, theta + 0.5) == (None, 1, 1, 0)
     assert oracle.evaluations == 4
-    with pytest.raises(UsageError, match="an order, no values"):
+    with pytest.raises(UsageError, match="no values for one alone"):
         oracle(theta)
 
 
+def test_comparisons_serve_as_values_of_several_points() -> None:
+    oracle = ordered(lambda candidates: [float(c == max(candidates)) for c in candidates])
+    oracle._unit = 0.02
+    theta = oracle._space.theta
+    assert oracle(theta + 1.0, theta - 1.0) == (0.0, 0.02)  # g = ±1 at ε = 0.01
+    assert oracle(theta, theta) == (0.0, 0.0)
+    unknown = ordered(lambda candidates: [None for _ in candidates])
+    assert unknown(theta, theta + 1.0) == (0.5, 0.5)
+
+
 def test_a_candidate_that_fails_is_made_again() -> None:
-    oracle = ordered(lambda candidates: [0, 1])
+    oracle = ordered(lambda candidates: [1, 0])
     collect, calls = oracle._collect, []
 
     def failing(rows: Sequence[int]) -> Any:
@@ -291,10 +301,10 @@ def test_a_candidate_that_fails_is_made_again() -> None:
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize("answer", [[0], [0, -1], [0.5, 1], ["a", "b"]])
+@pytest.mark.parametrize("answer", [[0], [0, math.nan], ["a", "b"], [0, 1, 2]])
 def test_an_order_that_is_none_is_a_failed_score(answer: Any) -> None:
     oracle = ordered(lambda candidates: answer)
-    with pytest.raises(ObjectiveError, match="places"):
+    with pytest.raises(ObjectiveError, match="2 points gives 2 finite"):
         oracle.rank(oracle._space.theta, oracle._space.theta + 1.0)
 
 
@@ -309,7 +319,7 @@ def test_what_an_objective_cannot_give_is_refused_before_anything_is_loaded() ->
 
     with pytest.raises(UsageError, match="scores all rows together"):
         Tuner(TinyNet(), whole, PerSample())
-    with pytest.raises(UsageError, match="only says which candidate is better"):
+    with pytest.raises(UsageError, match="no values"):
         check_needs(Sphere(), wrap(human, "human"))
     check_needs(Ranked(), wrap(human, "human"))
     check_needs(PerSample(), wrap(lambda model: 0.0, "unknown"))

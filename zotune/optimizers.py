@@ -45,12 +45,12 @@ def check_needs(optimizer: Any, objective: Objective) -> None:
     """Refuse an optimizer that asks for what the objective cannot give. Raises UsageError."""
     needs = getattr(optimizer, "needs", "values")
     name, info = type(optimizer).__name__, objective.info
-    if needs not in ("values", "order", "per_sample"):
-        raise UsageError(f"{name}: needs must be values, order or per_sample, got {needs!r}")
-    if info.gives == "order" and needs != "order":
+    if needs not in ("values", "comparisons", "order", "per_sample"):
+        raise UsageError(f"{name}: needs must be values, comparisons, order or per_sample, got {needs!r}")
+    if info.gives == "order" and needs not in ("comparisons", "order"):
         raise UsageError(
-            f"{name} needs values, but objective {objective.name!r} only says which candidate is better",
-            hint="choose an optimizer that needs an order",
+            f"{name} needs values of single points, but objective {objective.name!r} compares and has no values",
+            hint="rank-sgd, or one of the two-point optimizers such as mezo",
         )
     if needs == "per_sample" and info.level == "set":
         raise UsageError(

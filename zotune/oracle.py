@@ -201,8 +201,9 @@ class Oracle:
 
     evaluations: batches evaluated so far, all points counted; `forwards` of a run. retries: further tries of a failing
     evaluation before the step is given up. passes: how many forward passes of the model an evaluation of so many rows
-    makes, or None where that is not known. order: for an objective that gives no values, the places (0 the best) of
-    what `collect` gave at several points.
+    makes, or None where that is not known. compare: for an objective that gives an order and no values, the strength
+    (larger is better; None: unranked) of what `collect` gave at each of several points; unit: what a whole lost
+    comparison is worth as a difference of values, 2ε so that a two-point estimate is within ±1.
     """
 
     def __init__(
@@ -214,13 +215,14 @@ class Oracle:
         retries: int = 1,
         passes: Callable[[int], int | None] = lambda rows: None,
         collect: Callable[[Sequence[int]], Any] | None = None,
-        order: Callable[[Sequence[Any]], Sequence[int | None]] | None = None,
+        compare: Callable[[Sequence[Any]], Sequence[float | None]] | None = None,
+        unit: float = 1.0,
     ) -> None:
         self.evaluations = 0
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
-        self._collect, self._order = collect or evaluate, order
+        self._collect, self._compare, self._unit = collect or evaluate, compare, unit
         self._tape, self._own = Tape(), batches.at(0)
 
     def begin(self, tape: Tape, step: int) -> None:
@@ -237,17 +239,18 @@ class Oracle:
         """The value of each point on `batch` (the step's own unless said otherwise).
 
         per_sample=True gives a tuple of one float a row (None: not applicable) for each point instead; the objective
-        must be sample-level. Raises ObjectiveError when an evaluation failed and its retries too; the weights are as
-        they were.
+        must be sample-level. An objective that gives an order has values for several points alone: the share of
+        comparisons that each lost among them, in units of `unit`. Raises ObjectiveError when an evaluation failed and
+        its retries too; the weights are as they were.
         """
-        if self._order is not None:
-            raise UsageError("this objective gives an order, no values; the optimizer must ask for ranks")
+        if self._compare is not None and (per_sample or len(points) < 2):
+            raise UsageError("this objective gives an order: it compares points, and has no values for one alone")
         batch = batch or self._own
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
             taken = self._tape.take("samples", lambda: [self._samples(p, batch) for p in points])
             return tuple(tuple(None if v is None else float(v) for v in row) for row in taken)
-        taken = self._tape.take("values", lambda: [self._value(p, batch) for p in points])
+        taken = self._tape.take("values", lambda: self._values(points, batch))
         return tuple(float(v) for v in taken)
 
     def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
@@ -259,13 +262,31 @@ class Oracle:
         self.evaluations += len(points) * self._batches.cost(batch)
 
         def order() -> list[int | None]:
-            if self._order is None:
-                values = [self._value(p, batch) for p in points]
-                return [sum(other < v for other in values) for v in values]
-            candidates = [self._at(p, batch, self._collect) for p in points]
-            return _places(self._order(candidates), len(points))
+            if self._compare is None:
+                values: Sequence[float | None] = self._values(points, batch)
+            else:
+                values = [None if x is None else -x for x in self._strengths(points, batch)]
+            known = [v for v in values if v is not None]
+            return [None if v is None else sum(other < v for other in known) for v in values]
 
         return tuple(self._tape.take("ranks", order))
+
+    def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
+        if self._compare is None:
+            return [self._value(p, batch) for p in points]
+        return [self._unit * (0.5 if x is None else 1.0 - x) for x in self._strengths(points, batch)]
+
+    def _strengths(self, points: Sequence[Recipe], batch: Batch) -> list[float | None]:
+        """What comparing the points says of each; a failing comparison is made again, with the same candidates."""
+        assert self._compare is not None
+        candidates = [self._at(p, batch, self._collect) for p in points]
+        for attempt in range(self._retries + 1):
+            try:
+                return _checked(self._compare(candidates), len(points))
+            except ObjectiveError:
+                if attempt == self._retries:
+                    raise
+        raise AssertionError("unreachable")
 
     def _at(self, point: Recipe, batch: Batch, ask: Callable[[Sequence[int]], T]) -> T:
         """What `ask` says of these rows at a point; a failing one is asked again."""
@@ -294,12 +315,12 @@ class Oracle:
         return [None if s is None else self._sign * s for s in samples]
 
 
-def _places(found: Sequence[Any], points: int) -> list[int | None]:
-    """An order as it was answered, checked: one place for each point, counted from the best."""
-    if len(found) != points or not all(x is None or (isinstance(x, int) and x >= 0) for x in found):
-        raise ObjectiveError(f"an order of {points} points is {points} places (0 the best) or Nones, got {found!r}")
-    known = [x for x in found if x is not None]
-    return [None if x is None else sum(y < x for y in known) for x in found]
+def _checked(found: Sequence[Any], points: int) -> list[float | None]:
+    """Strengths as they were answered: a finite number, or None, for each point."""
+    right = all(x is None or (isinstance(x, int | float) and math.isfinite(x)) for x in found)
+    if len(found) != points or not right:
+        raise ObjectiveError(f"comparing {points} points gives {points} finite strengths or Nones, got {found!r}")
+    return [None if x is None else float(x) for x in found]
 
 
 __all__ = ["At", "Batch", "Batches", "Evaluate", "Oracle"]

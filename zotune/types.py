@@ -49,9 +49,9 @@ class Optimizer(Protocol):
 
     Optional attributes: `forwards` (evaluations of one batch at one point that a step costs) or, where steps differ, a
     method `cost(theta, at)` that says it of the step to come; and `fields` (extra memory in multiples of the tuned
-    weights): all are checked by the contract tests; `needs`: "values" (the default),
-    "per_sample" where it asks for one value a row, "order" where ranks are enough. What the objective cannot give is
-    refused before anything is loaded.
+    weights): all are checked by the contract tests; `needs`: "values" (the default), "comparisons" where several points
+    are asked for at once and their differences alone count, "order" where ranks are enough, "per_sample" where it asks
+    for one value a row. What the objective cannot give is refused before anything is loaded.
     """
 
     def init(self, theta: Any) -> Any: ...

@@ -113,6 +113,14 @@ def register_optimizers(register: Register) -> None:
         memory="none",
     )
     register(
+        "rank-sgd",
+        f"{here}.rank_sgd:RankSGD",
+        summary="steps along differences of ordered points; for rankings, judges and people, and for noisy metrics",
+        paper="Tang et al. 2024, Zeroth-Order Optimization Meets Human Feedback, arXiv:2303.03751",
+        forwards="points; with a line search points + lines + 1",
+        memory="none",
+    )
+    register(
         "random-search",
         f"{here}.random_search:RandomSearch",
         summary="best of N perturbations and the incumbent, on one batch: the baseline to beat",

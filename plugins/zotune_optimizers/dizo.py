@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zotune.recipe import only
 from zotune_optimizers.parts import at_least, decay, positive, require, slope
@@ -46,6 +46,8 @@ class DiZO:
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget; linear for OPT and Llama
 
     fields = 1
+
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("dizo", lr=self.lr, eps=self.eps, gamma_lr=self.gamma_lr, gamma_eps=self.gamma_eps)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zotune.recipe import weighted_sum
 from zotune_optimizers.parts import at_least, check_decay, decay, layer_groups, positive, shrunk, slope
@@ -41,6 +41,8 @@ class MeZO:
     norms: Literal["parameter", "gradient"] = "parameter"  # d: norms of weights, or estimated norms of gradients
     refresh: Literal["once", "epoch"] = "once"  # when d is made
     samples: int = 1  # directions for each gradient norm
+
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("mezo", lr=self.lr, eps=self.eps)

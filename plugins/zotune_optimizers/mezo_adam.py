@@ -38,6 +38,7 @@ class MeZOMomentum:
 
     name: ClassVar[str] = "mezo-momentum"
     kept: ClassVar[int] = 1
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive(self.name, lr=self.lr, eps=self.eps)

@@ -11,7 +11,7 @@ Differs from the paper: nothing; W is ours. The incumbent keeps ties.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from zotune_optimizers.parts import at_least, positive
 
@@ -20,6 +20,8 @@ from zotune_optimizers.parts import at_least, positive
 class RandomSearch:
     sigma: float = 0.01  # σ: size of a perturbation, in units of each tensor's RMS
     n: int = 5  # N: candidates a step
+
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("random-search", sigma=self.sigma)

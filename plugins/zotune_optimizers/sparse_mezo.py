@@ -18,7 +18,7 @@ norm layers stay dense, on which the paper is silent (`dense`). R-MeZO's mask co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zotune.recipe import only, where
 from zotune_optimizers.parts import decay, positive, require, share, slope
@@ -37,6 +37,8 @@ class SparseMeZO:
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
     forwards = 2
+
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("sparse-mezo", lr=self.lr, eps=self.eps)

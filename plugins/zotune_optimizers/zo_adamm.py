@@ -19,7 +19,7 @@ ZO-AdaMU does with its own, the same d in probe and step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zotune.recipe import maximum, sqrt
 from zotune_optimizers.parts import ZERO, check_decay, decay, positive, share, shrunk, slope
@@ -38,6 +38,8 @@ class ZOAdaMM:
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
     forwards = 2
+
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("zo-adamm", lr=self.lr, eps=self.eps, sigma=self.sigma)

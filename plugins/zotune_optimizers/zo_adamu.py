@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zotune.recipe import sign, sqrt
 from zotune_optimizers.parts import ZERO, decay, positive, require, slope
@@ -43,6 +43,8 @@ class ZOAdaMU:
 
     forwards = 2
     fields = 1
+
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("zo-adamu", lr=self.lr, eps=self.eps, sigma=self.sigma)

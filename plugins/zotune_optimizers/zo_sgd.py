@@ -29,6 +29,7 @@ class ZOSign:
 
     name: ClassVar[str] = "zo-sign"
     forwards: ClassVar[int] = 2
+    needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive(self.name, lr=self.lr, eps=self.eps)
