@@ -53,3 +53,18 @@ def register_objectives(register: Register) -> None:
         summary="share of answers that equal a right one, as SQuAD compares; higher is better, one score a row",
         paper="SQuAD (arXiv:1606.05250)",
     )
+    register(
+        "exec",
+        f"{here}.exec_:Exec",
+        summary="a program of yours, exec:./score.sh: a line of JSON a row in, a score a line out",
+    )
+    register(
+        "http",
+        f"{here}.http:Http",
+        summary="a server of yours, http://host:port/path: JSON in and out, also that of known reward servers",
+    )
+    register(
+        "https",
+        f"{here}.http:Https",
+        summary="the same over TLS",
+    )
