@@ -1,0 +1,345 @@
+"""The page's server: who is let in, what is refused, and that the store is served."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import stat
+import sys
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zotune import rating_page
+from zotune.errors import OptionError, RunFolderError
+from zotune.rating_page import LARGEST_BODY, Server, serve
+from zotune.ratings import DONE, FILE, Question, Ratings
+
+NASTY = ("<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>&amp;\u2028\x00\ud800")
+
+
+class Reply:
+    def __init__(self, found: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = found.status, found.headers, found.read()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Ratings]:
+    with Ratings(tmp_path) as ratings:
+        yield ratings
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serve(tmp_path) as page:
+        yield page
+
+
+def ask(server: Server, method: str, path: str, body: bytes | None = None, **headers: str | None) -> Reply:
+    """One request; `path` beginning with / is taken as it is, else it is beside the page. Headers given as None are
+    left out."""
+    whole = path if path.startswith("/") else f"/{server.token}/{path}"
+    said: dict[str, str | None] = {"Host": f"127.0.0.1:{server.port}"}
+    if body is not None:
+        said |= {"Origin": f"http://127.0.0.1:{server.port}", "Content-Type": "application/json"}
+        said |= {"Content-Length": str(len(body))}
+    said |= {name.replace("_", "-"): value for name, value in headers.items()}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as line:
+        line.putrequest(method, whole, skip_host=True, skip_accept_encoding=True)
+        for name, value in said.items():
+            if value is not None:
+                line.putheader(name, value)
+        line.endheaders(body)
+        return Reply(line.getresponse())
+
+
+def post(server: Server, path: str, value: Any) -> Reply:
+    return ask(server, "POST", path, json.dumps(value).encode())
+
+
+def test_questions_and_answers(server: Server, store: Ratings) -> None:
+    store.plan(2)
+    store.ask([Question("a", "p", ("x", "y")), Question("b", "q", ("x", "y", "z"))])
+    first = ask(server, "GET", "next").json()
+    assert first["question"]["prompt"] == "p"
+    assert set(first["question"]) == {"id", "prompt", "answers"}, "nothing that tells which answer is which"
+    place = first["question"]["answers"].index("y") + 1
+    second = post(server, "answer", {"id": first["question"]["id"], "verdict": str(place)}).json()
+    assert second["taken"] is True
+    assert second["question"]["prompt"] == "q"
+    assert second["progress"]["answered"] == 1
+    assert store.scores(["a"]) == {"a": (0.0, 1.0)}
+    again = post(server, "answer", {"id": first["question"]["id"], "verdict": "tie"}).json()
+    assert again["taken"] is False
+    assert again["question"] == second["question"]
+    assert store.scores(["a"]) == {"a": (0.0, 1.0)}
+    undone = post(server, "undo", {}).json()
+    assert (undone["undo"], undone["question"]["prompt"]) == ("undone", "p")
+    post(server, "answer", {"id": undone["question"]["id"], "verdict": "skip"})
+    store.use(["a"])
+    assert post(server, "undo", {}).json()["undo"] == "used"
+    last = post(server, "answer", {"id": second["question"]["id"], "verdict": "3"}).json()
+    assert last["question"] is None
+    assert not last["progress"]["done"]
+    store.state(DONE)
+    assert ask(server, "GET", "next").json()["progress"]["done"]
+
+
+def test_the_page_waits_for_a_store_and_makes_none(tmp_path: Path) -> None:
+    with serve(tmp_path) as server:
+        assert ask(server, "GET", "next").json() == {"question": None, "progress": None}
+        assert post(server, "undo", {}).json()["undo"] == "nothing"
+        assert post(server, "answer", {"id": 1, "verdict": "1"}).json()["taken"] is False
+        assert not list(tmp_path.iterdir())
+        with Ratings(tmp_path) as store:
+            store.ask([Question("a", "p", ("x", "y"))])
+            assert ask(server, "GET", "next").json()["question"]["prompt"] == "p"
+
+
+def test_text_is_data(server: Server, store: Ratings) -> None:
+    store.ask([Question("a", NASTY[0], (NASTY[1], NASTY[0]))])
+    reply = ask(server, "GET", "next")
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.json()["question"]["prompt"] == NASTY[0]
+    assert sorted(reply.json()["question"]["answers"]) == sorted([NASTY[1], NASTY[0]])
+    assert b"alert" not in ask(server, "GET", "").body, "the page itself holds no text of a question"
+
+
+def test_the_page_sets_text_only_as_text() -> None:
+    code = (Path(rating_page.__file__).parent / "embedded/rate/rate.js").read_text()
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+        "Function(",
+        "srcdoc",
+        "DOMParser",
+    ):
+        assert way not in code
+    page = (Path(rating_page.__file__).parent / "embedded/rate/page.html").read_text()
+    assert not re.search(r"\son\w+=|style=|javascript:|https?://|<script>|<style", page)
+    style = (Path(rating_page.__file__).parent / "embedded/rate/rate.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+@pytest.mark.parametrize("path", ["", "rate.js", "rate.css", "icon.svg", "next"])
+def test_headers(server: Server, path: str) -> None:
+    reply = ask(server, "GET", path)
+    assert reply.status == 200
+    policy = dict(part.split(" ", 1) for part in reply.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert "unsafe" not in str(policy)
+    assert "*" not in str(policy)
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["X-Frame-Options"] == "DENY"
+    assert reply.headers["Referrer-Policy"] == "no-referrer"
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["Server"] == "zotune"
+    assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/next", "/favicon.ico", "/{token}", "/{token}x/", "//{token}/", "/{token}/x", "/{token}/../next",
+     "/{token}/page.html", "/{token}/%2e%2e/errors.py", "/{token}/../../rating_page.py", "/{token}//", "/é/", "*"],
+)  # fmt: skip
+def test_no_such_path(server: Server, path: str) -> None:
+    path = path.format(token=server.token)
+    with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
+        line.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        reply = line.makefile("rb").read()
+    if path.startswith("//"):
+        assert reply.startswith(b"HTTP/1.0 200"), "the library reads // at the start as /"
+        return
+    assert reply.startswith(b"HTTP/1.0 404")
+    assert server.token.encode() not in reply
+
+
+def test_every_server_has_its_own_token(tmp_path: Path) -> None:
+    with serve(tmp_path) as one, serve(tmp_path) as two:
+        assert one.token != two.token
+        assert len(one.token) >= 32
+        assert ask(one, "GET", f"/{two.token}/").status == 404
+        for token in (one.token[:-1], one.token + "A", one.token.swapcase()):
+            assert ask(one, "GET", f"/{token}/next").status == 404
+            assert ask(one, "POST", f"/{token}/undo", b"{}").status == 404
+
+
+@pytest.mark.parametrize(
+    "host", [None, "", "evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}"]
+)
+def test_other_names_for_this_computer_are_refused(server: Server, host: str | None) -> None:
+    said = host and host.format(port=server.port)
+    assert ask(server, "GET", "", Host=said).status == 403
+    assert ask(server, "GET", "next", Host=said).status == 403
+
+
+def test_localhost_is_this_computer(server: Server) -> None:
+    host = f"localhost:{server.port}"
+    assert ask(server, "GET", "", Host=host).status == 200
+    assert ask(server, "POST", "undo", b"{}", Host=host, Origin=f"http://{host}").status == 200
+    assert ask(server, "POST", "undo", b"{}", Host=host).status == 403, "of one page under two names, one posts"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": None},
+        {"Origin": "null"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "https://127.0.0.1:{port}"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Sec_Fetch_Site": "none"},
+    ],
+)
+def test_other_pages_post_nothing(server: Server, store: Ratings, headers: dict[str, str | None]) -> None:
+    store.ask([Question("a", "p", ("x", "y"))])
+    body = json.dumps({"id": 1, "verdict": "1"}).encode()
+    said = {k: v and v.format(port=server.port) for k, v in headers.items()}
+    assert ask(server, "POST", "answer", body, **said).status == 403
+    assert store.waiting(["a"]) == 1
+    assert ask(server, "POST", "answer", body, Sec_Fetch_Site="same-origin").json()["taken"]
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"])
+def test_methods(server: Server, method: str) -> None:
+    for path in ("", "rate.js", "next", "answer", "undo"):
+        reply = ask(server, method, path)
+        assert reply.status == 405
+        assert reply.headers["Allow"] == ("POST" if path in ("answer", "undo") else "GET")
+    assert ask(server, method, "/").status == 404
+
+
+def test_get_and_post_are_not_the_same(server: Server) -> None:
+    assert ask(server, "GET", "answer").status == 405
+    assert ask(server, "GET", "undo").status == 405
+    assert ask(server, "POST", "next", b"{}").status == 405
+    assert ask(server, "POST", "", b"{}").status == 405
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b"[" * LARGEST_BODY, b'{"id": 1}', b'{"verdict": "1"}',
+     b'{"id": "1", "verdict": "1"}', b'{"id": true, "verdict": "1"}', b'{"id": 1.0, "verdict": "1"}',
+     b'{"id": -1, "verdict": "1"}', b'{"id": 99999999999999999999, "verdict": "1"}', b'{"id": 1, "verdict": 1}',
+     b'{"id": 1, "verdict": null}', b'{"id": 1, "verdict": "3"}', b'{"id": 1, "verdict": "good"}',
+     b'{"id": ' + b"9" * 4000 + b', "verdict": "1"}', b'{"id": NaN, "verdict": "1"}'],
+)  # fmt: skip
+def test_malformed_bodies(server: Server, store: Ratings, body: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    store.ask([Question("a", "p", ("x", "y"))])
+    reply = ask(server, "POST", "answer", body)
+    assert reply.status == 400
+    assert b"Traceback" not in reply.body
+    assert capfd.readouterr().err == ""
+    assert store.waiting(["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content_Length": None}, 411),
+        ({"Content_Length": "-1"}, 411),
+        ({"Content_Length": "1e3"}, 411),
+        ({"Content_Length": "²"}, 411),
+        ({"Transfer_Encoding": "chunked"}, 411),
+        ({"Content_Length": str(LARGEST_BODY + 1)}, 413),
+        ({"Content_Length": "9" * 4000}, 413),
+        ({"Content_Type": None}, 415),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_bodies_of_the_wrong_kind_or_size(server: Server, headers: dict[str, str | None], status: int) -> None:
+    encoded = {k: v.encode().decode("latin-1") if v else v for k, v in headers.items()}
+    assert ask(server, "POST", "undo", b"{}", **encoded).status == status
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET /" + b"a" * 70000 + b" HTTP/1.0\r\n\r\n",
+    ],
+)
+def test_what_is_no_request(server: Server, raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
+        line.sendall(raw)
+        line.shutdown(socket.SHUT_WR)
+        reply = b""
+        with contextlib.suppress(ConnectionError):
+            reply = line.makefile("rb").read()
+    assert b"Traceback" not in reply
+    assert b"200 OK" not in reply
+    assert ask(server, "GET", "").status == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_browser_that_hangs_up_is_no_news(server: Server, store: Ratings, capfd: pytest.CaptureFixture[str]) -> None:
+    store.ask([Question("a", "p" * 10**6, ("x" * 10**6, "y"))])
+    for _ in range(3):
+        with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            line.sendall(f"GET /{server.token}/next HTTP/1.0\r\nHost: localhost:{server.port}\r\n\r\n".encode())
+    assert ask(server, "GET", "next").json()["question"]["prompt"] == "p" * 10**6
+    assert capfd.readouterr().err == ""
+
+
+def test_only_this_computer_is_listened_to(server: Server) -> None:
+    assert server._http.socket.getsockname()[0] == "127.0.0.1"
+    assert server.address.startswith(f"http://127.0.0.1:{server.port}/")
+    outside = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for address in {a for a in outside if not a.startswith("127.")} | {"127.0.0.2"}:
+        with pytest.raises(OSError), contextlib.closing(socket.create_connection((address, server.port), 2)):
+            pass
+
+
+def test_a_store_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("not a database, but long enough to look at " * 40)
+    with serve(tmp_path) as server:
+        reply = ask(server, "GET", "next")
+    assert reply.status == 503
+    assert b"cannot be opened" in reply.body
+
+
+def test_a_port_in_use_and_a_folder_that_is_not(server: Server, tmp_path: Path) -> None:
+    for port in (server.port, 70000, -1):
+        with pytest.raises(OptionError, match=f"port {port} cannot be used"):
+            serve(tmp_path, port)
+    with pytest.raises(RunFolderError, match="does not exist"):
+        serve(tmp_path / "none")
+    with pytest.raises(RunFolderError, match="does not exist"):
+        serve(Path(__file__))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes")
+def test_the_browser_is_told_by_a_file_that_no_other_user_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    with serve(tmp_path, open_browser=True) as server:
+        (file,) = tmp_path.iterdir()
+        assert opened == [file.as_uri()]
+        assert server.token not in opened[0]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert server.address in file.read_text()
+    assert not list(tmp_path.iterdir())
