@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import warnings
 from typing import Any
 
@@ -310,3 +311,320 @@ def test_the_metric_has_to_be_named() -> None:
     with pytest.raises(OptionError, match="metric"):
         objectives.resolve("sklearn", {})
     assert host.default().find("objective", "sklearn").load().__name__ == "Sklearn"
+
+
+# -- SQuAD, DROP -------------------------------------------------------------------------------------------------------
+
+
+def samples(name: str, completions: list[Any], references: list[Any], **options: Any) -> list[float | None]:
+    inputs = {"completions": completions, "references": references}
+    found = objectives.resolve(name, options).score(len(completions), inputs).samples
+    assert found is not None
+    return list(found)
+
+
+CHAT = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "in Paris"}]
+
+
+@pytest.mark.parametrize("name", ["token-f1", "exact-match", "drop-f1", "drop-em", "rouge1", "rougeL", "bleu", "chrf"])
+def test_conversations_are_scored_by_their_last_message(name: str) -> None:
+    options = {"effective_order": True} if name == "bleu" else {}
+    texts = scored(name, options, completions=["in Paris", "Rome"], references=["in Paris", "Rome now"])
+    chats = [CHAT, [{"role": "assistant", "content": "Rome"}]]
+    assert scored(name, options, completions=chats, references=["in Paris", "Rome now"]) == texts > 0
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "f1", "exact"),
+    [
+        ("7", "7.0", 1.0, 1.0),  # numbers are floats
+        ("1,000", "1000", 1.0, 1.0),  # and so is what is one without punctuation
+        ("5%", "5", 1.0, 1.0),
+        ("-5", "5", 1.0, 1.0),  # a hyphen parts tokens
+        ("12-yard", "12 yard", 1.0, 1.0),
+        ("The Field-Goal!", "field goal", 1.0, 1.0),
+        ("8 yards", "9 yards", 0.0, 0.0),  # the right one has numbers, and they share none
+        ("9 metres", "9 yards", 0.5, 0.0),
+        ("9 yards", "yards", 0.67, 0.0),  # 2·(1/2)·1 / (3/2), to hundredths
+        ("yards", "9 yards", 0.0, 0.0),
+        ("go go go", "go", 1.0, 0.0),  # spans are sets of tokens, and exact by words
+        ("", "Paris", 0.0, 0.0),
+        ("the", "", None, None),  # an empty right answer is none
+        ("", "the", 1.0, 1.0),  # nothing is left of it
+        ("", "!", 1.0, 1.0),
+        ("北京 7", "北京 7.0", 1.0, 1.0),
+        ("👍", "👍", 1.0, 1.0),
+        ("Rome", ["Paris", "Rome"], 1.0, 1.0),
+        ("x", None, None, None),
+        ("x", [], None, None),
+    ],
+)
+def test_answers_as_drop_scores_them(found: str, right: Any, f1: float | None, exact: float | None) -> None:
+    assert samples("drop-f1", [found, "x"], [right, "x"]) == [f1, 1.0]
+    assert samples("drop-em", [found, "x"], [right, "x"]) == [exact, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "f1", "exact"),
+    [
+        ("Brady; Moss", ["Moss", "Brady"], 1.0, 1.0),  # in any order
+        ("Brady", ["Moss", "Brady"], 0.5, 0.0),  # one of two
+        ("Brady; Moss; Welker", ["Moss", "Brady"], 0.67, 0.0),
+        ("Brady; Brady", ["Brady"], 0.5, 0.0),  # as often
+        ("Tom Brady; Tom Jones", ["Tom Jones", "Brady"], 0.83, 0.0),  # (1 + 2/3) / 2: Jones to Jones
+        ("a b; a c", ["c x", "b"], 0.83, 0.0),
+    ],
+)
+def test_several_spans_are_paired_at_their_best(found: str, right: list[str], f1: float, exact: float) -> None:
+    options = {"separator": "; ", "spans": "all"}
+    assert samples("drop-f1", [found], [right], **options) == [f1]
+    assert samples("drop-em", [found], [right], **options) == [exact]
+    assert samples("drop-f1", [found], ["; ".join(right)], separator="; ") == [f1]
+    assert samples("drop-f1", [found], [["nothing", right]], separator="; ") == [f1]  # one of two answers is a list
+
+
+def test_pairing_is_the_best_of_all_pairings() -> None:
+    import itertools
+
+    from zotune_objectives.drop import f1_of, normal, overlap
+
+    rng = random.Random(5)
+    for _ in range(60):
+        spans = [" ".join(rng.choices(["red", "blue", "green", "7", "9"], k=2)) for _ in range(8)]
+        found, right = spans[: rng.randint(1, 4)], spans[4 : rng.randint(5, 8)]
+        most = max(len(found), len(right))
+        padded = [*found, *[None] * (most - len(found))]
+        best = max(
+            sum(overlap(normal(a), normal(b)) for a, b in zip(some, right, strict=False) if a is not None)
+            for some in itertools.permutations(padded)
+        )
+        assert f1_of(found, right) == pytest.approx(best / most, abs=0.0051)
+
+
+# -- ROUGE -------------------------------------------------------------------------------------------------------------
+
+ENGLISH = [
+    ("The quick brown fox jumps over the lazy dog.", "The quick brown dog jumps on the log."),
+    ("Running runners ran; he's 3rd (of 12)!", "The runner runs, he is 3rd of twelve_ones"),
+    ("one line\nand another line", "another line\n\nand one line more"),
+    ("same", "same"),
+    ("", "nothing"),
+    ("...", "nothing"),
+    ("snake_case-word", "snake case word"),
+]
+
+
+@pytest.mark.parametrize("stemmer", [False, True])
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
+def test_rouge_of_english_equals_the_official_package(name: str, stemmer: bool) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    official = RougeScorer([name], use_stemmer=stemmer)
+    found = samples(name, [c for c, _ in ENGLISH], [r for _, r in ENGLISH], stemmer=stemmer)
+    assert found == [official.score(r, c)[name].fmeasure for c, r in ENGLISH]
+    assert max(x for x in found if x is not None) > 0
+    several = [["no such words here", "the dog jumps on a log"]]
+    best = max(official.score(r, ENGLISH[0][0])[name].fmeasure for r in several[0])
+    assert samples(name, [ENGLISH[0][0]], several, stemmer=stemmer) == [best]
+
+
+def test_words_of_ascii_text_are_the_official_ones() -> None:
+    import string
+
+    from rouge_score.tokenizers import DefaultTokenizer
+    from zotune_objectives.rouge import Tokenizer
+
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(rng.choices(string.printable + "eeeaaassing   ", k=60))
+        for stemmer in (False, True):
+            assert Tokenizer(stemmer).tokenize(text) == DefaultTokenizer(stemmer).tokenize(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("我爱北京。", ["我", "爱", "北", "京"]),
+        ("東京タワーは333m", ["東", "京", "タ", "ワ", "ー", "は", "333m"]),
+        ("Привет, Мир!", ["привет", "мир"]),
+        ("Caf\u0065\u0301 na\u00efve", ["café", "naïve"]),  # an accent of its own, or not
+        ("हिन्दी में", ["हिन्दी", "में"]),  # vowel signs do not part words
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("ที่นี่", ["ที่", "นี่"]),  # a character with its vowel and tone
+        ("yes👍👍🏽 no", ["yes", "👍", "👍🏽", "no"]),
+        ("👩\u200d👩\u200d👧❤\ufe0f", ["👩\u200d👩\u200d👧", "❤"]),
+        ("🇫🇷🇩🇪", ["🇫🇷", "🇩🇪"]),
+        ("don’t stop—now… snake_case", ["don", "t", "stop", "now", "snake", "case"]),
+        ("\u0301 \u200d", []),
+        ("", []),
+    ],
+)
+def test_words_of_other_scripts(text: str, words: list[str]) -> None:
+    from zotune_objectives import rouge
+
+    assert rouge.words(text) == words
+
+
+@pytest.mark.parametrize("text", ["我爱北京", "すしが好き", "Привет мир", "👍🎉 👍", "ฉันรักคุณ"])
+def test_rouge_of_any_script_against_itself_is_one(text: str) -> None:
+    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+        assert samples(name, [text, text, ""], [text, "none of these", text]) == [1.0, 0.0, 0.0]
+
+
+def test_rouge_by_hand_in_chinese() -> None:
+    """我爱北京 and 我在北京: three of four characters, one of three pairs (北京), a subsequence of three."""
+    assert samples("rouge1", ["我爱北京"], ["我在北京"]) == [pytest.approx(3 / 4)]
+    assert samples("rouge2", ["我爱北京"], ["我在北京"]) == [pytest.approx(1 / 3)]
+    assert samples("rougeL", ["我爱北京"], ["我在北京"]) == [pytest.approx(3 / 4)]
+    assert samples("rougeL", ["x", "x"], [None, "x"]) == [None, 1.0]
+
+
+# -- BLEU, chrF --------------------------------------------------------------------------------------------------------
+
+SAID = ["the cat sat on the mat today", "a dog ran in the big park", "hello there my old friend"]
+RIGHT = ["the cat sat on a mat today", "the dog ran in the big green park", "hello there my dear old friend"]
+
+
+@pytest.mark.parametrize("options", [{}, {"lowercase": True}, {"tokenizer": "char"}, {"effective_order": True}])
+def test_bleu_equals_sacrebleu(options: dict[str, Any]) -> None:
+    from sacrebleu import corpus_bleu
+    from sacrebleu.metrics import BLEU
+
+    theirs = {"tokenize" if k == "tokenizer" else k: v for k, v in options.items()}
+    expected = BLEU(**theirs).corpus_score([SAID[0].title(), *SAID[1:]], [RIGHT]).score
+    value = scored("bleu", options, completions=[SAID[0].title(), *SAID[1:]], references=RIGHT)
+    assert value == pytest.approx(expected)
+    assert 0 < value < 100
+    if not options:
+        assert scored("bleu", completions=SAID, references=RIGHT) == pytest.approx(corpus_bleu(SAID, [RIGHT]).score)
+
+
+@pytest.mark.parametrize("options", [{}, {"word_order": 2}, {"char_order": 4, "beta": 1}, {"lowercase": True}])
+def test_chrf_equals_sacrebleu(options: dict[str, Any]) -> None:
+    from sacrebleu.metrics import CHRF
+
+    expected = CHRF(**options).corpus_score([SAID[0].title(), *SAID[1:]], [RIGHT]).score
+    value = scored("chrf", options, completions=[SAID[0].title(), *SAID[1:]], references=RIGHT)
+    assert value == pytest.approx(expected)
+    assert 0 < value < 100
+
+
+@pytest.mark.parametrize(("name", "metric"), [("bleu", "BLEU"), ("chrf", "CHRF")])
+def test_several_right_texts_of_differing_number(name: str, metric: str) -> None:
+    from sacrebleu import metrics
+
+    references = [RIGHT[0], [RIGHT[1], SAID[1]], ["other", "words", SAID[2]]]
+    streams = [[RIGHT[0], RIGHT[1], "other"], [None, SAID[1], "words"], [None, None, SAID[2]]]
+    expected = getattr(metrics, metric)().corpus_score(SAID, streams).score
+    assert scored(name, completions=SAID, references=references) == pytest.approx(expected)
+    without = scored(name, completions=[*SAID, "unjudged", "too"], references=[*references, None, []])
+    assert without == pytest.approx(expected)
+    assert objectives.resolve(name, {}).score(3, {"completions": SAID, "references": references}).samples is None
+    with pytest.raises(ObjectiveError, match="no row has a right text"):
+        scored(name, completions=["x", "y"], references=[None, []])
+
+
+def test_bleu_and_chrf_of_odd_texts() -> None:
+    chinese = "我今天很高兴"
+    assert scored("bleu", completions=[chinese], references=[chinese]) == 0  # one word for the usual tokenizer
+    for tokenizer in ("zh", "char"):
+        assert scored("bleu", {"tokenizer": tokenizer}, completions=[chinese], references=[chinese]) == pytest.approx(
+            100
+        )
+    assert scored("chrf", completions=[chinese, "👍🎉"], references=[chinese, "👍🎉"]) == pytest.approx(100)
+    for name in ("bleu", "chrf"):
+        assert scored(name, completions=["", ""], references=["some words that are", "not there"]) == 0
+    assert scored("bleu", {"effective_order": True}, completions=["yes"], references=["yes"]) == pytest.approx(100)
+
+
+def test_sacrebleu_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zotune_objectives import translation
+
+    translation.metric.cache_clear()
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    for name in ("bleu", "chrf"):
+        with pytest.raises(OptionError, match=rf"{name} needs sacrebleu \(pip install 'zotune\[text\]'\)"):
+            objectives.resolve(name, {})
+
+
+def test_options_of_bleu_and_chrf() -> None:
+    with pytest.raises(OptionError, match=r"tokenizer.*13a.*got 'moses'"):
+        objectives.resolve("bleu", {"tokenizer": "moses"})
+    with pytest.raises(OptionError, match="char_order must be 1 or more, got 0"):
+        objectives.resolve("chrf", {"char_order": 0})
+
+
+@pytest.mark.parametrize(("tokenizer", "needs"), [("ja-mecab", "MeCab"), ("ko-mecab", "mecab_ko")])
+def test_tokenizers_that_are_not_installed(tokenizer: str, needs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zotune_objectives import translation
+
+    translation.metric.cache_clear()
+    monkeypatch.setitem(sys.modules, needs, None)
+    monkeypatch.delitem(sys.modules, f"sacrebleu.tokenizers.tokenizer_{tokenizer[:2]}_mecab", raising=False)
+    said = rf"what the tokenizer {tokenizer} needs is not installed.*sacrebleu\[{tokenizer[:2]}\]"
+    with pytest.raises(OptionError, match=said):
+        objectives.resolve("bleu", {"tokenizer": tokenizer})
+
+
+# -- length, regex, contains -------------------------------------------------------------------------------------------
+
+
+def rows_of(name: str, completions: list[Any], **options: Any) -> list[float | None]:
+    found = objectives.resolve(name, options).score(len(completions), {"completions": completions}).samples
+    assert found is not None
+    return list(found)
+
+
+def test_length() -> None:
+    said = ["one two  three\nfour", "", "我爱北京", "👍 ok", CHAT]
+    assert rows_of("length", said) == [4, 0, 1, 2, 2]
+    assert rows_of("length", said, unit="characters") == [19, 0, 4, 4, 8]
+    assert rows_of("length", said, target=2) == [2, 2, 1, 0, 0]
+    assert rows_of("length", said, at_most="2") == [2, 0, 0, 0, 0]
+    goal = objectives.resolve("length:tokens", {"target": 3})
+    assert goal.wants == {"completion_ids"}
+    assert goal.direction == "minimize"
+    assert goal.score(2, {"completion_ids": [[5, 6], [1, 2, 3, 4, 5]]}).samples == (1, 2)
+    assert objectives.resolve("length", {}).wants == {"completions"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"unit": "lines"}, "must be one of words, characters, tokens, got 'lines'"),
+        ({"target": -1}, "target must be 0 or more, got -1"),
+        ({"target": 5, "at_most": 7}, "target=5 and at_most=7 exclude each other"),
+    ],
+)
+def test_lengths_that_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        objectives.resolve("length", options)
+
+
+def test_regex() -> None:
+    said = ["42", "it is 42", "", "Forty\ntwo", [{"role": "assistant", "content": "42"}]]
+    assert rows_of(r"regex:^\d+$", said) == [1, 0, 0, 0, 1]
+    assert rows_of(r"regex:\d", said) == [1, 1, 0, 0, 1]
+    assert rows_of(r"regex:\d+", said, full=True) == [1, 0, 0, 0, 1]
+    assert rows_of("regex:^TWO$", said, flags="im") == [0, 0, 0, 1, 0]
+    assert rows_of("regex:forty.two", said, flags="is", full="true") == [0, 0, 0, 1, 0]
+    assert rows_of("regex:北京|👍", ["我爱北京", "👍", "no"]) == [1, 1, 0]
+    assert objectives.resolve("regex:a:b", {}).score(1, {"completions": ["xa:by"]}).value == 1
+    with pytest.raises(OptionError, match=r"'\(' is no regular expression"):
+        objectives.resolve("regex:(", {})
+    with pytest.raises(OptionError, match="flags are letters of imsxa, got 'q'"):
+        objectives.resolve("regex:x", {"flags": "iq"})
+
+
+def test_contains() -> None:
+    said = ["I am HAPPY", "glad and happy", "", "unhappy", CHAT]
+    assert rows_of("contains:happy", said) == [1, 1, 0, 1, 0]
+    assert rows_of("contains:happy", said, ignore_case=False) == [0, 1, 0, 1, 0]
+    assert rows_of("contains:glad, happy", said) == [1, 1, 0, 1, 0]
+    assert rows_of("contains:glad, happy", said, match="all") == [0, 1, 0, 0, 0]
+    assert rows_of("contains:Paris", said) == [0, 0, 0, 0, 1]
+    assert rows_of("contains:a, b", ["a, b", "a b"], separator="") == [1, 0]
+    assert rows_of("contains:STRASSE,👍", ["Straße", "👍🏽"]) == [1, 1]
+    with pytest.raises(OptionError, match="nothing to look for in ' ,'"):
+        objectives.resolve("contains: ,", {})

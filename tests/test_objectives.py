@@ -16,7 +16,12 @@ from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
 from zotune.testing import ObjectiveContract
 from zotune.types import Score
 
-EXAMPLES: dict[str, dict[str, Any]] = {"sklearn": {"metric": "balanced_accuracy"}}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "sklearn": {"metric": "balanced_accuracy"},
+    "length": {"unit": "characters", "target": 15},
+    "regex": {"pattern": "green$"},
+    "contains": {"text": "green"},
+}
 """Options of those that need some, or that score label words only with them."""
 ELSEWHERE = {"exec", "http", "https", "reward-model"}
 """Those that need a program, a server or a model: tests/test_scorers.py holds them to the contract."""

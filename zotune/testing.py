@@ -251,7 +251,7 @@ class ObjectiveContract:
         predictions = [y if (i * 37 % 100) < 100 * right else (y + 1) % 3 for i, y in enumerate(labels)]
         logits = torch.full((rows, 3), -1.0)
         logits[range(rows), predictions] = 1.0
-        names = ["red", "green", "blue"]
+        names = ["it is all red", "it is all green", "it is all blue"]  # metrics of texts may count runs of words
         return {
             "prompts": [f"row {i}" for i in range(rows)],
             "completions": [names[p] for p in predictions],

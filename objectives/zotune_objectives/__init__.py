@@ -68,3 +68,66 @@ def register_objectives(register: Register) -> None:
         f"{here}.http:Https",
         summary="the same over TLS",
     )
+    for name, target, what in (("drop-f1", "DropF1", "tokens shared with"), ("drop-em", "DropExactMatch", "equal to")):
+        register(
+            name,
+            f"{here}.drop:{target}",
+            summary=f"{what} the nearest right answer, numbers and several spans as DROP; higher is better, one a row",
+            paper="DROP (arXiv:1903.00161)",
+        )
+    for name, target, what in (
+        ("rouge1", "Rouge1", "words"),
+        ("rouge2", "Rouge2", "pairs of words"),
+        ("rougeL", "RougeL", "the longest common subsequence of words"),
+        ("rougeLsum", "RougeLsum", "common subsequences of lines"),
+    ):
+        register(
+            name,
+            f"{here}.rouge:{target}",
+            summary=f"F-measure of {what}, in any script; higher is better, one score a row",
+            paper="Lin 2004, ROUGE",
+        )
+    register(
+        "bleu",
+        f"{here}.translation:Bleu",
+        summary="sacreBLEU's BLEU over the set, 0 to 100; higher is better (zotune[text])",
+        paper="Papineni et al. 2002; sacreBLEU (arXiv:1804.08771)",
+    )
+    register(
+        "chrf",
+        f"{here}.translation:Chrf",
+        summary="sacreBLEU's chrF over the set, 0 to 100, or chrF++; higher is better (zotune[text])",
+        paper="Popović 2015; sacreBLEU (arXiv:1804.08771)",
+    )
+    register(
+        "length",
+        f"{here}.length:Length",
+        summary="words, characters or tokens of completions, or the distance to a target; lower is better, one a row",
+    )
+    register(
+        "regex",
+        f"{here}.regex:Regex",
+        summary="share of completions that match, regex:'^[0-9]+$'; higher is better, one score a row",
+    )
+    register(
+        "contains",
+        f"{here}.contains:Contains",
+        summary="share of completions that contain a text, contains:happy; higher is better, one score a row",
+    )
+    register(
+        "preference",
+        f"{here}.preference:Preference",
+        summary="share of pairs in which the chosen completion is likelier than the rejected, or their mean margin",
+        paper="DPO (arXiv:2305.18290), its implicit reward",
+    )
+    register(
+        "judge",
+        f"{here}.judge:Judge",
+        summary="judge:file.py:function says which of two completions is better; an order, no values",
+    )
+    register(
+        "human",
+        f"{here}.human:Human",
+        summary="a person says which completion is better, on a local page or in the terminal; an order, no values",
+        paper="ZO-RankSGD (arXiv:2303.03751)",
+    )

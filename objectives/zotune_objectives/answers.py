@@ -13,8 +13,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import zotune
+from zotune.objectives import texts
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -41,14 +43,15 @@ def best(score: Callable[[str, str], float], found: str, right: str | Sequence[s
 
 
 @zotune.objective(direction="maximize", level="sample")
-def token_f1(completions: Sequence[str], references: References) -> list[float | None]:
+def token_f1(completions: Sequence[Any], references: References) -> list[float | None]:
     """F1 of the tokens that an answer shares with the nearest right one."""
-    return [best(f1_of, c, r) for c, r in zip(completions, references, strict=True)]
+    return [best(f1_of, c, r) for c, r in zip(texts(completions), references, strict=True)]
 
 
 @zotune.objective(direction="maximize", level="sample")
-def exact_match(completions: Sequence[str], references: References) -> list[float | None]:
+def exact_match(completions: Sequence[Any], references: References) -> list[float | None]:
     """1 where an answer equals a right one."""
     return [
-        best(lambda a, b: float(normal(a) == normal(b)), c, r) for c, r in zip(completions, references, strict=True)
+        best(lambda a, b: float(normal(a) == normal(b)), c, r)
+        for c, r in zip(texts(completions), references, strict=True)
     ]

@@ -1,0 +1,155 @@
+"""ROUGE, the F-measure of rouge-score: what a text shares with the nearest right one, of any language.
+
+    P = shared / in the completion,  R = shared / in the right text,  F = 2·P·R / (P + R)
+    rouge1, rouge2: shared words and pairs of words;  rougeL: the longest common subsequence of words
+    rougeLsum: the same line by line, lines being sentences, united over the lines
+
+Source: Lin 2004, "ROUGE: a package for automatic evaluation of summaries"; computed by the rouge-score package. Its own
+tokenizer drops all but a–z and 0–9, so Chinese scores 0 against itself. Ours gives the same words for ASCII text. Other
+alphabets keep whole words, with their accents and vowel signs; scripts without blanks between words (Chinese, Japanese,
+Thai, Lao, Khmer, Burmese, …) give a token a character, and an emoji is a token. The stemmer is Porter's, for English,
+and leaves all other words alone. The best over several right texts; one score in [0, 1] a row, None without a right
+text. A text without any word scores 0, against itself too.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zotune
+from zotune.objectives import texts
+
+ASCII_WORD = re.compile("[a-z0-9]+")
+UNSPACED = (
+    *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19FF)),  # Thai to Tibetan, Burmese, Khmer, Tai
+    *((0x1A20, 0x1AAF), (0xA980, 0xA9FF), (0xAA60, 0xAADF)),  # Tai Tham, Javanese, Burmese, Tai Viet
+    *((0x3005, 0x3007), (0x3040, 0x312F), (0x31A0, 0x31FF), (0xFF66, 0xFF9F)),  # kana, bopomofo
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xA000, 0xA4CF)),  # Chinese characters, Yi
+    *((0x1B000, 0x1B16F), (0x20000, 0x3FFFF)),
+)
+EMOJI = ((0x2300, 0x23FF), (0x2600, 0x27BF), (0x2B00, 0x2BFF), (0x1F000, 0x1FAFF))
+FLAG, SKIN = (0x1F1E6, 0x1F1FF), (0x1F3FB, 0x1F3FF)
+JOINERS = "\u200c\u200d"
+"""They stand inside words (Persian, Indic scripts) and between the parts of one emoji."""
+AS_EMOJI = "\ufe0f"
+"""Asks for a colourful picture of the character before it; the same emoji may come without."""
+References = Sequence[str | Sequence[str] | None]
+
+
+def _within(code: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(first <= code <= last for first, last in ranges)
+
+
+@functools.lru_cache(1 << 14)
+def _kind(char: str) -> str:
+    """What a character does: a mark joins what stands before it, a letter joins letters, single and emoji stand for
+    themselves, anything else parts words."""
+    code = ord(char)
+    if char in JOINERS or unicodedata.category(char)[0] == "M" or _within(code, [SKIN]):
+        return "mark"
+    if _within(code, EMOJI):
+        return "flag" if _within(code, [FLAG]) else "emoji"
+    if not char.isalnum():
+        return "gap"
+    return "single" if _within(code, UNSPACED) else "letter"
+
+
+def words(text: str) -> list[str]:
+    """Tokens of a text, in lower case."""
+    text = unicodedata.normalize("NFC", text.lower()).replace(AS_EMOJI, "")
+    return ASCII_WORD.findall(text) if text.isascii() else ["".join(t) for t in _grouped(text)]
+
+
+def _grouped(text: str) -> Iterator[list[str]]:
+    token: list[str] = []
+    last = "gap"
+    for char in text:
+        kind = _kind(char)
+        glued = kind == "mark" or (kind == last == "letter") or (kind == "emoji" and token[-1:] == ["\u200d"])
+        pair = kind == last == "flag" and len(token) == 1
+        if token and (glued or pair):
+            token.append(char)
+            last = last if kind == "mark" else kind
+            continue
+        if token:
+            yield token
+        token, last = ([char], kind) if kind not in ("gap", "mark") else ([], "gap")
+    if token:
+        yield token
+
+
+class Tokenizer:
+    """What rouge-score calls: words, where asked for without their English endings."""
+
+    def __init__(self, stemmer: bool) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self._stem = PorterStemmer().stem if stemmer else None
+
+    def tokenize(self, text: str) -> list[str]:
+        if self._stem is None:
+            return words(text)
+        found = [self._stem(w) if len(w) > 3 and w.isascii() else w for w in words(text)]
+        return [w for w in found if w]
+
+
+@functools.cache
+def _scorer(kind: str, stemmer: bool) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([kind], tokenizer=Tokenizer(stemmer))
+
+
+def fmeasure(kind: str, stemmer: bool, completions: Sequence[Any], references: References) -> list[float | None]:
+    """The best F-measure over each row's right texts; None where it has none."""
+    scorer = _scorer(kind, stemmer)
+    out: list[float | None] = []
+    for said, right in zip(texts(completions), references, strict=True):
+        known = [right] if isinstance(right, str) else list(right or [])
+        out.append(max((float(scorer.score(r, said)[kind].fmeasure) for r in known), default=None))
+    return out
+
+
+@zotune.objective(direction="maximize", level="sample")
+@dataclass(frozen=True)
+class Rouge1:
+    stemmer: bool = False  # words without their English endings
+
+    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
+        """F-measure of words."""
+        return fmeasure("rouge1", self.stemmer, completions, references)
+
+
+@zotune.objective(direction="maximize", level="sample")
+@dataclass(frozen=True)
+class Rouge2:
+    stemmer: bool = False  # words without their English endings
+
+    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
+        """F-measure of pairs of words."""
+        return fmeasure("rouge2", self.stemmer, completions, references)
+
+
+@zotune.objective(direction="maximize", level="sample")
+@dataclass(frozen=True)
+class RougeL:
+    stemmer: bool = False  # words without their English endings
+
+    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
+        """F-measure of the longest common subsequence of words."""
+        return fmeasure("rougeL", self.stemmer, completions, references)
+
+
+@zotune.objective(direction="maximize", level="sample")
+@dataclass(frozen=True)
+class RougeLsum:
+    stemmer: bool = False  # words without their English endings
+
+    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
+        """F-measure of the common subsequences of lines, united."""
+        return fmeasure("rougeLsum", self.stemmer, completions, references)
