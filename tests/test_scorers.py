@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from zotune_objectives import calls
 from zotune_objectives.exec_ import Exec
 from zotune_objectives.http import Http, Https
+from zotune_objectives.reward_model import RewardModel
 
 from zotune import objectives
-from zotune.errors import ObjectiveError, OptionError
+from zotune.errors import ModelError, ObjectiveError, OptionError
 from zotune.testing import ObjectiveContract
 
 ROWS: dict[str, Any] = {
@@ -659,6 +661,206 @@ class TestHttpContract(ObjectiveContract):
 
     def objective(self) -> Callable[..., Any]:
         return self.server.scorer()
+
+
+# -- a reward model ----------------------------------------------------------------------------------------------------
+
+CHAT = "{% for m in messages %}{{ '<s>' + m['role'] + ':' + m['content'] + '</s>' }}{% endfor %}"
+TALK: dict[str, list[Any]] = {
+    "prompts": ["the film was so", "who saw the dog?", "a", "the cat and the dog and the man ran", "it was"],
+    "completions": [" good", " the man", "", " and the cat ran so very fast", " so bad."],
+}
+
+
+@pytest.fixture(scope="module")
+def rewarding(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Folders of tiny models with random weights and a classification head."""
+
+    def make(family: str, labels: int = 1, chat: bool = False, pad: bool = True, **config: Any) -> str:
+        import transformers
+        from families import CONFIGS, tokenizer
+
+        cls, kind, more = CONFIGS[f"{family}-head"]
+        coder = tokenizer(family, "bytes")
+        coder.chat_template = CHAT if chat else None
+        coder.pad_token = "<pad>" if pad else None
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+        ids = {"pad_token_id": 0 if pad else None, "bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 64}
+        names = {"num_labels": labels, **config}
+        made = getattr(transformers, f"{kind}Config")(vocab_size=len(coder), **{**more, **sizes, **ids, **names})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            model = getattr(transformers, cls)(made)
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
+        folder = tmp_path_factory.mktemp(family)
+        model.save_pretrained(folder)
+        coder.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+def plain(folder: str) -> tuple[Any, Any]:
+    """Model and tokenizer as transformers gives them."""
+    import transformers
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def logits_of(model: Any, **inputs: Any) -> torch.Tensor:
+    found: torch.Tensor = model(**{k: torch.tensor([v]) for k, v in inputs.items()}).logits[0]
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "roberta"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_reward_model_equals_a_plain_loop(rewarding: Any, family: str, chat: bool) -> None:
+    folder = rewarding(family, chat=chat)
+    model, coder = plain(folder)
+    expected = []
+    for prompt, said in zip(*TALK.values(), strict=True):
+        if chat:
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": said}]
+            text = coder.apply_chat_template(turns, tokenize=False)
+        else:
+            text = prompt + said
+        expected.append(float(logits_of(model, **coder(text, add_special_tokens=not chat))))
+    assert max(expected) - min(expected) > 0.01
+    for size in (1, 2, 16):
+        scorer = RewardModel(folder, batch_size=size, device="cpu")
+        assert scorer(**TALK) == pytest.approx(expected, abs=1e-5)
+        assert scorer.report["calls"] == -(-5 // size)
+    assert RewardModel(folder, device="cpu", template="text")(**TALK) == pytest.approx(
+        [float(logits_of(model, **coder(p + c))) for p, c in zip(*TALK.values(), strict=True)], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_reward_model_of_pairs(rewarding: Any, family: str) -> None:
+    folder = rewarding(family, chat=True)
+    model, coder = plain(folder)
+    expected = [float(logits_of(model, **coder(p, c))) for p, c in zip(*TALK.values(), strict=True)]
+    assert RewardModel(folder, pair=True, device="cpu")(**TALK) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_last_token_counts_where_no_padding_was_saved(rewarding: Any) -> None:
+    """The end token is what such a tokenizer is padded with, and what a conversation ends in."""
+    folder = rewarding("llama", chat=True, pad=False)
+    model, coder = plain(folder)
+    assert (model.config.pad_token_id, coder.pad_token_id) == (None, None)
+    expected = []
+    for prompt, said in zip(*TALK.values(), strict=True):
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": said}]
+        ids = coder(coder.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"]
+        assert ids[-1] == coder.eos_token_id
+        expected.append(float(logits_of(model, input_ids=ids)))
+    assert RewardModel(folder, device="cpu")(**TALK) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_label_of_several(rewarding: Any) -> None:
+    names = {"id2label": {0: "bad", 1: "fair", 2: "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
+    folder = rewarding("bert", labels=3, **names)
+    model, coder = plain(folder)
+    rows = [logits_of(model, **coder(p + c)) for p, c in zip(*TALK.values(), strict=True)]
+    expected = [float(r.softmax(-1)[2]) for r in rows]
+    for said in ("good", "2"):
+        assert RewardModel(folder, reward_label=said, device="cpu")(**TALK) == pytest.approx(expected, abs=1e-5)
+    alone = rewarding("bert", labels=3, problem_type="multi_label_classification")
+    expected = [float(r.sigmoid()[0]) for r in rows]
+    assert RewardModel(alone, reward_label="LABEL_0", device="cpu")(**TALK) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(OptionError, match=r"has 3 labels: bad, fair, good .*reward_label=good"):
+        RewardModel(folder)
+    with pytest.raises(OptionError, match=r"no label 'goood' .did you mean 'good'"):
+        RewardModel(folder, reward_label="goood")
+    with pytest.raises(OptionError, match="no label '3'"):
+        RewardModel(folder, reward_label="3")
+    with pytest.raises(OptionError, match="has 2 labels: LABEL_0, LABEL_1"):
+        RewardModel(rewarding("bert", labels=2))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_long_prompt_loses_its_beginning(rewarding: Any, chat: bool) -> None:
+    folder = rewarding("llama", chat=chat)
+    model, coder = plain(folder)
+    long, said = "the dog saw the cat and " * 30, " so good"
+    words = coder(long, add_special_tokens=False)["input_ids"]
+    for limit, room in ((40, 40), (None, 64)):  # what is said, or what the model takes
+        (found,) = RewardModel(folder, max_length=limit, device="cpu")([said], [long])
+        frame = coder("<s>user:" if chat else "<s>", add_special_tokens=False)["input_ids"]
+        tail = coder("</s><s>assistant: so good</s>" if chat else said, add_special_tokens=False)["input_ids"]
+        kept = words[-(room - len(frame) - len(tail)) :]
+        assert found == pytest.approx(float(logits_of(model, input_ids=frame + kept + tail)), abs=1e-5)
+
+
+def test_conversations_go_on(rewarding: Any) -> None:
+    """The template of the model that is tuned stays out of what the reward model reads."""
+    folder = rewarding("llama", chat=True)
+    model, coder = plain(folder)
+    turns = [{"role": "system", "content": "good dog"}, {"role": "user", "content": "who ran?"}]
+    right = {"role": "assistant", "content": "the cat"}
+    text = coder.apply_chat_template([*turns, {"role": "assistant", "content": "the man"}], tokenize=False)
+    expected = [float(logits_of(model, **coder(text, add_special_tokens=False)))] * 2
+    scorer = RewardModel(folder, device="cpu")
+    found = scorer(["the man"] * 2, ["<|other|>who ran?"] * 2, messages=[[*turns, right], turns])
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert scorer([[{"role": "assistant", "content": "the man"}]], [turns]) == pytest.approx(expected[:1], abs=1e-5)
+
+
+def test_a_reward_model_leaves_everything_else_alone(rewarding: Any) -> None:
+    before = torch.get_rng_state()
+    scorer = RewardModel(rewarding("bert"), device="cpu")
+    goal = objectives.wrap(scorer, "reward-model")
+    assert goal.score(5, {**TALK, "model": None, "topic": ["x"] * 5}).samples == tuple(scorer(**TALK))
+    assert torch.equal(before, torch.get_rng_state())
+    loaded = scorer._forward().loaded
+    assert not loaded.model.training
+    assert all(p.grad is None for p in loaded.model.parameters())
+    scorer.close()
+    scorer.close()
+    assert scorer(["x"], ["p"]) == scorer(["x"], ["p"])
+
+
+def test_a_reward_model_is_looked_at_before_it_is_loaded(rewarding: Any, families: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"reward-model './nowhere': no such folder"):
+        RewardModel("./nowhere")
+    with pytest.raises(ModelError, match="has the head 'causal'"):
+        RewardModel(str(families.folder("llama")))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": rewarding("bert")}))
+    with pytest.raises(ModelError, match=r"is an adapter .merge it"):
+        RewardModel(str(tmp_path))
+    folder = rewarding("llama")
+    for options, said in (
+        ({"dtype": "int3"}, "dtype must be auto, float32"),
+        ({"batch_size": 0}, "batch_size must be positive"),
+        ({"max_length": -1}, "max_length must be positive"),
+        ({"pair": True, "template": "chat"}, "exclude each other"),
+        ({"device": "abacus"}, "reward-model: device 'abacus' is not available"),
+    ):
+        with pytest.raises((OptionError, ModelError), match=said):
+            RewardModel(folder, **options)
+    with pytest.raises(ObjectiveError, match="its chat template refuses a row"):
+        RewardModel(folder, template="chat", device="cpu")(["x"], ["p"])
+
+
+class TestRewardModelContract(ObjectiveContract):
+    """Its weights know nothing of the labels: here only completions that it likes are right."""
+
+    @pytest.fixture(autouse=True)
+    def _made(self, rewarding: Any) -> None:
+        self.scorer = RewardModel(rewarding("bert"), device="cpu")
+
+    def objective(self) -> Callable[..., Any]:
+        return self.scorer
+
+    def inputs(self, rows: int = 12, right: float = 0.5) -> dict[str, Any]:
+        given = super().inputs(rows, right)
+        liked, other = sorted(["so good", "so bad"], key=lambda said: -self.scorer([said], ["it was "])[0])
+        hits = [p == y for p, y in zip(given["predictions"], given["labels"], strict=True)]
+        return {**given, "prompts": ["it was "] * rows, "completions": [liked if h else other for h in hits]}
 
 
 # -- by name -----------------------------------------------------------------------------------------------------------

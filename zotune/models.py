@@ -174,6 +174,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def saved_config(found: Found) -> dict[str, Any]:
+    """A model's configuration as it was saved: loading fills in what it lacks. Raises ModelError."""
+    return _read_config(found.folder / "config.json") if found.folder else _hub_config(found.source)
+
+
 def _said(head: str) -> Head | None:
     if head == "auto":
         return None
@@ -204,13 +209,17 @@ def _head_of(config: dict[str, Any], folder: Path | None) -> Head:
 
 
 def _hub_head(spec: str) -> Head:
+    return _head_of(_hub_config(spec), None)
+
+
+def _hub_config(spec: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(spec)
+        config: dict[str, Any] = AutoConfig.from_pretrained(spec).to_dict()
     except Exception as error:  # the hub client raises a family of its own
         raise ModelError(f"--model {spec!r} is no folder and cannot be had from the hub: {_first(error)}") from None
-    return _head_of(config.to_dict(), None)
+    return config
 
 
 def load(
@@ -440,5 +449,6 @@ __all__ = [
     "pick_device",
     "quiet",
     "save",
+    "saved_config",
     "set_labels",
 ]

@@ -68,6 +68,11 @@ def register_objectives(register: Register) -> None:
         f"{here}.http:Https",
         summary="the same over TLS",
     )
+    register(
+        "reward-model",
+        f"{here}.reward_model:RewardModel",
+        summary="a model with a classification head, reward-model:./folder: its logit, or a label's probability",
+    )
     for name, target, what in (("drop-f1", "DropF1", "tokens shared with"), ("drop-em", "DropExactMatch", "equal to")):
         register(
             name,
