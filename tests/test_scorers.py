@@ -278,6 +278,35 @@ def test_an_interrupt_leaves_no_answers_behind(program: Any, monkeypatch: pytest
     assert scorer(["x"], ["4"]) == [4.0]
 
 
+def test_an_interrupt_cuts_several(program: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes to the thread that waits for the others."""
+    scorer = program("print(os.getpid()) if row['prompt'] != 'hang' else time.sleep(600)", concurrency=2)
+    pids = scorer(["", ""], ["", ""])
+    asked = threading.Semaphore(0)
+
+    def hang(body: Any) -> Any:
+        asked.release()
+        server.hang.wait(20)
+
+    server.answer = hang
+
+    def interrupted(running: Any, **how: Any) -> None:
+        asked.acquire(timeout=10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zotune_objectives.calls.wait", interrupted)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        server.scorer(concurrency=2)(["", ""], ["", ""])
+    asked.release()
+    with pytest.raises(KeyboardInterrupt):
+        scorer(["", ""], ["hang", "hang"])
+    assert time.monotonic() - begun < 5
+    assert not any(left_alive(int(pid)) for pid in pids)
+    monkeypatch.undo()
+    assert len(scorer(["", ""], ["", ""])) == 2
+
+
 class TestExecContract(ObjectiveContract):
     @pytest.fixture(autouse=True)
     def _made(self, program: Any) -> None:
@@ -833,6 +862,9 @@ def test_a_reward_model_is_looked_at_before_it_is_loaded(rewarding: Any, familie
     with pytest.raises(ModelError, match=r"is an adapter .merge it"):
         RewardModel(str(tmp_path))
     folder = rewarding("llama")
+    headless = _without(folder, "score.weight", tmp_path / "headless")
+    with pytest.raises(ModelError, match=r"reward-model .* holds no score\.weight: they would be random"):
+        RewardModel(headless, device="cpu")(["x"], ["p"])
     for options, said in (
         ({"dtype": "int3"}, "dtype must be auto, float32"),
         ({"batch_size": 0}, "batch_size must be positive"),
@@ -844,6 +876,19 @@ def test_a_reward_model_is_looked_at_before_it_is_loaded(rewarding: Any, familie
             RewardModel(folder, **options)
     with pytest.raises(ObjectiveError, match="its chat template refuses a row"):
         RewardModel(folder, template="chat", device="cpu")(["x"], ["p"])
+
+
+def _without(folder: str, name: str, to: Path) -> str:
+    """A copy of a model whose files lack a tensor."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    weights = load_file(to / "model.safetensors")
+    del weights[name]
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    return str(to)
 
 
 class TestRewardModelContract(ObjectiveContract):

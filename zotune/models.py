@@ -237,12 +237,14 @@ def load(
     device_map: str | None = None,
     pickles: bool = False,
     quantize: str | None = None,
+    whole: bool = False,
 ) -> Loaded:
     """The model in eval mode on its device, and its tokenizer.
 
     classes: size of a classification head; where the saved head has another, a new one is drawn from `seed`. dtype
     "auto" is float32 on the CPU and the saved dtype elsewhere. device_map: spread over several devices by accelerate.
-    quantize: 4bit or 8bit base weights, by bitsandbytes, for adapters on top. Raises ModelError.
+    quantize: 4bit or 8bit base weights, by bitsandbytes, for adapters on top. whole: refuse files that lack some of the
+    weights, which would be random. Raises ModelError.
     """
     import transformers
 
@@ -265,10 +267,13 @@ def load(
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a new head must not depend on, nor move, the global generator
-            model: Any = getattr(transformers, AUTO[head]).from_pretrained(source, **options)
+            auto: Any = getattr(transformers, AUTO[head])
+            model, info = auto.from_pretrained(source, output_loading_info=True, **options)
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
         raise ModelError(f"--model {source!r} cannot be loaded: {_first(error)}") from error
+    if whole and (missing := sorted(info["missing_keys"])):
+        raise ModelError(f"--model {source!r} holds no {', '.join(missing[:3])}: they would be random")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     text = model.config.get_text_config()

@@ -66,7 +66,7 @@ def register_objectives(register: Register) -> None:
     register(
         "https",
         f"{here}.http:Https",
-        summary="the same over TLS",
+        summary="a server of yours over TLS, https://host/path; see http",
     )
     register(
         "reward-model",

@@ -110,23 +110,26 @@ class Tally(dict[str, int]):
 
 
 class Stop:
-    """Says to the calls of one batch that no more of them are wanted."""
+    """Says to the calls of one batch that no more of them are wanted (asked), and that those under way end (cut)."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.asked, self.cut = threading.Event(), threading.Event()
         self._cuts: set[Callable[[], None]] = set()
 
     @contextlib.contextmanager
     def watching(self, cut: Callable[[], None]) -> Iterator[None]:
-        """Inside, `now` calls `cut`, which ends the call under way."""
+        """Inside, `now` calls `cut`, which ends the call under way; at once where it has been said already."""
         self._cuts.add(cut)
         try:
+            if self.cut.is_set():
+                cut()
             yield
         finally:
             self._cuts.discard(cut)
 
     def now(self) -> None:
         self.asked.set()
+        self.cut.set()
         for cut in list(self._cuts):
             cut()
 

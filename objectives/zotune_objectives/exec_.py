@@ -49,7 +49,7 @@ LONGEST = 1 << 20
 TAIL = 4096
 """Bytes of standard error that are kept."""
 TICK = 0.1
-"""Seconds after which a program that is silent is looked at: whether it has ended."""
+"""Seconds after which a silent program is looked at: whether it has ended, or should."""
 GRACE = 1.0
 """Seconds that a program may take to end after its input has."""
 
@@ -104,9 +104,9 @@ class Exec:
     def _ask(self, asked: Sequence[Any], stop: calls.Stop) -> list[float | None]:
         program = self._free.get()
         try:
-            with stop.watching(program.cut):
-                self.report.add("calls")
-                return program.ask("".join(json.dumps(x) + "\n" for x in asked).encode(), len(asked), self.timeout)
+            self.report.add("calls")
+            lines = "".join(json.dumps(x) + "\n" for x in asked).encode()
+            return program.ask(lines, len(asked), self.timeout, stop)
         finally:
             self._free.put(program)
 
@@ -155,12 +155,12 @@ class _Program:
         self._started = False
         self._said = b""
 
-    def ask(self, lines: bytes, answers: int, timeout: float) -> list[float | None]:
+    def ask(self, lines: bytes, answers: int, timeout: float, stop: calls.Stop) -> list[float | None]:
         """Send lines and read as many answers. Raises ObjectiveError, with the process killed."""
         until = time.monotonic() + timeout
         try:
             self._ready()
-            found = self._exchange(lines, answers, until, timeout)
+            found = self._exchange(lines, answers, until, timeout, stop)
             self._no_more()
             return found
         except BaseException:  # also Ctrl-C: answers to come would be taken for those of other rows
@@ -185,7 +185,9 @@ class _Program:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             os.set_blocking(pipe.fileno(), False)
 
-    def _exchange(self, lines: bytes, answers: int, until: float, timeout: float) -> list[float | None]:
+    def _exchange(
+        self, lines: bytes, answers: int, until: float, timeout: float, stop: calls.Stop
+    ) -> list[float | None]:
         process, left, heard = self._process, memoryview(lines), b""
         found: list[float | None] = []
         with selectors.DefaultSelector() as watch:
@@ -199,6 +201,8 @@ class _Program:
                         f"gave {len(found)} of {answers} answers within {timeout:g} s",
                         "each line wants its answer, flushed, before the input ends; or more time",
                     )
+                if stop.cut.is_set():
+                    raise self._failed("was interrupted")
                 ready = [key.fileobj for key, _ in watch.select(min(rest, TICK))]
                 if process.stdin in ready:
                     left = self._write(left)
@@ -282,13 +286,6 @@ class _Program:
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        """Kill it from another thread; the one that waits for it sees its end."""
-        process = self._process
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-
     def hang_up(self) -> None:
         """End its input."""
         if self._process is not None:
@@ -302,7 +299,8 @@ class _Program:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(grace, 0.0))
-        self.cut()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
         self._process = None
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):

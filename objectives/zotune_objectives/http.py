@@ -264,6 +264,9 @@ class _Call:
         timer.start()
         try:
             with stop.watching(cut):
+                connection.connect()
+                if late.is_set():  # cut before there was anything to cut
+                    raise TimeoutError
                 path = (at.path or "/") + (f"?{at.query}" if at.query else "")
                 connection.request("POST", path, body, dict(self._headers))
                 response = connection.getresponse()

@@ -60,8 +60,7 @@ class RewardModel:
             found = models.inspect(self.model)
             config = models.saved_config(found)
         except ModelError as error:
-            text = str(error).replace("--model", "reward-model", 1)
-            raise ModelError(text.replace("--device", "reward-model: device", 1)) from None
+            raise ModelError(_named(error)) from None
         if found.adapter is not None:
             raise ModelError(f"reward-model {self.model!r} is an adapter", hint="merge it into its base model first")
         if found.head != "classification":
@@ -121,8 +120,11 @@ class RewardModel:
             from zotune.forward import Forward
             from zotune.prompts import Spec, Template
 
-            found = self._found
-            loaded = models.load(found.source, found.folder, found.head, device=self.device, dtype=self.dtype)
+            found, device, dtype = self._found, self.device, self.dtype
+            try:
+                loaded = models.load(found.source, found.folder, found.head, device=device, dtype=dtype, whole=True)
+            except ModelError as error:
+                raise ModelError(_named(error)) from None
             spec = Spec("classification", Template("{text}"))
             forward = Forward(loaded, spec, self.max_length or NO_LIMIT, self.batch_size)
             forward.coder.typed = forward.coder.typed and self.pair  # a chat template's separators part no pair
@@ -176,6 +178,11 @@ class RewardModel:
             logits = chances[:, self._label]
         found: list[float] = logits.tolist()
         return found
+
+
+def _named(error: ModelError) -> str:
+    """What is wrong, with this objective's names instead of the flags of the model that is tuned."""
+    return str(error).replace("--model", "reward-model", 1).replace("--device", "reward-model: device", 1)
 
 
 def _before(prompt: Any, messages: Any) -> list[Mapping[str, Any]]:
