@@ -15,7 +15,7 @@ PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "keys"},
     {"host", "noise", "readers", "types"},
-    {"config", "presets", "ratings", "recipe"},
+    {"config", "presets", "ratings", "recipe", "scaffold"},
     {"calls", "state", "program", "rating_page"},
     {"objectives"},
     {"kernels", "optimizers", "probing"},
@@ -34,7 +34,7 @@ LAYERS = [
     {"judging", "plan"},
     {"report", "session"},
     {"measure", "run"},
-    {"terminal", "testing"},
+    {"cli_new", "terminal", "testing"},
     {"cli"},
     {"__main__"},
 ]
@@ -57,6 +57,8 @@ LIGHT = {
     "readers",
     "report",
     "terminal",
+    "cli_new",
+    "scaffold",
 }
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from zotune import __version__, config, host
+from zotune.cli_new import new
 from zotune.errors import OptionError, UsageError, ZotuneError
 
 app = typer.Typer(
@@ -321,6 +322,9 @@ def export(
     from zotune import exporting
 
     print(exporting.export(run, output_dir, merge=merge, dtype=dtype or "auto"))
+
+
+app.command()(new)
 
 
 @plugins_app.callback()
