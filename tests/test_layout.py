@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "hookspecs", "keys"},
     {"host", "noise", "readers", "types"},
     {"config", "presets", "ratings", "recipe", "scaffold"},
-    {"calls", "state", "program", "rating_page"},
+    {"calls", "state", "program", "rating_page", "rating_terminal"},
     {"objectives"},
     {"kernels", "optimizers", "probing"},
     {"evaluation"},
@@ -34,7 +34,7 @@ LAYERS = [
     {"judging", "plan"},
     {"report", "session"},
     {"measure", "run"},
-    {"cli_new", "terminal", "testing"},
+    {"cli_new", "cli_rate", "terminal", "testing"},
     {"cli"},
     {"__main__"},
 ]
@@ -50,6 +50,10 @@ LIGHT = {
     "presets",
     "ratings",
     "rating_page",
+    "rating_terminal",
+    "cli_rate",
+    "cli_new",
+    "scaffold",
     "cli",
     "objectives",
     "optimizers",
@@ -57,8 +61,6 @@ LIGHT = {
     "readers",
     "report",
     "terminal",
-    "cli_new",
-    "scaffold",
 }
 
 

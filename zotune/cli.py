@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from zotune import __version__, config, host
+from zotune.cli_rate import rate
 from zotune.cli_new import new
 from zotune.errors import OptionError, UsageError, ZotuneError
 
@@ -325,6 +326,9 @@ def export(
 
 
 app.command()(new)
+
+
+app.command()(rate)
 
 
 @plugins_app.callback()
