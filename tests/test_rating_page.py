@@ -44,6 +44,16 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Ratings]]:
+    """A page with one open question, for all tests whose requests change nothing."""
+    folder = tmp_path_factory.mktemp("standing")
+    with Ratings(folder) as ratings, serve(folder) as page:
+        ratings.ask([Question("a", "p", ("x", "y"))])
+        yield page, ratings
+        assert ratings.waiting(["a"]) == 1
+
+
 def ask(server: Server, method: str, path: str, body: bytes | None = None, **headers: str | None) -> Reply:
     """One request; `path` beginning with / is taken as it is, else it is beside the page. Headers given as None are
     left out."""
@@ -87,7 +97,9 @@ def test_questions_and_answers(server: Server, store: Ratings) -> None:
     post(server, "answer", {"id": undone["question"]["id"], "verdict": "skip"})
     store.use(["a"])
     assert post(server, "undo", {}).json()["undo"] == "used"
-    last = post(server, "answer", {"id": second["question"]["id"], "verdict": "3"}).json()
+    body = json.dumps({"id": second["question"]["id"], "verdict": "3"}).encode()
+    last = ask(server, "POST", "answer", body, Sec_Fetch_Site="same-origin").json()
+    assert last["taken"] is True
     assert last["question"] is None
     assert not last["progress"]["done"]
     store.state(DONE)
@@ -135,7 +147,8 @@ def test_the_page_sets_text_only_as_text() -> None:
 
 
 @pytest.mark.parametrize("path", ["", "rate.js", "rate.css", "icon.svg", "next"])
-def test_headers(server: Server, path: str) -> None:
+def test_headers(standing: tuple[Server, Ratings], path: str) -> None:
+    server, _ = standing
     reply = ask(server, "GET", path)
     assert reply.status == 200
     policy = dict(part.split(" ", 1) for part in reply.headers["Content-Security-Policy"].split("; "))
@@ -157,7 +170,8 @@ def test_headers(server: Server, path: str) -> None:
     ["/", "/next", "/favicon.ico", "/{token}", "/{token}x/", "//{token}/", "/{token}/x", "/{token}/../next",
      "/{token}/page.html", "/{token}/%2e%2e/errors.py", "/{token}/../../rating_page.py", "/{token}//", "/é/", "*"],
 )  # fmt: skip
-def test_no_such_path(server: Server, path: str) -> None:
+def test_no_such_path(standing: tuple[Server, Ratings], path: str) -> None:
+    server, _ = standing
     path = path.format(token=server.token)
     with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
         line.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
@@ -182,13 +196,15 @@ def test_every_server_has_its_own_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "host", [None, "", "evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}"]
 )
-def test_other_names_for_this_computer_are_refused(server: Server, host: str | None) -> None:
+def test_other_names_for_this_computer_are_refused(standing: tuple[Server, Ratings], host: str | None) -> None:
+    server, _ = standing
     said = host and host.format(port=server.port)
     assert ask(server, "GET", "", Host=said).status == 403
     assert ask(server, "GET", "next", Host=said).status == 403
 
 
-def test_localhost_is_this_computer(server: Server) -> None:
+def test_localhost_is_this_computer(standing: tuple[Server, Ratings]) -> None:
+    server, _ = standing
     host = f"localhost:{server.port}"
     assert ask(server, "GET", "", Host=host).status == 200
     assert ask(server, "POST", "undo", b"{}", Host=host, Origin=f"http://{host}").status == 200
@@ -208,17 +224,17 @@ def test_localhost_is_this_computer(server: Server) -> None:
         {"Sec_Fetch_Site": "none"},
     ],
 )
-def test_other_pages_post_nothing(server: Server, store: Ratings, headers: dict[str, str | None]) -> None:
-    store.ask([Question("a", "p", ("x", "y"))])
+def test_other_pages_post_nothing(standing: tuple[Server, Ratings], headers: dict[str, str | None]) -> None:
+    server, store = standing
     body = json.dumps({"id": 1, "verdict": "1"}).encode()
     said = {k: v and v.format(port=server.port) for k, v in headers.items()}
     assert ask(server, "POST", "answer", body, **said).status == 403
     assert store.waiting(["a"]) == 1
-    assert ask(server, "POST", "answer", body, Sec_Fetch_Site="same-origin").json()["taken"]
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"])
-def test_methods(server: Server, method: str) -> None:
+def test_methods(standing: tuple[Server, Ratings], method: str) -> None:
+    server, _ = standing
     for path in ("", "rate.js", "next", "answer", "undo"):
         reply = ask(server, method, path)
         assert reply.status == 405
@@ -226,7 +242,8 @@ def test_methods(server: Server, method: str) -> None:
     assert ask(server, method, "/").status == 404
 
 
-def test_get_and_post_are_not_the_same(server: Server) -> None:
+def test_get_and_post_are_not_the_same(standing: tuple[Server, Ratings]) -> None:
+    server, _ = standing
     assert ask(server, "GET", "answer").status == 405
     assert ask(server, "GET", "undo").status == 405
     assert ask(server, "POST", "next", b"{}").status == 405
@@ -241,8 +258,8 @@ def test_get_and_post_are_not_the_same(server: Server) -> None:
      b'{"id": 1, "verdict": null}', b'{"id": 1, "verdict": "3"}', b'{"id": 1, "verdict": "good"}',
      b'{"id": ' + b"9" * 4000 + b', "verdict": "1"}', b'{"id": NaN, "verdict": "1"}'],
 )  # fmt: skip
-def test_malformed_bodies(server: Server, store: Ratings, body: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    store.ask([Question("a", "p", ("x", "y"))])
+def test_malformed_bodies(standing: tuple[Server, Ratings], body: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    server, store = standing
     reply = ask(server, "POST", "answer", body)
     assert reply.status == 400
     assert b"Traceback" not in reply.body
@@ -265,7 +282,10 @@ def test_malformed_bodies(server: Server, store: Ratings, body: bytes, capfd: py
         ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
     ],
 )
-def test_bodies_of_the_wrong_kind_or_size(server: Server, headers: dict[str, str | None], status: int) -> None:
+def test_bodies_of_the_wrong_kind_or_size(
+    standing: tuple[Server, Ratings], headers: dict[str, str | None], status: int
+) -> None:
+    server, _ = standing
     encoded = {k: v.encode().decode("latin-1") if v else v for k, v in headers.items()}
     assert ask(server, "POST", "undo", b"{}", **encoded).status == status
 
@@ -280,7 +300,8 @@ def test_bodies_of_the_wrong_kind_or_size(server: Server, headers: dict[str, str
         b"GET /" + b"a" * 70000 + b" HTTP/1.0\r\n\r\n",
     ],
 )
-def test_what_is_no_request(server: Server, raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_request(standing: tuple[Server, Ratings], raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    server, _ = standing
     with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
         line.sendall(raw)
         line.shutdown(socket.SHUT_WR)

@@ -164,16 +164,25 @@ def test_summary(store: Ratings) -> None:
     assert summary(store.progress()) == "1 question answered of 8"
 
 
-def test_no_folder(tmp_path: Path, cli: Cli) -> None:
+def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from zotune.cli import main
+
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(RunFolderError, match="does not exist"):
-        rate(tmp_path / "none")
-    for flags in ([], ["--terminal"], ["--export", "out.jsonl"]):
-        done = cli("rate", "none", *flags)
-        assert done.returncode == 2
-        assert done.stderr.startswith("zotune: none ")
-        assert done.stdout == ""
-    done = cli("rate", ".", "--export", "out.jsonl")
-    assert (done.returncode, "has no ratings" in done.stderr) == (2, True)
+        rate("none")
+    for flags, text in (
+        (["none"], "none does not exist"),
+        (["none", "--terminal"], "none does not exist"),
+        (["none", "--export", "out.jsonl"], "none has no ratings"),
+        ([".", "--export", "out.jsonl"], "has no ratings"),
+        ([".", "--port", "70000"], "port 70000 cannot be used"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["rate", *flags])
+        assert stopped.value.code == 2
+        said = capsys.readouterr()
+        assert text in said.err
+        assert said.out == ""
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,344 @@
+"""The page in a real browser: keys, phone width, hostile text, undo, closing and opening again. Skipped without one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zotune.rating_page import Server, serve
+from zotune.ratings import DONE, Question, Ratings
+
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMEDRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not installed")
+
+LONG = "A sentence of some length that has to wrap somewhere. " * 40
+WORD = "unbreakable" * 60
+CODE = "def f(x):\n\treturn  x\n\n\nprint(f(1))"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,800",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Ratings]:
+    with Ratings(tmp_path) as ratings:
+        yield ratings
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serve(tmp_path) as page:
+        yield page
+
+
+class Page:
+    """What a person sees and does."""
+
+    def __init__(self, driver: Any, server: Server) -> None:
+        self.driver, self.server = driver, server
+        self.open()
+
+    def open(self) -> None:
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")
+        self.driver.get(self.server.address)
+
+    def run(self, code: str, *arguments: object) -> Any:
+        return self.driver.execute_script(code, *arguments)
+
+    def text(self, id: str) -> str:
+        """The text of a part that can be seen; empty where it cannot."""
+        return str(
+            self.run(
+                "const e = document.getElementById(arguments[0]); return e.checkVisibility() ? e.innerText : ''", id
+            )
+        )
+
+    def raw(self, query: str) -> list[str]:
+        return list(self.run("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", query))
+
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + 10
+        while not true():
+            assert time.monotonic() < end, (
+                f"{what}; the page says:\n{self.driver.find_element('tag name', 'body').text}"
+            )
+            time.sleep(0.02)
+
+    def shows(self, prompt: str) -> None:
+        """Wait for this question, and for the moment after which keys are taken."""
+        self.until(lambda: self.text("prompt") == prompt, f"waiting for the question {prompt!r}")
+        time.sleep(0.2)
+
+    def says(self, id: str, text: str) -> None:
+        self.until(lambda: text in self.text(id), f"waiting for {text!r} in {id}")
+
+    def rests(self, id: str, text: str) -> None:
+        """Wait for what is said while nothing is open; looks at once, as the page does when it comes into view."""
+        self.run("document.dispatchEvent(new Event('visibilitychange'))")
+        self.says(id, text)
+
+    def press(self, keys: str) -> None:
+        self.driver.find_element("tag name", "body").send_keys(keys)
+
+    def complaints(self) -> list[str]:
+        """What the browser has to say: blocked content and errors of the script."""
+        return [line["message"] for line in self.driver.get_log("browser")]
+
+
+def simple(count: int, answers: int = 2) -> list[Question]:
+    """Questions before which no repeat is due."""
+    from zotune.keys import derive
+
+    keys = [k for k in (f"k{i}" for i in range(100)) if derive(0, "repeat", k) % 10][:count]
+    return [Question(k, f"prompt {k}", tuple(f"{k} answer {i}" for i in range(answers))) for k in keys]
+
+
+def test_a_person_answers_by_keys(chromium: Any, server: Server, store: Ratings) -> None:
+    page = Page(chromium, server)
+    page.rests("pause-title", "Waiting for the tuner")
+    assert not page.text("dock")
+    asked = simple(6, answers=3)
+    keys = [q.key for q in asked]
+    store.plan(6)
+    store.ask(asked)
+    wanted = {"1": 0, "2": 1, "3": 2}
+    for question, key in zip(asked, ("2", "t", "b", "s", "3"), strict=False):
+        page.shows(question.prompt)
+        shown = page.raw("article .text")
+        assert sorted(shown) == list(question.answers)
+        page.press("4x")  # no such answer, no such key
+        page.press(key)
+        page.until(lambda k=question.key: not store.waiting([k]), f"waiting for the answer {key} to {question.key}")
+        if key in wanted:
+            chosen = question.answers.index(shown[wanted[key]])
+            assert store.scores([question.key]) == {question.key: tuple(float(i == chosen) for i in range(3))}
+    assert [store.scores(keys)[k] for k in keys[1:4]] == [(0.5,) * 3, (0.5,) * 3, None]
+    assert store.verdicts() == {"chosen": 2, "tie": 1, "bad": 1, "skip": 1}
+    page.shows(asked[5].prompt)
+    assert "5 of 6" in page.text("facts")
+    assert "All bad" in page.text("dock")
+    assert page.run("return [bar.value, bar.max]") == [5, 6]
+    page.press("1")
+    page.rests("pause-title", "Waiting for the next answers")
+    store.state("generating for step 3")
+    page.rests("pause-text", "generating for step 3")
+    store._beat(0)
+    page.rests("pause-title", "The tuner is not running")
+    store.state(DONE)
+    page.rests("pause-title", "All done")
+    assert "6 questions" in page.text("pause-text")
+    assert not page.text("dock")
+    assert page.complaints() == []
+
+
+def test_buttons_and_undo(chromium: Any, server: Server, store: Ratings) -> None:
+    asked = simple(3)
+    store.ask(asked)
+    page = Page(chromium, server)
+    page.shows(asked[0].prompt)
+    before = page.raw("article .text")
+    chromium.find_elements("css selector", ".choose")[1].click()
+    page.shows(asked[1].prompt)
+    assert store.scores([asked[0].key]) == {asked[0].key: tuple(float(a == before[1]) for a in asked[0].answers)}
+    page.press("u")
+    page.shows(asked[0].prompt)
+    page.says("said", "Taken back")
+    assert page.raw("article .text") == before
+    assert store.waiting([asked[0].key]) == 1
+    chromium.find_element("id", "tie").click()
+    page.shows(asked[1].prompt)
+    store.use([asked[0].key])
+    chromium.find_element("id", "undo").click()
+    page.says("said", "The tuner has used that answer already")
+    assert page.text("prompt") == asked[1].prompt, "and it goes on where it was"
+    page.press("u" * 2)
+    page.press("s")
+    page.shows(asked[2].prompt)
+    assert store.scores([asked[0].key, asked[1].key]) == {asked[0].key: (0.5, 0.5), asked[1].key: None}
+    assert page.complaints() == []
+
+
+def test_double_presses_and_two_pages_answer_once(chromium: Any, server: Server, store: Ratings) -> None:
+    asked = simple(4)
+    store.ask(asked)
+    page = Page(chromium, server)
+    page.shows(asked[0].prompt)
+    page.run("for (let i = 0; i < 5; i++) document.dispatchEvent(new KeyboardEvent('keydown', { key: '1' }))")
+    page.shows(asked[1].prompt)
+    page.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: '1', repeat: true }))")
+    page.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: '1', ctrlKey: true }))")
+    assert store.progress().answered == 1
+    elsewhere = store.next()
+    assert elsewhere
+    store.answer(elsewhere.id, "tie")
+    page.press("1")
+    page.says("said", "answered already")
+    page.shows(asked[2].prompt)
+    assert store.scores([asked[1].key]) == {asked[1].key: (0.5, 0.5)}
+
+
+def test_closing_and_opening_again_asks_nothing_twice(chromium: Any, tmp_path: Path, store: Ratings) -> None:
+    asked = simple(4)
+    store.ask(asked)
+    with serve(tmp_path) as server:
+        page = Page(chromium, server)
+        page.shows(asked[0].prompt)
+        page.press("1")
+        page.shows(asked[1].prompt)
+        page.open()
+        page.shows(asked[1].prompt)
+        page.press("2")
+        page.shows(asked[2].prompt)
+    page.press("1")
+    page.says("said", "Not saved")
+    assert page.text("prompt") == asked[2].prompt, "the question stays until its answer is kept"
+    with serve(tmp_path, server.port) as again:
+        page.press("1")
+        page.rests("pause-title", "no longer valid")
+        page.server = again
+        page.open()
+        page.shows(asked[2].prompt)
+        page.press("1")
+        page.shows(asked[3].prompt)
+    assert store.progress().answered == 3
+
+
+def test_hostile_text_is_shown_and_runs_nothing(chromium: Any, server: Server, store: Ratings) -> None:
+    hostile = (
+        "<img src=x onerror=\"document.title='owned'\">",
+        "<script>document.title='owned'</script><style>body{display:none}</style>",
+        "\"'></div><iframe srcdoc='<script>parent.document.title=1</script>'></iframe>&lt;b&gt;${1+1}",
+        "</article><svg/onload=document.title='owned'><a href=javascript:alert(1)>x</a>",
+    )
+    store.ask([Question("a", hostile[0], hostile[1:])])
+    page = Page(chromium, server)
+    page.shows(hostile[0])
+    assert sorted(page.raw("article .text")) == sorted(hostile[1:])
+    for tag in ("img", "script", "style", "iframe", "svg", "a"):
+        assert page.raw(f"main {tag}") == []
+    assert chromium.title == "Which answer is better?"
+    assert page.complaints() == []
+    blocked = "try { prompt.innerHTML = '<img src=x onerror=1>'; return '' } catch (error) { return error.name }"
+    assert page.run("const prompt = document.getElementById('prompt');" + blocked) == "TypeError"
+    page.run("const s = document.createElement('img'); s.src = 'https://example.org/x.png'; document.body.append(s)")
+    page.until(lambda: "Content Security Policy" in str(page.complaints()), "waiting for the policy to speak")
+
+
+WIDEST = """
+const parts = [...document.querySelectorAll('body *')].filter(e => getComputedStyle(e).overflowX !== 'hidden');
+return Math.max(...parts.map(e => e.scrollWidth));
+"""
+PLACES = """
+const boxes = [...document.querySelectorAll('article')].map(e => e.getBoundingClientRect());
+return boxes.map(box => [box.left, box.top]);
+"""
+ABOVE = """
+const [button, dock] = ['.choose', '#dock'].map(q => document.querySelector(q).getBoundingClientRect());
+return button.top > 0 && button.bottom <= dock.top + 1;
+"""
+
+
+@pytest.mark.parametrize(("width", "answers"), [(390, 2), (320, 3), (1200, 2), (1200, 3)])
+def test_widths(chromium: Any, server: Server, store: Ratings, width: int, answers: int) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700}
+    store.ask([Question("long", LONG + WORD, (LONG + WORD, CODE, "short")[:answers])])
+    store.plan(1000)
+    store.state("generating " + "x" * 80)
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page = Page(chromium, server)
+        page.shows((LONG + WORD).strip())
+        assert page.run("return innerWidth") == width
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        assert page.run(WIDEST) <= width
+        boxes = page.run(PLACES)
+        lefts, tops = {b[0] for b in boxes}, {b[1] for b in boxes}
+        stacked = width < 700
+        assert (len(lefts), len(tops)) == ((1, answers) if stacked else (answers, 1))
+        assert CODE in page.raw("article .text")
+        assert page.run("return getComputedStyle(document.querySelector('.text')).whiteSpaceCollapse") == "preserve"
+        for button in chromium.find_elements("css selector", "button"):
+            box = button.rect
+            assert box["height"] >= 44
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+        assert page.run(ABOVE), "the button of a long answer is in view"
+    finally:
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_keyboard_alone_and_what_is_read_aloud(chromium: Any, server: Server, store: Ratings) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    asked = simple(2)
+    store.ask(asked)
+    page = Page(chromium, server)
+    page.shows(asked[0].prompt)
+    for _ in range(12):
+        chromium.switch_to.active_element.send_keys(Keys.TAB)
+        if page.run("return document.activeElement.classList.contains('choose')"):
+            break
+    focus = (
+        "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth) >= 2]"
+    )
+    assert page.run(focus) == ["solid", True]
+    chromium.switch_to.active_element.send_keys(Keys.ENTER)
+    page.shows(asked[1].prompt)
+    assert page.run("return document.activeElement.id") == "ask", "focus stays at the question"
+    assert page.raw("[aria-live]")[1] == "New question with 2 answers"
+    names = [b.accessible_name for b in chromium.find_elements("css selector", "button")]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    assert [b.aria_role for b in chromium.find_elements("css selector", "button")] == ["button"] * len(names)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(chromium: Any, server: Server, store: Ratings, scheme: str) -> None:
+    """Text against its ground by WCAG 2.2: 4.5 at least."""
+    chromium.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    try:
+        page = Page(chromium, server)
+        colours = page.run(
+            "const s = getComputedStyle(document.documentElement);"
+            "return Object.fromEntries(['paper', 'card', 'ink', 'soft', 'tint', 'accent', 'on-accent', 'warn']"
+            ".map(n => [n, s.getPropertyValue('--' + n).trim()]))"
+        )
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+    def light(name: str) -> float:
+        parts = [int(colours[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    assert (light("paper") > 0.5) == (scheme == "light")
+    pairs = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("soft", "tint")]
+    for text, ground in [*pairs, ("on-accent", "accent"), ("warn", "paper"), ("paper", "ink")]:
+        low, high = sorted((light(text), light(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
