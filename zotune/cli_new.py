@@ -18,7 +18,7 @@ def new(
     ] = False,
     output_dir: Annotated[str, typer.Option("--output-dir", help="The folder to write into. [this one]")] = ".",
 ) -> None:
-    """Write a tested skeleton of a plugin: a package that can be installed, or one file."""
+    """Write the skeleton of an objective or optimizer, with tests."""
     files = scaffold.write(kind, name, single_file, output_dir)
     for path in files:
         print(path)
