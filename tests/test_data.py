@@ -643,14 +643,26 @@ MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": 
         {"messages": [{"role": "system", "content": ""}, {"role": "tool", "content": "{}", "name": "t"}]},
         {"messages": "a column of texts that is called so", "label": 1},
         {"prompt": "p", "completion": "c"},
-        {"prompt": MESSAGES[:1], "completion": "c"},
         {"prompt": "p", "chosen": "c", "rejected": "r"},
-        {"prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": MESSAGES[1:]},
         {"prompt": MESSAGES[:1], "completion": MESSAGES[1:], "messages": MESSAGES[:1]},
     ],
 )
 def test_other_shapes_stay_as_they_are(row: dict[str, Any]) -> None:
     assert data.complete([row]) == [row]
+
+
+def test_conversations_stand_together_as_messages() -> None:
+    asked, said, other = MESSAGES[:1], MESSAGES[1:], [{"role": "assistant", "content": "go away"}]
+    for row, together in (
+        ({"prompt": asked}, asked),
+        ({"prompt": asked, "completion": "hello"}, MESSAGES),
+        ({"prompt": asked, "chosen": said, "rejected": other}, MESSAGES),
+    ):
+        assert data.complete([row]) == [{**row, "messages": together}]
+    whole = {"chosen": MESSAGES, "rejected": [*asked, *other]}  # what both begin with is the prompt
+    assert data.complete([whole]) == [{"prompt": asked, "chosen": said, "rejected": other, "messages": MESSAGES}]
+    with pytest.raises(DataError, match="chosen: message 1 has the role 'nobody'"):
+        data.complete([{"prompt": asked, "chosen": [{"role": "nobody", "content": ""}], "rejected": other}])
 
 
 def test_prompt_and_completion_stand_together_as_messages() -> None:

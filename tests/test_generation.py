@@ -238,7 +238,7 @@ def test_a_passage_is_cut_and_new_tokens_have_room(families: Families, family: s
     record = {"text": "the dog saw the cat and " * 9, "question": "who ran", "completion": "so very good"}
     rows = task.rows([record, {**record, "text": "a"}])
     assert rows.cut == 2, "the demonstrations alone are too much for the second"
-    for (prompt, (option,)), begin in zip(rows.tokens, ("the dog saw the", "was good a question"), strict=True):
+    for (prompt, (option,), _), begin in zip(rows.tokens, ("the dog saw the", "was good a question"), strict=True):
         assert len(prompt) == (24 if family == "llama" else 32) or begin.endswith("question")
         text = task.loaded.tokenizer.decode(prompt, skip_special_tokens=True)
         assert begin in text
@@ -270,6 +270,6 @@ def test_a_prompt_that_is_all_the_text_keeps_its_end(families: Families) -> None
     task = families.task("llama", spec, length=8)
     found = task.rows([{"prompt": "the cat sat . " * 6 + "the dog ran", "completion": " yes"}])
     assert found.cut == 1
-    ids, (option,) = found.tokens[0]
+    ids, (option,), _ = found.tokens[0]
     assert task.loaded.tokenizer.decode(ids).endswith("the dog ran")
     assert task.loaded.tokenizer.decode([*option.ids, option.targets[-1]]).replace(" ", "").endswith("thedogranyes")

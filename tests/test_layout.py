@@ -34,7 +34,8 @@ LAYERS = [
     {"judging", "plan"},
     {"report", "session"},
     {"measure", "run"},
-    {"cli_new", "cli_rate", "terminal", "testing"},
+    {"checking", "terminal", "testing"},
+    {"cli_check", "cli_new", "cli_rate"},
     {"cli"},
     {"__main__"},
 ]

@@ -23,8 +23,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "contains": {"text": "green"},
 }
 """Options of those that need some, or that score label words only with them."""
-ELSEWHERE = {"exec", "http", "https", "reward-model"}
-"""Those that need a program, a server or a model: tests/test_scorers.py holds them to the contract."""
+ELSEWHERE = {"exec", "http", "https", "reward-model", "judge", "human"}
+"""Those that need a program, a server or a model (tests/test_scorers.py holds them to the contract), and those that
+give an order (tests/test_goals.py, tests/test_people.py)."""
 
 
 @pytest.mark.parametrize("name", [n for n in host.default().names("objective") if n not in ELSEWHERE])

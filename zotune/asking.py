@@ -13,6 +13,7 @@ from zotune import models, presets, tasks
 from zotune.config import RunConfig
 from zotune.data import Record, columns_of, rename
 from zotune.errors import DataError, OptionError
+from zotune.generation import PAIRS
 from zotune.prompts import (
     KINDS,
     TARGET,
@@ -27,7 +28,7 @@ from zotune.prompts import (
 )
 
 Parts = dict[str, list[Record]]
-COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response")
+COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response", "chosen")
 """Columns that hold right texts, the first found is used."""
 
 DEFAULT = {"classification": "{text}", "embedding": "{text}", "causal": "{text} {label}"}
@@ -86,6 +87,7 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
         max_new_tokens=cfg.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
         temperature=cfg.temperature,
         top_p=cfg.top_p,
+        system=cfg.system,
     )
     tasks.kind_of(spec, found.head)
     spec.check(rows, found.head)
@@ -101,8 +103,10 @@ def offered(spec: Spec, head: models.Head, parts: Mapping[str, Sequence[Record]]
     names = tasks.kind_of(spec, head).offered
     if spec.kind != "generation":
         return names
-    every = all(_has_answer(row) for rows in parts.values() for row in rows)
-    return names if every else names - {"references", "losses"}
+    every = [row for rows in parts.values() for row in rows]
+    if all("chosen" in row and "rejected" in row for row in every):
+        names |= PAIRS
+    return names if all(map(_has_answer, every)) else names - {"references", "losses"}
 
 
 def _has_answer(row: Record) -> bool:

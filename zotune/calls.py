@@ -69,6 +69,9 @@ class Cache:
     def get(self, names: Sequence[str]) -> list[Any]:
         return [self._known.get(n, self.UNKNOWN) for n in names]
 
+    def clear(self) -> None:
+        self._known.clear()
+
     def put(self, name: str, value: Any) -> None:
         self._known[name] = value
         while len(self._known) > self._most:

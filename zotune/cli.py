@@ -18,9 +18,10 @@ from typing import Annotated, Any
 import typer
 
 from zotune import __version__, config, host
-from zotune.cli_rate import rate
+from zotune.cli_check import check
 from zotune.cli_new import new
-from zotune.errors import OptionError, UsageError, ZotuneError
+from zotune.cli_rate import rate
+from zotune.errors import UsageError, ZotuneError
 
 app = typer.Typer(
     name="zotune",
@@ -64,9 +65,18 @@ def fit(
         Text, Opt("--dataset", "-d", "--dataset-name", help="File, or folder of splits. [embedded]")
     ] = None,
     objective: Annotated[
-        Text, Opt("--objective", "-o", help="Name, file.py:function or package.module:function. [cross-entropy]")
+        list[str] | None,
+        Opt(
+            "--objective",
+            "-o",
+            help="Name, name:text, file.py:function or package.module:function; several are summed. [cross-entropy]",
+        ),
     ] = None,
-    objective_arg: Annotated[list[str] | None, Opt(help="Option of the objective, name=value. Repeatable.")] = None,
+    weight: Annotated[Text, Opt(help="Weights of several objectives, such as 1,0.1. [1 each]")] = None,
+    objective_arg: Annotated[
+        list[str] | None,
+        Opt(help="Option of the objective, name=value; of one of several: objective.name=value. Repeatable."),
+    ] = None,
     direction: Annotated[Text, Opt(help="maximize or minimize, over what the objective declares.")] = None,
     optimizer: Annotated[Text, Opt(help="Name or file.py:Class; see 'zotune plugins'. [auto]")] = None,
     optimizer_arg: Annotated[list[str] | None, Opt(help="Option of the optimizer, name=value. Repeatable.")] = None,
@@ -96,6 +106,8 @@ def fit(
     stop: Annotated[list[str] | None, Opt(help="Text that ends a completion. Repeatable.")] = None,
     temperature: Annotated[Real, Opt(help="Sample completions at this temperature; 0: greedy. [0]")] = None,
     top_p: Annotated[Real, Opt(help="Sample from this much of the probability. [1]")] = None,
+    samples_per_prompt: Annotated[Whole, Opt(help="Completions sampled for each training prompt. [1]")] = None,
+    system: Annotated[Text, Opt(help="First message of every chat.")] = None,
     tune: Annotated[
         Text, Opt(help="all, auto, head, value, bias, norm, bias+norm, last:N or a regular expression. [auto]")
     ] = None,
@@ -124,6 +136,14 @@ def fit(
     save_total_limit: Annotated[Whole, Opt(help="Checkpoints kept, besides the best. [2]")] = None,
     patience: Annotated[Whole, Opt(help="Stop after this many evaluations without a new best.")] = None,
     max_failures: Annotated[Whole, Opt(help="Dropped steps before the run stops with exit code 3. [10]")] = None,
+    max_score_calls: Annotated[Whole, Opt(help="Budget in rows that the objective scores, held-out ones too.")] = None,
+    score_concurrency: Annotated[Whole, Opt(help="Calls of a scorer at a time: exec, http, async. [1]")] = None,
+    score_batch_size: Annotated[Whole, Opt(help="Rows a call of a scorer.")] = None,
+    score_timeout: Annotated[Real, Opt(help="Seconds that a call of a scorer may take.")] = None,
+    score_cache: Annotated[
+        bool | None,
+        Opt("--score-cache/--no-score-cache", help="Score equal rows once. [where each row is scored by itself]"),
+    ] = None,
     output_dir: Annotated[Text, Opt(help="The run folder; with --run-name its parent. [runs/<objective>-<n>]")] = None,
     run_name: Annotated[Text, Opt(help="Name of the run folder in --output-dir. [runs]")] = None,
     resume_from_checkpoint: Annotated[Text, Opt(help="last, or a checkpoint folder.")] = None,
@@ -150,6 +170,8 @@ def fit(
     """Tune weights for an objective. Without --model and --dataset: the embedded encoder and data."""
     said = dict(locals())
     for name in (
+        "objective",
+        "weight",
         "objective_arg",
         "optimizer_arg",
         "column",
@@ -162,9 +184,11 @@ def fit(
         said.pop(name)
     said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
     said |= {"stop": tuple(stop or ()) or None, "lora_target_modules": tuple(lora_target_modules or ()) or None}
+    said["objective"] = (objective[0] if len(objective) == 1 else tuple(objective)) if objective else None
+    said["weight"] = config.convert(weight, tuple[float, ...], "--weight") if weight else None
     said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
     said["optimizer_args"] = config.pairs(optimizer_arg or [], "--optimizer-arg")
-    said["columns"] = _columns(column or [])
+    said["columns"] = config.columns(column or [])
     cfg = config.resolve(said, config_file)
 
     from zotune import run
@@ -181,21 +205,11 @@ def fit(
             result = run.fit(cfg, emit=terminal, stop=asked, resume=resume_from_checkpoint)
     finally:
         terminal.close()
-    show_result(terminal, cfg.objective, result, verdict("", result))
+    show_result(terminal, cfg.goal, result, verdict("", result))
     if as_json:
         print(json.dumps(result.json(), indent=1))
     if result.reason == "interrupted":
         raise typer.Exit(130)
-
-
-def _columns(items: list[str]) -> dict[str, str]:
-    out = {}
-    for item in items:
-        wanted, equals, found = item.partition("=")
-        if not equals or not wanted or not found:
-            raise OptionError(f"--column takes wanted=found, got {item!r}")
-        out[wanted] = found
-    return out
 
 
 class _stoppable:
@@ -280,7 +294,7 @@ def evaluate(
     for name in ("objective", "objective_arg", "column", "as_json"):
         said.pop(name)
     said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
-    said |= {"stop": tuple(stop or ()) or None, "columns": _columns(column or [])}
+    said |= {"stop": tuple(stop or ()) or None, "columns": config.columns(column or [])}
     said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
 
     from zotune import measure
@@ -325,10 +339,9 @@ def export(
     print(exporting.export(run, output_dir, merge=merge, dtype=dtype or "auto"))
 
 
-app.command()(new)
-
-
+app.command()(check)
 app.command()(rate)
+app.command()(new)
 
 
 @plugins_app.callback()

@@ -160,6 +160,17 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
     return out
 
 
+def columns(items: Sequence[str]) -> dict[str, str]:
+    """`["wanted=found", …]` of `--column` to a dict. Raises OptionError."""
+    out = {}
+    for item in items:
+        wanted, equals, found = item.partition("=")
+        if not equals or not wanted or not found:
+            raise OptionError(f"--column takes wanted=found, got {item!r}")
+        out[wanted] = found
+    return out
+
+
 # -- the run's configuration -------------------------------------------------------------------------------------------
 
 
@@ -169,7 +180,8 @@ class RunConfig:
 
     model: str | None = None
     dataset: str | None = None
-    objective: str = "cross-entropy"
+    objective: str | tuple[str, ...] = "cross-entropy"
+    weight: tuple[float, ...] = ()
     objective_args: dict[str, Any] = field(default_factory=dict)
     direction: str | None = None
     optimizer: str = "auto"
@@ -193,6 +205,8 @@ class RunConfig:
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
+    samples_per_prompt: int = 1
+    system: str | None = None
     tune: str = "auto"
     embeddings: bool = True
     init: str = "none"
@@ -213,6 +227,11 @@ class RunConfig:
     save_total_limit: int = 2
     patience: int | None = None
     max_failures: int = 10
+    max_score_calls: int | None = None
+    score_concurrency: int | None = None
+    score_batch_size: int | None = None
+    score_timeout: float | None = None
+    score_cache: bool | None = None
     output_dir: str | None = None
     run_name: str | None = None
     device: str = "auto"
@@ -227,6 +246,11 @@ class RunConfig:
     allow_pickle: bool = False
     model_revision: str | None = None
 
+    @property
+    def goal(self) -> str:
+        """The objective as one name: several joined by +."""
+        return self.objective if isinstance(self.objective, str) else " + ".join(self.objective)
+
     def __post_init__(self) -> None:
         if self.direction not in (None, "maximize", "minimize"):
             raise OptionError(f"--direction must be maximize or minimize, got {self.direction!r}")
@@ -240,7 +264,8 @@ class RunConfig:
                 raise OptionError(f"--{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
         positive = ("limit", "max_length", "batch_size", "eval_batch_size", "max_steps", "max_evals", "max_time")
         more = ("train_size", "k_per_class", "max_new_tokens", "lora_r", "lora_alpha", "prefix_tokens")
-        for name in (*positive, *more, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
+        scores = ("samples_per_prompt", "max_score_calls", "score_concurrency", "score_batch_size", "score_timeout")
+        for name in (*positive, *more, *scores, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
@@ -250,6 +275,8 @@ class RunConfig:
             raise OptionError(f"--temperature must be 0 (greedy) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"--top-p must be in (0, 1], got {self.top_p}")
+        if self.samples_per_prompt > 1 and self.temperature == 0:
+            raise OptionError("--samples-per-prompt: greedy completions are all the same", hint="--temperature 1")
         if self.quantize and self.peft == "none":
             raise OptionError(
                 "--quantize freezes the weights in few bits: only an adapter on top can be tuned", hint="--peft lora"

@@ -159,8 +159,9 @@ def complete(rows: Sequence[Record], where: str = "") -> list[Record]:
     """Records in a uniform shape; no column is lost, and records are not changed in place.
 
     `answers` as SQuAD's dict of texts and starts, or DROP's `answers_spans`, become `answers`: a list of different
-    texts. `prompt` and `completion` that are both lists of messages also stand together as `messages`. Messages are
-    checked. Preference pairs stay as they are. where: named in errors. Raises DataError with the record's number.
+    texts. A `prompt` that is a list of messages also stands as `messages`, with its `completion`, or the `chosen` one
+    of a pair, where that is one too; where both of a pair begin alike and there is no `prompt`, what they share is it.
+    Messages are checked. where: named in errors. Raises DataError with the record's number.
     """
     prefix = f"{where}, " if where else ""
     return [_completed(row, f"{prefix}record {number}") for number, row in enumerate(rows, 1)]
@@ -174,11 +175,28 @@ def _completed(row: Record, where: str) -> Record:
         row = {**row, "answers": _texts(spans["spans"], f"{where}: answers_spans")}
     if "messages" in row and not isinstance(row["messages"], str):  # a plain text column may bear that name
         _check_messages(row["messages"], f"{where}: messages")
-    elif "messages" not in row and all(_is_conversation(row.get(column)) for column in ("prompt", "completion")):
-        for column in ("prompt", "completion"):
-            _check_messages(row[column], f"{where}: {column}")
-        row = {**row, "messages": [*row["prompt"], *row["completion"]]}
+    elif "messages" not in row:
+        row = _conversation(row, where)
     return row
+
+
+def _conversation(row: Record, where: str) -> Record:
+    """Lists of messages in other columns, together as `messages`."""
+    pair = [row.get(column) for column in ("chosen", "rejected")]
+    if "prompt" not in row and all(map(_is_conversation, pair)):
+        shared = 0
+        while shared < min(map(len, pair)) - 1 and pair[0][shared] == pair[1][shared]:  # type: ignore[arg-type, index]
+            shared += 1
+        chosen, rejected = ([*said[shared:]] for said in pair)  # type: ignore[index]
+        row = {**row, "prompt": pair[0][:shared], "chosen": chosen, "rejected": rejected}  # type: ignore[index]
+    if not _is_conversation(row.get("prompt")):
+        return row
+    said: Any = next((row[c] for c in ("completion", "chosen") if row.get(c)), [])
+    said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+    for column in ("prompt", "completion", "chosen", "rejected"):
+        if _is_conversation(row.get(column)):
+            _check_messages(row[column], f"{where}: {column}")
+    return {**row, "messages": [*row["prompt"], *said]}
 
 
 def _texts(values: list[Any], where: str) -> list[str]:

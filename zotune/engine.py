@@ -15,7 +15,7 @@ from typing import Any
 
 from zotune import state as states
 from zotune.checkpoint import Store
-from zotune.errors import ObjectiveError, ObjectiveFailures, UsageError
+from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
 from zotune.journal import Journal, Tape
 from zotune.oracle import At, Batches, Oracle
 from zotune.space import Space
@@ -90,7 +90,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended: "done", "patience" or "interrupted"."""
+    """How the loop ended: "done", "patience", "score calls" (their budget is spent) or "interrupted"."""
 
     reason: str
     progress: Progress
@@ -105,7 +105,8 @@ class Engine:
     assess: scores the present weights on held-out rows and returns JSON values, of which "loss" (smaller is better)
     selects the
     best; None: no held-out rows, the last weights are the best. emit: told about every step and assessment. stop:
-    asked after each step.
+    asked after each step. spent: asked before each step whether the budget of score calls is used up. An objective that
+    waits for an answer may raise Stopped instead: the step did not happen.
     """
 
     def __init__(
@@ -125,12 +126,14 @@ class Engine:
         patience: int | None = None,
         emit: Emit = lambda kind, event: None,
         stop: Callable[[], bool] = lambda: False,
+        spent: Callable[[], bool] = lambda: False,
     ) -> None:
         self.space, self.optimizer, self.oracle, self.batches = space, optimizer, oracle, batches
         self.budget, self.journal, self.store = budget, journal, store
         self.assess, self.eval_steps = assess, max(eval_steps, 1)
         self.save_steps = save_steps or self.eval_steps
         self.max_failures, self.patience, self.emit, self.stop = max_failures, patience, emit, stop
+        self.spent = spent
         self.progress = Progress()
         self.state: Any = None
         self._planned: tuple[Budget, int | None] | None = None
@@ -154,6 +157,9 @@ class Engine:
             except ObjectiveFailures:
                 self._save()  # the last good weights, so that the run can go on when the scorer is back
                 raise
+            except Stopped:
+                self._save()
+                return Outcome("interrupted", p)
             if p.step % self.eval_steps == 0:
                 self._assess()
             if p.step % self.save_steps == 0 and not self.journal.replaying:
@@ -184,6 +190,8 @@ class Engine:
         p, b = self.progress, self.budget
         if self.patience is not None and p.stale >= self.patience:
             return "patience"
+        if not self.journal.replaying and self.spent():
+            return "score calls"
         over = (
             (b.steps is not None and p.step >= b.steps)
             or (b.evals is not None and p.evaluations + self._cost(p.step, self._used()) > b.evals)

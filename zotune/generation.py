@@ -21,19 +21,25 @@ from zotune.data import Record
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.forward import Tokens
 from zotune.models import generation_settings, own_settings_aside, quiet
+from zotune.objectives import texts
 from zotune.prompts import SHOTS, Filled, Spec, references_of
 from zotune.scoring import Option, Rows, Worded
 
+PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"})
+"""What pairs of a chosen and a rejected completion give: Σ log p of the tokens, and how many there are."""
 _ALWAYS = frozenset({"prompts", "model", "batch"})
 
 
 class Generating(Worded):
-    """Free text. `references` are the right texts: one string a row, a list where there are several."""
+    """Free text. `references` are the right texts: one string a row, a list where there are several. Where a `prompt`
+    is a list of messages, prompts and completions are given as lists of messages too, as TRL gives them."""
 
     offered = _ALWAYS | {"completions", "completion_ids", "references", "losses"}
     samples = False
     step = 0
     """Which step's randomness sampling uses; set by who drives the run."""
+    draw = 0
+    """Which of several samples of a prompt; likewise."""
 
     def __init__(self, loaded: Any, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
@@ -56,7 +62,8 @@ class Generating(Worded):
         ]
         gold = [self.references(r) for r in records]
         tokens = [
-            (c.ids, tuple(self._option_of(r, g[:1])) if g else ()) for c, r, g in zip(coded, records, gold, strict=True)
+            (c.ids, tuple(self._option_of(r, g[:1])) if g else (), tuple(self._pair(r)))
+            for c, r, g in zip(coded, records, gold, strict=True)
         ]
         prompts = [f.text for f in filled]
         return Rows(records, prompts, [list(range(len(g))) for g in gold], gold, tokens, sum(c.cut for c in coded))
@@ -66,9 +73,29 @@ class Generating(Worded):
             if text.strip():
                 yield self._taught_option(record, text)
 
+    def _pair(self, record: Record) -> Iterator[Option]:
+        """The chosen and the rejected completion."""
+        for column in ("chosen", "rejected") if "chosen" in record and "rejected" in record else ():
+            said = texts([record[column]])[0]
+            if not said.strip():
+                raise DataError(f"a {column} completion is empty: {record!r:.80}")
+            yield self._taught_option(record, said)
+
+    def _turns(self, record: Record) -> list[Record] | None:
+        """The messages that the model answers; None where the prompt is plain text."""
+        system = [{"role": "system", "content": self.spec.system}] if self.spec.system else []
+        if "messages" not in record:
+            if not system:
+                return None
+            filled = self.spec.template.fill(record, "completion", "", "drop").text.rstrip(" ")
+            return [*system, {"role": "user", "content": filled}]
+        turns = record["messages"]
+        asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        return [*(system if asked[:1] and asked[0]["role"] != "system" else []), *asked]
+
     def _special(self, record: Record) -> bool:
         """Whether the tokenizer adds its special tokens: a chat template has them already."""
-        return "messages" not in record
+        return "messages" not in record and not self.spec.system
 
     def references(self, record: Record) -> list[str]:
         """The right texts of a record: its completion, or what the assistant says last."""
@@ -78,22 +105,22 @@ class Generating(Worded):
         return references_of(record, "completion")
 
     def _prompt(self, record: Record) -> Filled:
-        if "messages" in record:
-            said = self._chat(record)
+        turns = self._turns(record)
+        if turns is not None:
+            said = self._chat(turns)
             return Filled(said, {SHOTS: (0, len(said))})  # what was said first goes first
         filled = self.spec.template.fill(record, "completion", "", "drop")
         made = filled.upto(len(filled.text.rstrip(" ")))
         return made.after(self.spec.demonstrations) if self.spec.demonstrations else made
 
-    def _chat(self, record: Record) -> str:
-        turns = record["messages"]
-        asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    def _chat(self, turns: Sequence[Record]) -> str:
         try:
-            said: str = self.loaded.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            said: str = self.loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # templates raise errors of their own
             if not getattr(self.loaded.tokenizer, "chat_template", None):
                 raise ModelError(
-                    f"{self.loaded.source} has no chat template for `messages`", hint="use `prompt` and `completion`"
+                    f"{self.loaded.source} has no chat template for {'--system' if self.spec.system else '`messages`'}",
+                    hint="use `prompt` and `completion`",
                 ) from None
             raise DataError(f"the model's chat template refuses a record: {str(error).splitlines()[0]}") from None
         return said
@@ -102,7 +129,7 @@ class Generating(Worded):
         """The right completion after its prompt, tokenised together."""
         prompt = self._prompt(record)
         head = self.loaded.head
-        if "messages" in record:
+        if not self._special(record):
             filled = Filled(prompt.text + text, prompt.spans, (len(prompt.text), len(prompt.text) + len(text)))
         else:
             filled = self.spec.template.fill(record, "completion", text, "ask")
@@ -135,7 +162,7 @@ class Generating(Worded):
         columns = {name: [r.get(name) for r in records] for name in records[0]} if records else {}
         out = {
             **columns,
-            "prompts": [rows.prompts[i] for i in indices],
+            "prompts": [r["prompt"] if _is_chat(r) else rows.prompts[i] for i, r in zip(indices, records, strict=True)],
             "references": [g[0] if len(g) == 1 else list(g) or None for g in (rows.options[i] for i in indices)],
             "model": self.loaded.model,
             "batch": records,
@@ -143,9 +170,23 @@ class Generating(Worded):
         out.pop("completion", None)
         if wants & {"completions", "completion_ids"}:
             ids = self.generate([rows.tokens[i][0] for i in indices], indices)
-            out |= {"completion_ids": [list(x) for x in ids], "completions": [self.text(x) for x in ids]}
+            said = [self.text(x) for x in ids]
+            as_told = [_told(t) if _is_chat(r) else t for t, r in zip(said, records, strict=True)]
+            out |= {"completion_ids": [list(x) for x in ids], "completions": as_told}
         if "losses" in wants:
             out["losses"] = self._losses_of([rows.tokens[i][1] for i in indices])
+        if wants & PAIRS:
+            out |= self._pairs_of([rows.tokens[i][2] for i in indices])
+        return out
+
+    def _pairs_of(self, pairs: Sequence[Sequence[Option]]) -> dict[str, Any]:
+        """Σ log p of both completions of each pair, in nats, and their lengths in tokens."""
+        found = iter(self.log_probabilities([option for pair in pairs for option in pair]))
+        sums = [[next(found) for _ in pair] for pair in pairs]
+        out: dict[str, Any] = {}
+        for k, side in enumerate(("chosen", "rejected")):
+            out[f"{side}_logps"] = [s[k] for s in sums]
+            out[f"{side}_tokens"] = [len(pair[k].targets) for pair in pairs]
         return out
 
     def _losses_of(self, options: Sequence[Sequence[Option]]) -> list[float | None]:
@@ -173,7 +214,8 @@ class Generating(Worded):
         """Completion ids for each prompt, without what follows the end token."""
         out: list[list[int]] = [[] for _ in prompts]
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
-        seed = keys.derive(self.seed, "sampling", self.step, *list(indices)[:1])
+        which = [self.draw] if self.draw else []
+        seed = keys.derive(self.seed, "sampling", self.step, *list(indices)[:1], *which)
         with quiet(), torch.random.fork_rng(devices=devices, enabled=self.spec.temperature > 0):
             if self.spec.temperature > 0:
                 torch.manual_seed(seed)
@@ -205,4 +247,12 @@ class Generating(Worded):
         return generation_settings(self.loaded, spec.max_new_tokens, spec.temperature, spec.top_p)
 
 
-__all__ = ["Generating"]
+def _is_chat(record: Record) -> bool:
+    return isinstance(record.get("prompt"), list)
+
+
+def _told(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+__all__ = ["PAIRS", "Generating"]

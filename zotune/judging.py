@@ -17,7 +17,7 @@ import torch
 
 from zotune import probe, tasks
 from zotune.errors import ObjectiveError
-from zotune.objectives import Objective
+from zotune.objectives import Objective, read
 from zotune.types import Score
 
 Outputs = Mapping[str, Any]
@@ -28,11 +28,13 @@ RESAMPLES, SECONDS = 1000, 5.0
 
 @dataclass(frozen=True)
 class Scored:
-    """An objective on some rows: its value, its standard error (None where it cannot be resampled), rows."""
+    """An objective on some rows: its value, its standard error (None where it cannot be resampled), rows; parts: (name,
+    value) of each objective in a sum."""
 
     value: float
     error: float | None
     rows: int
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,35 @@ class Difference:
 
 
 class HeldOut:
-    """Some rows with what the model gave for them, ready to be scored again on any resample."""
+    """Some rows with what the model gave for them, ready to be scored again on any resample.
+
+    An objective that gives an order is scored against the start: the share of rows on which what the model says now is
+    better than what it said when `remember` was called, an equal one counting a half.
+    """
 
     def __init__(self, task: tasks.Task, rows: tasks.Rows, objective: Objective) -> None:
         self.task, self.rows, self.objective = task, rows, objective
+        self._start: Sequence[Any] | None = None
+
+    def outputs(self) -> Outputs:
+        """What the model gives as it is now."""
+        return self.task.outputs(self.rows, range(len(self.rows)), self.objective.wants)
+
+    def remember(self, outputs: Outputs | None = None) -> None:
+        """Take what the model says now as what is to be beaten, where the objective compares."""
+        if self.objective.ordered and self._start is None:
+            self._start = (self.outputs() if outputs is None else outputs)["completions"]
 
     def measure(self) -> tuple[Outputs, Score]:
-        """Run the model as it is now: what it gave, and the score."""
-        outputs = self.task.outputs(self.rows, range(len(self.rows)), self.objective.wants)
-        return outputs, self.objective.score(len(self.rows), outputs)
+        """Run the model as it is now: what it gave, and the score. Raises ObjectiveError."""
+        outputs = self.outputs()
+        self.remember(outputs)
+        if self._start is None:
+            return outputs, self.objective.score(len(self.rows), outputs)
+        pairs = list(zip(self._start, outputs["completions"], strict=True))
+        found = self.objective.compare(outputs, pairs)
+        won = [None if x is None else wins(x)[1] for x in found]
+        return outputs, read(self.objective.name, won, len(self.rows))
 
     def on(self, outputs: Outputs, indices: Sequence[int]) -> float:
         """The objective on some of the rows."""
@@ -63,26 +85,28 @@ class HeldOut:
         ).value
 
     def resamples(self) -> bool:
-        """Whether the objective can be computed again without the model."""
-        return "model" not in self.objective.required
+        """Whether the objective can be computed again without the model, and soon."""
+        slow = any(getattr(o.function, "cached", False) for o in self.objective.each)
+        return "model" not in self.objective.required and not slow and not self.objective.ordered
 
     def scored(self, outputs: Outputs, score: Score, seed: int) -> Scored:
         n = len(self.rows)
         if score.samples is not None:
             known = [s for s in score.samples if s is not None]
-            return Scored(score.value, _spread(known) / math.sqrt(len(known)) if len(known) > 1 else None, n)
+            error = _spread(known) / math.sqrt(len(known)) if len(known) > 1 else None
+            return Scored(score.value, error, n, score.parts)
         if not self.resamples():
-            return Scored(score.value, None, n)
+            return Scored(score.value, None, n, score.parts)
         values = _tolerant(lambda i: self.on(outputs, i), n, seed)
-        return Scored(score.value, _spread(values) if values else None, n)
+        return Scored(score.value, _spread(values) if values else None, n, score.parts)
 
     def difference(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> Difference:
         """after - before, with the interval of a paired bootstrap over rows."""
         n, value = len(self.rows), after[1].value - before[1].value
         a, b = before[1].samples, after[1].samples
-        if a is not None and b is not None and None not in a and None not in b:
+        if a is not None and b is not None:
             gaps = [y - x for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-            values = bootstrap(lambda i: math.fsum(gaps[k] for k in i) / len(i), n, seed)
+            values = bootstrap(lambda i: math.fsum(gaps[k] for k in i) / len(i), len(gaps), seed) if gaps else []
         elif self.resamples():
             values = _tolerant(lambda i: self.on(after[0], i) - self.on(before[0], i), n, seed)
         else:
@@ -92,6 +116,12 @@ class HeldOut:
         values.sort()
         low, high = (values[min(int(q * len(values)), len(values) - 1)] for q in (0.025, 0.975))
         return Difference(value, _spread(values), low, high)
+
+
+def wins(strengths: Sequence[float]) -> list[float]:
+    """The share of the others that each candidate beats, an equal one counting a half."""
+    beaten = [math.fsum((x > y) + 0.5 * (x == y) for y in strengths) - 0.5 for x in strengths]
+    return [b / (len(strengths) - 1) for b in beaten]
 
 
 def _tolerant(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:

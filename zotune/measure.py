@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from zotune import asking, config, data, keys, objectives, tasks
+from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.engine import Emit
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
@@ -87,8 +88,12 @@ def evaluate(
     )
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     asked = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
-    goals = [objectives.resolve(o or task.measure(spec.kind), cfg.objective_args, cfg.direction) for o in asked]
+    calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
+    named = [o or task.measure(spec.kind) for o in asked]
+    goals = objectives.resolve_each(named, cfg.objective_args, cfg.direction, calls)
     for goal in goals:
+        if goal.ordered:
+            raise OptionError(f"objective {goal.name!r} compares, and has no score of one model", hint="zotune compare")
         goal.check(asking.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
     loaded = load(cfg, found, spec)
     asks = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
@@ -97,7 +102,11 @@ def evaluate(
         emit("note", {"text": f"{coded.cut} rows are longer than {asks.max_length} tokens and were cut"})
     wants = frozenset().union(*(g.wants for g in goals))
     outputs = asks.outputs(coded, range(len(coded)), wants)
-    out = {g.name: _score(HeldOut(asks, coded, g), outputs, cfg.seed) for g in goals}
+    try:
+        out = {g.name: _score(HeldOut(asks, coded, g), outputs, cfg.seed) for g in goals}
+    finally:
+        for goal in goals:
+            goal.close()
     return out if several else next(iter(out.values()))
 
 

@@ -23,9 +23,11 @@ from zotune.types import Direction, ObjectiveInfo, Score
 
 PROVIDED = frozenset(
     {"prompts", "completions", "completion_ids", "references", "predictions", "labels", "logits", "losses"}
-    | {"model", "batch"}
+    | {"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens", "model", "batch"}
 )
 Spec = str | Callable[..., Any]
+Goal = Spec | Sequence[Spec]
+"""What may be named as an objective: one, or several to be summed."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -83,6 +85,8 @@ class Objective:
 
     @property
     def better(self) -> str:
+        if self.ordered:
+            return "share of rows won against the start"
         return "higher is better" if self.direction == "maximize" else "lower is better"
 
     @property
@@ -323,7 +327,7 @@ def wrap(target: Any, name: str, direction: str | None = None, calls: Calls | No
 
 
 def resolve(
-    spec: Spec | Sequence[Spec],
+    spec: Goal,
     options: Mapping[str, Any],
     direction: str | None = None,
     calls: Calls | None = None,
@@ -335,11 +339,21 @@ def resolve(
     options go to the objective that knows them, or to the one named in `name.option` or `2.option` (the second).
     Raises PluginError for unknown names, OptionError for options that do not fit.
     """
-    specs = [spec] if isinstance(spec, str) or callable(spec) else list(spec)
+    specs: list[Any] = list(spec) if isinstance(spec, list | tuple) else [spec]
     if not specs:
         raise OptionError("no objective is named", hint="-o f1")
     if weights and len(weights) != len(specs):
         raise OptionError(f"--weight has {len(weights)} numbers for {len(specs)} objectives")
+    found = resolve_each(specs, options, direction if len(specs) == 1 else None, calls)
+    if len(found) == 1 and not weights:
+        return found[0]
+    return _sum(found, weights or [1.0] * len(found), direction)
+
+
+def resolve_each(
+    specs: Sequence[Spec], options: Mapping[str, Any], direction: str | None = None, calls: Calls | None = None
+) -> list[Objective]:
+    """Several objectives, each by itself; see `resolve`."""
     targets = [_target(s) for s in specs]
     shares = _shared(specs, targets, options, calls or Calls())
     found = []
@@ -347,10 +361,8 @@ def resolve(
         what = f"objective {one!r}" if isinstance(one, str) else "the objective"
         name = one if isinstance(one, str) else getattr(one, "__name__", "objective")
         made = config.build(target, own, what)
-        found.append(wrap(made, getattr(made, "label", name), direction if len(specs) == 1 else None, calls))
-    if len(found) == 1 and not weights:
-        return found[0]
-    return _sum(found, weights or [1.0] * len(found), direction)
+        found.append(wrap(made, name, direction, calls))
+    return found
 
 
 def _sum(parts: Sequence[Objective], weights: Sequence[float], direction: str | None) -> Sum:
@@ -433,4 +445,4 @@ def _word(spec: Spec) -> str:
     return (spec if isinstance(spec, str) else getattr(spec, "__name__", "")).replace("-", "_")
 
 
-__all__ = ["PROVIDED", "Objective", "Spec", "Sum", "objective", "read", "resolve", "texts", "wrap"]
+__all__ = ["PROVIDED", "Goal", "Objective", "Spec", "Sum", "objective", "read", "resolve", "texts", "wrap"]

@@ -6,7 +6,7 @@ Knows configuration, plugins, data and a model's small files; loads no weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 from zotune import asking, data, models, objectives, optimizers
 from zotune.adapters import Adapter
+from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.errors import OptionError
-from zotune.objectives import Objective
+from zotune.objectives import Goal, Objective
 from zotune.prompts import Spec
 from zotune.recipe import TensorInfo
 from zotune.types import Optimizer
@@ -37,6 +38,7 @@ class Plan:
     found: models.Found
     spec: Spec
     adapter: Adapter
+    rule: str = "auto"
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -112,13 +114,20 @@ def check_tune(tune: str) -> None:
         raise OptionError(f"--tune {tune!r} is no regular expression: {error}") from None
 
 
-def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, optimizer: Any = None) -> Plan:
+def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -> Plan:
     """Resolve and check everything that needs no model. Raises UsageError of all kinds."""
     notes: list[str] = []
     check_tune(cfg.tune)
     task = asking.read(cfg.task)
-    goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction)
-    rule = optimizers.resolve(optimizer or cfg.optimizer, cfg.optimizer_args, cfg.learning_rate, cfg.eps)
+    calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
+    goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction, calls, cfg.weight)
+    chosen, own = optimizer or cfg.optimizer, dict(cfg.optimizer_args)
+    if goal.ordered and chosen == "auto":
+        notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
+        chosen = "rank-sgd"
+    if goal.ordered and chosen == "rank-sgd":
+        own.setdefault("points", getattr(goal.function, "candidates", 4))
+    rule = optimizers.resolve(chosen, own, cfg.learning_rate, cfg.eps)
     optimizers.check_needs(rule, goal)
     if cfg.dataset is None:
         if cfg.model is not None:
@@ -139,14 +148,16 @@ def plan(cfg: RunConfig, objective: str | Callable[..., Any] | None = None, opti
     )
     parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
     found, spec, parts = asking.resolve(cfg, task, parts)
-    splits = replace(splits, train=parts["train"], select=parts["selection"], judge=parts["judging"])
+    judged = getattr(goal.function, "judged", None)
+    splits = replace(splits, train=parts["train"], select=parts["selection"], judge=parts["judging"][:judged])
     adapter = adapter_of(cfg)
     adapter.check(found.head)
     if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):
         raise OptionError(f"--init linear-probe writes a linear head; the head {found.head!r} has none")
     goal.check(asking.offered(spec, found.head, parts), frozenset(splits.train[0]))
     _check_metric(goal, spec)
-    return Plan(cfg, goal, rule, splits, found, spec, adapter, notes)
+    named = chosen if isinstance(chosen, str) else type(chosen).__name__
+    return Plan(cfg, goal, rule, splits, found, spec, adapter, named, notes)
 
 
 def adapter_of(cfg: RunConfig) -> Adapter:
@@ -155,6 +166,7 @@ def adapter_of(cfg: RunConfig) -> Adapter:
 
 def _check_metric(goal: Objective, spec: Spec) -> None:
     """Objectives may look at the classes before anything is spent, by a method `check(classes)`."""
-    check = getattr(goal.function, "check", None)
-    if callable(check) and spec.classes is not None:
-        check(len(spec.classes.keys))
+    for one in goal.each:
+        check = getattr(one.function, "check", None)
+        if callable(check) and spec.classes is not None:
+            check(len(spec.classes.keys))

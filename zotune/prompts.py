@@ -297,7 +297,7 @@ class Spec:
 
     classes: of a classification; choices: columns of the options; cut: the column that is shortened first; calibration:
     a template whose answers' log-probabilities are subtracted; demonstrations: what stands before every prompt; stop,
-    max_new_tokens, temperature (0: greedy), top_p: of generation.
+    max_new_tokens, temperature (0: greedy), top_p, system (the first message of a chat): of generation.
     """
 
     kind: Kind
@@ -311,6 +311,7 @@ class Spec:
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
+    system: str | None = None
 
     @property
     def target(self) -> str:

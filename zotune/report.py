@@ -45,7 +45,7 @@ def model_card(plan: Plan, result: Result) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     settings: dict[str, Any] = {
         "objective": f"{plan.objective.name} ({plan.objective.better})",
-        "optimizer": f"{cfg.optimizer} `{plan.optimizer}`",
+        "optimizer": f"{plan.rule} `{plan.optimizer}`",
         "tuned": cfg.tune,
         "steps": result.steps,
         "forwards (one batch at one point)": result.forwards,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 from zotune import checkpoint, config, host, keys, models, report
 from zotune.config import RunConfig
 from zotune.engine import Emit, Engine, Outcome
-from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
+from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
 from zotune.journal import Journal
 from zotune.judging import Difference, Scored, linear_probe
+from zotune.objectives import Goal
 from zotune.plan import Plan, embedded_data, plan
 from zotune.recipe import Noise
-from zotune.session import Session, environment
+from zotune.session import Scoring, Session, environment
 from zotune.types import Optimizer, Score
 
 
@@ -47,6 +48,7 @@ class Result:
     zero_share: float
     best_step: int
     seconds: float
+    scoring: Scoring
 
     @property
     def after(self) -> Scored:
@@ -64,7 +66,8 @@ def run_folder(cfg: RunConfig) -> Path:
         return Path(cfg.output_dir or "runs") / cfg.run_name
     if cfg.output_dir:
         return Path(cfg.output_dir)
-    stem = "".join(c if c.isalnum() else "-" for c in cfg.objective.rpartition(":")[2]).strip("-") or "run"
+    first = cfg.objective if isinstance(cfg.objective, str) else cfg.objective[0]
+    stem = "".join(c if c.isalnum() else "-" for c in first.rpartition(":")[2]).strip("-")[:40].strip("-") or "run"
     number = 1
     while (Path("runs") / f"{stem}-{number}").exists():
         number += 1
@@ -74,7 +77,7 @@ def run_folder(cfg: RunConfig) -> Path:
 def fit(
     cfg: RunConfig | None = None,
     *,
-    objective: str | Callable[..., Any] | None = None,
+    objective: Goal | None = None,
     optimizer: str | Optimizer | None = None,
     emit: Emit = lambda kind, event: None,
     stop: Callable[[], bool] = lambda: False,
@@ -84,13 +87,17 @@ def fit(
     """Tune a model's weights for an objective, with forward passes only.
 
     options are the fields of `zotune.config.RunConfig`: model, dataset, template, labels, max_evals, seed, …; or pass
-    a ready `cfg`. objective and optimizer may be names or objects. resume: "last" or a checkpoint folder. Raises
-    UsageError before training, ObjectiveFailures where the objective fails too often; the run folder holds the kept
-    weights under their Hugging Face names.
+    a ready `cfg`. objective (one, or several to be summed) and optimizer may be names or objects. resume: "last" or a
+    checkpoint folder. Raises UsageError before training, ObjectiveFailures where the objective fails too often; the run
+    folder holds the kept weights under their Hugging Face names.
     """
     if cfg is None:
         names = {"objective": objective, "optimizer": optimizer}
-        said = {k: v for k, v in names.items() if isinstance(v, str)}
+        if isinstance(objective, Sequence) and not isinstance(objective, str):
+            names["objective"] = tuple(
+                x if isinstance(x, str) else getattr(x, "__name__", "objective") for x in objective
+            )
+        said = {k: v for k, v in names.items() if isinstance(v, str | tuple)}
         cfg = config.resolve({**options, **said}, None)
     elif options:
         raise OptionError("fit takes a cfg or options, not both")
@@ -108,12 +115,24 @@ def fit(
     for note in [*made.notes, made.splits.note]:
         emit("note", {"text": note})
     session = Session(made, emit)
+    try:
+        return _fit(session, folder, resume, emit, stop, started)
+    finally:
+        made.objective.close()
+
+
+def _fit(
+    session: Session, folder: Path, resume: str | None, emit: Emit, stop: Callable[[], bool], started: float
+) -> Result:
+    """`fit` with everything loaded."""
+    made, cfg = session.plan, session.plan.config
     emit("phase", {"text": "scoring the start"})
     header = json.loads(json.dumps(session.header()))
     try:
         before = session.judge.measure()
     except ObjectiveError as error:
         raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
+    session.select.remember()
     store = checkpoint.FolderStore(folder, cfg.save_total_limit, session.base)
     if resume:
         journal = _reopen(folder, header)
@@ -132,6 +151,7 @@ def fit(
         journal = Journal.create(folder / "journal.jsonl", header)
         engine = session.engine(journal, store, stop)
     session.prepare_probing()
+    session.bind(folder, stop)
     metrics = _Metrics(folder, emit, journal)
     engine.emit = metrics
     emit("start", session.start_event(folder, before[1]))
@@ -161,11 +181,14 @@ def _conclude(
 ) -> Result:
     """Judge the best weights once on rows that chose nothing, keep them unless they are worse than the start."""
     seed, p = keys.derive(session.plan.config.seed, "bootstrap"), outcome.progress
-    if outcome.reason != "interrupted":
-        session.emit("phase", {"text": "judging the best weights"})
-        session.space.load(store.weights(p.best_step))
+    reason, after = outcome.reason, before
     try:
-        after = session.judge.measure() if outcome.reason != "interrupted" else before
+        if reason != "interrupted":
+            session.emit("phase", {"text": "judging the best weights"})
+            session.space.load(store.weights(p.best_step))
+            after = session.judge.measure()
+    except Stopped:
+        reason = "interrupted"
     except ObjectiveError as error:
         raise ObjectiveFailures(
             f"the objective failed on the judging rows: {error}", hint="--resume-from-checkpoint last judges again"
@@ -175,14 +198,14 @@ def _conclude(
     kept = "tuned" if gain > 0 else "start"
     start = session.judge.scored(*before, seed)
     probe = None
-    if outcome.reason != "interrupted":
+    if reason != "interrupted":
         if kept == "start" and p.best_step != 0:
             session.space.load(store.weights(0))
         models.save(session.loaded, folder)
         probe = _probe(session)
     result = Result(
         folder=folder,
-        reason=outcome.reason,
+        reason=reason,
         kept=kept,
         before=start,
         tuned=session.judge.scored(*after, seed) if kept == "tuned" or p.best_step else start,
@@ -194,8 +217,9 @@ def _conclude(
         zero_share=p.zero_share,
         best_step=p.best_step,
         seconds=seconds,
+        scoring=session.scoring(seconds),
     )
-    if outcome.reason != "interrupted":
+    if reason != "interrupted":
         (folder / "result.json").write_text(json.dumps(result.json(), indent=1))
         (folder / "README.md").write_text(report.model_card(session.plan, result), encoding="utf-8")
     return result

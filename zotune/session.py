@@ -12,7 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ import torch
 from zotune import adapters, asking, checkpoint, keys, models, noise, probe, tasks
 from zotune.config import RunConfig
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
+from zotune.errors import OptionError
 from zotune.journal import Journal
-from zotune.judging import HeldOut
+from zotune.judging import HeldOut, wins
 from zotune.kernels import worth_compiling
+from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
 from zotune.prompts import Spec
@@ -33,10 +35,24 @@ from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
+EVALUATIONS = 12
+"""Times that the selection rows are scored in a run, at most, where its length follows from a budget of scores."""
 MANY = 1 << 20
 """Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the objective has cost. rows: scored; known: not asked again, for their scores were known; share: of the
+    run's time; faults: what a scorer counts itself (retries, restarts)."""
+
+    rows: int
+    known: int
+    seconds: float
+    share: float
+    faults: dict[str, int]
 
 
 class Session:
@@ -45,6 +61,7 @@ class Session:
     def __init__(self, plan: Plan, emit: Emit) -> None:
         cfg = plan.config
         self.plan, self.emit = plan, emit
+        self._shown: Mapping[str, Any] = {}
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         emit("phase", {"text": f"loading {plan.model_name}"})
@@ -57,8 +74,20 @@ class Session:
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
-        self.batches = Batches(len(self.train), cfg.batch_size or DEFAULT_BATCH, cfg.seed)
-        self.oracle = Oracle(self.space, self.evaluate, self.batches, plan.objective.direction, passes=self.task.passes)
+        size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
+        self.batches = Batches(len(self.train), size, cfg.seed)
+        ordered = plan.objective.ordered
+        eps = getattr(plan.optimizer, "eps", None)
+        self.oracle = Oracle(
+            self.space,
+            self.evaluate,
+            self.batches,
+            plan.objective.direction,
+            passes=self.task.passes,
+            collect=self.collect if ordered else None,
+            compare=self.compare if ordered else None,
+            unit=2 * eps if isinstance(eps, float) else 1.0,
+        )
         kernels = self.space.kernels
         kernels.tell = lambda text: emit("note", {"text": text})
         kernels.compile = cfg.compile == "on" or (cfg.compile == "auto" and self._long())
@@ -101,26 +130,86 @@ class Session:
         """
         objective, task, rows = self.plan.objective, self.task, self.train
         if isinstance(task, tasks.Generating):
-            task.step = self.space.step
+            return mean([objective.score(len(indices), self._generated(indices, k)) for k in range(self.samples)])
         outputs = task.outputs(rows, indices, objective.wants)
         if not self.smooth:
             return objective.score(len(indices), outputs)
         drawn = task.sampled(rows, indices, outputs["logits"], self.smooth)
         return mean([objective.score(len(indices), outputs | d) for d in drawn])
 
+    def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
+        """What the model says to training rows: the sampling's randomness belongs to the step and the draw."""
+        task = self.task
+        assert isinstance(task, tasks.Generating)
+        task.step, task.draw = self.space.step, draw
+        try:
+            return task.outputs(self.train, indices, self.plan.objective.wants)
+        finally:
+            task.step = task.draw = 0
+
+    @property
+    def samples(self) -> int:
+        """Completions sampled for each training prompt."""
+        return self.plan.config.samples_per_prompt
+
+    def collect(self, indices: Sequence[int]) -> dict[str, Any]:
+        """What is to be compared: what the weights as they are now say on these rows."""
+        if isinstance(self.task, tasks.Generating):
+            return self._generated(indices, 0)
+        return self.task.outputs(self.train, indices, self.plan.objective.wants)
+
+    def compare(self, collected: Sequence[dict[str, Any]]) -> list[float | None]:
+        """For each of several points the share of the others that it beats, over all rows that count; None where none
+        does."""
+        candidates = list(zip(*(c["completions"] for c in collected), strict=True))
+        won = [wins(x) for x in self.plan.objective.compare(collected[0], candidates) if x is not None]
+        if not won:
+            return [None] * len(collected)
+        return [math.fsum(row[i] for row in won) / len(won) for i in range(len(collected))]
+
     @property
     def smooth(self) -> int:
         """Predictions sampled for each row; 0 where the objective reads more than predictions."""
-        wants = self.plan.objective.wants
-        if not self.task.samples:
+        objective = self.plan.objective
+        wants = objective.wants
+        slow = any(getattr(o.function, "cached", False) for o in objective.each) and objective.info.level == "set"
+        if not self.task.samples or slow:
             return 0
         jumps = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
         return self.plan.config.smooth if jumps else 0
 
     def assess(self) -> dict[str, Any]:
-        _, score = self.select.measure()
+        outputs, score = self.select.measure()
+        self._shown = outputs
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
-        return {"loss": sign * score.value, "score": score.value}
+        parts = {"parts": dict(score.parts)} if score.parts else {}
+        return {"loss": sign * score.value, "score": score.value, **parts}
+
+    @property
+    def selects(self) -> bool:
+        """Whether the objective scores held-out rows to select the best weights; else the last are the best."""
+        return getattr(self.plan.objective.function, "judged", None) is None
+
+    def bind(self, folder: Path, stop: Callable[[], bool]) -> None:
+        """Tell an objective that asks for it where the run lies, whom to tell and when to stop waiting, and how much
+        it will be asked, by its method `bind(folder, emit, stop, seed, planned)`."""
+        steps, _ = self.planned()
+        planned = (steps or 0) * self.batches.size + len(self.judge.rows)
+        for one in self.plan.objective.each:
+            accept = getattr(one.function, "bind", None)
+            if callable(accept):
+                accept(folder=folder, emit=self.emit, stop=stop, seed=self.plan.config.seed, planned=planned)
+
+    def scoring(self, seconds: float) -> Scoring:
+        """What the objective has cost until now, of so many seconds."""
+        each = self.plan.objective.each
+        spent = math.fsum(o.meter.seconds for o in each)
+        faults: dict[str, int] = {}
+        for one in each:
+            for name, count in getattr(one.function, "report", {}).items():
+                faults[name] = faults.get(name, 0) + count
+        rows, known = sum(o.meter.rows for o in each), sum(o.meter.hits for o in each)
+        return Scoring(rows, known, round(spent, 3), spent / max(seconds, 1e-9), faults)
 
     def _long(self) -> bool:
         """Whether the run is long enough to compile for."""
@@ -159,7 +248,8 @@ class Session:
             "base_weights": space.digest(),
             "data": plan.splits.digest,
             "objective": cfg.objective,
-            "objective_source": source_hash(plan.objective.function),
+            "weight": cfg.weight,
+            "objective_source": [source_hash(o.function) for o in plan.objective.each],
             "objective_args": cfg.objective_args,
             "direction": plan.objective.direction,
             "optimizer": type(plan.optimizer).__qualname__,
@@ -180,7 +270,43 @@ class Session:
     def budget(self) -> Budget:
         cfg = self.plan.config
         none = cfg.max_steps is None and cfg.max_evals is None and cfg.max_time is None
-        return Budget(cfg.max_steps, DEFAULT_EVALS if none else cfg.max_evals, cfg.max_time)
+        evals = DEFAULT_EVALS if none else cfg.max_evals
+        if (calls := self.score_calls) is not None:
+            paid = self._paid(calls)
+            evals = paid if evals is None or (none and cfg.max_score_calls is None) else min(evals, paid)
+        return Budget(cfg.max_steps, evals, cfg.max_time)
+
+    @property
+    def score_calls(self) -> int | None:
+        """Scores that may be asked for; None: any number. An objective that says how many it has time for (`questions`)
+        is asked no more where nothing else limits the run."""
+        cfg = self.plan.config
+        limits = (cfg.max_steps, cfg.max_evals, cfg.max_time, cfg.max_score_calls)
+        own = getattr(self.plan.objective.function, "questions", None)
+        return own if own is not None and not any(limits) else cfg.max_score_calls
+
+    def _paid(self, calls: int) -> int:
+        """Evaluations that so many scores pay for, beside the held-out rows. Raises OptionError where for none."""
+        ordered = self.plan.objective.ordered
+        cost, batch = max(self.cost(), 1), self.batches.size
+        each = batch / cost if ordered else batch * self.samples * len(self.plan.objective.each)
+        select = len(self.select.rows) if self.selects else 0
+        held = (len(self.judge.rows) + select * EVALUATIONS) * (1 if ordered else 2)
+        paid = int((calls - held) / each)
+        if paid < cost:
+            raise OptionError(
+                f"{calls} scores are too few: held-out rows take {held}, a step {math.ceil(cost * each)}",
+                hint="--max-score-calls more, fewer held-out rows, or a smaller --batch-size",
+            )
+        return paid
+
+    def _spent(self) -> bool:
+        """Whether the scores that are left are needed for the last evaluation and the judging."""
+        if self.score_calls is None:
+            return False
+        used = sum(o.meter.rows for o in self.plan.objective.each)
+        reserve = len(self.judge.rows) + (len(self.select.rows) if self.selects else 0)
+        return used + reserve >= self.score_calls
 
     def planned(self) -> tuple[int | None, int | None]:
         """Steps and evaluations that the budget pays for; None where only time limits them."""
@@ -203,13 +329,14 @@ class Session:
             self.budget(),
             journal,
             store,
-            assess=self.assess,
+            assess=self.assess if self.selects else None,
             eval_steps=self.eval_steps(),
             save_steps=cfg.save_steps,
             max_failures=cfg.max_failures,
             patience=cfg.patience,
             emit=self.emit,
             stop=stop,
+            spent=self._spent,
         )
 
     def start_event(self, folder: Path, score: Score) -> dict[str, Any]:
@@ -220,7 +347,7 @@ class Session:
             "head": plan.head,
             "objective": plan.objective.name,
             "better": plan.objective.better,
-            "optimizer": plan.config.optimizer,
+            "optimizer": plan.rule,
             "tuned": self.space.numel,
             "tensors": len(self.space.params),
             "device": str(self.loaded.device),
@@ -228,15 +355,18 @@ class Session:
             "batch": self.batches.size,
             "score": score.value,
             "budget": asdict(budget),
-            "samples": self._samples,
+            "samples": self._samples if self.selects else None,
+            "scoring": self.scoring,
         }
 
     def _samples(self) -> list[tuple[str, str, str]]:
         """(text, gold, prediction) of a few selection rows with the present weights."""
-        rows = self.select.rows
-        out = self.task.outputs(rows, range(min(4, len(rows))))
-        right = [r if isinstance(r, str) else " | ".join(r or []) for r in out["references"]]
-        return list(zip(map(str, out["prompts"]), right, out["completions"], strict=True))
+        rows, out = self.select.rows, self._shown
+        if "completions" not in out:
+            out = self.task.outputs(rows, range(min(4, len(rows))))
+        right = [r if isinstance(r, str) else " | ".join(r or []) for r in out["references"][:4]]
+        prompts = [p if isinstance(p, str) else p[-1]["content"] for p in out["prompts"][:4]]
+        return list(zip(prompts, right, texts(out["completions"][:4]), strict=True))
 
 
 def load(cfg: RunConfig, found: models.Found, spec: Spec) -> models.Loaded:
@@ -271,21 +401,24 @@ def _task_record(plan: Plan) -> dict[str, Any]:
     if spec.classes:
         record["labels"] = [list(spec.classes.keys), list(spec.classes.words)]
     if spec.kind == "generation":
-        record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p")}
+        record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
+        record["samples"] = plan.config.samples_per_prompt
     return record | ({"choices": spec.choices} if spec.choices else {})
 
 
 def mean(scores: Sequence[Score]) -> Score:
     """The mean of several scores of the same rows, sample by sample where they have samples."""
     value = math.fsum(s.value for s in scores) / len(scores)
+    count = len(scores)
+    parts = tuple((s[0][0], math.fsum(v for _, v in s) / count) for s in zip(*(s.parts for s in scores), strict=True))
     columns = [s.samples for s in scores if s.samples is not None]
-    if len(columns) < len(scores):
-        return Score(value)
+    if len(columns) < count:
+        return Score(value, None, parts)
     samples = tuple(
         None if (known := [x for x in column if x is not None]) == [] else math.fsum(known) / len(known)
         for column in zip(*columns, strict=True)
     )
-    return Score(value, samples)
+    return Score(value, samples, parts)
 
 
 def source_hash(target: Any) -> str:

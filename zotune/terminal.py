@@ -99,10 +99,12 @@ class Terminal:
         if "dropped" in event:
             self.say(f"step {event['step']} dropped, weights unchanged: {event['dropped']}", "yellow")
         if "loss" in event:
-            sign = -1.0 if self._start.get("better", "").startswith("higher") else 1.0
+            sign = 1.0 if self._start.get("better", "").startswith("lower") else -1.0
             text += f"  {self._start['objective']} {sign * event['loss']:.4f}"
         if "difference" in event:
             text += f"  |difference| {event['difference']:.2e}  no signal {100 * event['zero_share']:.0f} %"
+        if "scoring" in self._start and (cost := self._start["scoring"](max(now - self._clock, 1e-9))).share > 0.2:
+            text += f"  scoring {100 * min(cost.share, 1):.0f} %"
         if self._progress:
             self._progress.update(self._task, completed=min(used, self._total or used), text=text)
         elif now - self._last >= EVERY_SECONDS:
@@ -116,7 +118,7 @@ class Terminal:
             return
         mark = "  best so far" if event["best"] and event["step"] else ""
         name = self._start.get("objective", "score")
-        self.say(f"step {event['step']}: {name} {event['score']:.4f} on the selection rows{mark}")
+        self.say(f"step {event['step']}: {name} {event['score']:.4f} on the selection rows{_parts(event)}{mark}")
         show = self._start.get("samples")
         if show is None:
             return
@@ -135,6 +137,12 @@ class Terminal:
         self.close()
 
 
+def _parts(event: Mapping[str, Any]) -> str:
+    """The values of the objectives in a sum."""
+    found = dict(event.get("parts", {}))
+    return f" ({', '.join(f'{name} {value:.4f}' for name, value in found.items())})" if found else ""
+
+
 def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> None:
     """The last lines of `zotune fit`."""
     if result.reason == "interrupted":
@@ -143,8 +151,9 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
         return
     terminal.say("")
     terminal.say(f"{name} on {result.before.rows} rows that chose nothing (± one standard error)", "bold")
-    terminal.say(f"  before        {scored(result.before)}")
-    terminal.say(f"  after         {scored(result.after)}", "bold green" if result.kept == "tuned" else "")
+    for when, found in (("before", result.before), ("after", result.after)):
+        style = "bold green" if when == "after" and result.kept == "tuned" else ""
+        terminal.say(f"  {when:<13} {scored(found)}{_parts({'parts': found.parts})}", style)
     if result.probe is not None:
         terminal.say(f"  linear probe  {scored(result.probe)}   logistic regression on the untuned embeddings")
     terminal.say(verdict)
@@ -156,4 +165,9 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
         f"{100 * result.zero_share:.0f} % of steps without signal.{waste}"
         + (f" {result.dropped} steps dropped." if result.dropped else "")
     )
+    spent = result.scoring
+    if spent.share > 0.1 or any(spent.faults.values()):
+        faults = "".join(f", {count} {name}" for name, count in spent.faults.items() if count)
+        known = f", {spent.known} known already" if spent.known else ""
+        terminal.say(f"scoring: {100 * spent.share:.0f} % of the time, {spent.rows} rows scored{known}{faults}")
     terminal.say(f"kept weights: {result.folder}")

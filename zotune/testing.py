@@ -260,6 +260,10 @@ class ObjectiveContract:
             "labels": labels,
             "logits": logits,
             "losses": (-torch.log_softmax(logits, -1)[range(rows), labels]).tolist(),
+            "chosen_logps": [-1.0 if p == y else -3.0 for p, y in zip(predictions, labels, strict=True)],
+            "rejected_logps": [-2.0] * rows,
+            "chosen_tokens": [1] * rows,
+            "rejected_tokens": [1] * rows,
             "batch": [{} for _ in range(rows)],
         }
 
