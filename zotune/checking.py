@@ -187,8 +187,10 @@ def _compared(session: Session, rows: int) -> dict[str, Any]:
     first = goal.compare(before, pairs)
     seconds = time.perf_counter() - began
     goal.cache.clear()
-    second = goal.compare(before, [(b, a) for a, b in pairs])
+    second = goal.compare(before, pairs)
+    exchanged = goal.compare(before, pairs, turned=True)
     known = [x for x in first if x is not None]
+    decided = [(x, y) for x, y in zip(first, exchanged, strict=True) if x is not None and y is not None]
     return {
         "level": "order",
         "rows": size,
@@ -196,9 +198,20 @@ def _compared(session: Session, rows: int) -> dict[str, Any]:
         "undecided": sum(x[0] == x[1] for x in known),
         "not_applicable": size - len(known),
         "seconds": round(seconds, 4),
-        "deterministic": first == [None if x is None else x[::-1] for x in second],
+        "deterministic": first == second,
+        "swayed": sum(x != y for x, y in decided),
         **_steps(session),
     }
+
+
+def recommended(found: Mapping[str, Any]) -> Moved | None:
+    """The fewest rows a batch, and the smallest ε there, at which most steps would see a difference, and which does the
+    objective little harm where that can be had. None where nothing that was tried moves it."""
+    moved = [Moved(**m) for m in found["moved"]]
+    scale = max(abs(found["value"]), found["spread"] or 0.0)
+    seen = [m for m in moved if m.zero <= ENOUGH]
+    gentle = [m for m in seen if abs(m.change) <= 0.2 * scale]
+    return min(gentle or seen, key=lambda m: (m.batch, m.eps), default=None)
 
 
 def advice(found: Mapping[str, Any]) -> list[str]:
@@ -211,18 +224,9 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     if found["level"] == "order":
         if found["different"] and found["undecided"] == found["rows"] - found["not_applicable"]:
             out.append("It prefers no completion to another; the optimizer would learn nothing.")
-        return out
-    share = found["zero_steps"] / found["steps"] if found["steps"] else 0.0
-    moved = [Moved(**m) for m in found["moved"]]
-    if share <= ENOUGH:
+    elif found["steps"] and found["zero_steps"] <= ENOUGH * found["steps"]:
         out.append("Differences are seen at the optimizer's own ε and batch size: nothing to change.")
-        return out
-    harmless = max((abs(m.change) for m in moved if m.relative <= 0.01), default=0.0)
-    scale = max(abs(found["value"]), found.get("spread") or 0.0)
-    good = [m for m in moved if m.zero <= ENOUGH and abs(m.change) <= max(harmless, 0.2 * scale)]
-    good = good or [m for m in moved if m.zero <= ENOUGH]
-    if good:
-        best = min(good, key=lambda m: (m.batch, m.eps))
+    elif best := recommended(found):
         out.append(
             f"Differences are seen from ε = {best.eps:.2g} on at {best.batch} rows a batch: "
             f"--eps {best.eps:.2g} --batch-size {best.batch} for optimizers with one ε for all weights, such as mezo."
@@ -232,4 +236,4 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     return out
 
 
-__all__ = ["Moved", "advice", "check"]
+__all__ = ["Moved", "advice", "check", "recommended"]
