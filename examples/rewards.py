@@ -1,15 +1,15 @@
-"""One wish, told in seven ways: a small language model is tuned until its stories have a happy word in them.
+"""One wish, told in six ways: a small language model is tuned until its stories have a happy word in them.
 
     python examples/rewards.py                       # restartable: finished runs are read from rewards.jsonl
     python examples/rewards.py --way exec --way http
     python examples/rewards.py --only-table
 
-The wish is told by a Python function, a program that is kept alive, an HTTP server, a reward model that is trained here
-on the model's own stories, a judge of pairs, and by a person who answers on the page of `zotune rate` (scripted, in a
-headless Chromium). Each way has 240 evaluations of 16 prompts, so 3,840 stories of 48 tokens, with `zotune fit`'s
-defaults, and random search has as many. Prompts are the beginnings of stories; 100 train, 30 select, 70 judge. Scored
-is what the way itself measures on the 70, and the share of stories with a happy word, before and after, as paired
-differences. Needs stories260K in ../shared.
+The wish is told by a Python function, a program that is kept alive, an HTTP server, a reward model that is trained
+here on the model's own stories, a judge of pairs, and by a person who answers on the page of `zotune rate` (scripted,
+in a headless Chromium). Each way has 240 evaluations of 16 prompts, so 3,840 stories of 48 tokens, with `zotune
+fit`'s defaults, and random search, with two step sizes, has as many. Prompts are the beginnings of stories; 100
+train, 30 select, 70 judge. Scored is what the way itself measures on the 70, and the share of stories with a happy
+word, before and after, as paired differences. Needs stories260K in ../shared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ import zotune
 
 MODEL = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K" / "hf"
 WAYS = ("python", "exec", "http", "reward-model", "judge", "human")
-METHODS = {"default": {}, "random search": {"optimizer": "random-search"}}
+METHODS: dict[str, list[str]] = {
+    "default": [],
+    "random search, σ = 0.1": ["--optimizer", "random-search", "--optimizer-arg", "sigma=0.1"],
+    "random search, σ = 0.5": ["--optimizer", "random-search", "--optimizer-arg", "sigma=0.5"],
+}
+SAME = ("exec", "http")
+"""These give the very scores of the function: the default is run to see that, random search is not run again."""
 EVALS, BATCH, TOKENS = 240, 16, 48
 STARTS = (
     *("Once upon a time", "One day, a little girl", "Tom had a", "The dog saw", "Lily went to the", "A big bear"),
@@ -204,7 +210,7 @@ def run_one(way: str, method: str, seed: int) -> dict[str, Any]:
         with told(way, home) as goal:
             flags = ["-m", str(MODEL), "-d", str(data), "-o", goal, "--max-new-tokens", str(TOKENS)]
             flags += ["--max-evals", str(EVALS), "--batch-size", str(BATCH), "--seed", str(seed), "--threads", "1"]
-            flags += [f for name, value in METHODS[method].items() for f in (f"--{name}", value)]
+            flags += METHODS[method]
             flags += ["--objective-arg", "judged=70"] if way == "human" else []
             tuner = subprocess.Popen(
                 [sys.executable, "-m", "zotune", "fit", *flags, "--output-dir", str(home / "run"), "--json", "-q"],
@@ -271,7 +277,7 @@ def main() -> None:
         return [json.loads(line) for line in args.out.read_text().splitlines()]
 
     for way in () if args.only_table else args.way or WAYS:
-        for method in METHODS:
+        for method in list(METHODS)[: 1 if way in SAME else None]:
             key = [way, method, args.seed]
             if any(x["key"] == key for x in known()):
                 continue

@@ -12,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "objectives.md")
 
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+def blocks(kind: str, page: Path = README) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
 
 
 def test_the_code_is_the_examples() -> None:
@@ -29,7 +30,7 @@ def test_the_code_is_the_examples() -> None:
 
 
 def test_the_python_runs() -> None:
-    for code in blocks("python"):
+    for code in [b for page in PAGES for b in blocks("python", page)]:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
@@ -39,13 +40,14 @@ def test_every_flag_exists() -> None:
     from zotune.cli import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for line in "\n".join(blocks("sh")).splitlines():
+    shown = "\n".join(b for page in PAGES for b in blocks("sh", page))
+    for line in shown.splitlines():
         words = shlex.split(line, comments=True)
         if words and words[0] == "zotune":
             known = {o for p in commands[words[1]].params for o in p.opts}
             flags = [w for w in words[2:] if w.startswith("-")]
             assert set(flags) <= known, line
-    text = README.read_text()
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     known = {o for c in commands.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= known
 
