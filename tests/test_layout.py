@@ -34,8 +34,8 @@ LAYERS = [
     {"judging", "plan"},
     {"report", "session"},
     {"measure", "run"},
-    {"checking", "terminal", "testing"},
-    {"cli_check", "cli_new", "cli_rate"},
+    {"checking", "comparing", "terminal", "testing"},
+    {"cli_check", "cli_compare", "cli_new", "cli_rate"},
     {"cli"},
     {"__main__"},
 ]
@@ -52,6 +52,7 @@ LIGHT = {
     "ratings",
     "rating_page",
     "rating_terminal",
+    "cli_compare",
     "cli_rate",
     "cli_new",
     "scaffold",

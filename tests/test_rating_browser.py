@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from zotune.rating_page import Server, serve
-from zotune.ratings import DONE, Question, Ratings
+from zotune.ratings import ASKED, DONE, Question, Ratings
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -226,6 +226,21 @@ def test_closing_and_opening_again_asks_nothing_twice(chromium: Any, tmp_path: P
         page.press("1")
         page.shows(asked[3].prompt)
     assert store.progress().answered == 3
+
+
+def test_what_is_done_stays_done_when_the_page_is_closed(chromium: Any, tmp_path: Path, store: Ratings) -> None:
+    asked = simple(1)
+    store.ask(asked)
+    store.state(ASKED)
+    with serve(tmp_path) as server:
+        page = Page(chromium, server)
+        page.shows(asked[0].prompt)
+        assert page.text("tuner") == "comparing"
+        page.press("1")
+        page.says("pause-title", "All done")
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+    time.sleep(0.5)
+    assert "All done" in page.text("pause-title")
 
 
 def test_hostile_text_is_shown_and_runs_nothing(chromium: Any, server: Server, store: Ratings) -> None:

@@ -64,7 +64,7 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
     """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
-    kind = task.kind or _kind(cfg, first)
+    kind = kind_of(cfg, task, first)
     found = models.inspect(cfg.model, cfg.head, cfg.allow_pickle)
     if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
         found = models.inspect(cfg.model, "classification", cfg.allow_pickle)
@@ -128,7 +128,10 @@ def calibration(task: Task, spec: Spec) -> Template:
     return Template(text.lstrip())
 
 
-def _kind(cfg: RunConfig, row: Record) -> Kind:
+def kind_of(cfg: RunConfig, task: Task, row: Record) -> Kind:
+    """What kind of task it is: as said, or by the columns of a record."""
+    if task.kind:
+        return task.kind
     if cfg.choices:
         return "choice"
     if cfg.template and "{completion}" in cfg.template:
@@ -210,4 +213,4 @@ def demonstrations(spec: Spec, rows: Sequence[Record], count: int, seed: int) ->
     return "".join(spec.shown(r) + "\n\n" for r in drawn)
 
 
-__all__ = ["Task", "calibration", "demonstrations", "max_length", "offered", "read", "resolve"]
+__all__ = ["Task", "calibration", "demonstrations", "kind_of", "max_length", "offered", "read", "resolve"]

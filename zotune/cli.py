@@ -19,6 +19,7 @@ import typer
 
 from zotune import __version__, config, host
 from zotune.cli_check import check
+from zotune.cli_compare import compare
 from zotune.cli_new import new
 from zotune.cli_rate import rate
 from zotune.errors import UsageError, ZotuneError
@@ -340,6 +341,7 @@ def export(
 
 
 app.command()(check)
+app.command()(compare)
 app.command()(rate)
 app.command()(new)
 

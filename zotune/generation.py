@@ -60,7 +60,7 @@ class Generating(Worded):
             self.forward.coder.encode(f, self._special(r), self.room, tail=not goes_on)
             for f, r in zip(filled, records, strict=True)
         ]
-        gold = [self.references(r) for r in records]
+        gold = [right_texts(r) for r in records]
         tokens = [
             (c.ids, tuple(self._option_of(r, g[:1])) if g else (), tuple(self._pair(r)))
             for c, r, g in zip(coded, records, gold, strict=True)
@@ -89,20 +89,12 @@ class Generating(Worded):
                 return None
             filled = self.spec.template.fill(record, "completion", "", "drop").text.rstrip(" ")
             return [*system, {"role": "user", "content": filled}]
-        turns = record["messages"]
-        asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        asked = asked_turns(record)
         return [*(system if asked[:1] and asked[0]["role"] != "system" else []), *asked]
 
     def _special(self, record: Record) -> bool:
         """Whether the tokenizer adds its special tokens: a chat template has them already."""
         return "messages" not in record and not self.spec.system
-
-    def references(self, record: Record) -> list[str]:
-        """The right texts of a record: its completion, or what the assistant says last."""
-        if "messages" in record:
-            last = record["messages"][-1]
-            return [str(last["content"])] if last["role"] == "assistant" else []
-        return references_of(record, "completion")
 
     def _prompt(self, record: Record) -> Filled:
         turns = self._turns(record)
@@ -247,6 +239,20 @@ class Generating(Worded):
         return generation_settings(self.loaded, spec.max_new_tokens, spec.temperature, spec.top_p)
 
 
+def right_texts(record: Record) -> list[str]:
+    """The right texts of a record: its completion, or what the assistant says last."""
+    if "messages" in record:
+        last = record["messages"][-1]
+        return [str(last["content"])] if last["role"] == "assistant" else []
+    return references_of(record, "completion")
+
+
+def asked_turns(record: Record) -> list[Record]:
+    """The messages of a record that a model answers: without the right answer that may follow them."""
+    turns: list[Record] = record["messages"]
+    return turns[:-1] if turns[-1]["role"] == "assistant" else turns
+
+
 def _is_chat(record: Record) -> bool:
     return isinstance(record.get("prompt"), list)
 
@@ -255,4 +261,4 @@ def _told(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-__all__ = ["PAIRS", "Generating"]
+__all__ = ["PAIRS", "Generating", "asked_turns", "right_texts"]

@@ -59,22 +59,16 @@ def evaluate(
     Every score has a standard error, by bootstrap where the objective is of the whole set. Raises UsageError, and
     ObjectiveFailures where an objective fails.
     """
-    cfg = config.resolve({"model": model, "dataset": dataset, **options}, None)
-    saved = Path(model) / "config.yaml" if model else None
-    if saved and saved.is_file():
-        cfg = _inherit(cfg, config.read_yaml(saved))
+    cfg = inherit(config.resolve({"model": model, "dataset": dataset, **options}, None))
     task = asking.read(cfg.task)
-    where = cfg.dataset or embedded_data()
-    source = data.load(where, label=cfg.columns.get("label", "label"))
-    splits = source.splits
-    name = split or next((s for s in ("test", "validation") if s in splits), next(iter(splits)))
-    parts = {name: data.rename(source.pick(name), cfg.columns)[: cfg.limit]}
+    source, name, rows = held_out(cfg, split)
+    parts = {name: rows}
     if shots and name == cfg.train_split:
         raise OptionError(f"--shots are drawn from the split {name!r}, which is scored", hint="--split test")
-    if shots and cfg.train_split not in splits:
-        raise DataError(f"--shots needs training rows; {where} has no split {cfg.train_split!r}")
+    if shots and cfg.train_split not in source.splits:
+        raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
-        parts["train"] = data.rename(splits[cfg.train_split], cfg.columns)
+        parts["train"] = data.rename(source.splits[cfg.train_split], cfg.columns)
     found, spec, parts = asking.resolve(cfg, task, parts)
     if (shots or calibrate) and found.head not in WORDED:
         raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
@@ -93,7 +87,10 @@ def evaluate(
     goals = objectives.resolve_each(named, cfg.objective_args, cfg.direction, calls)
     for goal in goals:
         if goal.ordered:
-            raise OptionError(f"objective {goal.name!r} compares, and has no score of one model", hint="zotune compare")
+            raise OptionError(
+                f"objective {goal.name!r} compares two models and has no score of one",
+                hint="zotune compare A B, with --judge or answered by a person",
+            )
         goal.check(asking.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
     loaded = load(cfg, found, spec)
     asks = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
@@ -118,12 +115,24 @@ def _score(held: HeldOut, outputs: Mapping[str, Any], seed: int) -> Scored:
     return held.scored(outputs, score, keys.derive(seed, "bootstrap"))
 
 
-def _inherit(cfg: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    default = RunConfig()
+def held_out(cfg: RunConfig, split: str | None) -> tuple[data.Source, str, list[data.Record]]:
+    """The data, and of it the split (test, else validation, else the first) and its rows that are scored. Raises
+    DataError."""
+    source = data.load(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
+    name = split or next((s for s in ("test", "validation") if s in source.splits), next(iter(source.splits)))
+    return source, name, data.rename(source.pick(name), cfg.columns)[: cfg.limit]
+
+
+def inherit(cfg: RunConfig) -> RunConfig:
+    """With what the model's run folder, where it is one, remembers of its task and nothing here says otherwise."""
+    path = Path(cfg.model) / "config.yaml" if cfg.model else None
+    if path is None or not path.is_file():
+        return cfg
+    saved, default = config.read_yaml(path), RunConfig()
     given = {n: saved[n] for n in REMEMBERED if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     return replace(cfg, **given)
 
 
-__all__ = ["evaluate"]
+__all__ = ["REMEMBERED", "evaluate", "held_out", "inherit"]

@@ -34,6 +34,9 @@ PURPOSES: Final = ("tune", "judge", "compare")
 REPEATABLE: Final = ("tune", "compare")
 WORDS: Final = ("tie", "bad", "skip")
 DONE: Final = "done"
+ASKED: Final = "comparing"
+"""The state where everything is asked at once: no tuner is waited for, and it is done when all has an answer."""
+
 MOST_ANSWERS: Final = 9
 """Answers a question at most: one key each, 1 to 9."""
 
@@ -353,12 +356,12 @@ class Ratings:
             ]
             agreed, repeated = _agreement(db)
         state = facts.get("state", "")
-        done = state == DONE and not open
+        done = state in (DONE, ASKED) and not open
         planned = max(int(facts["planned"]), answered + open) if "planned" in facts else None
         seconds = statistics.median(times) if times else None
-        remaining = open if planned is None or state == DONE else planned - answered
+        remaining = open if planned is None or state in (DONE, ASKED) else planned - answered
         left = None if seconds is None else seconds * remaining * (1 + 1 / REPEAT_EVERY)
-        running = state != DONE and time.time() - float(facts.get("beat", 0)) < PATIENCE
+        running = state == ASKED or (state != DONE and time.time() - float(facts.get("beat", 0)) < PATIENCE)
         return Progress(answered, open, planned, seconds, left, agreed, repeated, state, running, done)
 
     def verdicts(self) -> dict[str, int]:
@@ -389,7 +392,7 @@ class Ratings:
                     for other in answers
                     if other != answers[chosen]
                 ]
-        _write_whole(Path(path), "".join(line + "\n" for line in lines))
+        write_whole(Path(path), "".join(line + "\n" for line in lines))
         return len(lines)
 
     def win_rate(self) -> WinRate:
@@ -411,9 +414,7 @@ class Ratings:
                     " JOIN questions ON number = question WHERE before IS NULL AND purpose = 'compare'"
                 ).fetchone()
             )
-        n = wins + losses + ties
-        rate = (wins + ties / 2) / n if n else 0.5
-        return WinRate(wins, losses, ties, rate, *wilson(rate, n))
+        return rated(wins, losses, ties)
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -442,6 +443,13 @@ class Ratings:
             yield
         except sqlite3.Error as error:
             raise ZotuneError(f"{self.path}: {error}") from error
+
+
+def rated(wins: int, losses: int, ties: int) -> WinRate:
+    """The win rate of these counts, as `Ratings.win_rate` defines it."""
+    n = wins + losses + ties
+    rate = (wins + ties / 2) / n if n else 0.5
+    return WinRate(wins, losses, ties, rate, *wilson(rate, n))
 
 
 def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -528,7 +536,8 @@ def _check(verdict: str, count: int) -> None:
         raise OptionError(f"{verdict!r} is no verdict", hint="known: " + ", ".join(known))
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole, or as it was."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "wb") as file:

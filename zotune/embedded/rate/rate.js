@@ -57,7 +57,7 @@ async function send(name, body) {
   } catch (error) {
     busy = false;
     if (shown && error.status !== 404) {
-      say(error.status ? `Not saved: ${error.message}` : "Not saved: zotune rate is not running. Start it again.");
+      say(error.status ? `Not saved: ${error.message}` : "Not saved: nobody serves this page now. Start zotune again.");
     } else away(error);
   } finally {
     document.body.classList.remove("busy");
@@ -189,13 +189,15 @@ function rest(progress) {
 }
 
 function away(error) {
-  if (error.status === 404) {
-    gone("This address is no longer valid", "zotune rate was started again: open the address that it prints now.");
+  if (!error.status && !at("pause").hidden && at("mark").dataset.kind === "done") {
+    later(SLOW); // whoever served the page has ended with the last answer, and nothing is missing
+  } else if (error.status === 404) {
+    gone("This address is no longer valid", "zotune was started again: open the address that it prints now.");
   } else if (error.status) {
     gone("The answers cannot be read", error.message);
     later(SLOW);
   } else {
-    gone("zotune rate is not running", "Your answers are kept. Start it again and open the address that it prints.");
+    gone("Nobody serves this page now", "Your answers are kept. Start zotune again and open the address that it prints.");
     later(SLOW);
   }
 }
