@@ -287,9 +287,9 @@ def test_too_many_failures_stop_with_code_3(tiny_encoder: Path, toy: Path, tmp_p
 
 
 def test_an_objective_that_fails_while_judging_is_code_3_too(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """Calls: 1 judge, 2 to 4 calibration, 5 selection, 12 of six steps, 1 selection; the next judges."""
+    """Calls: 1 judge, 2 to 4 calibration, 5 selection, 12 of six steps, 1 selection; the next two judge."""
     with pytest.raises(ObjectiveFailures, match=r"failed on the judging rows.*judges again"):
-        zotune.fit(objective=fails_at(19), **options(tiny_encoder, toy, tmp_path))
+        zotune.fit(objective=fails_at(19, 20), **options(tiny_encoder, toy, tmp_path))
     assert (tmp_path / "out/checkpoint-6").is_dir()
 
 

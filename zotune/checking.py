@@ -219,6 +219,11 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     out = []
     if not found["deterministic"]:
         out.append("It does not say the same twice: more rows a batch (--batch-size) average that out.")
+    elif found.get("swayed"):
+        out.append(
+            f"It says otherwise of {found['swayed']} of {found['different']} pairs when they are shown the other way "
+            "round: it looks at the place. Places are drawn by a hash, so that this costs signal and favours neither."
+        )
     if found.get("spread") == 0 and found["rows"] > 1:
         out.append("All rows have the same score: there is nothing to tell good from bad on these rows.")
     if found["level"] == "order":

@@ -83,7 +83,9 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"repeatable  {'yes' if found['deterministic'] else 'NO: another score for the same rows'}",
     ]
     if found["level"] == "order":
-        out.append(f"decides     {found['different'] - found['undecided']} of {found['different']} different pairs")
+        decided = found["rows"] - found["not_applicable"] - found["undecided"]
+        out.append(f"decides     {decided} of {found['different']} different pairs")
+        out.append(f"swayed      {found['swayed']} of them say otherwise when shown the other way round")
     else:
         spread = f", from {found['lowest']:.4g} to {found['highest']:.4g}" if found["lowest"] is not None else ""
         out.append(f"value       {found['value']:.4f} on {found['rows']} rows{spread}")

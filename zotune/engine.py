@@ -21,6 +21,8 @@ from zotune.oracle import At, Batches, Oracle
 from zotune.space import Space
 from zotune.types import Optimizer
 
+SPENT = "score calls"
+"""Why a run ends whose budget of scores is used up."""
 PLANNED = 10_000
 """Steps whose costs are added up to say how many a budget pays for; later ones are taken to cost as much on average."""
 
@@ -105,8 +107,9 @@ class Engine:
     assess: scores the present weights on held-out rows and returns JSON values, of which "loss" (smaller is better)
     selects the
     best; None: no held-out rows, the last weights are the best. emit: told about every step and assessment. stop:
-    asked after each step. spent: asked before each step whether the budget of score calls is used up. An objective that
-    waits for an answer may raise Stopped instead: the step did not happen.
+    asked after each step. spent: asked before each step, with the evaluations that it makes, whether the budget of
+    score calls no longer pays for it. An objective that waits for an answer may raise Stopped instead: the step did not
+    happen.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class Engine:
         patience: int | None = None,
         emit: Emit = lambda kind, event: None,
         stop: Callable[[], bool] = lambda: False,
-        spent: Callable[[], bool] = lambda: False,
+        spent: Callable[[int], bool] = lambda evaluations: False,
     ) -> None:
         self.space, self.optimizer, self.oracle, self.batches = space, optimizer, oracle, batches
         self.budget, self.journal, self.store = budget, journal, store
@@ -149,8 +152,11 @@ class Engine:
         p = self.progress
         self._clock = time.monotonic() - p.seconds
         if not self._started:
-            self._init()
-            self._assess()
+            try:
+                self._init()
+                self._assess()
+            except Stopped:
+                return Outcome("interrupted", p)
         while not (reason := self._finished()):
             try:
                 self._step()
@@ -190,8 +196,12 @@ class Engine:
         p, b = self.progress, self.budget
         if self.patience is not None and p.stale >= self.patience:
             return "patience"
-        if not self.journal.replaying and self.spent():
-            return "score calls"
+        if self.journal.replaying:
+            line = self.journal.lines[self.journal.cursor]
+            if line["kind"] == "end" and line["reason"] == SPENT:  # what was spent then is not known now
+                return SPENT
+        elif self.spent(self._cost(p.step, self._used())):
+            return SPENT
         over = (
             (b.steps is not None and p.step >= b.steps)
             or (b.evals is not None and p.evaluations + self._cost(p.step, self._used()) > b.evals)
@@ -279,11 +289,13 @@ class Engine:
         else:
             asked = [values for kind, values in line["tape"] if kind == "values"]
             compared = [values for values in asked if len(values) > 1]
-            if compared:
-                spread = max(max(v) - min(v) for v in compared)
+            ranked = [places for kind, places in line["tape"] if kind == "ranks"]
+            if compared or ranked:
+                spread = max((max(v) - min(v) for v in compared), default=0.0)
                 p.compared += 1
-                p.flat += spread == 0.0
-                metrics |= {"difference": spread, "zero_share": round(p.zero_share, 4)}
+                p.flat += spread == 0.0 and all(len({*places} - {None}) < 2 for places in ranked)
+                metrics |= {"difference": spread} if compared else {}
+                metrics["zero_share"] = round(p.zero_share, 4)
             if asked and asked[0]:
                 metrics["loss"] = math.fsum(asked[0]) / len(asked[0])
         self.emit("step", metrics)

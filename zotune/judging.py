@@ -52,10 +52,12 @@ class HeldOut:
 
     An objective that gives an order is scored against the start: the share of rows on which what the model says now is
     better than what it said when `remember` was called, an equal one counting a half.
+
+    counted: whether scores are few, so that nothing is scored again: neither after a failure nor on resamples.
     """
 
-    def __init__(self, task: tasks.Task, rows: tasks.Rows, objective: Objective) -> None:
-        self.task, self.rows, self.objective = task, rows, objective
+    def __init__(self, task: tasks.Task, rows: tasks.Rows, objective: Objective, counted: bool = False) -> None:
+        self.task, self.rows, self.objective, self.counted = task, rows, objective, counted
         self._start: Sequence[Any] | None = None
 
     def outputs(self) -> Outputs:
@@ -68,15 +70,25 @@ class HeldOut:
             self._start = (self.outputs() if outputs is None else outputs)["completions"]
 
     def measure(self) -> tuple[Outputs, Score]:
-        """Run the model as it is now: what it gave, and the score. Raises ObjectiveError."""
+        """Run the model as it is now: what it gave, and the score. Raises ObjectiveError where it fails twice."""
         outputs = self.outputs()
         self.remember(outputs)
+        try:
+            return outputs, self._score(outputs)
+        except ObjectiveError:
+            if self.counted:
+                raise
+            return outputs, self._score(outputs)
+
+    def _score(self, outputs: Outputs) -> Score:
         if self._start is None:
-            return outputs, self.objective.score(len(self.rows), outputs)
+            return self.objective.score(len(self.rows), outputs)
         pairs = list(zip(self._start, outputs["completions"], strict=True))
         found = self.objective.compare(outputs, pairs)
         won = [None if x is None else wins(x)[1] for x in found]
-        return outputs, read(self.objective.name, won, len(self.rows))
+        if all(x is None for x in won):  # nobody could tell: that speaks for neither
+            return Score(0.5, tuple(won))
+        return read(self.objective.name, won, len(self.rows))
 
     def on(self, outputs: Outputs, indices: Sequence[int]) -> float:
         """The objective on some of the rows."""
@@ -86,7 +98,7 @@ class HeldOut:
 
     def resamples(self) -> bool:
         """Whether the objective can be computed again without the model, and soon."""
-        slow = any(getattr(o.function, "cached", False) for o in self.objective.each)
+        slow = self.counted or any(getattr(o.function, "cached", False) for o in self.objective.each)
         return "model" not in self.objective.required and not slow and not self.objective.ordered
 
     def scored(self, outputs: Outputs, score: Score, seed: int) -> Scored:

@@ -132,13 +132,16 @@ class Objective:
                     self.cache.put(names[i], x)
         return read(self.name, known, rows)
 
-    def compare(self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]]) -> list[list[float] | None]:
+    def compare(
+        self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], turned: bool = False
+    ) -> list[list[float] | None]:
         """For each row of `inputs` one strength a candidate, larger is better, None where nothing can be said. An
         order's counterpart of `score`: candidates are the completions of one row at several points. Equal ones are not
-        asked about. Raises ObjectiveError."""
+        asked about, and the order in which they are given says nothing: they are sorted, turned: the other way round.
+        Raises ObjectiveError."""
         rows = len(candidates)
         out: list[list[float] | None] = [None] * rows
-        unique = [sorted({str(c): c for c in row}.items()) for row in candidates]
+        unique = [sorted({str(c): c for c in row}.items(), reverse=turned) for row in candidates]
         found: list[Any] = [[0.5] * len(u) if len(u) < 2 else Cache.UNKNOWN for u in unique]
         inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
         asked = [{**_row(inputs, i, rows), "candidates": [c for _, c in u]} for i, u in enumerate(unique)]

@@ -136,6 +136,7 @@ def _fit(
     store = checkpoint.FolderStore(folder, cfg.save_total_limit, session.base)
     if resume:
         journal = _reopen(folder, header)
+        session.goes_on(journal)
         engine = session.engine(journal, store, stop)
         steps = checkpoint.checkpoints(folder)
         chosen = Path(resume) if resume != "last" else (folder / f"checkpoint-{steps[-1]}" if steps else None)

@@ -35,7 +35,7 @@ from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
-EVALUATIONS = 12
+EVALUATIONS = 20
 """Times that the selection rows are scored in a run, at most, where its length follows from a budget of scores."""
 MANY = 1 << 20
 """Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
@@ -68,8 +68,10 @@ class Session:
         self.loaded = self._load()
         self.task = self._task(self.loaded)
         self.train = self.task.rows(plan.splits.train)
-        self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective)
-        self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective)
+        counted = cfg.max_score_calls is not None
+        self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective, counted)
+        self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective, counted)
+        self._earlier = 0
         chosen = self._chosen()
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
@@ -286,27 +288,43 @@ class Session:
         return own if own is not None and not any(limits) else cfg.max_score_calls
 
     def _paid(self, calls: int) -> int:
-        """Evaluations that so many scores pay for, beside the held-out rows. Raises OptionError where for none."""
-        ordered = self.plan.objective.ordered
-        cost, batch = max(self.cost(), 1), self.batches.size
-        each = batch / cost if ordered else batch * self.samples * len(self.plan.objective.each)
-        select = len(self.select.rows) if self.selects else 0
-        held = (len(self.judge.rows) + select * EVALUATIONS) * (1 if ordered else 2)
-        paid = int((calls - held) / each)
+        """Evaluations that so many scores pay for, beside the held-out rows and one step that is to be made again.
+        Raises OptionError where for none."""
+        cost, every = max(self.cost(), 1), self.plan.config.eval_steps
+        step, (select, judge) = self._rows_of(cost), self._held()
+        held = judge * (1 if self.plan.objective.ordered else 2) + select * (2 if every else EVALUATIONS)
+        paid = int((calls - held - step) * cost / (step + (select / every if every else 0)))
         if paid < cost:
             raise OptionError(
-                f"{calls} scores are too few: held-out rows take {held}, a step {math.ceil(cost * each)}",
+                f"{calls} scores are too few: held-out rows take {held}, a step {step}",
                 hint="--max-score-calls more, fewer held-out rows, or a smaller --batch-size",
             )
         return paid
 
-    def _spent(self) -> bool:
-        """Whether the scores that are left are needed for the last evaluation and the judging."""
+    def _rows_of(self, evaluations: int) -> int:
+        """Rows that the objective scores in so many evaluations, at most: without what is known already."""
+        goal = self.plan.objective
+        if goal.ordered:
+            return -(-evaluations // getattr(self.plan.optimizer, "points", 2)) * self.batches.size
+        return evaluations * self.batches.size * self.samples * max(self.smooth, 1) * len(goal.each)
+
+    def _held(self) -> tuple[int, int]:
+        """Rows that one evaluation and the judging score."""
+        parts = len(self.plan.objective.each)
+        return parts * len(self.select.rows) if self.selects else 0, parts * len(self.judge.rows)
+
+    def goes_on(self, journal: Journal) -> None:
+        """Count, at most, what an earlier process has scored for this run; not the start, which is scored again."""
+        evaluations = max((line["evals"] for line in journal.lines if line["kind"] == "step"), default=0)
+        assessed = sum(line["kind"] == "eval" for line in journal.lines)
+        self._earlier = self._rows_of(evaluations) + assessed * self._held()[0]
+
+    def _spent(self, evaluations: int) -> bool:
+        """Whether the scores that are left do not pay for a step, made twice, and for the held-out rows after it."""
         if self.score_calls is None:
             return False
-        used = sum(o.meter.rows for o in self.plan.objective.each)
-        reserve = len(self.judge.rows) + (len(self.select.rows) if self.selects else 0)
-        return used + reserve >= self.score_calls
+        used = self._earlier + sum(o.meter.rows for o in self.plan.objective.each)
+        return used + 2 * self._rows_of(evaluations) + sum(self._held()) > self.score_calls
 
     def planned(self) -> tuple[int | None, int | None]:
         """Steps and evaluations that the budget pays for; None where only time limits them."""

@@ -98,11 +98,14 @@ class Terminal:
         text = f"step {event['step']}  {rate:.1f} steps/s"
         if "dropped" in event:
             self.say(f"step {event['step']} dropped, weights unchanged: {event['dropped']}", "yellow")
-        if "loss" in event:
+        ordered = self._start.get("better", "").startswith("share")  # comparisons have no value of their own
+        if "loss" in event and not ordered:
             sign = 1.0 if self._start.get("better", "").startswith("lower") else -1.0
             text += f"  {self._start['objective']} {sign * event['loss']:.4f}"
         if "difference" in event:
-            text += f"  |difference| {event['difference']:.2e}  no signal {100 * event['zero_share']:.0f} %"
+            text += f"  |difference| {event['difference']:.2e}"
+        if "zero_share" in event:
+            text += f"  no signal {100 * event['zero_share']:.0f} %"
         if "scoring" in self._start and (cost := self._start["scoring"](max(now - self._clock, 1e-9))).share > 0.2:
             text += f"  scoring {100 * min(cost.share, 1):.0f} %"
         if self._progress:
