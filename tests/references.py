@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zotune import host
+from zotune import host, noise
 from zotune.journal import Tape
 from zotune.oracle import At
 from zotune.recipe import Noise
@@ -57,6 +57,11 @@ class Reference:
 
     def noise(self, kind: str, step: int, draw: int = 0) -> dict[str, np.ndarray]:
         return {n: z.numpy() for n, z in self.bench.space.value(Noise(kind, step, draw)).items()}
+
+    def factor(self, name: str, rows: int, columns: int, step: int, draw: int) -> Vector:
+        """The small matrix of noise of one tensor."""
+        key = self.bench.space.key(name, Noise("factor", step, draw))
+        return noise.factor(key, rows, columns, torch.device("cpu")).double().numpy()
 
     def moved(self, scale: Any, z: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         of = scale if isinstance(scale, dict) else dict.fromkeys(z, scale)

@@ -17,15 +17,18 @@ from zotune.errors import OptionError
 from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
 
 TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "interval": 3}
-TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)"}
+TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)", "vector_lr": 1e-2, "rank": 4}
 """Options for tiny nets by name, whoever has them: the papers' defaults are for large models."""
+OWN = {"grzo": {"lr": 2e-4}}
+"""Where the same word means another size: GRZO divides its η by 2σ."""
 
 
 def tiny(name: str) -> Any:
     """An installed optimizer with options that move a tiny net; what needs no learning rate keeps its own."""
     target = host.default().find("optimizer", name).load()
     known = parameters(target)
-    return target(**({k: v for k, v in TINY.items() if k in known} if {"lr", "lr1"} & set(known) else {}))
+    chosen = {k: v for k, v in TINY.items() if k in known} if {"lr", "lr1"} & set(known) else {}
+    return target(**(chosen | OWN.get(name, {})))
 
 
 @pytest.mark.parametrize("name", host.default().names("optimizer"))
@@ -52,6 +55,13 @@ class TestEveryInstalledOptimizer(OptimizerContract):
         with pytest.raises(dataclasses.FrozenInstanceError):
             self.optimizer().__setattr__(dataclasses.fields(target)[0].name, 1)
         assert set(comments(target)) >= {f.name for f in dataclasses.fields(target)}
+
+
+class TestMomentumOfLowRank(OptimizerContract):
+    """LOZO-M: seeds and scalars as state, across changes of the subspace, and a field of some tensors alone."""
+
+    def optimizer(self) -> Any:
+        return load("lozo", lr=1e-2, eps=1e-2, rank=2, interval=4, beta=0.9, window=8)
 
 
 def test_auto_stays_within_its_cap() -> None:
@@ -93,6 +103,16 @@ def test_numpy_net_is_the_torch_net() -> None:
         ("dizo", {"pattern": "("}, "is no regular expression"),
         ("dizo", {"interval": 0}, "interval must be at least 1"),
         ("hizoo", {"growth": 1.0}, "growth must be above 1"),
+        ("es", {"n": 1}, "es: n must be at least 2, got 1"),
+        ("es", {"n": 7, "sampling": "antithetic"}, "sampling=antithetic takes an even n, got 7 .n=8"),
+        ("fzoo", {"n": 1}, "fzoo: n must be at least 2, got 1"),
+        ("meazo", {"beta": 1.0}, r"meazo: beta must be in \[0, 1\), got 1.0"),
+        ("meazo", {"zeta": 0.0}, "meazo: zeta must be positive"),
+        ("lozo", {"rank": 0}, "lozo: rank must be at least 1, got 0"),
+        ("lozo", {"beta": -0.1}, r"lozo: beta must be in \[0, 1\), got -0.1"),
+        ("zo-muon", {"interval": 0}, "zo-muon: interval must be at least 1, got 0"),
+        ("zo-muon", {"vector_lr": -1.0}, "zo-muon: vector_lr must be positive, got -1.0"),
+        ("grzo", {"floor": 0.0}, "grzo: floor must be positive, got 0.0"),
         ("zo-sign", {"lr": float("nan")}, "zo-sign: lr must be positive"),
         ("zo-conservative", {"eps": 0.0}, "zo-conservative: eps must be positive"),
         ("auto", {"cap": -1}, "cap must be positive"),
@@ -127,6 +147,13 @@ def test_options_that_leave_nothing_to_do_are_refused(
 ) -> None:
     with pytest.raises(OptionError, match=said):
         Bench(load(name, **options), select=select).run()
+
+
+def test_rows_are_compared_with_each_other_or_not_at_all() -> None:
+    bench = Bench(load("grzo"))
+    bench.batches.size = 1
+    with pytest.raises(OptionError, match=r"a batch must have at least 2 rows, got 1 .--batch-size 16"):
+        bench.run()
 
 
 def test_a_recomputed_anchor_is_refused_in_half_precision() -> None:

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from references import Flat, Reference, load, quadratic
 
+from zotune.testing import Bench
+from zotune.types import Score
+from zotune.workbench import same
+
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize(("n", "batches"), [(1, "shared"), (3, "shared"), (3, "fresh")])
@@ -274,6 +278,175 @@ def test_zo_svrg_with_a_direction_for_each_row(full: int) -> None:
     ref.ends_at(x, anchor=anchor, G=G)
 
 
+def sizes(ref: Flat) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every matrix."""
+    return {n: (w.shape[0], w.size // w.shape[0]) for n, w in ref.theta.items() if w.ndim > 1}
+
+
+def by_matrix(ref: Flat, made: Any, elsewhere: Any) -> Any:
+    """One vector of what `made` gives for each matrix, and of `elsewhere` for all other tensors."""
+    out = elsewhere.copy()
+    for n in sizes(ref):
+        out[ref.spans[n]] = made(n).ravel()
+    return out
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+@pytest.mark.parametrize("sampling", ["independent", "antithetic"])
+def test_es(sampling: str, schedule: str) -> None:
+    alpha, sigma, n = 0.05, 1e-2, 6
+    ref = Flat("es", lr=alpha, eps=sigma, n=n, sampling=sampling, schedule=schedule)
+    x = ref.x
+    for t in range(5):
+        if sampling == "independent":
+            z = [ref.z(t, i) for i in range(n)]
+        else:
+            z = [sign * ref.z(t, i) for sign in (1, -1) for i in range(n // 2)]
+        R = np.array([-ref.L(x + sigma * e, ref.rows(t)) for e in z])
+        Z = (R - R.mean()) / R.std()
+        share = 1 - t / 5 if schedule == "linear" else 1.0
+        x = x + alpha * share / n * sum(a * e for a, e in zip(Z, z, strict=True))
+    ref.ends_at(x)
+    assert ref.bench.engine.state is None
+
+
+def test_fzoo() -> None:
+    eta, eps, n = 0.05, 1e-2, 4
+    ref = Flat("fzoo", lr=eta, eps=eps, n=n)
+    x = ref.x
+    for t in range(5):
+        u = [ref.z(t, i, "rademacher") for i in range(n)]
+        clean = ref.L(x, ref.rows(t))
+        losses = np.array([ref.L(x + eps * e, ref.rows(t)) for e in u])
+        x = x - eta * sum((a - clean) * e for a, e in zip(losses, u, strict=True)) / (n * losses.std(ddof=1))
+    ref.ends_at(x)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_meazo(n: int) -> None:
+    eta, eps, beta, zeta, decay = 3e-3, 1e-2, 0.8, 0.5, 0.1
+    ref = Flat("meazo", lr=eta, eps=eps, n=n, beta=beta, zeta=zeta, weight_decay=decay)
+    x, v, shrinks = ref.x, 0.0, ref.shrinks()
+    for t in range(5):
+        z = [ref.z(t, j) for j in range(n)]
+        g = [ref.slope(x, e, eps, ref.rows(t)) for e in z]
+        v = beta * v + (1 - beta) * np.mean(g) ** 2
+        estimate = sum(a * e for a, e in zip(g, z, strict=True)) / n
+        x = x - eta / (math.sqrt(v / (1 - beta ** (t + 1))) + zeta) * estimate - eta * decay * shrinks * x
+    ref.ends_at(x)
+    assert ref.bench.engine.state["v"] == pytest.approx(v, rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["flat", "steep"])
+@pytest.mark.parametrize("name", ["es", "fzoo", "meazo", "zo-muon", "grzo"])
+def test_losses_that_are_all_the_same_move_nothing(name: str, objective: str) -> None:
+    def evaluate(rows: Any) -> Score:
+        return Score(0.1 if objective == "flat" else float(sum(p.detach().sum() for p in bench.space.params.values())))
+
+    bench = Bench(load(name), steps=2, evaluate=evaluate)
+    start = bench.weights()
+    assert same(start, bench.run().weights()) == (objective == "flat")
+
+
+@pytest.mark.parametrize("interval", [2, 100])
+@pytest.mark.parametrize(("beta", "window"), [(0.0, 32), (0.8, 32), (0.8, 3)])
+def test_lozo_and_its_momentum(beta: float, window: int, interval: int) -> None:
+    eta, eps, r = 3e-3, 1e-2, 3
+    ref = Flat("lozo", lr=eta, eps=eps, rank=r, interval=interval, beta=beta, window=window)
+    x, past = ref.x, []
+    M = np.zeros_like(x)
+
+    def V(n: str, t: int) -> Any:
+        return ref.factor(n, sizes(ref)[n][1], r, t - t % interval, 1)
+
+    def U(n: str, t: int) -> Any:
+        return ref.factor(n, sizes(ref)[n][0], r, t, 0)
+
+    def momentum(n: str) -> Any:
+        """N of the paper, started at 0 before the window, and N Vᵀ."""
+        N = np.zeros((sizes(ref)[n][0], r))
+        for t, g in past[-window:]:
+            if t % interval == 0 and t:
+                N = N @ V(n, t - 1).T @ V(n, t) / sizes(ref)[n][1]
+            N = beta * N + (1 - beta) * g * U(n, t)
+        return N @ V(n, past[-1][0]).T / r
+
+    for t in range(5):
+        z = by_matrix(ref, lambda n, t=t: U(n, t) @ V(n, t).T, ref.z(t))
+        g = ref.slope(x, z, eps, ref.rows(t))
+        past.append((t, g))
+        M = beta * M + (1 - beta) * g * by_matrix(ref, lambda n: np.zeros(sizes(ref)[n]), ref.z(t))
+        plain = by_matrix(ref, lambda n, t=t, g=g: g * U(n, t) @ V(n, t).T / r, g * ref.z(t))
+        x = x - eta * (by_matrix(ref, momentum, M) if beta else plain)
+    ref.ends_at(x)
+    assert set(ref.bench.space.fields) == ({"M"} if beta else set())
+    stored = ref.bench.space.fields.get("M", {})
+    assert not set(stored) & set(sizes(ref)), "the momentum of a matrix is no field"
+    for n, m in stored.items():
+        np.testing.assert_allclose(m.numpy().ravel(), M[ref.spans[n]], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rank", "interval"), [(3, 2), (64, 100)])
+def test_zo_muon(rank: int, interval: int) -> None:
+    gamma, other, mu, N = 0.02, 3e-3, 0.1, 4
+    ref = Flat("zo-muon", lr=gamma, vector_lr=other, eps=mu, rank=rank, n=N, interval=interval)
+    x = ref.x
+
+    def P(n: str, t: int) -> Any:
+        rows = sizes(ref)[n][0]
+        Q, R = np.linalg.qr(ref.factor(n, rows, min(rank, rows), t - t % interval, 0))
+        assert np.allclose(Q.T @ Q, np.eye(Q.shape[1]))
+        return Q * np.sign(np.diag(R))
+
+    def psi(n: str, t: int, i: int) -> Any:
+        rows, columns = sizes(ref)[n]
+        return ref.factor(n, columns, min(rank, rows), t, 1 + i).T
+
+    def msign(G: Any) -> Any:
+        X = G / (np.linalg.norm(G) + 1e-7)
+        for _ in range(5):
+            A = X @ X.T
+            X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+        sizes_of_all = np.linalg.svd(X, compute_uv=False)
+        assert 0.3 < sizes_of_all[0] < 1.3
+        return X
+
+    for t in range(5):
+        Z = [by_matrix(ref, lambda n, t=t, i=i: P(n, t) @ psi(n, t, i), ref.z(t, i)) for i in range(N)]
+        clean = ref.L(x, ref.rows(t))
+        g = [(ref.L(x + mu * z, ref.rows(t)) - clean) / mu for z in Z]
+
+        def update(n: str, t: int = t, g: Any = g) -> Any:
+            return gamma * P(n, t) @ msign(sum(g[i] * psi(n, t, i) for i in range(N)) / N)
+
+        x = x - by_matrix(ref, update, other / N * sum(g[i] * ref.z(t, i) for i in range(N)))
+    ref.ends_at(x)
+
+
+def test_grzo_with_a_direction_for_each_row() -> None:
+    eta, sigma, floor = 1e-3, 1e-2, 1e-3
+    ref = Flat("grzo", lr=eta, eps=sigma, floor=floor)
+    x = ref.x
+
+    def sign(n: str, side: int, t: int, i: int) -> Any:
+        return np.where(ref.factor(n, sizes(ref)[n][side], 1, t, 2 * i + side) >= 0, 1.0, -1.0)
+
+    for t in range(5):
+        rows, U = ref.rows(t), ref.noise("normal", t)
+
+        def direction(i: int, t: int = t, U: Any = U) -> Any:
+            made = lambda n: U[n] * (sign(n, 0, t, i) @ sign(n, 1, t, i).T)  # noqa: E731
+            return by_matrix(ref, made, ref.z(t, i, "rademacher"))
+
+        z = [direction(i) for i in range(len(rows))]
+        delta = np.array(
+            [ref.L(x + sigma * z[i], (row,)) - ref.L(x - sigma * z[i], (row,)) for i, row in enumerate(rows)]
+        )
+        a = delta / (delta.std() + floor)
+        x = x - eta / (2 * sigma * len(rows)) * sum(a[i] * z[i] for i in range(len(rows)))
+    ref.ends_at(x)
+
+
 def quantile(values: Any, q: float) -> float:
     ordered = sorted(values)
     place = q * (len(ordered) - 1)
@@ -400,6 +573,49 @@ def test_rank_sgd_with_orders_top_k_and_line_search(best: int, lines: int, units
         tried = [x] + [x - eta * gamma**j * g for j in range(lines)]
         x = tried[int(np.argmin([ref.L(p, rows) for p in tried]))] if lines else x - eta * g
     ref.ends_at(x)
+
+
+def test_auto_in_units_of_drift_where_the_objective_says_nothing_of_scale() -> None:
+    k, cap, eps = 0.5, 3.0, 2.0
+    ref = Reference(load("auto", drift=k, share=100.0, bands=1, beta=0.9, clip=1.5), steps=6)
+    start = {n: w.copy() for n, w in ref.theta.items()}
+
+    def moved(x: Any) -> float:
+        return 3 * sum(float(((x[n] - w) ** 2).sum()) for n, w in start.items())
+
+    space = ref.bench.space
+    ref.bench.oracle._moved = lambda: moved({n: p.detach().double().numpy() for n, p in space.params.items()})
+    rms = {n: math.sqrt((w**2).mean()) for n, w in start.items()}
+    groups: dict[Any, list[str]] = {}
+    for n, t in ref.kinds.items():
+        groups.setdefault((0 if t.block is None else 1, t.kind, n.rpartition(".")[2]), []).append(n)
+
+    def drift(D: dict[str, float], draw: int) -> float:
+        z = ref.noise("rademacher", -1, draw)
+        points = [{n: w + s * D[n] * z[n] for n, w in start.items()} for s in (1, -1)]
+        return sum(map(moved, points)) / 2
+
+    D = dict.fromkeys(start, 0.0)
+    for i, names in enumerate(groups.values()):
+        typical = math.sqrt(sum(rms[n] ** 2 for n in names) / len(names)) or 1.0
+        unit = {n: max(rms[n], 0.1 * typical) if n in names else 0.0 for n in start}
+        reaches = [2.0**e for e in range(4, -8, -1)]
+        fit = [r for r in reaches if drift({n: r * u for n, u in unit.items()}, i) <= k / 10]
+        D |= {n: fit[0] * unit[n] for n in names}
+    while (paid := drift({n: eps * d for n, d in D.items()}, len(groups))) > 0.4 * k:
+        eps /= 2
+    cap = min(cap, eps * math.sqrt(k / paid))
+    rho, v, weight, gone = min(eps, cap * math.sqrt(3 / 6)), 0.0, 0.0, 0.0
+    for t in range(6):
+        z = ref.noise("rademacher", t)
+        up, down = (quadratic(ref.moved({n: s * eps * d for n, d in D.items()}, z), ref.rows(t)) for s in (1, -1))
+        g = (up - down) / (2 * eps)
+        v, weight = 0.9 * v + 0.1 * g * g, 0.9 * weight + 0.1
+        d = max(-1.5, min(1.5, g / math.sqrt(v / weight)))
+        step = rho * (1 - t / 6) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - gone / (2 * cap) ** 2)))
+        gone += step * step
+        ref.theta = ref.moved({n: -step * x for n, x in D.items()}, z)
+    ref.agrees()
 
 
 def test_rank_sgd_leaves_the_weights_where_no_point_is_better() -> None:

@@ -63,3 +63,8 @@ def layer_groups(theta: Any) -> dict[str, list[str]]:
         outside = "embeddings" if t.kind == "embedding" else "head"
         groups.setdefault(f"block {t.block}" if t.block is not None else outside, []).append(t.name)
     return groups
+
+
+def matrix(t: Any) -> tuple[int, int] | None:
+    """Rows and columns of a tensor with two axes or more, as it lies in memory; None for what has one or none."""
+    return (t.shape[0], t.numel // t.shape[0]) if len(t.shape) > 1 else None

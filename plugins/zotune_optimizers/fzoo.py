@@ -1,0 +1,54 @@
+"""FZOO: Dang et al. 2025, "FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language Models towards Adam-Scale
+Speed", arXiv:2506.09034.
+
+    l₀ = L(θ; B);  for i = 1 … N:  u_i ∈ {−1, 1}ᵈ at random, l_i = L(θ + ε u_i; B)
+    s² = 1/(N − 1) Σ_i (l_i − mean l)²
+    θ ← θ − η Σ_i (l_i − l₀) u_i / (N s)
+
+s is about ε ‖∇L‖: a step has the same length on steep and on flat ground, as in normalised SGD.
+
+Forwards a step: N + 1. Extra memory: none; each u_i is drawn again where it is used.
+
+Differs from the paper: the ε that divides the estimate is part of η, as in the authors' code, which divides s² by N.
+Losses that are all the same move nothing. The N probes are points of their own; the paper runs them as one pass of
+batched products, with the same values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import stdev
+from typing import Any, ClassVar, Literal
+
+from zotune.recipe import weighted_sum
+from zotune_optimizers.parts import at_least, decay, positive
+
+
+@dataclass(frozen=True)
+class FZOO:
+    lr: float = 1e-5  # η: learning rate
+    eps: float = 1e-3  # ε: perturbation scale
+    n: int = 8  # N: probes a step
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+
+    needs: ClassVar[str] = "comparisons"
+
+    def __post_init__(self) -> None:
+        positive("fzoo", lr=self.lr, eps=self.eps)
+        at_least(2, "fzoo", n=self.n)
+
+    @property
+    def forwards(self) -> int:
+        return self.n + 1
+
+    def init(self, theta: Any) -> None:
+        return None
+
+    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+        u = [at.rademacher(i) for i in range(self.n)]
+        clean, *losses = oracle(theta, *(theta + self.eps * x for x in u))
+        s = stdev(losses)
+        if s == 0:
+            return theta, None
+        scale = self.lr * decay(self.schedule, at.progress) / (self.n * s)
+        return theta - weighted_sum([(scale * (a - clean), x) for a, x in zip(losses, u, strict=True)]), None
