@@ -9,7 +9,6 @@ Knows models, tokens and records; knows no objective and no optimizer.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -202,28 +201,44 @@ class Generating(Worded):
         return ""
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Tokens], indices: Sequence[int] = ()) -> list[list[int]]:
-        """Completion ids for each prompt, without what follows the end token."""
+    def own_words(self, rows: Rows, indices: Sequence[int]) -> list[Option]:
+        """What the model as it is now says to these rows, sampled at temperature 1, ready to be read by it again."""
+        prompts = [rows.tokens[i][0] for i in indices]
+        said = self.generate(prompts, indices, (1.0, 1.0))
+        pairs = [(p, tuple(ids)) for p, ids in zip(prompts, said, strict=True) if ids]
+        if self.loaded.head == "seq2seq":
+            begin = self.loaded.decoder_start()
+            first = len(begin) - 1
+            return [Option(p, begin + ids[:-1], tuple(range(first, first + len(ids))), ids) for p, ids in pairs]
+        return [Option(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs]
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: tuple[float, float] | None = None
+    ) -> list[list[int]]:
+        """Completion ids for each prompt, without what follows the end token. sampling: temperature and top-p, where
+        not the run's own."""
+        temperature, top_p = sampling or (self.spec.temperature, self.spec.top_p)
+        settings = generation_settings(self.loaded, self.spec.max_new_tokens, temperature, top_p)
         out: list[list[int]] = [[] for _ in prompts]
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
         which = [self.draw] if self.draw else []
         seed = keys.derive(self.seed, "sampling", self.step, *list(indices)[:1], *which)
-        with quiet(), torch.random.fork_rng(devices=devices, enabled=self.spec.temperature > 0):
-            if self.spec.temperature > 0:
+        with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
+            if temperature > 0:
                 torch.manual_seed(seed)
             for places in self.forward.chunks([len(p) for p in prompts]):
-                for k, ids in zip(places, self._generate([prompts[k] for k in places]), strict=True):
+                for k, ids in zip(places, self._generate([prompts[k] for k in places], settings), strict=True):
                     out[k] = ids
         return out
 
-    def _generate(self, rows: Sequence[Tokens]) -> Iterator[list[int]]:
+    def _generate(self, rows: Sequence[Tokens], settings: Any) -> Iterator[list[int]]:
         loaded, coder = self.loaded, self.forward.coder
         pad = coder.pad_left if loaded.head == "causal" else coder.pad_right
         inputs = pad(rows, loaded.device)
         inputs.pop("token_type_ids", None)
         more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
         start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start())
-        settings = self._settings
         with own_settings_aside(loaded):
             found: Tensor = loaded.model.generate(**inputs, generation_config=settings, **more)
         ends, pad = settings.eos_token_id, settings.pad_token_id
@@ -232,11 +247,6 @@ class Generating(Worded):
             while self.spec.stop and last and row[last - 1] == pad:  # up to the longest row's end
                 last -= 1
             yield row[:last]
-
-    @functools.cached_property
-    def _settings(self) -> Any:
-        spec = self.spec
-        return generation_settings(self.loaded, spec.max_new_tokens, spec.temperature, spec.top_p)
 
 
 def right_texts(record: Record) -> list[str]:

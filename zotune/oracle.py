@@ -203,7 +203,8 @@ class Oracle:
     evaluation before the step is given up. passes: how many forward passes of the model an evaluation of so many rows
     makes, or None where that is not known. compare: for an objective that gives an order and no values, the strength
     (larger is better; None: unranked) of what `collect` gave at each of several points; unit: what a whole lost
-    comparison is worth as a difference of values, 2ε so that a two-point estimate is within ±1.
+    comparison is worth as a difference of values, 2ε so that a two-point estimate is within ±1. moved: how far the
+    model as it is now has moved from the start, where that can be measured without the objective.
     """
 
     def __init__(
@@ -217,12 +218,14 @@ class Oracle:
         collect: Callable[[Sequence[int]], Any] | None = None,
         compare: Callable[[Sequence[Any]], Sequence[float | None]] | None = None,
         unit: float = 1.0,
+        moved: Callable[[], float] | None = None,
     ) -> None:
         self.evaluations = 0
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
         self._collect, self._compare, self._unit = collect or evaluate, compare, unit
+        self._moved = moved
         self._tape, self._own = Tape(), batches.at(0)
 
     def begin(self, tape: Tape, step: int) -> None:
@@ -270,6 +273,26 @@ class Oracle:
             return [None if v is None else sum(other < v for other in known) for v in values]
 
         return tuple(self._tape.take("ranks", order))
+
+    @property
+    def measures_drift(self) -> bool:
+        """Whether `drift` can be asked for."""
+        return self._moved is not None
+
+    def drift(self, *points: Recipe) -> tuple[float, ...]:
+        """How far the model at each point has moved from the start, in nats a token: the mean loss of likelihood of
+        what the model said at the start, an unbiased estimate of the Kullback-Leibler divergence of both. Asks the
+        objective nothing; each point counts as one evaluation."""
+        moved = self._moved
+        if moved is None:
+            raise UsageError("how far this model moves is not measured; look at `measures_drift`")
+        self.evaluations += len(points)
+
+        def ask(point: Recipe) -> float:
+            with self._space.at(point, self._passes(self._batches.size)):
+                return moved()
+
+        return tuple(float(v) for v in self._tape.take("drift", lambda: [ask(p) for p in points]))
 
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:

@@ -30,11 +30,14 @@ from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
 from zotune.prompts import Spec
+from zotune.scoring import Option
 from zotune.space import Space, describe, named_tensors
 from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
+OWN_WORDS = 32
+"""Prompts on which a model's drift is measured."""
 EVALUATIONS = 20
 """Times that the selection rows are scored in a run, at most, where its length follows from a budget of scores."""
 MANY = 1 << 20
@@ -78,6 +81,7 @@ class Session:
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
         self.batches = Batches(len(self.train), size, cfg.seed)
+        self._own = self._own_words() if isinstance(self.task, tasks.Generating) else None
         ordered = plan.objective.ordered
         eps = getattr(plan.optimizer, "eps", None)
         self.oracle = Oracle(
@@ -89,6 +93,7 @@ class Session:
             collect=self.collect if ordered else None,
             compare=self.compare if ordered else None,
             unit=2 * eps if isinstance(eps, float) else 1.0,
+            moved=self.moved if self._own else None,
         )
         kernels = self.space.kernels
         kernels.tell = lambda text: emit("note", {"text": text})
@@ -153,6 +158,19 @@ class Session:
     def samples(self) -> int:
         """Completions sampled for each training prompt."""
         return self.plan.config.samples_per_prompt
+
+    def moved(self) -> float:
+        """How much less likely the model as it is now finds what it said at the start, in nats a token: sampled then,
+        on some training prompts, which makes it an estimate of KL(start ‖ now)."""
+        assert self._own is not None
+        words, before = self._own
+        return before - _likelihood(self.task, words)
+
+    def _own_words(self) -> tuple[list[Option], float] | None:
+        """What the model says before anything is tuned, and its mean log-probability; None where it says nothing."""
+        assert isinstance(self.task, tasks.Generating)
+        words = self.task.own_words(self.train, range(min(OWN_WORDS, len(self.train))))
+        return (words, _likelihood(self.task, words)) if words else None
 
     def collect(self, indices: Sequence[int]) -> dict[str, Any]:
         """What is to be compared: what the weights as they are now say on these rows."""
@@ -422,6 +440,12 @@ def _task_record(plan: Plan) -> dict[str, Any]:
         record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
         record["samples"] = plan.config.samples_per_prompt
     return record | ({"choices": spec.choices} if spec.choices else {})
+
+
+def _likelihood(task: tasks.Task, words: Sequence[Option]) -> float:
+    """Mean log-probability of the words, in nats a token."""
+    assert isinstance(task, tasks.Generating)
+    return math.fsum(task.log_probabilities(words)) / sum(len(o.targets) for o in words)
 
 
 def mean(scores: Sequence[Score]) -> Score:

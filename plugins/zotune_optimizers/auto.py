@@ -7,6 +7,11 @@
     v ← β v + (1 − β) g²;  d = clip(g / √v̂, ±c)
     θ ← θ − ρ (1 − t/T) d D z,   ρ = κ √(3/T), at most ε
 
+Where the oracle can measure how far a model moves (K, in nats a token of what it said at the start), units come from
+that and not from the objective, which may be 0 everywhere, or a person:
+    δ_g ← the largest power of two with K(±δ_g RMS(θ₀) z) ≤ k/10;  ε likewise for all groups with K ≤ 2k/5
+    κ ← min(κ, √(k ε²/K(±ε D z))): a random walk to the end of the budget moves the model by about k
+
 A normalised walk of step ρ that decays linearly ends ρ √(T/3) = κ away from where it began. That distance, not the
 learning rate, predicts when tuning ruins a model; in units of D it costs about κ² τ of the objective a group, so κ
 means the same for every model and every subset of its weights.
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from zotune_optimizers.parts import at_least, positive, share
 
@@ -30,6 +35,7 @@ class State(NamedTuple):
     D: Any  # size of a perturbation of each tensor
     eps: float
     rho: float  # ρ: step size at t = 0
+    cap: float  # κ
     v: float  # running mean of g²
     weight: float  # of v: 1 − βᵗ
     moved: float  # Σ (step)²: squared displacement in units of D
@@ -45,10 +51,21 @@ class Auto:
     clip: float = 3.0  # c: largest normalised step
     bands: int = 3  # bands of layers that are calibrated apart
     rows: int = 64  # rows of the calibration's batch
+    drift: float = 0.5  # k: nats a token by which the model may move, where that can be measured
     share: float = 0.25  # of the budget that the calibration may cost
 
+    needs: ClassVar[str] = "comparisons"
+
     def __post_init__(self) -> None:
-        positive("auto", cap=self.cap, tolerance=self.tolerance, eps=self.eps, clip=self.clip, share=self.share)
+        positive(
+            "auto",
+            cap=self.cap,
+            drift=self.drift,
+            tolerance=self.tolerance,
+            eps=self.eps,
+            clip=self.clip,
+            share=self.share,
+        )
         share("auto", beta=self.beta)
         at_least(1, "auto", bands=self.bands, rows=self.rows)
 
@@ -61,14 +78,19 @@ class Auto:
         limit = math.inf if at.total is None else self.share * self.forwards * at.total
         if limit < 20 * (len(groups) + 1):  # a short run calibrates on the step's own batch
             batch = at.sample(0)
-        before = oracle.evaluations
-        (clean,) = oracle(theta, batch=batch)
-        each = 2 * (oracle.evaluations - before)
+        before, drifts, clean = oracle.evaluations, oracle.measures_drift, 0.0
+        if not drifts:
+            (clean,) = oracle(theta, batch=batch)
+        each = 2 * (oracle.evaluations - before) or 2
+        a_group, all_groups = self.tolerance * abs(clean), 5 * self.tolerance * abs(clean)
+        if drifts:
+            a_group, all_groups = self.drift / 10, 0.4 * self.drift
 
-        def costs(D: Any, z: Any, share: float) -> bool:
-            """Whether ±D z cost more than this share on average: curvature, for the slope cancels."""
-            up, down = oracle(theta + D * z, theta - D * z, batch=batch)
-            return bool((up + down) / 2 - clean > share * abs(clean))
+        def cost(D: Any, z: Any) -> float:
+            """What ±D z costs on average: curvature, for the slope cancels."""
+            points = theta + D * z, theta - D * z
+            up, down = oracle.drift(*points) if drifts else oracle(*points, batch=batch)
+            return float((up + down) / 2 - clean)
 
         def affordable() -> bool:
             return bool(oracle.evaluations + each <= limit)
@@ -79,22 +101,26 @@ class Auto:
             typical = math.sqrt(sum(rms[n] ** 2 for n in names) / len(names)) or 1.0
             size = {n: max(rms[n], 0.1 * typical) for n in names}  # LoRA's B and fresh biases start at 0
             unit, z, reach = theta.per(lambda t, s=size: s.get(t.name, 0.0)), at.rademacher(k), 0.25
-            if affordable() and costs(unit, z, self.tolerance):
+            if affordable() and cost(unit, z) > a_group:
                 reach = 0.5
-                while reach > 2**-7 and affordable() and costs(reach * unit, z, self.tolerance):
+                while reach > 2**-7 and affordable() and cost(reach * unit, z) > a_group:
                     reach /= 2
             elif affordable():
                 reach = 1.0
-                while reach < 2**4 and affordable() and not costs(2 * reach * unit, z, self.tolerance):
+                while reach < 2**4 and affordable() and not cost(2 * reach * unit, z) > a_group:
                     reach *= 2
             delta |= {n: reach * s for n, s in size.items()}
             reaches.append(reach)
-        D, eps = theta.per(lambda t: delta[t.name]), self.eps
-        while eps > 2**-6 and affordable() and costs(eps * D, at.rademacher(len(groups)), 5 * self.tolerance):
+        D, eps, cap, paid = theta.per(lambda t: delta[t.name]), self.eps, self.cap, 0.0
+        z = at.rademacher(len(groups))
+        while eps > 2**-6 and affordable() and (paid := cost(eps * D, z)) > all_groups:
             eps /= 2
-        rho = min(eps, self.cap * math.sqrt(3 / max(at.total or 300, 1)))
-        found = f"{clean:.4f} at the start; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
-        return State(D, eps, rho, 0.0, 0.0, 0.0, found)
+        if drifts and paid > 0:
+            cap = min(cap, eps * math.sqrt(self.drift / paid))
+        rho = min(eps, cap * math.sqrt(3 / max(at.total or 300, 1)))
+        found = f"{clean:.4f} at the start" if not drifts else f"{paid:.3f} nats a token at ε"
+        found += f"; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
+        return State(D, eps, rho, cap, 0.0, 0.0, 0.0, found)
 
     def groups(self, theta: Any) -> dict[tuple[int, str, str], list[str]]:
         """Tensor names by band of layers (0: outside all layers), kind, and role (weight, bias)."""
@@ -109,7 +135,7 @@ class Auto:
         return [
             f"calibration (smaller is better): {s.found}",
             f"chosen: ε = {s.eps:g}, first step ρ = {s.rho:.4g}, in units of what each group tolerates",
-            f"displacement is capped at {self.cap:g} of these units",
+            f"displacement is capped at {s.cap:.3g} of these units",
         ]
 
     def step(self, theta: Any, oracle: Any, s: State, at: Any) -> tuple[Any, State]:
@@ -120,6 +146,6 @@ class Auto:
         if v == 0:
             return theta, s
         d = max(-self.clip, min(self.clip, g / math.sqrt(v / weight)))
-        room = max(0.0, 1 - s.moved / (2 * self.cap) ** 2)
+        room = max(0.0, 1 - s.moved / (2 * s.cap) ** 2)
         step = s.rho * (1 - at.progress) * d * min(1.0, 2 * math.sqrt(room))
         return theta - step * s.D * z, s._replace(v=v, weight=weight, moved=s.moved + step * step)
