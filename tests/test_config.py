@@ -80,6 +80,12 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str) -> None:
         config.resolve({}, str(file))
 
 
+def test_several_objectives_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("objective: [f1, 'contains:a,b']\nweight: [1, 0.5]\n")
+    found = config.resolve({}, str(tmp_path / "c.yaml"))
+    assert (found.objective, found.weight, found.goal) == (("f1", "contains:a,b"), (1.0, 0.5), "f1 + contains:a,b")
+
+
 def test_written_configuration_reads_back(tmp_path: Path) -> None:
     from dataclasses import asdict
 

@@ -318,7 +318,7 @@ def test_patience_stops_early(tiny_encoder: Path, toy: Path, tmp_path: Path) -> 
 
 def test_a_run_that_does_not_help_keeps_the_start(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     made = options(tiny_encoder, toy, tmp_path)
-    result = zotune.fit(objective="accuracy", direction="minimize", optimizer="random-search", **made)
+    result = zotune.fit(objective="accuracy", direction="minimize", optimizer="random-search", guard=0.0, **made)
     after = weights(tmp_path / "out")
     base = weights(tiny_encoder)
     changed = any(not torch.equal(after[k], base[k]) for k in base)
@@ -493,3 +493,25 @@ def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: 
     assert choose(r"mlp\.up", llama, "causal") == {t.name for t in llama if "mlp.up" in t.name}
     with pytest.raises(OptionError, match="means no tensor"):
         choose("bias", llama, "causal")
+
+
+def test_the_guard_keeps_the_start_unless_the_tuned_weights_win_by_two_standard_errors(
+    tiny_encoder: Path, toy: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for guard in (0.0, 2.0, 1e6):
+        made = options(tiny_encoder, toy, tmp_path / str(guard), max_steps=40, eval_steps=10, guard=guard)
+        result = zotune.fit(objective="cross-entropy", **made)
+        error = result.difference.error
+        assert error is not None
+        assert error > 0
+        found[guard] = result
+        assert (result.kept == "tuned") == (-result.difference.value >= guard * error and result.difference.value < 0)
+        assert same(tmp_path / str(guard) / "out", tiny_encoder) == (result.kept == "start")
+    assert found[0.0].kept == "tuned"
+    assert found[1e6].kept == "start"
+    assert found[0.0].difference == found[1e6].difference
+    with pytest.raises(OptionError, match="--guard"):
+        zotune.fit(**options(tiny_encoder, toy, tmp_path / "bad", guard=-1.0))
+    with pytest.raises(OptionError, match="--max-kl"):
+        zotune.fit(**options(tiny_encoder, toy, tmp_path / "bad", max_kl=0.1))

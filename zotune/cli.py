@@ -137,6 +137,13 @@ def fit(
     save_total_limit: Annotated[Whole, Opt(help="Checkpoints kept, besides the best. [2]")] = None,
     patience: Annotated[Whole, Opt(help="Stop after this many evaluations without a new best.")] = None,
     max_failures: Annotated[Whole, Opt(help="Dropped steps before the run stops with exit code 3. [10]")] = None,
+    max_kl: Annotated[
+        Real,
+        Opt(help="Nats a token by which the model's own text may become less likely, in weights that are kept."),
+    ] = None,
+    guard: Annotated[
+        Real, Opt(help="Paired standard errors by which tuned weights must win to be kept; 0: any gain. [2]")
+    ] = None,
     max_score_calls: Annotated[Whole, Opt(help="Budget in rows that the objective scores, held-out ones too.")] = None,
     score_concurrency: Annotated[Whole, Opt(help="Calls of a scorer at a time: exec, http, async. [1]")] = None,
     score_batch_size: Annotated[Whole, Opt(help="Rows a call of a scorer.")] = None,

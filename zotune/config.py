@@ -98,7 +98,12 @@ def convert(value: Any, hint: Any, what: str) -> Any:
         if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in args):
             return None
         problems = []
-        for option in sorted((a for a in args if a is not type(None)), key=lambda a: a is str):
+        possible = [a for a in args if a is not type(None)]
+        if str in possible and isinstance(value, str):  # a text is no list of its parts
+            possible = [a for a in possible if typing.get_origin(a) not in (tuple, list, Sequence)]
+        elif str in possible and isinstance(value, list | tuple):
+            possible.remove(str)
+        for option in sorted(possible, key=lambda a: a is str):
             try:
                 return convert(value, option, what)
             except OptionError as error:
@@ -227,6 +232,8 @@ class RunConfig:
     save_total_limit: int = 2
     patience: int | None = None
     max_failures: int = 10
+    max_kl: float | None = None
+    guard: float = 2.0
     max_score_calls: int | None = None
     score_concurrency: int | None = None
     score_batch_size: int | None = None
@@ -265,12 +272,15 @@ class RunConfig:
         positive = ("limit", "max_length", "batch_size", "eval_batch_size", "max_steps", "max_evals", "max_time")
         more = ("train_size", "k_per_class", "max_new_tokens", "lora_r", "lora_alpha", "prefix_tokens")
         scores = ("samples_per_prompt", "max_score_calls", "score_concurrency", "score_batch_size", "score_timeout")
-        for name in (*positive, *more, *scores, "eval_steps", "save_steps", "save_total_limit", "patience", "threads"):
+        last = ("max_kl", "eval_steps", "save_steps", "save_total_limit", "patience", "threads")
+        for name in (*positive, *more, *scores, *last):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
         if self.smooth < 0:
             raise OptionError(f"--smooth must be 0 (off) or more, got {self.smooth}")
+        if not self.guard >= 0:
+            raise OptionError(f"--guard must be 0 (any gain) or more standard errors, got {self.guard}")
         if not self.temperature >= 0:
             raise OptionError(f"--temperature must be 0 (greedy) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:

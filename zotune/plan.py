@@ -154,6 +154,8 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     adapter.check(found.head)
     if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):
         raise OptionError(f"--init linear-probe writes a linear head; the head {found.head!r} has none")
+    if cfg.max_kl and spec.kind != "generation":
+        raise OptionError("--max-kl limits what tuning does to generated text; this task generates none")
     goal.check(asking.offered(spec, found.head, parts), frozenset(splits.train[0]))
     _check_metric(goal, spec)
     named = chosen if isinstance(chosen, str) else type(chosen).__name__

@@ -31,7 +31,10 @@ def verdict(plan_better: str, result: Result) -> str:
         return f"The tuned weights are kept: {d.value:+.4f}{interval}{doubt}."
     if result.best_step == 0:
         return "The start is kept: no evaluation on the selection rows was better than it."
-    return f"The start is kept: on the judging rows the tuned weights gave {d.value:+.4f}{interval}."
+    why = ""
+    if d.error is not None and abs(d.value) < 2 * d.error:
+        why = f", within two standard errors ({2 * d.error:.4f})"
+    return f"The start is kept: on the judging rows the tuned weights gave {d.value:+.4f}{interval}{why}."
 
 
 def model_card(plan: Plan, result: Result) -> str:

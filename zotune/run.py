@@ -180,8 +180,10 @@ def _conclude(
     folder: Path,
     seconds: float,
 ) -> Result:
-    """Judge the best weights once on rows that chose nothing, keep them unless they are worse than the start."""
-    seed, p = keys.derive(session.plan.config.seed, "bootstrap"), outcome.progress
+    """Judge the best weights once on rows that chose nothing: they are kept where they win by `--guard` paired standard
+    errors, 2 by default, and lie within `--max-kl`; else the start is."""
+    cfg, p = session.plan.config, outcome.progress
+    seed = keys.derive(cfg.seed, "bootstrap")
     reason, after = outcome.reason, before
     try:
         if reason != "interrupted":
@@ -196,7 +198,8 @@ def _conclude(
         ) from error
     difference = session.judge.difference(before, after, seed)
     gain = difference.value if session.plan.objective.direction == "maximize" else -difference.value
-    kept = "tuned" if gain > 0 else "start"
+    needed = cfg.guard * (difference.error or 0.0)
+    kept = "tuned" if gain > 0 and gain >= needed and session.kept_within() else "start"
     start = session.judge.scored(*before, seed)
     probe = None
     if reason != "interrupted":

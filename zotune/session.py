@@ -199,11 +199,24 @@ class Session:
         return self.plan.config.smooth if jumps else 0
 
     def assess(self) -> dict[str, Any]:
+        """Score the selection rows: what is selected has the smallest loss. Weights that have moved further than
+        `--max-kl` have none, and are never selected."""
         outputs, score = self.select.measure()
         self._shown = outputs
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
-        parts = {"parts": dict(score.parts)} if score.parts else {}
-        return {"loss": sign * score.value, "score": score.value, **parts}
+        found: dict[str, Any] = {"score": score.value, **({"parts": dict(score.parts)} if score.parts else {})}
+        moved, limit = self._drift(), self.plan.config.max_kl
+        if moved is not None:
+            found["drift"] = moved
+        return found if moved is not None and limit and moved > limit else {"loss": sign * score.value, **found}
+
+    def _drift(self) -> float | None:
+        return self.moved() if self._own else None
+
+    def kept_within(self) -> bool:
+        """Whether the weights as they are lie within `--max-kl`."""
+        moved, limit = self._drift(), self.plan.config.max_kl
+        return moved is None or not limit or moved <= limit
 
     @property
     def selects(self) -> bool:

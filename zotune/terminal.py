@@ -121,7 +121,8 @@ class Terminal:
             return
         mark = "  best so far" if event["best"] and event["step"] else ""
         name = self._start.get("objective", "score")
-        self.say(f"step {event['step']}: {name} {event['score']:.4f} on the selection rows{_parts(event)}{mark}")
+        drift = f"  drift {event['drift']:.3f}" if event["step"] and "drift" in event else ""
+        self.say(f"step {event['step']}: {name} {event['score']:.4f} on the selection rows{_parts(event)}{drift}{mark}")
         show = self._start.get("samples")
         if show is None:
             return
