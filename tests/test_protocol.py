@@ -17,7 +17,7 @@ from zotune.journal import Tape
 from zotune.objectives import objective, wrap
 from zotune.optimizers import check_needs
 from zotune.oracle import At, Batches, Oracle
-from zotune.recipe import Factor, Noise
+from zotune.recipe import Factor, Noise, maximum, minimum, sign, sqrt
 from zotune.space import Space
 from zotune.testing import OptimizerContract, TinyNet
 from zotune.types import Score
@@ -221,6 +221,25 @@ def test_factors_that_make_no_such_tensor_are_named() -> None:
         space.value(outer(bad, bad))
     with pytest.raises(RecipeError, match="two factors"):
         outer(bad, space.theta)  # type: ignore[arg-type]
+
+
+def test_what_a_partial_field_lacks_is_nothing_in_every_operation() -> None:
+    space = Space(TinyNet(), 1)
+    state = space.assign(space.theta, {"m": only(space.theta.per(chosen), space.theta)})
+    m, held = state["m"], space.fields["m"]
+    for recipe, function in (
+        (m / 2.0, lambda x: x / 2),
+        (2.0 / (m + 1e3), lambda x: 2 / (x + 1e3)),
+        (sqrt(abs(m)), lambda x: x.abs().double().sqrt().float()),
+        (sign(m), torch.sign),
+        (maximum(m, 0.01), lambda x: x.clamp(min=0.01)),
+        (minimum(-0.01, m), lambda x: x.clamp(max=-0.01)),
+        (where(m > 0.0, m, -1.0), lambda x: torch.where(x > 0, x, -torch.ones_like(x))),
+    ):
+        got = space.value(space.theta + recipe)
+        for n, p in space.params.items():
+            x = held.get(n, torch.zeros_like(p.detach()))
+            torch.testing.assert_close(got[n], p.detach() + function(x), rtol=1e-6, atol=1e-7)
 
 
 def test_a_partial_field_is_stored_where_its_mask_says_and_reads_as_nothing_elsewhere() -> None:

@@ -266,22 +266,28 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
     def narrow(x: Any) -> Any:
         return x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype).item()
 
+    def some(x: Any, like: torch.dtype = dtype) -> Tensor:
+        """A number as a tensor: what a field that a tensor lacks leaves of an operation."""
+        return x if isinstance(x, Tensor) else torch.tensor(x, dtype=like)
+
     def apart(x: Tensor) -> Tensor:
         # a compiler drops a mere copy and reads what has been overwritten since
         return torch.maximum(x, x) if fused else x.clone()
 
     def div(a: Any, b: Any) -> Tensor:
-        quotient: Tensor = wide(a) / wide(b)
+        quotient: Tensor = wide(a) / (wide(b) if isinstance(a, Tensor) else some(wide(b), torch.float64))
         return quotient.to(dtype)
 
-    def sqrt(x: Tensor) -> Tensor:
-        if fused or x.device.type != "cpu":
-            return x.double().sqrt().to(dtype)
+    def sqrt(x: Any) -> Tensor:
+        given = some(x)
+        if fused or given.device.type != "cpu":
+            return given.double().sqrt().to(dtype)
         with np.errstate(invalid="ignore"):  # torch's own on a CPU is wrong in the last bit of some float64
-            return torch.from_numpy(np.sqrt(x.double().numpy())).to(dtype)
+            return torch.from_numpy(np.asarray(np.sqrt(given.double().numpy()))).to(dtype)
 
-    def sign(x: Tensor) -> Tensor:
-        return (x > 0).to(dtype) - (x < 0).to(dtype)
+    def sign(x: Any) -> Tensor:
+        given = some(x)
+        return (given > 0).to(dtype) - (given < 0).to(dtype)
 
     def choose(condition: Any, a: Any, b: Any) -> Any:
         if isinstance(condition, Tensor):
@@ -289,9 +295,11 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
         return narrow(a if condition else b)
 
     def maximum(a: Any, b: Any) -> Tensor:
+        a = a if isinstance(b, Tensor) else some(a)
         return torch.where((a > b) | (a != a), a, b).to(dtype)  # the same zero of two, everywhere
 
     def minimum(a: Any, b: Any) -> Tensor:
+        a = a if isinstance(b, Tensor) else some(a)
         return torch.where((a < b) | (a != a), a, b).to(dtype)
 
     def units(kind: str) -> Callable[..., Tensor]:
@@ -321,7 +329,7 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
         "load": lambda x: x.to(dtype),
         "apart": apart,
         "as_number": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x),
-        "abs": torch.abs,
+        "abs": lambda x: torch.abs(some(x)),
         "sqrt": sqrt,
         "sign": sign,
         "div": div,
