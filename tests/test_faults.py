@@ -426,10 +426,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("calls", [173, 240])
 @pytest.mark.parametrize("case", CASES)
-def test_the_budget_of_scores_is_never_exceeded(fit: Fit, case: str, calls: int) -> None:
-    kind, more = CASES[case]
+def test_the_budget_of_scores_is_never_exceeded(fit: Fit, case: str) -> None:
+    (kind, more), calls = CASES[case], 173
     score, seen = counted(**kind)
     result = fit(score, **{"max_steps": None, "eval_steps": None, "max_failures": 99, "max_score_calls": calls, **more})
     assert result.steps >= 1

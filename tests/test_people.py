@@ -1,0 +1,388 @@
+"""A person as the objective, from the first question to the kept weights: killed, interrupted, resumed, skipping, and
+through the page in a real browser. The person is a script that prefers the longer answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_jsonl
+from families import WORDS, Families
+from safetensors.torch import load_file
+
+import zotune
+from zotune.cli import main
+from zotune.journal import Journal
+from zotune.rating_page import serve
+from zotune.ratings import DONE, FILE, Ratings, Shown
+
+WAITS = "waiting for answers"
+THINGS = WORDS.split()[13:33]
+OPTIONS: dict[str, Any] = {"objective": "human", "max_steps": 4, "eval_steps": 4, "save_steps": 1, "max_new_tokens": 6}
+ARGS: dict[str, Any] = {
+    "objective_args": {"rows": "2", "judged": "4"},
+    "optimizer": "rank-sgd",
+    "optimizer_args": {"eps": "0.3", "lr": "0.3"},
+}
+SOON = 60.0
+"""Seconds after which a test gives up waiting."""
+
+
+def verdict(answers: tuple[str, ...]) -> str:
+    """What the person says of these answers, in whatever places they are shown."""
+    sizes = [len(a) for a in answers]
+    return "tie" if sizes.count(max(sizes)) > 1 else str(sizes.index(max(sizes)) + 1)
+
+
+class Person:
+    """Answers in another thread what is asked in a run folder: `most` questions, repeats included, then no more."""
+
+    def __init__(self, folder: Path, most: int = 1000, say: Callable[[Shown], str] | None = None) -> None:
+        self.folder, self.most = folder, most
+        self.say = say or (lambda shown: verdict(shown.answers))
+        self.answered = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Person:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not (self.folder / FILE).exists():
+            if self._end.wait(0.02):
+                return
+        with Ratings(self.folder) as store:
+            while self.answered < self.most and not self._end.is_set():
+                shown = store.next()
+                if shown is None:
+                    time.sleep(0.02)
+                elif store.answer(shown.id, self.say(shown)):
+                    self.answered += 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    for name, first, last in (("train", 0, 12), ("validation", 12, 15), ("test", 15, 20)):
+        rows = [{"prompt": f"question : who saw the {w} ? answer :"} for w in THINGS[first:last]]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def asked(folder: Path) -> list[tuple[str, str]]:
+    """Every question in the order of asking."""
+    with contextlib.closing(sqlite3.connect(folder / FILE)) as db:
+        return db.execute("SELECT key, body FROM questions ORDER BY number").fetchall()
+
+
+def showings(folder: Path) -> int:
+    with contextlib.closing(sqlite3.connect(folder / FILE)) as db:
+        (count,) = db.execute("SELECT count(*) FROM showings WHERE verdict IS NOT NULL").fetchone()
+        return int(count)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    x, y = weights(a), weights(b)
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return Journal.open(folder / "journal.jsonl", read_only=True).lines
+
+
+class Whole:
+    """A run that nobody disturbs."""
+
+    def __init__(self, model: Path, data: Path, folder: Path) -> None:
+        self.folder, self.tuning = folder, -1
+        with Person(folder) as person:
+            self.result = fit(model, data, folder, emit=self._emit)
+        self.answered = person.answered
+
+    def _emit(self, kind: str, event: Any) -> None:
+        if event.get("text") == "judging the best weights":
+            self.tuning = len(asked(self.folder))
+
+
+def fit(model: Path, data: Path, folder: Path, **more: Any) -> Any:
+    until = time.monotonic() + SOON
+    options = {**OPTIONS, **ARGS, "model": str(model), "dataset": str(data), "output_dir": str(folder), **more}
+    return zotune.fit(stop=lambda: time.monotonic() > until, **options)
+
+
+@pytest.fixture(scope="module")
+def model(families: Families) -> Path:
+    return families.folder("llama")
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(model, data, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def command(model: Path, data: Path) -> list[str]:
+    """What follows `zotune`, without a run folder."""
+    made = ["fit", "-m", str(model), "-d", str(data), "-o", "human", "--optimizer", "rank-sgd"]
+    for name, value in OPTIONS.items():
+        made += [f"--{name.replace('_', '-')}", str(value)] if name != "objective" else []
+    for flag in ("objective", "optimizer"):
+        made += [x for k, v in ARGS[f"{flag}_args"].items() for x in (f"--{flag}-arg", f"{k}={v}")]
+    return made
+
+
+@pytest.fixture
+def tuner(command: list[str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The command as a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+        full = [sys.executable, "-m", "zotune", *command, "--output-dir", str(folder), *more]
+        with (tmp_path / "said").open("a") as said:
+            started.append(subprocess.Popen(full, cwd=tmp_path, env=env, stdout=said, stderr=said, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def until(true: Callable[[], bool], what: str, said: Path | None = None) -> None:
+    end = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < end, f"waiting for {what}: {said.read_text() if said else ''}"
+        time.sleep(0.02)
+
+
+def waits(folder: Path, answered: int) -> bool:
+    """Whether a tuner has asked, and waits for more than so many answers."""
+    if not (folder / FILE).exists():
+        return False
+    with Ratings(folder) as store:
+        found = store.progress()
+    return found.state == WAITS and found.answered == answered and found.open > 0
+
+
+RESUME = ("--resume-from-checkpoint", "last")
+
+
+def test_killed_and_interrupted_it_asks_nothing_twice(
+    whole: Whole, tuner: Any, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert whole.result.reason == "done"
+    assert 4 < whole.tuning < len(asked(whole.folder)), "the person was asked while tuning, and to judge"
+    folder, said, given = tmp_path / "out", tmp_path / "said", 0
+    again = [*command, "--output-dir", str(folder), *RESUME]
+
+    def answers(count: int) -> None:
+        """Give answers until there are so many, and leave the tuner waiting for the next."""
+        nonlocal given
+        while known(folder) < count:
+            answer_one(folder)
+            given += 1
+        until(lambda: waits(folder, count), f"question {count + 1}", said)
+
+    def forget() -> None:
+        """What a tuner that was killed said of itself."""
+        with Ratings(folder) as store:
+            store.state("killed")
+
+    process = tuner(folder)
+    answers(3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(SOON) == -signal.SIGKILL
+    forget()
+    process = tuner(folder, *RESUME)
+    until(lambda: waits(folder, 3) or process.poll() is not None, "the question that was open", said)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SOON) == 130, said.read_text()
+    assert time.monotonic() - began < 5, "two seconds on a machine that does nothing else"
+    with Ratings(folder) as store:
+        assert store.progress().state == DONE
+    assert "Traceback" not in said.read_text()
+
+    def interrupt() -> None:
+        until(lambda: waits(folder, 3), "the question that was open")
+        answers(whole.tuning)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(SystemExit) as left:
+        main(again)
+    thread.join()
+    assert left.value.code == 130, capsys.readouterr().err
+    assert "interrupted" in capsys.readouterr().err
+    assert not (folder / "result.json").exists()
+    assert lines(folder)[-1]["kind"] == "end", "all steps were taken: the judging was interrupted"
+    with Person(folder) as person, pytest.raises(SystemExit) as left:
+        main(again)
+    assert left.value.code == 0, capsys.readouterr().err
+    given += person.answered
+    assert asked(folder) == asked(whole.folder)
+    assert given == showings(folder), "every showing was answered once"
+    assert lines(folder) == lines(whole.folder)
+    assert same(folder, whole.folder)
+    result, before = (json.loads((f / "result.json").read_text()) for f in (folder, whole.folder))
+    for name in ("kept", "after", "difference", "steps", "zero_share"):
+        assert result[name] == before[name]
+    with pytest.raises(SystemExit) as left:
+        main(["rate", str(folder), "--export", str(tmp_path / "pairs.jsonl")])
+    assert left.value.code == 0, capsys.readouterr().err
+    exported = [json.loads(x) for x in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert exported
+    assert all(len(pair["chosen"]) > len(pair["rejected"]) for pair in exported)
+
+
+def known(folder: Path) -> int:
+    """Questions answered, repeats left out."""
+    if not (folder / FILE).exists():
+        return 0
+    with Ratings(folder) as store:
+        return store.progress().answered
+
+
+def answer_one(folder: Path) -> None:
+    end = time.monotonic() + SOON
+    while time.monotonic() < end:
+        if (folder / FILE).exists():
+            with Ratings(folder) as store:
+                if (shown := store.next()) is not None:
+                    assert store.answer(shown.id, verdict(shown.answers))
+                    return
+        time.sleep(0.02)
+    raise AssertionError("nothing is asked")
+
+
+def test_what_a_person_likes_is_learned(whole: Whole, model: Path) -> None:
+    """The journal holds places alone, and they are the person's."""
+    steps = [line["tape"] for line in lines(whole.folder) if line["kind"] == "step"]
+    assert {kind for tape in steps for kind, _ in tape} == {"ranks"}
+    assert any(len({*places}) > 1 for tape in steps for _, places in tape)
+    assert whole.result.before.value == 0.5
+    assert whole.result.forwards == 4 * 2
+    base = weights(model)
+    kept = weights(whole.folder)
+    assert any(not torch.equal(kept[k], base[k]) for k in base) == (whole.result.kept == "tuned")
+    with Ratings(whole.folder) as store:
+        found = store.progress()
+        assert (found.open, found.done) == (0, True)
+        assert found.planned is not None
+        assert found.answered <= found.planned == 4 * 2 + 4
+        agreed, repeated = store.agreement()
+    assert agreed == repeated, "who goes by content alone agrees with themselves"
+
+
+def test_a_person_who_skips_everything_changes_nothing(model: Path, data: Path, tmp_path: Path) -> None:
+    with Person(tmp_path / "out", say=lambda shown: "skip") as person:
+        result = fit(model, data, tmp_path / "out")
+    assert person.answered > 0
+    assert (result.reason, result.kept, result.zero_share) == ("done", "start", 1.0)
+    assert (result.before.value, result.after.value) == (0.5, 0.5)
+    assert same(tmp_path / "out", model)
+
+
+def test_a_person_who_skips_the_judging_alone_keeps_the_start(model: Path, data: Path, tmp_path: Path) -> None:
+    judging: list[int] = []
+
+    def emit(kind: str, event: Any) -> None:
+        if event.get("text") == "judging the best weights":
+            judging.append(len(asked(tmp_path / "out")))
+
+    with Person(tmp_path / "out", say=lambda s: "skip" if judging else verdict(s.answers)):
+        result = fit(model, data, tmp_path / "out", emit=emit)
+    assert len(asked(tmp_path / "out")) > judging[0]
+    assert (result.reason, result.kept, result.tuned.value) == ("done", "start", 0.5)
+    assert result.zero_share < 1
+    assert same(tmp_path / "out", model)
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMEDRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (CHROMIUM and CHROMEDRIVER):
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+SEEN = """
+if (!document.getElementById('dock').checkVisibility()) return null;
+return [...document.querySelectorAll('article .text')].map(e => e.textContent);
+"""
+
+
+def test_a_run_through_the_page(whole: Whole, model: Path, data: Path, chromium: Any, tmp_path: Path) -> None:
+    folder, ended, keys = tmp_path / "out", threading.Event(), {"tie": "t", "1": "1", "2": "2"}
+    pressed: list[str] = []
+
+    def look() -> tuple[str, ...] | None:
+        found = chromium.execute_script(SEEN)
+        return None if found is None else tuple(found)
+
+    def rate() -> None:
+        until((folder / FILE).exists, "the first question")
+        with serve(folder) as server:
+            chromium.get(server.address)
+            while not ended.wait(0.02):
+                texts, before = look(), showings(folder)
+                if texts is None:
+                    continue
+                time.sleep(0.25)  # keys are taken a moment after a question is shown
+                if look() != texts:
+                    continue
+                chromium.find_element("tag name", "body").send_keys(keys[verdict(texts)])
+                pause = time.monotonic() + 3  # until the answer is kept, and the next question is shown, or none is
+                while time.monotonic() < pause and (showings(folder) == before or look() == texts):
+                    time.sleep(0.02)
+                pressed.extend(["key"] * (showings(folder) > before))
+
+    person = threading.Thread(target=rate)
+    person.start()
+    try:
+        result = fit(model, data, folder)
+    finally:
+        ended.set()
+        person.join()
+    assert result.reason == "done"
+    assert len(pressed) == showings(folder) == whole.answered
+    assert asked(folder) == asked(whole.folder)
+    assert lines(folder) == lines(whole.folder)
+    assert same(folder, whole.folder)
