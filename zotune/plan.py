@@ -122,9 +122,6 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
     goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction, calls, cfg.weight)
     chosen, own = optimizer or cfg.optimizer, dict(cfg.optimizer_args)
-    if goal.ordered and chosen == "auto":
-        notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
-        chosen = "rank-sgd"
     if goal.ordered and chosen == "rank-sgd":
         own.setdefault("points", getattr(goal.function, "candidates", 4))
     rule = optimizers.resolve(chosen, own, cfg.learning_rate, cfg.eps)
@@ -150,6 +147,10 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     found, spec, parts = asking.resolve(cfg, task, parts)
     judged = getattr(goal.function, "judged", None)
     splits = replace(splits, train=parts["train"], select=parts["selection"], judge=parts["judging"][:judged])
+    if goal.ordered and chosen == "auto" and spec.kind != "generation":  # auto is calibrated by values, or by drift
+        notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
+        chosen, own = "rank-sgd", {"points": getattr(goal.function, "candidates", 4)}
+        rule = optimizers.resolve(chosen, own, cfg.learning_rate, cfg.eps)
     adapter = adapter_of(cfg)
     adapter.check(found.head)
     if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):

@@ -17,7 +17,6 @@ learning rate, predicts when tuning ruins a model; in units of D it costs about 
 means the same for every model and every subset of its weights.
 
 Forwards a step: 2; once: one clean, two a try. Extra memory: none.
-
 Differs from the paper: SPSA gives the two-point estimate alone. One running mean of g² in place of Adam's is MEAZO's
 idea; the units, the cap and the calibration are ours (docs/log.md says what they were measured on).
 """
@@ -78,9 +77,8 @@ class Auto:
         limit = math.inf if at.total is None else self.share * self.forwards * at.total
         if limit < 20 * (len(groups) + 1):  # a short run calibrates on the step's own batch
             batch = at.sample(0)
-        before, drifts, clean = oracle.evaluations, oracle.measures_drift, 0.0
-        if not drifts:
-            (clean,) = oracle(theta, batch=batch)
+        before, drifts = oracle.evaluations, oracle.measures_drift
+        (clean,) = (0.0,) if drifts else oracle(theta, batch=batch)
         each = 2 * (oracle.evaluations - before) or 2
         a_group, all_groups = self.tolerance * abs(clean), 5 * self.tolerance * abs(clean)
         if drifts:
