@@ -332,9 +332,15 @@ def test_a_resumed_run_with_known_scores_is_the_uninterrupted_one(fit: Fit, tmp_
         assert (first.reason, first.steps) == ("interrupted", cut)
         again = fit(score, name, resume="last", **options)
         assert again.after == whole.after
-        for file in ("journal.jsonl", "metrics.jsonl"):
+        for file in ("journal.jsonl", "metrics.jsonl", "completions.jsonl"):
             assert (tmp_path / name / file).read_text() == (tmp_path / "whole" / file).read_text()
         assert same(tmp_path / name, tmp_path / "whole")
+    said = [json.loads(x) for x in (tmp_path / "whole/completions.jsonl").read_text().splitlines()]
+    evals = [x for x in lines(tmp_path / "whole") if x["kind"] == "eval"]
+    assert {x["step"] for x in said} == {e["step"] for e in evals}
+    for x in said:
+        assert x["prompt"]
+        assert [x["score"]] == words([x["completion"]])
 
 
 # -- servers -----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from zotune.recipe import Noise
 from zotune.session import Scoring, Session, environment
 from zotune.types import Optimizer, Score
 
+METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -153,7 +155,7 @@ def _fit(
         engine = session.engine(journal, store, stop)
     session.prepare_probing()
     session.bind(folder, stop)
-    metrics = _Metrics(folder, emit, journal)
+    metrics = _Metrics(folder, emit, journal, session.said)
     engine.emit = metrics
     emit("start", session.start_event(folder, before[1]))
     try:
@@ -231,24 +233,23 @@ def _conclude(
 
 class _Metrics:
     """metrics.jsonl beside the journal: written anew from the journal on resume, so that a resumed run's file is
-    that of an uninterrupted one. Passes every event on."""
+    that of an uninterrupted one; and completions.jsonl, some of what each evaluation generated. Passes events on."""
 
-    def __init__(self, folder: Path, emit: Emit, journal: Journal) -> None:
-        self._emit, self._path = emit, folder / "metrics.jsonl"
-        old = self._path.read_text().splitlines() if self._path.exists() else []
+    def __init__(
+        self, folder: Path, emit: Emit, journal: Journal, said: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> None:
+        self._emit, self._path, self._texts, self._said = emit, folder / METRICS, folder / COMPLETIONS, said
         steps = {line["step"] + 1 for line in journal.lines[: journal.cursor] if line["kind"] == "step"}
         evals = {line["step"] for line in journal.lines[: journal.cursor] if line["kind"] == "eval"}
-        kept = []
-        for text in old:
-            try:
-                row = json.loads(text)
-            except ValueError:
-                continue
-            if row.get("step") in (evals if "score" in row or "failed" in row else steps):
-                kept.append(text)
-        self._path.write_text("".join(t + "\n" for t in kept))
+        _keep(self._path, lambda row: row.get("step") in (evals if "score" in row or "failed" in row else steps))
+        if self._texts.exists():
+            known = {line["step"] for line in journal.lines if line["kind"] == "eval"}
+            _keep(self._texts, lambda row: row.get("step") in known)
 
     def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
+        if kind == "eval" and (said := self._said()):
+            with self._texts.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"step": event["step"], **row}) + "\n" for row in said)
         if kind in ("step", "eval"):
             row = {k: v for k, v in event.items() if k not in ("kind", "best", "loss" if kind == "eval" else "")}
             with self._path.open("a", encoding="utf-8") as file:
@@ -257,6 +258,19 @@ class _Metrics:
             note = lambda text: self._emit("note", {"text": text})  # noqa: E731
             host.default().notify("on_step_end", note, step=event["step"], metrics=event)
         self._emit(kind, event)
+
+
+def _keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Leave only the wanted lines of a file of JSON lines, or make it."""
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(text)
+        except ValueError:
+            continue
+        if wanted(row):
+            kept.append(text)
+    path.write_text("".join(t + "\n" for t in kept), encoding="utf-8")
 
 
 def _probe(session: Session) -> Scored | None:

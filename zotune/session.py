@@ -36,6 +36,8 @@ from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
+EXAMPLES = 8
+"""Completions of each evaluation that a run folder keeps."""
 OWN_WORDS = 32
 """Prompts on which a model's drift is measured."""
 EVALUATIONS = 20
@@ -65,6 +67,7 @@ class Session:
         cfg = plan.config
         self.plan, self.emit = plan, emit
         self._shown: Mapping[str, Any] = {}
+        self._said: list[dict[str, Any]] = []
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         emit("phase", {"text": f"loading {plan.model_name}"})
@@ -202,13 +205,28 @@ class Session:
         """Score the selection rows: what is selected has the smallest loss. Weights that have moved further than
         `--max-kl` have none, and are never selected."""
         outputs, score = self.select.measure()
-        self._shown = outputs
+        self._shown, self._said = outputs, self._examples(outputs, score)
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
         found: dict[str, Any] = {"score": score.value, **({"parts": dict(score.parts)} if score.parts else {})}
         moved, limit = self._drift(), self.plan.config.max_kl
         if moved is not None:
             found["drift"] = moved
         return found if moved is not None and limit and moved > limit else {"loss": sign * score.value, **found}
+
+    def _examples(self, outputs: Mapping[str, Any], score: Score) -> list[dict[str, Any]]:
+        """Some of what was generated on the selection rows, with its scores: lines of completions.jsonl."""
+        if not isinstance(self.task, tasks.Generating) or "completions" not in outputs:
+            return []
+        names = {"prompts": "prompt", "completions": "completion", "references": "reference"}
+        count = min(EXAMPLES, len(self.select.rows))
+        said = [{one: outputs[name][i] for name, one in names.items()} for i in range(count)]
+        scores = score.samples or (None,) * count
+        return [{**row, "score": x} for row, x in zip(said, scores, strict=False)]
+
+    def said(self) -> list[dict[str, Any]]:
+        """What the last evaluation generated; once, and nothing where it was read from the journal."""
+        found, self._said = self._said, []
+        return found
 
     def _drift(self) -> float | None:
         return self.moved() if self._own else None
