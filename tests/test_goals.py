@@ -79,6 +79,7 @@ def test_a_sum_subtracts_what_is_minimized_and_keeps_each_part() -> None:
     goal = objectives.resolve([words, letters], {}, weights=[1.0, 0.5])
     score = goal.score(4, rows(["a b", "abc", "n/a", ""]))
     assert goal.direction == "maximize"
+    assert goal.name == "words - 0.5 letters"
     assert score.samples == (2 - 0.5 * 3, 1 - 0.5 * 3, 1.0, None)
     assert score.value == pytest.approx((0.5 - 0.5 + 1.0) / 3)
     assert dict(score.parts) == {"words": 4 / 3, "letters": 3.0}

@@ -378,7 +378,7 @@ def _sum(parts: Sequence[Objective], weights: Sequence[float], direction: str | 
     levels = {p.info.level for p in parts}
     level = levels.pop() if len(levels) == 1 else "set" if "set" in levels else None
     return Sum(
-        name=" + ".join(p.name if w == 1 else f"{w:g} {p.name}" for p, w in zip(parts, weights, strict=True)),
+        name=_formula(parts, weights, way),
         function=parts[0].function,
         direction=way,
         wants=frozenset().union(*(p.wants for p in parts)),
@@ -388,6 +388,16 @@ def _sum(parts: Sequence[Objective], weights: Sequence[float], direction: str | 
         parts=tuple(parts),
         weights=tuple(weights),
     )
+
+
+def _formula(parts: Sequence[Objective], weights: Sequence[float], way: str) -> str:
+    """A sum as it is written: `f1 - 0.1 length`."""
+    said = ""
+    for part, w in zip(parts, weights, strict=True):
+        w = w if part.direction == way else -w
+        sign = (" - " if w < 0 else " + ") if said else "-" if w < 0 else ""
+        said += sign + ("" if abs(w) == 1 else f"{abs(w):g} ") + part.name
+    return said
 
 
 def _target(spec: Spec) -> Any:
