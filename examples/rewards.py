@@ -6,10 +6,12 @@
 
 The wish is told by a Python function, a program that is kept alive, an HTTP server, a reward model that is trained
 here on the model's own stories, a judge of pairs, and by a person who answers on the page of `zotune rate` (scripted,
-in a headless Chromium). Each way has 240 evaluations of 16 prompts, so 3,840 stories of 48 tokens, with `zotune
-fit`'s defaults, and random search, with two step sizes, has as many. Prompts are the beginnings of stories; 100
-train, 30 select, 70 judge. Scored is what the way itself measures on the 70, and the share of stories with a happy
-word, before and after, as paired differences. Needs stories260K in ../shared.
+in a headless Chromium). A wish that chance does not fulfil stands beside it: rougeL, the same wished story to every
+prompt. Each way has 160 evaluations of 16 prompts, so 2,560 stories of 48 tokens (the person half of that), with
+`zotune fit`'s defaults, and random search, with two step sizes, has as many. Prompts are the beginnings of stories;
+100 train, 30 select, 70 judge. Scored is what the way itself measures on the 70, and the share of stories with a
+happy word, before and after, as paired differences; and drift, the nats a token by which stories of the untuned model
+have become less likely. Needs stories260K in ../shared.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import torch
 import zotune
 
 MODEL = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K" / "hf"
-WAYS = ("python", "exec", "http", "reward-model", "judge", "human")
+WAYS = ("python", "exec", "http", "reward-model", "judge", "human", "rougeL")
 METHODS: dict[str, list[str]] = {
     "default": [],
     "random search, σ = 0.1": ["--optimizer", "random-search", "--optimizer-arg", "sigma=0.1"],
@@ -42,13 +44,14 @@ METHODS: dict[str, list[str]] = {
 }
 SAME = ("exec", "http")
 """These give the very scores of the function: the default is run to see that, random search is not run again."""
-EVALS, BATCH, TOKENS = 240, 16, 48
+EVALS, BATCH, TOKENS = 160, 16, 48
 STARTS = (
     *("Once upon a time", "One day, a little girl", "Tom had a", "The dog saw", "Lily went to the", "A big bear"),
     *("There was a small", "Mom said to", "The cat and the", "In the park,", "Sam liked to", "The sun was"),
     *("It was a cold", "Ben found a", "Anna and her", "The boy ran", "A little bird", "The old man", "Sue wanted to"),
     "Max was a",
 )
+WISHED = "there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball."
 MORE = ("", " named", " who", " and", " that", " big", " blue", " with a", " very", " day")
 
 
@@ -87,6 +90,8 @@ def told(way: str, home: Path) -> Iterator[str]:
     """What follows -o."""
     if way == "python":
         yield f"{__file__}:happy"
+    elif way == "rougeL":
+        yield "rougeL"
     elif way == "judge":
         yield f"judge:{__file__}:judge"
     elif way == "exec":
@@ -167,7 +172,7 @@ def person(run: Path, done: Callable[[], bool]) -> int:
         [sys.executable, "-m", "zotune", "rate", str(run)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
-    given, before = 0, ""
+    given, before, pressed = 0, "", 0.0
     try:
         assert page.stdout is not None
         driver.get(page.stdout.readline().strip())
@@ -177,12 +182,13 @@ def person(run: Path, done: Callable[[], bool]) -> int:
             key = next((str(i) for i, said in enumerate(answers, 1) if "happy" in said), "t")
             if len(answers) > 1 and all("happy" in said for said in answers):
                 key = "t"
-            if len(answers) < 2 or not any(answers) or before == str(answers):
+            again = before == str(answers)
+            if len(answers) < 2 or not any(answers) or (again and time.monotonic() < pressed + 0.3):
                 time.sleep(0.01)
-                before = "" if not answers else before
                 continue
+            time.sleep(0.19)  # the page takes no key in the moment in which a question appears
             body.send_keys(key)
-            given, before = given + 1, str(answers)
+            given, before, pressed = given + (not again), str(answers), time.monotonic()
     finally:
         driver.quit()
         page.terminate()
@@ -194,7 +200,7 @@ def person(run: Path, done: Callable[[], bool]) -> int:
 
 
 def prepare(home: Path) -> Path:
-    prompts = [{"prompt": s + m} for m in MORE for s in STARTS]
+    prompts = [{"prompt": s + m, "completion": WISHED} for m in MORE for s in STARTS]
     data = home / "data"
     data.mkdir()
     for split, rows in {"train": prompts[:100], "validation": prompts[100:130], "test": prompts[130:]}.items():
@@ -209,7 +215,16 @@ def run_one(way: str, method: str, seed: int) -> dict[str, Any]:
         data = prepare(home)
         with told(way, home) as goal:
             flags = ["-m", str(MODEL), "-d", str(data), "-o", goal, "--max-new-tokens", str(TOKENS)]
-            flags += ["--max-evals", str(EVALS), "--batch-size", str(BATCH), "--seed", str(seed), "--threads", "1"]
+            flags += [
+                "--max-evals",
+                str(EVALS // (2 if way == "human" else 1)),
+                "--batch-size",
+                str(BATCH),
+                "--seed",
+                str(seed),
+                "--threads",
+                "1",
+            ]
             flags += METHODS[method]
             flags += ["--objective-arg", "judged=70"] if way == "human" else []
             tuner = subprocess.Popen(
@@ -223,6 +238,7 @@ def run_one(way: str, method: str, seed: int) -> dict[str, Any]:
                 raise SystemExit(f"{way}, {method}: exit code {tuner.returncode}")
             result = json.loads(said)
         before, after = ([*measured(m, data)] for m in (str(MODEL), str(home / "run")))
+        moved = likelihood(MODEL) - likelihood(home / "run")
     gaps = [b - a for a, b in zip(before, after, strict=True)]
     mean = math.fsum(gaps) / len(gaps)
     error = math.sqrt(math.fsum((g - mean) ** 2 for g in gaps) / (len(gaps) - 1) / len(gaps))
@@ -231,6 +247,7 @@ def run_one(way: str, method: str, seed: int) -> dict[str, Any]:
         "difference": [result["difference"]["value"], result["difference"]["error"]],
         "happy": [math.fsum(before) / len(before), math.fsum(after) / len(after)],
         "gain": [mean, error],
+        "drift": moved,
         "kept": result["kept"],
         "forwards": result["forwards"],
         "answers": answers,
@@ -253,13 +270,27 @@ def measured(model: str, data: Path) -> list[float]:
     return found
 
 
+@torch.no_grad()
+def likelihood(model: Path) -> float:
+    """Mean log-probability, in nats a token, of stories that the untuned model told."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, judge = AutoTokenizer.from_pretrained(MODEL), AutoModelForCausalLM.from_pretrained(model).eval()
+    total, count = 0.0, 0
+    for text in stories(64, 2):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"][0]
+        log_p = torch.log_softmax(judge(ids[None, :-1]).logits[0].float(), -1)
+        total, count = total + float(log_p[range(len(ids) - 1), ids[1:]].sum()), count + len(ids) - 1
+    return total / count
+
+
 def table(lines: Sequence[dict[str, Any]]) -> None:
-    print("| told by | method | own score: before, after | difference ± SE | happy: before, after | gain ± SE | s |")
+    print("| told by | method | own score | difference ± SE | happy: before, after | gain ± SE | drift |")
     print("|---|---|---|---|---|---|---|")
     for x in lines:
         own, happier = ("{:.3f}, {:.3f}".format(*x[k]) for k in ("own", "happy"))
         d, g = (f"{a:+.3f} ± {b or 0.0:.3f}" for a, b in (x["difference"], x["gain"]))
-        print(f"| {x['key'][0]} | {x['key'][1]} | {own} | {d} | {happier} | {g} | {x['seconds']:.0f} |")
+        print(f"| {x['key'][0]} | {x['key'][1]} | {own} | {d} | {happier} | {g} | {x['drift']:.2f} |")
 
 
 def main() -> None:

@@ -1,0 +1,158 @@
+"""What learns without tuning: cases × methods × budgets × seeds at equal forwards, on rows that choose nothing.
+
+    python examples/benchmark_suite.py                      # restartable: finished runs are read from suite.jsonl
+    python examples/benchmark_suite.py --case support-f1 --method auto --budget 600 --seeds 1
+    python examples/benchmark_suite.py --only-table --picture suite.png
+
+Cases: the embedded encoder on the embedded messages (macro-F1, accuracy), on SST-2 (cross-entropy, accuracy) and on
+CoLA from a linear probe (macro-F1); stories260K for a word in its stories, for rougeL to one story, and for a reward
+model that is trained here. Budgets are 600 and 2,400 forwards of 16 rows; for stories 240 and 960. `auto` takes no
+options; MeZO's learning rate is each of a grid of five; random search has two step sizes; the others their middle of
+the grid. One JSON line a run: test scores before and after, the paired difference with its error, what the guard
+kept, seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rewards
+
+import zotune
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+BUDGETS, SEEDS = (600, 2400), 3
+GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+METHODS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    **{f"random-search {s:g}": {"optimizer": "random-search", "optimizer_args": {"sigma": s}} for s in (0.1, 0.5)},
+    **{f"mezo {lr:g}": {"optimizer": "mezo", "learning_rate": lr, "eps": 1e-2} for lr in GRID},
+    **{name: {"optimizer": name, "learning_rate": 1e-3, "eps": 1e-2} for name in ("es", "fzoo", "meazo", "hizoo")},
+    "lozo": {"optimizer": "lozo", "learning_rate": 1e-3, "eps": 1e-2},
+    "rank-sgd": {"optimizer": "rank-sgd"},
+}
+STORIES = ("word", "rougeL", "reward-model")
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Options of `zotune.fit`, of the cases whose data are at hand."""
+    found: dict[str, dict[str, Any]] = {f"support-{goal}": {"objective": goal} for goal in ("f1", "accuracy")}
+    if SHARED.is_dir():
+        sst2 = {"dataset": str(SHARED / "sst2"), "task": "sst2", "head": "embedding", "train_size": 1000}
+        found |= {f"sst2-{goal}": {**sst2, "objective": goal} for goal in ("cross-entropy", "accuracy")}
+        cola = {"dataset": str(SHARED / "cola"), "task": "cola", "head": "embedding", "init": "linear-probe"}
+        found["cola-f1"] = {**cola, "objective": "f1", "train_size": 1000}
+    if rewards.MODEL.is_dir():
+        stories = {"model": str(rewards.MODEL), "max_new_tokens": rewards.TOKENS}
+        found |= {f"stories-{goal}": {**stories, "objective": goal} for goal in STORIES}
+    return found
+
+
+def run(case: str, method: str, budget: int, seed: int) -> dict[str, Any]:
+    options = {**cases()[case], **METHODS[method]}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        if case.startswith("stories"):
+            options["dataset"], budget = str(rewards.prepare(home)), budget * 2 // 5
+            told = {"word": f"{rewards.__file__}:happy", "rougeL": "rougeL"}.get(options["objective"])
+            options["objective"] = told or f"reward-model:{rewards.reward_model(home / 'reward')}"
+        found = zotune.fit(output_dir=str(home / "run"), max_evals=budget, seed=seed, threads=1, **options)
+    sign = 1 if found.difference.value == 0 or "cross-entropy" not in case else -1
+    return {
+        "before": found.before.value,
+        "tuned": found.tuned.value,
+        "after": found.after.value,
+        "gain": sign * found.difference.value,
+        "error": found.difference.error,
+        "kept": found.kept,
+        "probe": found.probe.value if found.probe else None,
+        "forwards": found.forwards,
+        "zero": found.zero_share,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def table(lines: Sequence[dict[str, Any]], budget: int) -> None:
+    """Gains over the start on the test rows, pooled over seeds, ± one paired standard error, and how often kept."""
+    mine = [x for x in lines if x["key"][2] == budget]
+    names = [c for c in cases() if any(x["key"][0] == c for x in mine)]
+    print(f"\n{budget} forwards (stories {budget * 2 // 5})\n\n| method | {' | '.join(names)} |")
+    print(f"|---|{'---|' * len(names)}")
+    for method in METHODS:
+        cells = []
+        for case in names:
+            found = [x for x in mine if x["key"][:2] == [case, method]]
+            if not found:
+                cells.append("")
+                continue
+            mean = statistics.mean(x["gain"] for x in found)
+            error = sum((x["error"] or 0) ** 2 for x in found) ** 0.5 / len(found)
+            kept = sum(x["kept"] == "tuned" for x in found)
+            cells.append(f"{mean:+.3f} ± {error:.3f}, {kept} of {len(found)}")
+        if any(cells):
+            print(f"| {method} | {' | '.join(cells)} |")
+
+
+def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Gains in standard errors, a panel a case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = [c for c in cases() if any(x["key"][0] == c for x in lines)]
+    figure, axes = plt.subplots(1, len(names), figsize=(2.2 * len(names) + 1.5, 4), sharey=True, squeeze=False)
+    for axis, case in zip(axes[0], names, strict=True):
+        for row, method in enumerate(reversed(METHODS)):
+            for x in lines:
+                if x["key"][:2] == [case, method]:
+                    filled = "C0" if x["kept"] == "tuned" else "none"
+                    axis.errorbar(x["gain"], row, xerr=x["error"] or 0, fmt="o", color="C0", mfc=filled, ms=5)
+        axis.axvline(0, color="0.7", lw=1)
+        axis.set_title(case, fontsize=9)
+    axes[0][0].set_yticks(range(len(METHODS)), list(reversed(METHODS)), fontsize=8)
+    figure.supxlabel("gain over the start on the test rows, ± one paired standard error (filled: kept)", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=140)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("suite.jsonl"))
+    parser.add_argument("--case", action="append", choices=list(cases()))
+    parser.add_argument("--method", action="append", choices=list(METHODS))
+    parser.add_argument("--budget", action="append", type=int, choices=BUDGETS)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    args.out.touch()
+
+    def known() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in args.out.read_text().splitlines()]
+
+    for budget in [] if args.only_table else args.budget or BUDGETS:
+        for seed in range(args.seeds):
+            for case in args.case or cases():
+                for method in args.method or METHODS:
+                    key = [case, method, budget, seed]
+                    if not any(x["key"] == key for x in known()):
+                        line = {"key": key, **run(case, method, budget, seed)}
+                        with args.out.open("a") as file:
+                            file.write(json.dumps(line) + "\n")
+    for budget in BUDGETS:
+        table(known(), budget)
+    if args.picture:
+        picture(known(), args.picture)
+
+
+if __name__ == "__main__":
+    main()
