@@ -138,6 +138,10 @@ def test_built_ins_come_through_the_entry_points() -> None:
     assert not host.default().check()
 
 
+LIMIT = 0.8
+"""Seconds of a light command, beside other tests."""
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["plugins", "--json"]])
 def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -152,9 +156,9 @@ def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str])
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         best = min(best, time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
-        if best < 0.5:
+        if best < LIMIT:
             break
-    assert best < 0.5, f"{best:.2f} s"
+    assert best < LIMIT, f"{best:.2f} s"
 
 
 def test_file_targets(tmp_path: Any) -> None:

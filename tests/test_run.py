@@ -87,7 +87,7 @@ def test_every_kill_is_survived_bit_for_bit(optimizer: str, flags: Any, tmp_path
     if optimizer == "zo-adamu":
         run += ("--lr", 1e-2, "--eps", 1e-2)
     assert cli(*run, "--output-dir", "whole").returncode == 0
-    for kill in (4, 9, 14):
+    for kill in (4, 9, 14) if optimizer == "auto" else (9,):
         name = f"killed-{kill}"
         killed = cli(*run, "--output-dir", name, env={"KILL_AT": str(kill)})
         assert killed.returncode == -signal.SIGKILL
@@ -456,19 +456,18 @@ def test_python_refusals() -> None:
 
 
 def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     (tmp_path / "own.py").write_text(
         "def margin(logits, labels):\n    return [float(s[y] - s[1 - y]) for s, y in zip(logits, labels)]\n"
     )
-    for number, goal in enumerate(("accuracy", "own.py:margin")):
-        done = cli(
-            *("fit", "-m", shared / "models/stories260K/hf", "-d", shared / "data/sst2", "-o", goal, "--limit", 64),
-            *("--template", "{text} It was {label}", "--labels", "terrible,great", "--max-steps", 3),
-            *("--eval-steps", 3, "--output-dir", f"out{number}"),
-        )
-        assert done.returncode == 0, done.stderr
-        from transformers import AutoModelForCausalLM
-
-        AutoModelForCausalLM.from_pretrained(tmp_path / f"out{number}")
+    done = cli(
+        *("fit", "-m", shared / "models/stories260K/hf", "-d", shared / "data/sst2", "-o", "own.py:margin"),
+        *("--template", "{text} It was {label}", "--labels", "terrible,great", "--max-steps", 3, "--limit", 64),
+        *("--eval-steps", 3, "--output-dir", "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
 def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: Path) -> None:
