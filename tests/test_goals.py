@@ -86,6 +86,16 @@ def test_a_sum_subtracts_what_is_minimized_and_keeps_each_part() -> None:
     assert goal.wants == {"completions"}
 
 
+def test_one_part_of_a_sum_may_say_nothing_of_a_whole_batch() -> None:
+    goal = objectives.resolve([words, letters], {})
+    score = goal.score(2, rows(["n/a", "n/a"]))  # words: 1 each; letters: not applicable
+    assert (score.value, score.samples, dict(score.parts)) == (1.0, (1.0, 1.0), {"words": 1.0})
+    with pytest.raises(ObjectiveError, match="None for every row"):
+        goal.score(2, rows(["", ""]))
+    whole = objectives.resolve([words, letters, mean_length], {})
+    assert whole.score(1, rows(["n/a"])).value == 1.0 + 3.0
+
+
 def test_a_sum_with_a_set_level_part_has_one_value() -> None:
     goal = objectives.resolve([words, mean_length], {}, weights=[2.0, 1.0])
     score = goal.score(2, rows(["a b", "abc"]))

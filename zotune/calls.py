@@ -161,7 +161,7 @@ def _within(function: Callable[..., Any], given: Mapping[str, Any], seconds: flo
     def run() -> None:
         try:
             out.extend((True, function(**given)))
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, it is raised again in the thread that waits
             out.extend((False, error))
 
     thread = threading.Thread(target=run, daemon=True)

@@ -157,7 +157,7 @@ def compare(
             pairs = _said_before(folder, len(rows))
             if pairs is None:
                 pairs = _keep(folder, made_of, _generate((first, second), (a, b), asked, name, emit))
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             if ours:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # nothing was generated: leave nothing behind

@@ -112,11 +112,15 @@ class Objective:
 
     def score(self, rows: int, inputs: Mapping[str, Any]) -> Score:
         """Call it and read the result. Raises ObjectiveError."""
+        return read(self.name, self.said(rows, inputs), rows)
+
+    def said(self, rows: int, inputs: Mapping[str, Any]) -> Any:
+        """What calling it gives, unread, but for rows whose scores are known already. Raises ObjectiveError."""
         given = self._given(inputs)
         with self.meter.clock():
-            if not self._caches(given):
+            if not self._caches():
                 self.meter.rows += rows
-                return read(self.name, self._call(given, rows), rows)
+                return self._call(given, rows)
             names = [row_key(_row(inputs, i, rows)) for i in range(rows)]
             known = self.cache.get(names)
             missing = [i for i, x in enumerate(known) if x is Cache.UNKNOWN]
@@ -130,7 +134,7 @@ class Objective:
                 for i, x in zip(missing, result, strict=True):
                     known[i] = x
                     self.cache.put(names[i], x)
-        return read(self.name, known, rows)
+        return known
 
     def compare(
         self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], turned: bool = False
@@ -177,7 +181,7 @@ class Objective:
     def _given(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(inputs) if self.open else {k: v for k, v in inputs.items() if k in self.wants}
 
-    def _caches(self, given: Mapping[str, Any]) -> bool:
+    def _caches(self) -> bool:
         """Whether scores of rows are kept: where asked for, or where each row is scored by itself and that is slow."""
         if self.calls.cache is False or self.info.level == "set" or "completions" not in self.wants:
             return False
@@ -198,7 +202,7 @@ class Objective:
 @dataclass(frozen=True)
 class Sum(Objective):
     """Σ w·value over several objectives, a minimized one subtracted where others are maximized. One sample a row where
-    all of them give samples; rows where some say None have the sum of the others."""
+    all of them give samples; rows where some say None have the sum of the others, so one may say None of all rows."""
 
     parts: tuple[Objective, ...] = ()
     weights: tuple[float, ...] = ()
@@ -208,14 +212,20 @@ class Sum(Objective):
         return self.parts
 
     def score(self, rows: int, inputs: Mapping[str, Any]) -> Score:
-        found = [part.score(rows, inputs) for part in self.parts]
+        said = [part.said(rows, inputs) for part in self.parts]
+        columns = [read_list(p.name, x, rows) for p, x in zip(self.parts, said, strict=True)]
+        silent = [c is not None and all(x is None for x in c) for c in columns]
+        found = [
+            None if none and not all(silent) else read(p.name, x, rows)
+            for p, x, none in zip(self.parts, said, silent, strict=True)
+        ]
         signed = [w if p.direction == self.direction else -w for p, w in zip(self.parts, self.weights, strict=True)]
-        shown = tuple((p.name, s.value) for p, s in zip(self.parts, found, strict=True))
-        columns = [s.samples for s in found if s.samples is not None]
-        if len(columns) < len(found):
-            return Score(math.fsum(w * s.value for w, s in zip(signed, found, strict=True)), None, shown)
+        shown = tuple((p.name, s.value) for p, s in zip(self.parts, found, strict=True) if s is not None)
+        if None in columns:
+            value = math.fsum(w * s.value for w, s in zip(signed, found, strict=True) if s is not None)
+            return Score(value, None, shown)
         samples: list[float | None] = []
-        for row in zip(*columns, strict=True):
+        for row in zip(*(c for c in columns if c is not None), strict=True):
             known = [w * x for w, x in zip(signed, row, strict=True) if x is not None]
             samples.append(math.fsum(known) if known else None)
         return replace(read(self.name, samples, rows), parts=shown)

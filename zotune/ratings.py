@@ -423,7 +423,7 @@ class Ratings:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # Ctrl-C too: all or nothing
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -483,7 +483,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {FORMAT}")
         db.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody else closes it
         db.close()
         raise
     return db
@@ -545,7 +545,7 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half-written stays
         with contextlib.suppress(OSError):
             beside.unlink()
         raise

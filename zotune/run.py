@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zotune import checkpoint, config, host, keys, models, report
+from zotune import checkpoint, config, host, keys, models, ratings, report
 from zotune.config import RunConfig
 from zotune.engine import Emit, Engine, Outcome
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
@@ -162,7 +162,8 @@ def _fit(
         outcome = engine.run()
         result = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started)
     except BaseException:
-        if not resume and not any(line["kind"] == "step" for line in journal.lines):
+        answered = (folder / ratings.FILE).exists()  # a person's answers are not thrown away
+        if not resume and not answered and not any(line["kind"] == "step" for line in journal.lines):
             journal.close()
             shutil.rmtree(folder, ignore_errors=True)  # nothing was tuned: leave nothing behind
         raise

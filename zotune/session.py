@@ -483,7 +483,10 @@ def mean(scores: Sequence[Score]) -> Score:
     """The mean of several scores of the same rows, sample by sample where they have samples."""
     value = math.fsum(s.value for s in scores) / len(scores)
     count = len(scores)
-    parts = tuple((s[0][0], math.fsum(v for _, v in s) / count) for s in zip(*(s.parts for s in scores), strict=True))
+    each: dict[str, list[float]] = {}  # a part of a sum may say nothing of some
+    for name, x in (part for s in scores for part in s.parts):
+        each.setdefault(name, []).append(x)
+    parts = tuple((name, math.fsum(values) / len(values)) for name, values in each.items())
     columns = [s.samples for s in scores if s.samples is not None]
     if len(columns) < count:
         return Score(value, None, parts)

@@ -149,7 +149,7 @@ def spread(ask: Callable[[slice], T], chosen: Sequence[slice], concurrency: int,
         running = [pool.submit(ask, part) for part in chosen]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
-        except BaseException:
+        except BaseException:  # Ctrl-C while waiting: calls under way end too
             stop.now()
             raise
         finally:

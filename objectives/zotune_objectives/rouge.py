@@ -19,7 +19,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import zotune
 from zotune.objectives import texts
@@ -105,51 +105,41 @@ def _scorer(kind: str, stemmer: bool) -> Any:
     return RougeScorer([kind], tokenizer=Tokenizer(stemmer))
 
 
-def fmeasure(kind: str, stemmer: bool, completions: Sequence[Any], references: References) -> list[float | None]:
-    """The best F-measure over each row's right texts; None where it has none."""
-    scorer = _scorer(kind, stemmer)
-    out: list[float | None] = []
-    for said, right in zip(texts(completions), references, strict=True):
-        known = [right] if isinstance(right, str) else list(right or [])
-        out.append(max((float(scorer.score(r, said)[kind].fmeasure) for r in known), default=None))
-    return out
-
-
 @zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class Rouge1:
+    """F-measure of words."""
+
     stemmer: bool = False  # words without their English endings
 
+    kind: ClassVar[str] = "rouge1"
+
     def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
-        """F-measure of words."""
-        return fmeasure("rouge1", self.stemmer, completions, references)
+        """The best over each row's right texts; None where it has none."""
+        scorer = _scorer(self.kind, self.stemmer)
+        out: list[float | None] = []
+        for said, right in zip(texts(completions), references, strict=True):
+            known = [right] if isinstance(right, str) else list(right or [])
+            out.append(max((float(scorer.score(r, said)[self.kind].fmeasure) for r in known), default=None))
+        return out
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
-class Rouge2:
-    stemmer: bool = False  # words without their English endings
+class Rouge2(Rouge1):
+    """F-measure of pairs of words."""
 
-    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
-        """F-measure of pairs of words."""
-        return fmeasure("rouge2", self.stemmer, completions, references)
+    kind: ClassVar[str] = "rouge2"
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
-class RougeL:
-    stemmer: bool = False  # words without their English endings
+class RougeL(Rouge1):
+    """F-measure of the longest common subsequence of words."""
 
-    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
-        """F-measure of the longest common subsequence of words."""
-        return fmeasure("rougeL", self.stemmer, completions, references)
+    kind: ClassVar[str] = "rougeL"
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
-class RougeLsum:
-    stemmer: bool = False  # words without their English endings
+class RougeLsum(Rouge1):
+    """F-measure of the common subsequences of lines, united."""
 
-    def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
-        """F-measure of the common subsequences of lines, united."""
-        return fmeasure("rougeLsum", self.stemmer, completions, references)
+    kind: ClassVar[str] = "rougeLsum"
