@@ -231,6 +231,16 @@ def test_a_slow_call_is_a_failure() -> None:
         Calls(timeout=0)
 
 
+def test_neither_an_exit_nor_a_number_beyond_floats_ends_the_run() -> None:
+    def leaves(completions: Sequence[str]) -> list[float]:
+        raise SystemExit("bye")
+
+    with pytest.raises(ObjectiveError, match="SystemExit: bye"):
+        objectives.resolve(leaves, {}).score(1, rows(["a"]))
+    with pytest.raises(ObjectiveError, match="returned inf"):
+        objectives.resolve(lambda completions: [10**400], {}).score(1, rows(["a"]))
+
+
 def test_async_errors_are_named() -> None:
     async def broken(completions: Sequence[str]) -> list[float]:
         raise KeyError("score")

@@ -195,7 +195,7 @@ class Objective:
             return call(self.function, given, rows, self.calls)
         except (ObjectiveError, Stopped):
             raise
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything, and must not end the run
             raise ObjectiveError(f"objective {self.name!r} raised {type(error).__name__}: {error}") from error
 
 
@@ -298,9 +298,13 @@ def _number(name: str, x: Any) -> float:
     if not isinstance(x, int | float):
         shown = repr(x) if len(repr(x)) < 60 else type(x).__name__
         raise ObjectiveError(f"objective {name!r} returned a {type(x).__name__} where a number belongs: {shown}")
-    if not math.isfinite(x):
-        raise ObjectiveError(f"objective {name!r} returned {float(x)}")
-    return float(x)
+    try:
+        value = float(x)
+    except OverflowError:  # a whole number may be larger than any float
+        value = math.inf
+    if not math.isfinite(value):
+        raise ObjectiveError(f"objective {name!r} returned {value}")
+    return value
 
 
 def _row(inputs: Mapping[str, Any], i: int, rows: int) -> dict[str, Any]:
