@@ -110,13 +110,13 @@ class Auto:
             delta |= {n: reach * s for n, s in size.items()}
             reaches.append(reach)
         D, eps, cap, paid = theta.per(lambda t: delta[t.name]), self.eps, self.cap, 0.0
-        z = at.rademacher(len(groups))
-        while eps > 2**-6 and affordable() and (paid := cost(eps * D, z)) > all_groups:
+        while eps > 2**-6 and affordable() and (paid := cost(eps * D, at.rademacher(len(groups)))) > all_groups:
             eps /= 2
         if drifts and paid > 0:
             cap = min(cap, eps * math.sqrt(self.drift / paid))
         rho = min(eps, cap * math.sqrt(3 / max(at.total or 300, 1)))
-        found = f"{clean:.4f} at the start" if not drifts else f"{paid:.3f} nats a token at ε"
+        moved = f"{paid:.3f} nats a token at ε" if paid else "short of budget"
+        found = moved if drifts else f"{clean:.4f} at the start"
         found += f"; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
         return State(D, eps, rho, cap, 0.0, 0.0, 0.0, found)
 
