@@ -171,6 +171,9 @@ def test_what_it_started_dies_with_it(program: Any, tmp_path: Path) -> None:
 
 
 def test_more_lines_than_rows_are_refused(program: Any) -> None:
+    for said in ("print('1\\n2')", "print(1); print(2)", "print(1)\n    if row['completion'] == 'c': print(2)"):
+        with pytest.raises(ObjectiveError, match=r"printed '[12]', which answers no row"):
+            program(said)(["a", "b", "c"], ["p"] * 3)
     with pytest.raises(ObjectiveError, match="printed '2', which answers no row"):
         program("print('1\\n2')")(["x"], ["p"])
     late = program(

@@ -12,7 +12,7 @@ does not count, or an object with `score`, such as {"score": 0.5}. With level=se
 
 (`rows` has the data's columns), and answers one number. It ends when its input ends. What it says on standard error is
 kept for error messages; any other line on standard output is an error, or scores would be taken for those of other
-rows.
+rows. That it prints none is tried at its first call, whose rows are sent one by one; those of a later call go together.
 
 The command is looked up on the PATH, then in the folder that zotune was started in; a file `*.py` that is not
 executable is run by the Python that runs zotune. Python programs print unbuffered (PYTHONUNBUFFERED is set). Where
@@ -50,6 +50,8 @@ TAIL = 4096
 """Bytes of standard error that are kept."""
 TICK = 0.1
 """Seconds after which a silent program is looked at: whether it has ended, or should."""
+SETTLE = 0.05
+"""Seconds in which a program that has just answered its first call may show that it prints more than its answers."""
 GRACE = 1.0
 """Seconds that a program may take to end after its input has."""
 
@@ -105,8 +107,7 @@ class Exec:
         program = self._free.get()
         try:
             self.report.add("calls")
-            lines = "".join(json.dumps(x) + "\n" for x in asked).encode()
-            return program.ask(lines, len(asked), self.timeout, stop)
+            return program.ask([json.dumps(x).encode() + b"\n" for x in asked], self.timeout, stop)
         finally:
             self._free.put(program)
 
@@ -155,24 +156,29 @@ class _Program:
         self._started = False
         self._said = b""
 
-    def ask(self, lines: bytes, answers: int, timeout: float, stop: calls.Stop) -> list[float | None]:
+    def ask(self, lines: Sequence[bytes], timeout: float, stop: calls.Stop) -> list[float | None]:
         """Send lines and read as many answers. Raises ObjectiveError, with the process killed."""
         until = time.monotonic() + timeout
+        found: list[float | None] = []
         try:
-            self._ready()
-            found = self._exchange(lines, answers, until, timeout, stop)
-            self._no_more()
+            if new := self._ready():
+                for line in lines:
+                    self._exchange([line], found, len(lines), until, timeout, stop)
+            else:
+                self._exchange(lines, found, len(lines), until, timeout, stop)
+            self._no_more(SETTLE if new else 0.0)
             return found
         except BaseException:  # also Ctrl-C: answers to come would be taken for those of other rows
             self.end(0.0)
             raise
 
-    def _ready(self) -> None:
+    def _ready(self) -> bool:
+        """Start it unless it runs; whether that was so."""
         if self._process is not None and self._process.poll() is not None:
             self.end(0.0)
         if self._process is not None:
             self._no_more()
-            return
+            return False
         if self._started:
             self._report.add("restarts")
         self._said, self._started = b"", True
@@ -184,17 +190,25 @@ class _Program:
             raise ObjectiveError(f"{self._command!r} cannot be started: {error.strerror}") from None
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             os.set_blocking(pipe.fileno(), False)
+        return True
 
     def _exchange(
-        self, lines: bytes, answers: int, until: float, timeout: float, stop: calls.Stop
-    ) -> list[float | None]:
-        process, left, heard = self._process, memoryview(lines), b""
-        found: list[float | None] = []
+        self,
+        lines: Sequence[bytes],
+        found: list[float | None],
+        answers: int,
+        until: float,
+        timeout: float,
+        stop: calls.Stop,
+    ) -> None:
+        """Send lines and add as many answers to those found; `answers`: how many the whole call wants."""
+        process, left, heard = self._process, memoryview(b"".join(lines)), b""
+        enough = len(found) + len(lines)
         with selectors.DefaultSelector() as watch:
             watch.register(process.stdin, selectors.EVENT_WRITE)
             watch.register(process.stdout, selectors.EVENT_READ)
             watch.register(process.stderr, selectors.EVENT_READ)
-            while left or len(found) < answers:
+            while left or len(found) < enough:
                 rest = until - time.monotonic()
                 if rest <= 0:
                     raise self._failed(
@@ -214,7 +228,7 @@ class _Program:
                     some = os.read(process.stdout.fileno(), CHUNK)
                     *whole, heard = (heard + some).split(b"\n")
                     for line in whole:
-                        self._take(line, found, answers)
+                        self._take(line, found, enough)
                     if len(heard) > LONGEST:
                         raise self._garbage(heard, "is no score")
                     if not some:
@@ -223,7 +237,6 @@ class _Program:
                     raise self._ended(heard, found, answers)
         if heard:
             raise self._unasked(heard)
-        return found
 
     def _write(self, left: memoryview) -> memoryview:
         try:
@@ -240,16 +253,20 @@ class _Program:
         self._said = (self._said + some)[-TAIL:]
         return bool(some)
 
-    def _take(self, line: bytes, found: list[float | None], answers: int) -> None:
-        if len(found) == answers:
+    def _take(self, line: bytes, found: list[float | None], enough: int) -> None:
+        if len(found) == enough:
             raise self._unasked(line)
         try:
             found.append(calls.number(calls.parse(line.decode())))
         except (ValueError, RecursionError):
             raise self._garbage(line, "is no score") from None
 
-    def _no_more(self) -> None:
-        """Raises where there is output that nothing asked for."""
+    def _no_more(self, seconds: float = 0.0) -> None:
+        """Raises where there is output, or comes some in so many seconds, that nothing asked for."""
+        if seconds:
+            with selectors.DefaultSelector() as watch:
+                watch.register(self._process.stdout, selectors.EVENT_READ)
+                watch.select(seconds)
         with contextlib.suppress(BlockingIOError):
             if some := os.read(self._process.stdout.fileno(), CHUNK):
                 raise self._unasked(some.split(b"\n")[0])
