@@ -1,0 +1,124 @@
+"""A long run in one go: does memory stay flat, the journal grow by the same bytes a step, and a step take the same time?
+
+    python examples/long_run.py                               # 20,000 steps; one JSON object
+    python examples/long_run.py --steps 2000 --out long.json
+
+A language model of 260,000 weights (../shared/models/stories260K) is tuned on 64 rows of SST-2 by `mezo`, batches of 4.
+At 20 marks it is written down how much memory the process holds, how long the journal is, and what the median step since
+the mark before took. The first tenth counts as warming up. It ends with exit code 1 where memory grows by more than
+2,000 bytes a step (the journal's lines are kept in memory, nothing else), a step takes half as long again at the end, or
+the journal's growth differs by more than a tenth between marks; without the model it says so and ends with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zotune
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MARKS = 20
+KEPT = 2000
+"""Bytes a step by which memory may grow: a line of the journal, as Python holds it."""
+PAGE = 4096
+
+
+def resident() -> float:
+    """Megabytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+
+
+class Watch:
+    """Receives the events of a run and writes down a line at each mark."""
+
+    def __init__(self, steps: int, journal: Path) -> None:
+        self.every, self.journal = max(steps // MARKS, 1), journal
+        self.lines: list[dict[str, float]] = []
+        self._times: list[float] = []
+        self._last = time.perf_counter()
+
+    def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
+        if kind != "step":
+            return
+        now = time.perf_counter()
+        self._times.append(now - self._last)
+        if event["step"] % self.every == 0:
+            self.lines.append(
+                {
+                    "step": event["step"],
+                    "memory_mb": round(resident(), 1),
+                    "journal_bytes": self.journal.stat().st_size,
+                    "ms_a_step": round(1000 * statistics.median(self._times), 3),
+                }
+            )
+            self._times = []
+        self._last = time.perf_counter()
+
+
+def verdict(lines: list[dict[str, float]]) -> dict[str, Any]:
+    """What the marks after the first tenth say."""
+    warm = lines[max(len(lines) // 10, 1) - 1 :]
+    first, last = warm[0], warm[-1]
+    pairs = list(zip(warm, warm[1:], strict=False))
+    each = [(b["journal_bytes"] - a["journal_bytes"]) / (b["step"] - a["step"]) for a, b in pairs]
+    third = max(len(warm) // 3, 1)
+    early, late = (statistics.median(x["ms_a_step"] for x in part) for part in (warm[:third], warm[-third:]))
+    grown = (last["memory_mb"] - first["memory_mb"]) * 2**20 / (last["step"] - first["step"])
+    found = {
+        "memory_bytes_a_step": round(grown),
+        "memory_mb": [first["memory_mb"], last["memory_mb"]],
+        "journal_bytes_a_step": [round(min(each), 1), round(max(each), 1)],
+        "ms_a_step": [early, late],
+    }
+    flat = grown <= KEPT and late <= 1.5 * early and max(each) <= 1.1 * min(each)
+    return {**found, "flat": flat}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--out", type=Path, help="also write the marks to this file")
+    args = parser.parse_args()
+    model, data = SHARED / "models" / "stories260K" / "hf", SHARED / "data" / "sst2"
+    if not model.is_dir() or not data.is_dir():
+        print(f"nothing to run: no {model} or no {data}", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        watch = Watch(args.steps, Path(folder) / "run" / "journal.jsonl")
+        (Path(folder) / "data").mkdir()
+        for split, rows in (("train", 64), ("validation", 16), ("test", 16)):
+            source = data / f"{'train' if split == 'train' else 'validation'}.jsonl"
+            lines = source.read_text(encoding="utf-8").splitlines()
+            part = lines[16 : 16 + rows] if split == "test" else lines[:rows]
+            (Path(folder) / "data" / f"{split}.jsonl").write_text("\n".join(part), encoding="utf-8")
+        zotune.fit(
+            model=str(model),
+            dataset=str(Path(folder) / "data"),
+            labels="bad,good",
+            max_length=24,
+            optimizer="mezo",
+            objective="cross-entropy",
+            batch_size=4,
+            max_steps=args.steps,
+            eval_steps=max(args.steps // 10, 1),
+            output_dir=str(Path(folder) / "run"),
+            emit=watch,
+        )
+    found = verdict(watch.lines)
+    text = json.dumps({"steps": args.steps, **found, "marks": watch.lines}, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({"steps": args.steps, **found}))
+    sys.exit(not found["flat"])
+
+
+if __name__ == "__main__":
+    main()
