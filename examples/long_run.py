@@ -1,18 +1,19 @@
-"""A long run in one go: does memory stay flat, the journal grow by the same bytes a step, and a step take the same time?
+"""A long run in one go: is memory flat, does the journal grow by the same bytes a step, does a step take the same time?
 
     python examples/long_run.py                               # 20,000 steps; one JSON object
     python examples/long_run.py --steps 2000 --out long.json
 
-A language model of 260,000 weights (../shared/models/stories260K) is tuned on 64 rows of SST-2 by `mezo`, batches of 4.
-At 20 marks it is written down how much memory the process holds, how long the journal is, and what the median step since
-the mark before took. The first tenth counts as warming up. It ends with exit code 1 where memory grows by more than
-2,000 bytes a step (the journal's lines are kept in memory, nothing else), a step takes half as long again at the end, or
-the journal's growth differs by more than a tenth between marks; without the model it says so and ends with 0.
+A language model of 260,000 weights (../shared/models/stories260K) is tuned on 64 rows of SST-2 by `mezo`, 4 at a time.
+At 20 marks it is written down how much memory the process holds, how long the journal is, and what the median step
+since the mark before took. The first tenth counts as warming up. It ends with exit code 1 where memory grows by more
+than 2,000 bytes a step (the journal's lines are kept in memory, nothing else), a step takes half as long again at the
+end, or the journal's growth differs by more than a tenth between marks; without the model it says so and ends with 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -67,8 +68,7 @@ def verdict(lines: list[dict[str, float]]) -> dict[str, Any]:
     """What the marks after the first tenth say."""
     warm = lines[max(len(lines) // 10, 1) - 1 :]
     first, last = warm[0], warm[-1]
-    pairs = list(zip(warm, warm[1:], strict=False))
-    each = [(b["journal_bytes"] - a["journal_bytes"]) / (b["step"] - a["step"]) for a, b in pairs]
+    each = [(b["journal_bytes"] - a["journal_bytes"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(warm)]
     third = max(len(warm) // 3, 1)
     early, late = (statistics.median(x["ms_a_step"] for x in part) for part in (warm[:third], warm[-third:]))
     grown = (last["memory_mb"] - first["memory_mb"]) * 2**20 / (last["step"] - first["step"])
