@@ -470,6 +470,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        from zotune.forward import out_of_memory
+
+        if debug or not out_of_memory(error):
+            raise
+        _complain(f"out of memory: {str(error)[:200]} (a smaller model, --dtype bfloat16, or less --max-length)")
+        sys.exit(1)
     except OSError as error:
         if debug:
             raise

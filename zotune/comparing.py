@@ -362,6 +362,7 @@ def _completions(cfg: RunConfig, found: models.Found, spec: Spec, rows: Sequence
     """What one model says to every row. It is loaded here and let go of."""
     loaded = load(cfg, found, spec)
     task = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    task.forward.tell = lambda text: emit("note", {"text": text})
     coded = task.rows(rows)
     if coded.cut:
         emit("note", {"text": f"{coded.cut} prompts are longer than {task.max_length} tokens and were cut"})

@@ -7,6 +7,7 @@
     │   ├── ModelError           a model that cannot be loaded or does not fit the task
     │   ├── PluginError          a plugin that cannot be found or loaded
     │   └── RunFolderError       a run folder that exists, is foreign, damaged or in use
+    ├── OutOfMemory          a forward pass of a single row does not fit into memory
     ├── RecipeError              arithmetic that a recipe cannot express
     ├── Stopped                  asked to stop while waiting for an answer; exit code 130
     ├── ObjectiveError           one evaluation failed: raised, not finite, wrong length or type
@@ -26,6 +27,7 @@ __all__ = [
     "ObjectiveError",
     "ObjectiveFailures",
     "OptionError",
+    "OutOfMemory",
     "PluginError",
     "RecipeError",
     "RunFolderError",
@@ -70,6 +72,10 @@ class PluginError(UsageError):
 
 
 class RunFolderError(UsageError):
+    pass
+
+
+class OutOfMemory(ZotuneError):
     pass
 
 

@@ -1,34 +1,53 @@
 """Token rows through a model, padded and in batches, with what lies before the first tuned block computed once.
 
+Where a batch does not fit into memory, it and all later ones have half as many rows; no value depends on that, but for
+rounding, and for completions that are sampled.
+
 Knows models and tokens; knows no task and no objective.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from zotune.errors import OutOfMemory
 from zotune.models import Loaded
 from zotune.prefix import Prefix, find_blocks
 from zotune.prompts import Spec
 from zotune.tokens import Coder
 
+T = TypeVar("T")
+P = ParamSpec("P")
 Tokens = tuple[int, ...]
 NO_LIMIT = 10**6
 """Tokenizers without a limit say so with a very large number."""
 
 
-class Forward:
-    """A model that is run on rows of tokens. micro: rows a pass at most; max_length: tokens a row at most, less where
-    the model or its tokenizer takes fewer."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on whatever device."""
+    said = str(error)
+    words = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in said for w in words)
 
-    def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int) -> None:
-        self.loaded, self.micro = loaded, micro
+
+class Forward:
+    """A model that is run on rows of tokens. micro: rows a pass at most, fewer once so many did not fit into memory;
+    flag: what sets it; tell: told when it has become less; max_length: tokens a row at most, less where the model or
+    its tokenizer takes fewer."""
+
+    def __init__(
+        self, loaded: Loaded, spec: Spec, max_length: int, micro: int, flag: str = "--eval-batch-size"
+    ) -> None:
+        self.loaded, self.micro, self.flag = loaded, micro, flag
+        self.tell: Callable[[str], None] = lambda text: None
+        self._rows = 1  # of the pass under way
         config = loaded.config
         limits = [max_length, getattr(loaded.tokenizer, "model_max_length", None)]
         limits.append(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None))
@@ -44,6 +63,7 @@ class Forward:
 
     def run(self, rows: Sequence[Tokens], **more: Tensor) -> Any:
         """The model on these rows, padded on the right."""
+        self._rows = len(rows)
         stored = self.prefix is not None and all(r in self.prefix for r in rows)
         inputs = self.coder.pad_right(rows, self.loaded.device)
         with self.prefix.feeding(rows) if self.prefix and stored else contextlib.nullcontext():
@@ -54,7 +74,34 @@ class Forward:
         order = sorted(range(len(lengths)), key=lambda k: lengths[k])
         size = micro or self.micro
         for start in range(0, len(order), size):
-            yield order[start : start + size]
+            places = order[start : start + size]
+            self._rows = len(places)
+            yield places
+
+    def fitting(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives; where memory does not suffice for the pass under way, it is made again with half as
+        many rows a pass. Raises OutOfMemory where one row is too many, and whatever else `compute` raises."""
+        before = self.micro
+        while True:
+            try:
+                found = compute()
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+            # out of the handler, whose traceback holds what the pass has allocated
+            if self._rows < 2:
+                raise OutOfMemory(
+                    f"memory does not suffice for a single row: {reason}",
+                    hint="a shorter --max-length, --dtype bfloat16 or a smaller model; --probe forward keeps no copy",
+                )
+            self.micro = self._rows // 2
+            if self.loaded.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if self.micro < before:
+            self.tell(f"out of memory: {self.micro} rows a forward pass from here ({self.flag} {self.micro})")
+        return found
 
     @torch.no_grad()
     def cache_prefix(self, tuned: Iterable[str], rows: Iterable[Tokens]) -> bool:
@@ -63,8 +110,16 @@ class Forward:
         found = find_blocks(self.loaded.model, tuned)
         if found is None or self.loaded.head == "seq2seq":
             return False
-        wanted = set(rows)
-        prefix = Prefix(*found)
+        wanted, before = set(rows), self.micro
+        try:
+            return self.fitting(lambda: self._fed(Prefix(*found), wanted))
+        except OutOfMemory:  # what is stored may be what is too much
+            self.prefix, self.micro = None, before
+            return False
+
+    def _fed(self, prefix: Prefix, wanted: set[Tokens]) -> bool:
+        """Fill the cache and hold what the model gives with it against what it gives without."""
+        self.prefix = None
         few = sorted(wanted, key=len)[:: max(1, len(wanted) // 4)]
         plain = self._first(few)
         try:
@@ -75,8 +130,10 @@ class Forward:
             mask = self.coder.pad_right(few, self.loaded.device)["attention_mask"].bool()
             mask = mask if plain.dim() == 3 else torch.ones(len(few), dtype=torch.bool, device=mask.device)
             same = torch.allclose(plain[mask].float(), fed[mask].float(), rtol=1e-3, atol=1e-4)
-        except (IndexError, KeyError, TypeError, AttributeError, ValueError, RuntimeError):  # called in another way
-            same = False
+        except (IndexError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
+            same = False  # its blocks are called in another way
         if not same:
             self.prefix = None
         return same
@@ -86,4 +143,23 @@ class Forward:
         return out
 
 
-__all__ = ["Forward", "Tokens"]
+class _Runs(Protocol):
+    """Whatever runs a model."""
+
+    forward: Forward
+
+
+S = TypeVar("S", bound=_Runs)
+
+
+def fitted(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """A method that runs the model, with as many rows a pass as memory has room for (`Forward.fitting`)."""
+
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.forward.fitting(lambda: method(self, *args, **kwargs))
+
+    functools.update_wrapper(run, method)
+    return run
+
+
+__all__ = ["Forward", "Tokens", "fitted", "out_of_memory"]

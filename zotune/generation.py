@@ -18,7 +18,7 @@ from torch import Tensor
 from zotune import keys
 from zotune.data import Record
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.forward import Tokens
+from zotune.forward import Tokens, fitted
 from zotune.models import generation_settings, own_settings_aside, quiet
 from zotune.objectives import texts
 from zotune.prompts import SHOTS, Filled, Spec, references_of
@@ -212,6 +212,7 @@ class Generating(Worded):
             return [Option(p, begin + ids[:-1], tuple(range(first, first + len(ids))), ids) for p, ids in pairs]
         return [Option(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs]
 
+    @fitted
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: tuple[float, float] | None = None

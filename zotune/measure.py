@@ -94,6 +94,7 @@ def evaluate(
         goal.check(asking.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
     loaded = load(cfg, found, spec)
     asks = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    asks.forward.tell = lambda text: emit("note", {"text": text})
     coded = asks.rows(rows)
     if coded.cut:
         emit("note", {"text": f"{coded.cut} rows are longer than {asks.max_length} tokens and were cut"})

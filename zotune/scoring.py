@@ -21,7 +21,7 @@ from torch import Tensor
 from zotune import keys
 from zotune.data import Record
 from zotune.errors import ModelError, OptionError
-from zotune.forward import Forward, Tokens
+from zotune.forward import Forward, Tokens, fitted
 from zotune.models import LINEAR_HEAD, Loaded
 from zotune.prompts import Filled, Spec, Template, options_of, right_options
 
@@ -192,13 +192,14 @@ class Whole(Choosing):
         return {*self._labels, *rows.tokens}
 
     def passes(self, count: int) -> int:
-        return super().passes(count) + bool(self._labels)
+        return super().passes(count) + super().passes(len(self._labels))
 
+    @fitted
     @torch.no_grad()
     def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:
         width = len(self.spec.classes.words) if self.spec.classes else 0
         out = torch.empty(len(indices), width)
-        labels = self.embed(self._labels).T if self._labels else None
+        labels = self._embed_labels().T if self._labels else None
         for places in self.forward.chunks([len(rows.tokens[i]) for i in indices]):
             tokens = [rows.tokens[indices[k]] for k in places]
             if self.loaded.head == "classification":
@@ -210,6 +211,14 @@ class Whole(Choosing):
             out[places] = scores.float().cpu()
         return out
 
+    def _embed_labels(self) -> Tensor:
+        found = [torch.empty(0)] * len(self._labels)
+        for places in self.forward.chunks([len(t) for t in self._labels]):
+            for k, row in zip(places, self.embed([self._labels[k] for k in places]), strict=True):
+                found[k] = row
+        return torch.stack(found)
+
+    @fitted
     @torch.no_grad()
     def features(self, rows: Rows) -> Tensor:
         """What a linear layer on top reads: (rows, hidden), float32 on the CPU. The embeddings of an embedding model;
@@ -339,6 +348,7 @@ class Worded(Choosing):
                 out[row, k] = total - sums[id(neutral[k])] if neutral else total / len(option.targets)
         return out
 
+    @fitted
     @torch.no_grad()
     def log_probabilities(self, options: Sequence[Option]) -> list[float]:
         """Σ log p of each option's tokens. What is read by several options is run once."""

@@ -68,6 +68,7 @@ class Session:
         self.plan, self.emit = plan, emit
         self._shown: Mapping[str, Any] = {}
         self._said: list[dict[str, Any]] = []
+        self._crowded = False
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         emit("phase", {"text": f"loading {plan.model_name}"})
@@ -92,7 +93,7 @@ class Session:
             self.evaluate,
             self.batches,
             plan.objective.direction,
-            passes=self.task.passes,
+            passes=self._passes,
             collect=self.collect if ordered else None,
             compare=self.compare if ordered else None,
             unit=2 * eps if isinstance(eps, float) else 1.0,
@@ -119,7 +120,18 @@ class Session:
     def _task(self, loaded: models.Loaded) -> tasks.Task:
         cfg, spec = self.plan.config, self.plan.spec
         micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
-        return tasks.build(loaded, spec, asking.max_length(cfg, spec), micro, cfg.seed)
+        task = tasks.build(loaded, spec, asking.max_length(cfg, spec), micro, cfg.seed)
+        task.forward.tell = self._short_of_memory
+        return task
+
+    def _short_of_memory(self, text: str) -> None:
+        self._crowded = True
+        self.emit("note", {"text": text})
+
+    def _passes(self, rows: int) -> int | None:
+        """Forward passes that so many rows take, as far as they decide how weights are probed: where memory is short,
+        no copy of them pays."""
+        return 1 if self._crowded else self.task.passes(rows)
 
     def _chosen(self) -> set[str]:
         """Names of the tuned tensors: with an adapter, among its own."""
@@ -275,7 +287,10 @@ class Session:
             return
         rows = self.batches.at(0).rows[:CPU_ROWS]
         self.space.most_in_forward = math.inf if mode == "forward" else 2
-        copied = self.space.probe_in_forward(lambda: self._logits(rows))
+        micro = 0
+        while micro != self.task.forward.micro:  # what memory had no room for was cut in other parts: compare again
+            micro = self.task.forward.micro
+            copied = self.space.probe_in_forward(lambda: self._logits(rows))
         if copied:
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"

@@ -15,12 +15,12 @@ It is loaded when it is first asked, beside the model that is tuned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import zotune
-from zotune.errors import ModelError, ObjectiveError, OptionError, nearest
+from zotune.errors import ModelError, ObjectiveError, OptionError, OutOfMemory, nearest
 from zotune_objectives import calls
 
 NO_LIMIT = 10**6
@@ -46,6 +46,8 @@ class RewardModel:
     _padded: bool = field(init=False, repr=False)
     _found: Any = field(init=False, repr=False)
     _made: list[Any] = field(default_factory=list, init=False, repr=False)
+    _emit: Callable[[str, Mapping[str, Any]], None] | None = field(default=None, init=False, repr=False)
+    _notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         from zotune import models
@@ -103,11 +105,32 @@ class RewardModel:
         turns = [None] * len(completions) if messages is None else messages
         rows = [self._tokens(forward, *row) for row in zip(prompts, completions, turns, strict=True)]
         out = [0.0] * len(rows)
-        with torch.no_grad():
+
+        def compute() -> None:
             for places in forward.chunks([len(r) for r in rows]):
                 for k, score in zip(places, self._scores(forward, [rows[k] for k in places]), strict=True):
                     out[k] = score
+
+        try:
+            with torch.no_grad():
+                forward.fitting(compute)
+        except OutOfMemory as error:
+            reason = str(error.args[0])
+            raise ObjectiveError(f"reward-model {self.model!r}: {reason}", hint="max_length or dtype less") from None
         return out
+
+    def bind(self, emit: Callable[[str, Mapping[str, Any]], None], **run: Any) -> None:
+        """Say to the user of a run what happens beside scoring."""
+        object.__setattr__(self, "_emit", emit)
+        for text in self._notes:
+            emit("note", {"text": text})
+        self._notes.clear()
+
+    def _tell(self, text: str) -> None:
+        if self._emit is None:
+            self._notes.append(text)
+        else:
+            self._emit("note", {"text": text})
 
     def close(self) -> None:
         """Free its memory; a later call loads it again."""
@@ -126,7 +149,8 @@ class RewardModel:
             except ModelError as error:
                 raise ModelError(_named(error)) from None
             spec = Spec("classification", Template("{text}"))
-            forward = Forward(loaded, spec, self.max_length or NO_LIMIT, self.batch_size)
+            forward = Forward(loaded, spec, self.max_length or NO_LIMIT, self.batch_size, "reward-model: batch_size")
+            forward.tell = self._tell
             forward.coder.typed = forward.coder.typed and self.pair  # a chat template's separators part no pair
             self._made.append(forward)
         return self._made[0]
