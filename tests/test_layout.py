@@ -13,7 +13,7 @@ import zotune
 
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
-    {"errors", "hookspecs", "keys"},
+    {"errors", "hookspecs", "keys", "shown"},
     {"host", "noise", "readers", "types"},
     {"config", "presets", "ratings", "recipe", "scaffold"},
     {"calls", "state", "program", "rating_page", "rating_terminal"},
@@ -47,6 +47,7 @@ LIGHT = {
     "hookspecs",
     "host",
     "types",
+    "shown",
     "config",
     "presets",
     "ratings",

@@ -23,6 +23,7 @@ from zotune.cli_compare import compare
 from zotune.cli_new import new
 from zotune.cli_rate import rate
 from zotune.errors import UsageError, ZotuneError
+from zotune.shown import one_line
 
 app = typer.Typer(
     name="zotune",
@@ -485,7 +486,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(text: str) -> None:
-    print("zotune: " + " ".join(text.split()), file=sys.stderr)
+    print("zotune: " + one_line(text), file=sys.stderr)
 
 
 __all__ = ["UsageError", "app", "main"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from zotune.errors import OptionError, ZotuneError, nearest
+
+LARGEST = 1024
+"""Bits of a whole number in a YAML file."""
 
 # -- plugin options ----------------------------------------------------------------------------------------------------
 
@@ -45,7 +49,7 @@ def build(target: Any, options: Mapping[str, Any], what: str) -> Any:
     hints = _hints(target)
     for name in options:
         if name not in known:
-            raise OptionError(f"{what} has no option {name!r}", hint=nearest(name, known))
+            raise OptionError(f"{what} has no option {name!r:.80}", hint=nearest(name, known))
     values = {k: convert(v, hints.get(k, Any), f"{what}: option {k!r}") for k, v in options.items()}
     try:
         return target(**values)
@@ -91,6 +95,7 @@ def _hints(target: Any) -> dict[str, Any]:
 
 def convert(value: Any, hint: Any, what: str) -> Any:
     """A string (or a YAML value) to the annotated type. Raises OptionError with the value."""
+    got = f"got {value!r:.80}"
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is inspect.Parameter.empty:
         return _guess(value)
@@ -101,7 +106,7 @@ def convert(value: Any, hint: Any, what: str) -> Any:
         possible = [a for a in args if a is not type(None)]
         if str in possible and isinstance(value, str):  # a text is no list of its parts
             possible = [a for a in possible if typing.get_origin(a) not in (tuple, list, Sequence)]
-        elif str in possible and isinstance(value, list | tuple):
+        elif str in possible and len(possible) > 1 and isinstance(value, list | tuple):
             possible.remove(str)
         for option in sorted(possible, key=lambda a: a is str):
             try:
@@ -113,8 +118,14 @@ def convert(value: Any, hint: Any, what: str) -> Any:
         for choice in args:
             if value == choice or str(value) == str(choice):
                 return choice
-        raise OptionError(f"{what} must be one of {', '.join(map(str, args))}, got {value!r}")
+        raise OptionError(f"{what} must be one of {', '.join(map(str, args))}, {got}")
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise OptionError(f"{what} must map names to values, {got}")
+        return {str(k): v if args[1] is Any else convert(v, args[1], f"{what}: {k!s:.40}") for k, v in value.items()}
     if origin in (tuple, list, Sequence) or hint in (tuple, list):
+        if not isinstance(value, str | list | tuple):
+            raise OptionError(f"{what} must be a list, {got}")
         items = [s for s in value.split(",") if s] if isinstance(value, str) else list(value)
         inner = args[0] if args else Any
         items = [convert(i, inner, what) for i in items]
@@ -126,23 +137,33 @@ def convert(value: Any, hint: Any, what: str) -> Any:
             return True
         if str(value).lower() in ("false", "no", "off", "0"):
             return False
-        raise OptionError(f"{what} must be true or false, got {value!r}")
+        raise OptionError(f"{what} must be true or false, {got}")
     if hint in (int, float):
         if isinstance(value, bool):
-            raise OptionError(f"{what} must be a number, got {value!r}")
+            raise OptionError(f"{what} must be a number, {got}")
         try:
             number = float(value)
-            if hint is int:
-                if number != int(number):
-                    raise ValueError
-                return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
-            return number
+            if math.isnan(number) or (hint is int and number != int(number)):
+                raise ValueError
+            if hint is float:
+                return number
+            exact = isinstance(value, int) or (isinstance(value, str) and value.lstrip("+-").isdecimal())
+            return int(value) if exact else int(number)
         except (TypeError, ValueError, OverflowError):
             kind = "a whole number" if hint is int else "a number"
-            raise OptionError(f"{what} must be {kind}, got {value!r}") from None
+            raise OptionError(f"{what} must be {kind}, {got}") from None
     if hint is str:
+        if value is None or isinstance(value, dict | list | tuple | set | bytes):
+            raise OptionError(f"{what} must be text, {got}")
         return str(value)
     return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def _guess(value: Any) -> Any:
@@ -150,7 +171,7 @@ def _guess(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -160,7 +181,7 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise OptionError(f"{flag} takes name=value, got {item!r}")
+            raise OptionError(f"{flag} takes name=value, got {item!r:.80}")
         out[key.strip().replace("-", "_")] = value
     return out
 
@@ -171,7 +192,7 @@ def columns(items: Sequence[str]) -> dict[str, str]:
     for item in items:
         wanted, equals, found = item.partition("=")
         if not equals or not wanted or not found:
-            raise OptionError(f"--column takes wanted=found, got {item!r}")
+            raise OptionError(f"--column takes wanted=found, got {item!r:.80}")
         out[wanted] = found
     return out
 
@@ -275,8 +296,11 @@ class RunConfig:
         last = ("max_kl", "eval_steps", "save_steps", "save_total_limit", "patience", "threads")
         for name in (*positive, *more, *scores, *last):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        for name, step in (("learning-rate", self.learning_rate), ("eps", self.eps)):
+            if step is not None and not math.isfinite(step):
+                raise OptionError(f"--{name} must be a finite number, got {step}")
         if self.smooth < 0:
             raise OptionError(f"--smooth must be 0 (off) or more, got {self.smooth}")
         if not self.guard >= 0:
@@ -305,8 +329,8 @@ def resolve(flags: Mapping[str, Any], file: str | None) -> RunConfig:
     for key, value in (read_yaml(file) if file else {}).items():
         name = str(key).replace("-", "_")
         if name not in hints:
-            raise OptionError(f"{file}: unknown key {key!r}", hint=nearest(name, hints))
-        values[name] = value if isinstance(value, dict) else convert(value, hints[name], f"{file}: {key}")
+            raise OptionError(f"{file}: unknown key {key!r:.80}", hint=nearest(name, hints))
+        values[name] = convert(value, hints[name], f"{file}: {key}")
     for key, value in given.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
             value = {**values[key], **value}
@@ -315,21 +339,37 @@ def resolve(flags: Mapping[str, Any], file: str | None) -> RunConfig:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A mapping from a YAML file; `1e-5` is a number here, which plain YAML 1.1 reads as text."""
+    """A mapping from a YAML file; `1e-5` is a number here, which plain YAML 1.1 reads as text.
+
+    Only plain values: a tag makes no object, and there are no aliases, by which a few lines can stand for gigabytes or
+    hold themselves. Raises OptionError.
+    """
     import re
 
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases are not read: write the value out")
+            return super().compose_node(parent, index)
+
+        def construct_number(self, node: Any) -> int:
+            found: int = super().construct_yaml_int(node)
+            if found.bit_length() > LARGEST:
+                raise yaml.YAMLError("a whole number of that many digits is not read")
+            return found
 
     exponent = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OptionError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise OptionError(f"{path} cannot be read: nested too deeply") from None
+    except Exception as error:  # of impossible values (a 99th day, !!bool x) its constructors raise what they like
+        said = " ".join(str(error).split())[:300] if isinstance(error, OSError | ValueError | yaml.YAMLError) else ""
+        raise OptionError(f"{path} cannot be read: {said or 'a value is not what its tag says'}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

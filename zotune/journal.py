@@ -150,7 +150,7 @@ class Tape:
             value = compute()
         else:
             place = len(self.entries)
-            if place >= len(self.recorded) or self.recorded[place][0] != kind:
+            if place >= len(self.recorded) or len(self.recorded[place]) != 2 or self.recorded[place][0] != kind:
                 raise RunFolderError(
                     "the journal does not hold what this optimizer asks for",
                     hint="the run was made with other options or another version",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_type_hints, overload
 
 from zotune import asking, config, data, keys, objectives, tasks
 from zotune.calls import Calls
@@ -130,10 +130,9 @@ def inherit(cfg: RunConfig) -> RunConfig:
     if path is None or not path.is_file():
         return cfg
     saved, default = config.read_yaml(path), RunConfig()
+    hints = get_type_hints(RunConfig)
     given = {n: saved[n] for n in REMEMBERED if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
-    if "stop" in given:
-        given["stop"] = tuple(given["stop"])
-    return replace(cfg, **given)
+    return replace(cfg, **{n: config.convert(value, hints[n], f"{path}: {n}") for n, value in given.items()})
 
 
 __all__ = ["REMEMBERED", "evaluate", "held_out", "inherit"]

@@ -132,7 +132,7 @@ def pick_device(name: str) -> torch.device:
 
 def inspect(spec: str | None, head: str = "auto", pickles: bool = False) -> Found:
     """What a model is, from its small files alone. Raises ModelError, before anything is loaded."""
-    folder = default_folder() if spec is None else Path(spec).expanduser()
+    folder = default_folder() if spec is None else _folder(spec)
     if spec is not None and not folder.exists():
         if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
             raise ModelError(f"--model {spec!r}: no such folder")
@@ -152,12 +152,24 @@ def inspect(spec: str | None, head: str = "auto", pickles: bool = False) -> Foun
     return Found(str(folder), folder, _said(head) or _head_of(config, folder))
 
 
+def _folder(spec: str) -> Path:
+    """Raises ModelError for what can be no path."""
+    try:
+        folder = Path(spec).expanduser()
+        folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of somebody unknown
+        raise ModelError(f"--model {spec!r:.80}: {getattr(error, 'strerror', None) or error}") from None
+    return folder
+
+
 def _inspect_adapter(folder: Path, head: str, pickles: bool) -> Found:
     """An adapter's folder names its base model; what it was made for says the head."""
     saved = _read_config(folder / ADAPTER_FILE)
     base = saved.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(f"{folder / ADAPTER_FILE} names no base model")
+    if (_folder(base) / ADAPTER_FILE).is_file():
+        raise ModelError(f"{folder / ADAPTER_FILE}: its base model {base!r:.80} is an adapter itself")
     made_for = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
     said = made_for.get(str(saved.get("task_type")), head) if head == "auto" else head
     found = inspect(base, said, pickles)
@@ -169,7 +181,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError("not a mapping")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
     return config
 

@@ -74,9 +74,16 @@ def names() -> list[str]:
 def load(spec: str) -> TaskFile:
     """A preset by its name, or a user's YAML file by its path. Raises OptionError."""
     path = _SHIPPED / f"{spec}.yaml" if spec in names() else Path(spec)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
-        raise OptionError(f"unknown task {spec!r}, and no such file", hint=nearest(spec, names()))
+    if path.suffix not in (".yaml", ".yml") and not _is_file(path):
+        raise OptionError(f"unknown task {spec!r:.80}, and no such file", hint=nearest(spec, names()))
     return _read(path, spec)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def template_for(task: TaskFile, head: str) -> str:

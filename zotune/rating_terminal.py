@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from zotune.errors import RunFolderError
 from zotune.ratings import FILE, Progress, Ratings, Shown
+from zotune.shown import plain
 
 POLL: Final = 0.5
 _KEYS = {"t": "tie", "b": "bad", "s": "skip"}
@@ -18,8 +18,6 @@ _UNDONE = {
     "used": "The tuner has used that answer already: it stays.",
     "nothing": "There is nothing to undo.",
 }
-_TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-"""Characters that turn the direction of what follows them."""
 
 
 def rate(folder: str | Path, ask: Callable[[str], str] = input, tell: Callable[[str], object] = print) -> None:
@@ -97,16 +95,6 @@ def _page(shown: Shown, progress: Progress) -> str:
     bad = "both bad" if len(shown.answers) == 2 else "all bad"
     parts.append(f"1 to {len(shown.answers)} choose · t tie · b {bad} · s skip · u undo · q quit")
     return "\n" + "\n\n".join(parts)
-
-
-def plain(text: str) -> str:
-    """Text that a terminal shows and does not obey: control characters are written out."""
-    return "".join(
-        c.encode("unicode_escape").decode()
-        if (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") or ord(c) in _TURNING
-        else c
-        for c in text.replace("\r\n", "\n")
-    )
 
 
 def _waiting(progress: Progress) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zotune.report import number, scored
+from zotune.shown import plain
 
 EVERY_SECONDS = 10.0  # a plain progress line at most this often
 
@@ -40,7 +41,7 @@ class Terminal:
 
     def say(self, text: str, style: str = "") -> None:
         if not self.quiet:
-            self.console.print(Text(text, style=style))
+            self.console.print(Text(plain(text), style=style))
 
     def close(self) -> None:
         if self._progress:
@@ -82,7 +83,7 @@ class Terminal:
             self._progress = Progress(
                 TextColumn("{task.percentage:>3.0f} %"),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 TimeRemainingColumn(compact=True),
                 console=self.console,
             )
@@ -134,7 +135,8 @@ class Terminal:
             for title in ("text", "gold", "start", "now"):
                 table.add_column(title, style="dim" if title == "text" else "", overflow="ellipsis", no_wrap=True)
             for (text, gold, then), (_, _, got) in zip(self._before, now, strict=True):
-                table.add_row(Text(" ".join(text.split())[-60:]), Text(gold), Text(then), Text(got))
+                shown = (" ".join(text.split())[-60:], gold, then, got)
+                table.add_row(*(Text(plain(said)) for said in shown))
             self.console.print(table)
 
     def _on_result(self, event: Mapping[str, Any]) -> None:

@@ -153,6 +153,8 @@ class Http:
             return scores(reply, len(rows), self.reward_label)
         except ValueError as error:
             raise ObjectiveError(f"{call.name} replied {call.clean(str(error))}") from None
+        except RecursionError:
+            raise ObjectiveError(f"{call.name} replied scores that are nested too deeply") from None
 
     def _request(self, rows: calls.Rows) -> dict[str, Any]:
         prompts, said = map(calls.as_text, rows.prompts), map(calls.as_text, rows.completions)
@@ -219,11 +221,12 @@ class _Call:
         url, until = self._url, time.monotonic() + self._timeout
         for _ in range(HOPS + 1):
             status, reason, headers, said = self._once(url, body, until, stop)
-            if status in (307, 308) and self._same(target := urljoin(url, headers.get("Location", ""))):
+            target = _joined(url, headers.get("Location", ""))
+            if status in (307, 308) and target and self._same(target):
                 url = target
                 continue
             if 300 <= status < 400:
-                host = self.clean(urlsplit(urljoin(url, headers.get("Location", ""))).netloc.rpartition("@")[2])
+                host = self.clean(urlsplit(target).netloc.rpartition("@")[2]) or "nowhere"
                 what = f"answered {status}, a redirect to {host}, which is not followed"
                 raise ObjectiveError(f"{self.name} {what}", hint="name the address itself")
             if 200 <= status < 300:
@@ -278,7 +281,7 @@ class _Call:
             return response.status, response.reason, response.headers, said
         except ssl.SSLCertVerificationError as error:
             raise ObjectiveError(f"{self.name} has no certificate that holds: {error.verify_message}") from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a chunk's impossible length
             if late.is_set() or isinstance(error, TimeoutError):
                 raise ObjectiveError(f"{self.name} did not reply within {self._timeout:g} s") from None
             what = getattr(error, "strerror", None) or type(error).__name__
@@ -296,13 +299,20 @@ class _Call:
             raise ObjectiveError(f"{self.name} replied what is no JSON{reason}: {begin}") from None
 
 
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads, or nothing where it is no address."""
+    with contextlib.suppress(ValueError):
+        return urljoin(url, location)
+    return ""
+
+
 def _seconds(header: str | None) -> float | None:
     """Retry-After in seconds: a number or a date."""
     if not header:
         return None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         return max(float(int(header)), 0.0)
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
     return None
 
@@ -349,7 +359,7 @@ def _score(item: Any, label: str | None) -> float | None:
         raise ValueError(_which(label, list(named)))
     if any(isinstance(x, list) for x in item):
         return _nested(item)
-    if label is None or not label.isdigit() or int(label) >= len(item):
+    if label is None or not label.isdecimal() or int(label) >= len(item):
         raise ValueError(_which(label, [str(i) for i in range(len(item))]))
     return calls.number(item[int(label)])
 

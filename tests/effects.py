@@ -1,0 +1,68 @@
+"""What code does to the world outside of its memory, seen by the interpreter's own audit events."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = frozenset(
+    {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate"}
+    | {"shutil.rmtree", "shutil.move", "shutil.copyfile", "tempfile.mkstemp", "tempfile.mkdtemp"}
+)
+STARTS = frozenset(
+    {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "pty.spawn"}
+)
+SPEAKS = frozenset({"socket.connect", "socket.getaddrinfo", "socket.sendto", "webbrowser.open"})
+
+
+class Effects:
+    """Inside the block, `seen` takes down every file that is opened for writing or changed outside of `folder`, every
+    process that is started, every connection that is made and, as `reads`, every file that is opened for reading."""
+
+    _watching: list[Effects] = []
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = None if folder is None else str(folder.resolve())
+        self.seen: list[str] = []
+        self.reads: list[str] = []
+
+    def __enter__(self) -> Effects:
+        _listen()
+        Effects._watching.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        Effects._watching.remove(self)
+
+    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = args
+            name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
+            writes = isinstance(flags, int) and flags & WRITES
+            if not writes and not (isinstance(mode, str) and set(mode) & set("wax+")):
+                self.reads.append(name)
+            elif not self._inside(name):
+                self.seen.append(f"wrote {name}")
+        elif event in CHANGES and not all(self._inside(os.fsdecode(a)) for a in args if isinstance(a, str | bytes)):
+            self.seen.append(f"{event} {args}")
+        elif event in STARTS or event in SPEAKS:
+            self.seen.append(f"{event} {args[:2]}")
+
+    def _inside(self, name: str) -> bool:
+        if "__pycache__" in name or name == os.devnull:  # the interpreter's own
+            return True
+        return self.folder is not None and os.path.realpath(name).startswith(self.folder)
+
+
+_heard = False
+
+
+def _listen() -> None:
+    """Hear events from now on: what is heard once is heard for good."""
+    global _heard
+    if not _heard:
+        _heard = True
+        sys.addaudithook(lambda event, args: [w.hear(event, args) for w in Effects._watching] and None)
