@@ -100,7 +100,7 @@ def convert(value: Any, hint: Any, what: str) -> Any:
     if hint is Any or hint is inspect.Parameter.empty:
         return _guess(value)
     if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in args):
+        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
             return None
         problems = []
         possible = [a for a in args if a is not type(None)]
