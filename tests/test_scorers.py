@@ -862,6 +862,7 @@ def test_a_reward_model_is_looked_at_before_it_is_loaded(rewarding: Any, familie
     with pytest.raises(ModelError, match="has the head 'causal'"):
         RewardModel(str(families.folder("llama")))
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": rewarding("bert")}))
+    (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(ModelError, match=r"is an adapter .merge it"):
         RewardModel(str(tmp_path))
     folder = rewarding("llama")
@@ -919,7 +920,7 @@ def test_scorers_by_name(server: Server, program: Any) -> None:
     goal = objectives.resolve(f"exec:{command}", {"batch_size": "2"})
     assert goal.score(5, ROWS).samples == tuple(LENGTHS)
     goal.close()
-    goal = objectives.resolve(f"http:{server.address}?key=1", {"format": "zotune", "extra": '{"x": 1}'})
+    goal = objectives.resolve(f"http:{server.address}", {"format": "zotune", "extra": '{"x": 1}'})
     assert goal.score(5, ROWS).samples == tuple(LENGTHS)
     assert server.requests[-1]["x"] == 1
     assert os.environ.get("SCORER_TOKEN") is None

@@ -143,11 +143,7 @@ def inspect(spec: str | None, head: str = "auto", pickles: bool = False) -> Foun
         return _inspect_adapter(folder, head, pickles)
     if not (folder / "config.json").is_file():
         raise ModelError(f"--model {str(folder)!r} holds no config.json", hint="is this a Hugging Face model folder?")
-    if not any(folder.glob("*.safetensors")):
-        found = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        if not (found and pickles):
-            hint = "pickle files can run code; --allow-pickle reads them" if found else "no *.safetensors file"
-            raise ModelError(f"--model {str(folder)!r} holds no weights that can be read", hint=hint)
+    _check_weights(folder, pickles)
     config = _read_config(folder / "config.json")
     return Found(str(folder), folder, _said(head) or _head_of(config, folder))
 
@@ -162,12 +158,22 @@ def _folder(spec: str) -> Path:
     return folder
 
 
+def _check_weights(folder: Path, pickles: bool) -> None:
+    """Raises ModelError where there are none in safetensors, and no others may be read."""
+    if not any(folder.glob("*.safetensors")):
+        found = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        if not (found and pickles):
+            hint = "pickle files can run code; --allow-pickle reads them" if found else "no *.safetensors file"
+            raise ModelError(f"--model {str(folder)!r} holds no weights that can be read", hint=hint)
+
+
 def _inspect_adapter(folder: Path, head: str, pickles: bool) -> Found:
     """An adapter's folder names its base model; what it was made for says the head."""
     saved = _read_config(folder / ADAPTER_FILE)
     base = saved.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(f"{folder / ADAPTER_FILE} names no base model")
+    _check_weights(folder, pickles)
     if (_folder(base) / ADAPTER_FILE).is_file():
         raise ModelError(f"{folder / ADAPTER_FILE}: its base model {base!r:.80} is an adapter itself")
     made_for = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
@@ -225,10 +231,11 @@ def _hub_head(spec: str) -> Head:
 
 
 def _hub_config(spec: str) -> dict[str, Any]:
-    from transformers import AutoConfig
+    """As it was saved: none of its classes is made, which could be the hub's own code."""
+    from transformers import PreTrainedConfig
 
     try:
-        config: dict[str, Any] = AutoConfig.from_pretrained(spec).to_dict()
+        config: dict[str, Any] = PreTrainedConfig.get_config_dict(spec)[0]
     except Exception as error:  # the hub client raises a family of its own
         raise ModelError(f"--model {spec!r} is no folder and cannot be had from the hub: {_first(error)}") from None
     return config

@@ -8,6 +8,7 @@ Knows the file and its rules; reads no records and renders no template. Imports 
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -198,8 +199,17 @@ def _label(row: dict[Any, Any], what: str) -> LabelWord:
     return LabelWord(_texts(row["values"], f"{what}: values"), _text(row["word"], f"{what}: word"), said)
 
 
+def _plugin(value: Any, what: str) -> str:
+    """The name of an installed objective, and of nothing that would be run or asked: a task file is data."""
+    name = _text(value, what)
+    if not re.fullmatch(r"[\w-]+(/[\w-]+)?", name):
+        raise OptionError(f"{what} must be the name of an installed objective, got {name!r:.40}", hint="say it with -o")
+    return name
+
+
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("name", "about", "paper", "cut", "calibration", "objective"), _text),
+    **dict.fromkeys(("name", "about", "paper", "cut", "calibration"), _text),
+    "objective": _plugin,
     **dict.fromkeys(("choices", "stop"), _texts),
     "kind": lambda value, what: convert(value, Kind, what),
     "template": _template,

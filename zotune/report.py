@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zotune.shown import one_line
+
 if TYPE_CHECKING:
     from zotune.judging import Scored
     from zotune.plan import Plan
@@ -37,9 +39,16 @@ def verdict(plan_better: str, result: Result) -> str:
     return f"The start is kept: on the judging rows the tuned weights gave {d.value:+.4f}{interval}{why}."
 
 
+def code(text: object) -> str:
+    """Text from elsewhere in Markdown: on one line, and nothing in it is markup."""
+    said = one_line(str(text)).replace("`", "'")
+    return f"`{said}`" if said else ""
+
+
 def model_card(plan: Plan, result: Result) -> str:
     """Markdown for the run folder."""
     cfg, probe = plan.config, result.probe
+    words = plan.spec.classes.words if plan.spec.classes else ()
     rows = [
         ("before", scored(result.before)),
         ("after (kept weights)", scored(result.after)),
@@ -48,7 +57,7 @@ def model_card(plan: Plan, result: Result) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     settings: dict[str, Any] = {
         "objective": f"{plan.objective.name} ({plan.objective.better})",
-        "optimizer": f"{plan.rule} `{plan.optimizer}`",
+        "optimizer": f"{plan.rule} {code(plan.optimizer)}",
         "tuned": cfg.tune,
         "steps": result.steps,
         "forwards (one batch at one point)": result.forwards,
@@ -56,8 +65,8 @@ def model_card(plan: Plan, result: Result) -> str:
         "steps without signal": f"{100 * result.zero_share:.0f} %",
         "dropped steps": result.dropped,
         "seed": cfg.seed,
-        **({"classes": ", ".join(plan.spec.classes.words)} if plan.spec.classes else {"task": plan.spec.kind}),
-        "template": f"`{plan.spec.template.text}`",
+        **({"classes": ", ".join(map(code, words))} if words else {"task": plan.spec.kind}),
+        "template": code(plan.spec.template.text),
     }
     lines = "\n".join(f"- {k}: {v}" for k, v in settings.items())
     return f"""---
@@ -67,7 +76,7 @@ tags: [zotune, zeroth-order]
 
 # {plan.objective.name}, tuned with forward passes only
 
-Base model: `{plan.model_name}`. {verdict(plan.objective.better, result)}
+Base model: {code(plan.model_name)}. {verdict(plan.objective.better, result)}
 
 | {plan.objective.name} on {result.before.rows} judging rows | value ± standard error |
 |---|---|

@@ -39,7 +39,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError
@@ -73,6 +73,7 @@ class Http:
     backoff: float = 0.5  # seconds before the second try, twice as long before each further one
     token_env: str | None = None  # environment variable that holds a token
     token_header: str = "Authorization"  # header for the token; any other than this one has it without "Bearer"
+    query_env: str | None = None  # environment variable that holds what follows "?" in the address
 
     cached = True
     scheme = "http"
@@ -90,12 +91,20 @@ class Http:
             raise OptionError(f"{self.scheme}: format {self.format} scores rows, it has no level=set")
         if self.extra is not None and not isinstance(self.extra, Mapping):
             raise OptionError(f"{self.scheme}: extra must be a JSON object, got {self.extra!r}")
-        self._token()
+        self._secret("token_env")
+        self._secret("query_env")
         if self.level == "set":
             calls.scores_sets(self)
 
     def _check_address(self) -> None:
         example = f"{self.scheme}://localhost:8000/score"
+        if "@" in self.address.removeprefix("//").partition("/")[0]:
+            raise OptionError(f"{self.scheme}: an address must not hold a password", hint="token_env says where it is")
+        if "?" in self.address or "#" in self.address:
+            raise OptionError(
+                f"{self.scheme}: an address must hold no ?query, which would stand in the run folder with its keys",
+                hint="query_env names an environment variable that holds it",
+            )
         try:
             parts = urlsplit(f"{self.scheme}:{self.address}")
             fine = bool(self.address.startswith("//") and parts.hostname and parts.port != 0)
@@ -103,21 +112,21 @@ class Http:
             fine = False
         if not fine or not self.address.isascii() or any(c <= " " or c == "\x7f" for c in self.address):
             raise OptionError(f"{self.scheme}:{self.address!r} is no address", hint=f"such as {example}")
-        if parts.username is not None:
-            raise OptionError(f"{self.scheme}: an address must not hold a password", hint="token_env says where it is")
         if not self.token_header.replace("-", "").isalnum() or not self.token_header.isascii():
             raise OptionError(f"{self.scheme}: {self.token_header!r} (token_header) is no name of a header")
 
-    def _token(self) -> str | None:
+    def _secret(self, option: str) -> str:
         """What the environment holds; it is nowhere kept."""
-        if self.token_env is None:
-            return None
-        token = os.environ.get(self.token_env, "").strip()
-        if not token:
-            raise OptionError(f"{self.scheme}: the environment variable {self.token_env!r} (token_env) is not set")
-        if not (token.isascii() and token.isprintable()):
-            raise OptionError(f"{self.scheme}: {self.token_env} (token_env) holds characters that no token has")
-        return token
+        name: str | None = getattr(self, option)
+        if name is None:
+            return ""
+        said = os.environ.get(name, "").strip()
+        if not said:
+            raise OptionError(f"{self.scheme}: the environment variable {name!r} ({option}) is not set")
+        if not (said.isascii() and said.isprintable()) or (option == "query_env" and set(said) & set(" #")):
+            what = "token" if option == "token_env" else "query"
+            raise OptionError(f"{self.scheme}: {name} ({option}) holds characters that no {what} has")
+        return said
 
     def __call__(
         self,
@@ -142,7 +151,9 @@ class Http:
 
     def _scores(self, rows: calls.Rows, stop: calls.Stop) -> list[float | None]:
         body = json.dumps(self._request(rows)).encode()
-        call = _Call(f"{self.scheme}:{self.address}", self.timeout, self._headers(), self._token())
+        query = self._secret("query_env")
+        url = f"{self.scheme}:{self.address}" + (f"?{query}" if query else "")
+        call = _Call(url, self.timeout, self._headers(), _secrets(self._secret("token_env"), query))
         reply = self._reply(call, body, stop)
         try:
             if self.level == "set":
@@ -177,7 +188,7 @@ class Http:
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": "zotune", "Connection": "close"}
-        if token := self._token():
+        if token := self._secret("token_env"):
             bearer = self.token_header.lower() == "authorization"
             headers[self.token_header] = f"Bearer {token}" if bearer else token
         return headers
@@ -210,11 +221,11 @@ class _Again(Exception):
 
 
 class _Call:
-    """Posts to one address. Its name and its errors hold neither query nor token."""
+    """Posts to one address. Its name and its errors hold no secret."""
 
-    def __init__(self, url: str, timeout: float, headers: Mapping[str, str], token: str | None) -> None:
-        self._url, self._timeout, self._headers, self._token = url, timeout, headers, token
-        self.name = url.partition("?")[0].partition("#")[0]
+    def __init__(self, url: str, timeout: float, headers: Mapping[str, str], secrets: Sequence[str]) -> None:
+        self._url, self._timeout, self._headers, self._secrets = url, timeout, headers, secrets
+        self.name = url.partition("?")[0]
 
     def post(self, body: bytes, stop: calls.Stop) -> Any:
         """The reply's JSON. Raises _Again or ObjectiveError."""
@@ -239,8 +250,10 @@ class _Call:
         raise ObjectiveError(f"{self.name} redirects to itself")
 
     def clean(self, text: str) -> str:
-        """Text of the server's, in one line and without the token."""
-        return calls.shown(text.replace(self._token, "***") if self._token else text, 200)
+        """Text of the server's, in one line and without secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return calls.shown(text, 200)
 
     def _same(self, url: str) -> bool:
         """Whether an address is of the same server."""
@@ -297,6 +310,12 @@ class _Call:
             begin = self.clean(said[:CLIP].decode(errors="replace")) or "nothing"
             reason = "" if isinstance(error, json.JSONDecodeError) else f" ({self.clean(str(error))})"
             raise ObjectiveError(f"{self.name} replied what is no JSON{reason}: {begin}") from None
+
+
+def _secrets(token: str, query: str) -> list[str]:
+    """The texts that no message may hold, the longest first: a server may repeat a key without its name."""
+    values = [value for pair in query.split("&") for value in (pair.partition("=")[2], unquote(pair.partition("=")[2]))]
+    return sorted({s for s in (token, query, *values) if len(s) > 3 or s == token} - {""}, key=len, reverse=True)
 
 
 def _joined(url: str, location: str) -> str:

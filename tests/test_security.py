@@ -1,0 +1,539 @@
+"""What a model, a data file, a task, a scorer or a text may not do. Each promise with a test that tries to break it.
+
+The rating page has its own (tests/test_rating_page.py): loopback, token, Host, Origin, content policy, text as data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import rows, write_jsonl
+from effects import Effects
+from test_scorers import Server
+
+import zotune
+from zotune import cli, config, models, objectives, presets, rating_terminal, shown
+from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
+from zotune.ratings import Question, Ratings
+from zotune.terminal import Terminal
+
+SECRET = "sk-verysecret-4711"
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b1A\r\b\u202eevil"
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """A file that hostile code makes when it runs."""
+    return tmp_path / "it-ran"
+
+
+@pytest.fixture
+def hostile(mark: Path) -> str:
+    """Python that leaves the mark."""
+    return f"open({str(mark)!r}, 'w').close()\n"
+
+
+def fit(model: Path, data: Path, folder: Path, **options: Any) -> Any:
+    more = {"objective": "cross-entropy", "labels": "bad,good", "max_steps": 2, "eval_steps": 1, **options}
+    return zotune.fit(model=str(model), dataset=str(data), output_dir=str(folder), **more)
+
+
+def everything_in(folder: Path) -> str:
+    """All that is written in a run folder, whatever the kind of file."""
+    return "".join(p.read_bytes().decode("latin-1") for p in folder.rglob("*") if p.is_file())
+
+
+# -- code that comes with a model --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_code(tiny_encoder: Path, tmp_path: Path, hostile: str) -> Path:
+    """A model that names code of its own for its configuration, its classes, its tokenizer and its generation."""
+    folder = shutil.copytree(tiny_encoder, tmp_path / "with-code")
+    said = json.loads((folder / "config.json").read_text())
+    said["auto_map"] = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (folder / "config.json").write_text(json.dumps(said | {"model_type": "evil"}))
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    said["auto_map"] = {"AutoTokenizer": ["evil.EvilTokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    (folder / "evil.py").write_text(
+        hostile + "from transformers import BertConfig, BertModel\nclass EvilConfig(BertConfig): model_type = 'evil'\n"
+        "class Evil(BertModel): config_class = EvilConfig\n"
+    )
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(hostile + "def generate(model, **kwargs): ...\n")
+    return folder
+
+
+@pytest.mark.parametrize("head", ["embedding", "causal"])
+def test_code_of_a_model_runs_only_when_asked(
+    with_code: Path, toy: Path, tmp_path: Path, mark: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(ModelError, match=r"trust_remote_code|cannot be loaded") as refused:
+        fit(with_code, toy, tmp_path / "run", head=head)
+    assert "\n" not in str(refused.value)
+    assert not mark.exists()
+    found = models.inspect(str(with_code), head)
+    with contextlib.suppress(ModelError):
+        models.load(found.source, found.folder, found.head, trust_remote_code=True)
+    assert mark.exists(), "asked for, it runs: the test above would have seen it"
+
+
+def test_a_known_model_with_code_beside_it_is_loaded_without_it(
+    with_code: Path, tiny_encoder: Path, mark: Path
+) -> None:
+    shutil.copy(tiny_encoder / "config.json", with_code)
+    said = json.loads((with_code / "config.json").read_text())
+    (with_code / "config.json").write_text(json.dumps(said | {"auto_map": {"AutoModel": "evil.Evil"}}))
+    shutil.copy(tiny_encoder / "tokenizer_config.json", with_code)
+    found = models.inspect(str(with_code), "embedding")
+    models.load(found.source, found.folder, found.head)
+    assert not mark.exists()
+
+
+def test_a_model_on_the_hub_is_looked_at_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def saved(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"architectures": ["LlamaForCausalLM"], "auto_map": {"AutoConfig": "evil.EvilConfig"}}, {}
+
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", saved)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert models.inspect("somebody/model").head == "causal"
+
+
+class Evil:
+    """Pickles to a call that leaves the mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["pickle alone", "beside safetensors"])
+def test_pickles_are_not_read_unless_asked(tiny_encoder: Path, tmp_path: Path, mark: Path, beside: bool) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "pickled")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"embeddings": Evil(mark)}))
+    if beside:
+        found = models.inspect(str(folder))
+        models.load(found.source, found.folder, found.head)
+    else:
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match="pickle files can run code; --allow-pickle reads them"):
+            models.inspect(str(folder))
+        found = models.inspect(str(folder), pickles=True)
+        with pytest.raises(ModelError, match="cannot be loaded"):  # asked for, tensors are read and nothing else
+            models.load(found.source, found.folder, found.head, pickles=True)
+    assert not mark.exists()
+
+
+def test_pickled_adapters_are_not_read_unless_asked(tiny_llama: Path, tmp_path: Path, mark: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    said = {"base_model_name_or_path": str(tiny_llama), "peft_type": "LORA", "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps({**said, "r": 2, "target_modules": ["q_proj"]}))
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps({"x": Evil(mark)}))
+    with pytest.raises(ModelError, match="--allow-pickle"):
+        models.inspect(str(folder))
+    assert not mark.exists()
+
+
+def test_nothing_in_a_run_folder_is_a_pickle(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    fit(tiny_encoder, toy, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            assert path.suffix not in (".bin", ".pt", ".pth", ".pkl", ".pickle")
+            assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x04", b"PK\x03\x04")), path
+
+
+# -- code that lies about ----------------------------------------------------------------------------------------------
+
+
+def test_python_that_nobody_named_is_not_run(
+    toy: Path, tiny_encoder: Path, tmp_path: Path, hostile: str, mark: Path
+) -> None:
+    """In the folders of the data and of the model, and in the one where the command is run."""
+    model = shutil.copytree(tiny_encoder, tmp_path / "model")
+    here = tmp_path / "here"
+    here.mkdir()
+    for folder in (toy, model, here):
+        for name in (
+            "conftest",
+            "setup",
+            "objective",
+            "f1",
+            "cross_entropy",
+            "toy",
+            "train",
+            "zotune_plugin",
+            "plugins",
+        ):
+            (folder / f"{name}.py").write_text(hostile)
+        for name in ("config.yaml", "zotune.yaml", "run.yaml", ".zotune.yaml", "task.yaml"):
+            (folder / name).write_text("objective: ./objective.py:score\noptimizer: ./objective.py:Rule\n")
+        (folder / "pyproject.toml").write_text('[project.entry-points.zotune]\nevil = "objective"\n')
+    command = [sys.executable, "-m", "zotune", "fit", "-m", str(model), "-d", str(toy), "--labels", "bad,good"]
+    more = ["-o", "f1", "--max-steps", "1", "--output-dir", str(tmp_path / "run")]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*command, *more], cwd=here, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists()
+    named = subprocess.run(
+        [*command, "-o", "./objective.py:score"], cwd=here, env=env, capture_output=True, timeout=200
+    )
+    assert named.returncode == 2
+    assert mark.exists(), "named, it runs: the test above would have seen it"
+
+
+YAML = [
+    "objective: !!python/object/apply:os.system ['touch {mark}']",
+    "objective: !!python/name:os.system ''",
+    "seed: !!python/object/new:subprocess.Popen [['touch', '{mark}']]",
+    "!!python/object/apply:builtins.open ['{mark}', 'w']: 1",
+    "objective: !<tag:yaml.org,2002:python/object/apply:os.mkdir> ['{mark}']",
+]
+
+
+@pytest.mark.parametrize("text", YAML)
+def test_yaml_makes_no_objects(tmp_path: Path, mark: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text.format(mark=mark))
+    for read in (lambda: config.resolve({}, str(path)), lambda: presets.load(str(path))):
+        with Effects() as effects, pytest.raises(OptionError, match="cannot be read"):
+            read()
+        assert effects.seen == []
+    assert not mark.exists()
+    yaml.unsafe_load(YAML[0].format(mark=mark))
+    assert mark.exists(), "another loader would have run it"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "./evil.py:score",
+        "evil:score",
+        "exec:./evil.sh",
+        "http://evil.example/",
+        "judge:./evil.py:better",
+        "a b",
+        "../x",
+    ],
+)
+def test_a_task_file_names_no_code(tmp_path: Path, mark: Path, hostile: str, name: str) -> None:
+    (tmp_path / "evil.py").write_text(hostile + "def score(predictions): return 0.0\n")
+    (tmp_path / "task.yaml").write_text(json.dumps({"template": "{text}", "objective": name}))
+    with pytest.raises(OptionError, match="must be the name of an installed objective"):
+        presets.load(str(tmp_path / "task.yaml"))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("key", ["dataset", "model", "config", "include", "plugins", "objective_args", "exec"])
+def test_a_task_file_names_no_other_file(tmp_path: Path, key: str) -> None:
+    (tmp_path / "task.yaml").write_text(json.dumps({"template": "{text}", key: "../../x"}))
+    with pytest.raises(OptionError, match=f"unknown key '{key}'"):
+        presets.load(str(tmp_path / "task.yaml"))
+
+
+def test_scoring_a_run_folder_runs_no_objective_of_its(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, hostile: str, mark: Path
+) -> None:
+    """What a model's folder remembers is its task."""
+    model = shutil.copytree(tiny_encoder, tmp_path / "model")
+    (model / "evil.py").write_text(hostile)
+    said = {"objective": f"{model}/evil.py:score", "optimizer": f"{model}/evil.py:Rule", "labels": "bad,good"}
+    (model / "config.yaml").write_text(json.dumps({**said, "trust_remote_code": True, "allow_pickle": True}))
+    zotune.evaluate(model=str(model), dataset=str(toy))
+    assert not mark.exists()
+
+
+def test_templates_reach_no_attributes() -> None:
+    from zotune.prompts import Template
+
+    for text in ("{text.__class__}", "{text[0]}", "{text!r}", "{text:>10}", "{0.__init__.__globals__}", "{text.a|cap}"):
+        with pytest.raises(OptionError, match="plain column name"):
+            Template(text)
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "more", ["; touch {mark}", "$(touch {mark})", "`touch {mark}`", "| touch {mark}", "&& touch {mark}"]
+)
+def test_a_command_is_read_by_no_shell(tmp_path: Path, mark: Path, more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "score.sh"
+    script.write_text('#!/bin/sh\nwhile read -r line; do echo "$#"; done\n')
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    with Effects() as effects:
+        goal = objectives.resolve(f"exec:./score.sh {more.format(mark=mark)}", {})
+        goal.score(1, {"completions": ["x"], "prompts": ["p"]})
+        goal.close()
+    (started,) = [x for x in effects.seen if x.startswith("subprocess.Popen")]
+    assert started.startswith(f"subprocess.Popen ('{script}', ['{script}', ")
+    assert not mark.exists()
+
+
+def test_what_a_row_says_is_no_command(tmp_path: Path, mark: Path) -> None:
+    script = tmp_path / "score.sh"
+    script.write_text('#!/bin/sh\nwhile read -r line; do echo "${#line}"; done\n')
+    script.chmod(0o755)
+    said = [f"$(touch {mark})", f"`touch {mark}`", f"'; touch {mark}; '", f'"; touch {mark}; "\n0']
+    goal = objectives.resolve(f"exec:{script}", {})
+    found = goal.score(4, {"completions": said, "prompts": ["p"] * 4})
+    goal.close()
+    assert found.samples is not None
+    assert all(x and x > 20 for x in found.samples)
+    assert not mark.exists()
+
+
+# -- the terminal ------------------------------------------------------------------------------------------------------
+
+
+def obeyed(text: str) -> bool:
+    """Whether a terminal would find something to obey."""
+    return any(c in text for c in "\x1b\x07\x9b\x08\u202e\0") or "\r" in text.replace("\r\n", "\n")
+
+
+def test_text_for_a_terminal_is_shown_and_not_obeyed() -> None:
+    assert not obeyed(shown.plain(ESCAPE))
+    assert shown.plain("né 👍\tx\r\ny") == "né 👍\tx\ny"
+    assert shown.one_line(f"a\n\x1b[31mb {'x' * 5000}")[:15] == "a \\x1b[31mb xxx"
+    assert len(shown.one_line("x" * 5000)) == 2000
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["plain lines", "a terminal"])
+def test_what_a_run_says_reaches_the_terminal_plain(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    terminal = Terminal()
+    said = io.StringIO()
+    terminal.console = Console(file=said, force_terminal=live, no_color=True, highlight=False, width=400)
+    terminal._live = live
+    samples = [(ESCAPE, ESCAPE, f"[red]{ESCAPE}[/red]")]
+    start = {
+        "optimizer": "mezo",
+        "tuned": 1,
+        "tensors": 1,
+        "model": ESCAPE,
+        "head": "causal",
+        "device": "cpu",
+        "batch": 1,
+    }
+    start |= {"rows": [1, 1, 1], "objective": ESCAPE, "better": "higher", "score": 0.0, "folder": ESCAPE, "budget": {}}
+    start |= {"samples": lambda: samples}
+    terminal("note", {"text": f"cannot be read: {ESCAPE}"})
+    terminal("phase", {"text": ESCAPE})
+    terminal("start", start)
+    terminal("step", {"step": 1, "evaluations": 2, "dropped": f"printed {ESCAPE}"})
+    terminal("eval", {"step": 1, "score": 0.5, "best": True, "parts": {ESCAPE: 1.0}})
+    terminal("eval", {"step": 2, "failed": ESCAPE})
+    terminal.close()
+    text = said.getvalue()
+    assert "evil" in text
+    own = ("\x1b[1m", "\x1b[2m", "\x1b[0m", "\x1b[22m", "\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\r")
+    for style in own:  # rich's own
+        text = text.replace(style, "") if live else text
+    assert not obeyed(text)
+    assert "[red]" in text or not live, "text is no markup"
+
+
+def test_errors_reach_the_terminal_plain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The columns of a stranger's data, in a message."""
+    path = write_jsonl(tmp_path / "x.jsonl", [{f"a{ESCAPE}": 1, "b": f"{ESCAPE}"}] * 8)
+    for more in ([], ["--column", "label=b"], ["--column", f"label={ESCAPE}"], ["--labels", ESCAPE]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["fit", "-d", str(path), "-m", str(tmp_path), *more])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert not obeyed(said)
+        assert said.count("\n") == 1
+
+
+def test_a_person_is_asked_in_plain_text(tmp_path: Path) -> None:
+    told: list[str] = []
+    with Ratings(tmp_path) as store:
+        store.ask([Question("a", ESCAPE, (ESCAPE, f"{ESCAPE}!"))])
+        store.state(ESCAPE)
+        rating_terminal.rate(tmp_path, lambda prompt: "q", lambda text: told.append(str(text)))
+    assert "evil" in "".join(told)
+    assert not any(obeyed(text) for text in told)
+
+
+def test_the_card_of_a_run_holds_text_as_text(toy: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    """Class names come from the data; the card is shown as Markdown."""
+    names = {0: "<script>alert(1)</script>", 1: "[x](javascript:alert(1))\n# heading\n---"}
+    for path in toy.iterdir():
+        write_jsonl(path, [{**r, "label": names[r["label"]]} for r in rows(24)])
+    result = zotune.fit(
+        model=str(tiny_encoder), dataset=str(toy), objective="accuracy", max_steps=1, output_dir=str(tmp_path / "run")
+    )
+    card = (result.folder / "README.md").read_text()
+    assert f"`{names[0]}`, `[x](javascript:alert(1)) # heading ---`" in card
+    outside = re.sub("`[^`\n]*`", "", card)
+    assert not any(x in outside for x in ("<script>", "javascript", "heading"))
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+def test_secrets_stay_in_the_environment(
+    toy: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A whole run with a scorer that wants a token and a key, and tells both to everybody."""
+    for name in ("HF_TOKEN", "SCORER_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("SCORER_QUERY", f"code={SECRET}-query&v=1")
+    batches = 0
+
+    def answer(body: Any) -> Any:
+        nonlocal batches
+        batches += len(body["prompts"]) == 8  # of a step, not of held-out rows
+        if batches in (3, 4):  # it is asked again once
+            return 403, {}, f"bad token {SECRET}, bad code {SECRET}-query"
+        return [len(said) / 10 for said in body["completions"]]
+
+    server.answer = answer
+    folder = tmp_path / "run"
+    arguments = ["fit", "-m", str(tiny_encoder), "-d", str(toy), "--labels", "bad,good", "--max-steps", "4", "--json"]
+    arguments += ["-o", f"http:{server.address}", "--objective-arg", "token_env=SCORER_TOKEN", "--smooth", "0"]
+    arguments += ["--objective-arg", "query_env=SCORER_QUERY", "--output-dir", str(folder), "--no-score-cache"]
+    arguments += ["--batch-size", "8"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 0
+    assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    said = capfd.readouterr()
+    assert "answered 403: bad token ***, bad code ***" in said.err
+    assert "answered 403" in everything_in(folder)
+    assert SECRET not in said.err + said.out
+    assert SECRET not in everything_in(folder)
+    assert SECRET not in str(list(tmp_path.rglob("*")))
+
+
+@pytest.mark.parametrize(
+    "address", [f"//me:{SECRET}@host/x", f"//{SECRET}@host/x", f"//host/x?key={SECRET}", f"//h/#{SECRET}"]
+)
+def test_an_address_holds_no_secret(
+    address: str, toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fit", "-d", str(toy), "-o", f"http:{address}"])
+    said = capfd.readouterr()
+    assert ended.value.code == 2
+    assert "must " in said.err
+    assert "_env" in said.err
+    assert SECRET not in said.err + said.out
+    assert SECRET not in str(list(tmp_path.rglob("*")))
+
+
+def test_the_query_is_sent_and_hidden(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", f"code={SECRET}%2B1&v=1")
+    asked: list[str] = []
+
+    def answer(body: Any) -> Any:
+        return 200, {}, f"no such key: {SECRET}+1"
+
+    server.answer = answer
+    plain = server.server.RequestHandlerClass.parse_request
+
+    def parse(handler: Any) -> bool:
+        found = plain(handler)
+        asked.append(handler.path)
+        return bool(found)
+
+    monkeypatch.setattr(server.server.RequestHandlerClass, "parse_request", parse)
+    scorer = server.scorer(query_env="KEY")
+    with pytest.raises(ObjectiveError, match="no such key: ") as failed:
+        scorer(["x"], ["p"])
+    assert asked == [f"/score?code={SECRET}%2B1&v=1"]
+    assert SECRET not in str(failed.value) + repr(scorer)
+    for bad in ("", "a b", "a#b", "é"):
+        monkeypatch.setenv("KEY", bad)
+        with pytest.raises(OptionError, match="query_env"):
+            server.scorer(query_env="KEY")
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "@{}", "<{}", "!include {}", "![x]({})", "{{% include '{}' %}}"])
+def test_a_row_names_no_file_that_is_read(tiny_llama: Path, tmp_path: Path, form: str) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("top secret")
+    said = form.format(secret)
+    made: list[dict[str, Any]] = [
+        {"prompt": said, "completion": said, "image": {"path": str(secret), "bytes": None}, "file": said, "label": said}
+        for _ in range(8)
+    ]
+    for name in ("train", "validation", "test"):
+        write_jsonl(tmp_path / "data" / f"{name}.jsonl", made)
+    with Effects(tmp_path) as effects:
+        fit(
+            tiny_llama,
+            tmp_path / "data",
+            tmp_path / "run",
+            labels=None,
+            task="generation",
+            objective="contains:good",
+            max_new_tokens=3,
+        )
+    assert str(secret) not in effects.reads
+    assert any("train.jsonl" in path for path in effects.reads), "what is read is seen"
+    assert "top secret" not in everything_in(tmp_path / "run")
+    assert [x for x in effects.seen if x.startswith(("subprocess", "os.system", "socket"))] == []
+
+
+def test_a_table_names_no_file_that_is_read(tmp_path: Path) -> None:
+    from zotune.readers import read_file
+
+    secret = tmp_path / "secret.txt"
+    secret.write_text("top secret")
+    (tmp_path / "x.csv").write_text(f"text,label\n{secret},1\n\"=cmd|' /C calc'!A0\",0\nfile://{secret},1\n")
+    with Effects() as effects:
+        found = read_file(tmp_path / "x.csv")
+    assert [row["text"] for row in found] == [str(secret), "=cmd|' /C calc'!A0", f"file://{secret}"]
+    assert effects.reads.count(str(tmp_path / "x.csv")) == 1
+    assert str(secret) not in effects.reads
+    assert effects.seen == []
+
+
+def test_a_data_set_that_is_code_is_refused(tmp_path: Path, hostile: str, mark: Path) -> None:
+    """As the hub's data sets once were: a folder with a script of its own name."""
+    folder = tmp_path / "squad"
+    folder.mkdir()
+    (folder / "squad.py").write_text(hostile)
+    for source in (folder, folder / "squad.py"):
+        with pytest.raises(DataError):
+            zotune.fit(dataset=str(source), model=str(tmp_path))
+    assert not mark.exists()
