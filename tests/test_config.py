@@ -71,6 +71,18 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
         ("a: [", "cannot be read"),
         ("seed: twelve", "whole number"),
         ("max_steps: -4", "must be positive, got -4"),
+        ("max_time: .nan", "must be a number, got nan"),
+        ("seed: {a: 1}", "whole number, got {'a': 1}"),
+        ("stop: 5", "must be a list, got 5"),
+        ("model: []", r"must be text, got \[\]"),
+        ("objective: null", "must be .*, got None"),
+        ("columns: [1, 2]", r"must map names to values, got \[1, 2\]"),
+        ("objective: &a [f1]\nweight: *a", "aliases are not read"),
+        ("objective: &a [*a]", "aliases are not read"),
+        ("seed: !!bool x", "a value is not what its tag says"),
+        ("run_name: 2001-99-99", "cannot be read: month must be in"),
+        ("seed: 0x" + "f" * 5000, "a whole number of that many digits"),
+        ("a: " + "[" * 50_000, "nested too deeply"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str) -> None:
@@ -78,6 +90,13 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str) -> None:
     file.write_text(text)
     with pytest.raises(OptionError, match=said):
         config.resolve({}, str(file))
+
+
+def test_whole_numbers_are_exact(tmp_path: Path) -> None:
+    """Also those that no float holds."""
+    (tmp_path / "c.yaml").write_text(f"seed: {2**60 + 1}\n")
+    assert config.resolve({}, str(tmp_path / "c.yaml")).seed == 2**60 + 1
+    assert config.build(Demo, {"n": str(2**60 + 1)}, "demo").n == 2**60 + 1
 
 
 def test_several_objectives_in_a_file(tmp_path: Path) -> None:

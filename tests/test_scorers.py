@@ -475,6 +475,7 @@ def test_replies_of_one_row(server: Server, reply: Any, label: str | None, found
         ((302, {"Location": "http://elsewhere.example/x?k=1"}, ""), "a redirect to elsewhere.example, which is not"),
         ((307, {"Location": "http://elsewhere.example/x"}, ""), "a redirect to elsewhere.example, which is not"),
         ((307, {"Location": "/score"}, ""), "redirects to itself"),
+        ((307, {"Location": "//["}, ""), "a redirect to nowhere, which is not"),
     ],
 )
 def test_a_bad_reply_fails_at_once(server: Server, reply: Any, said: str) -> None:
@@ -530,6 +531,12 @@ def test_a_broken_connection_is_tried_again(server: Server) -> None:
     nobody = Http(f"//127.0.0.1:{port}/", backoff=0.0, retries=1)
     with pytest.raises(ObjectiveError, match=r"cannot be reached: Connection refused .tried 2 times"):
         nobody(["x"], ["p"])
+
+
+def test_a_reply_of_impossible_length_is_a_broken_connection(server: Server) -> None:
+    server.answer = lambda body: (200, {"Transfer-Encoding": "chunked"}, "-5\r\n1")
+    with pytest.raises(ObjectiveError, match=r"cannot be reached"):
+        server.scorer(retries=0)(["x"], ["p"])
 
 
 def test_no_reply_in_time(server: Server) -> None:
