@@ -159,13 +159,6 @@ def convert(value: Any, hint: Any, what: str) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.80}"
-    except ValueError:  # a whole number of thousands of digits
-        return f"a {type(value).__name__}"
-
-
 def _guess(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -362,6 +355,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     exponent = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_number)
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
