@@ -80,7 +80,7 @@ class Journal:
         try:
             line = json.loads(text)
             body, mark = line["body"], line["sum"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return False
         if mark != self._sum(_dump(body)) or not isinstance(body, dict):
             return False
