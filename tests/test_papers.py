@@ -82,7 +82,7 @@ def test_auto_is_its_docstring() -> None:
         D |= {n: max(fits) * unit[n] for n in names}
     while costs({n: eps * d for n, d in D.items()}, len(groups), 5 * tau):
         eps /= 2
-    first = min(cap * math.sqrt(3 / 6), eps)
+    first = min(cap / math.sqrt(0.8 * 6), eps)
     v = weight = moved = 0.0
     for t in range(6):
         z, now = ref.noise("rademacher", t), ref.rows(t)
@@ -90,7 +90,7 @@ def test_auto_is_its_docstring() -> None:
         g = (up - down) / (2 * eps)
         v, weight = beta * v + (1 - beta) * g * g, beta * weight + (1 - beta)
         d = max(-c, min(c, g / math.sqrt(v / weight)))
-        step = first * (1 - t / 6) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - moved / (2 * cap) ** 2)))
+        step = first * min(1.0, (1 - t / 6) / 0.3) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - moved / (2 * cap) ** 2)))
         moved += step * step
         ref.theta = ref.moved({n: -step * x for n, x in D.items()}, z)
     ref.agrees()
@@ -605,14 +605,14 @@ def test_auto_in_units_of_drift_where_the_objective_says_nothing_of_scale() -> N
     while (paid := drift({n: eps * d for n, d in D.items()}, len(groups))) > 0.4 * k:
         eps /= 2
     cap = min(cap, eps * math.sqrt(k / paid))
-    rho, v, weight, gone = min(eps, cap * math.sqrt(3 / 6)), 0.0, 0.0, 0.0
+    rho, v, weight, gone = min(eps, cap / math.sqrt(0.8 * 6)), 0.0, 0.0, 0.0
     for t in range(6):
         z = ref.noise("rademacher", t)
         up, down = (quadratic(ref.moved({n: s * eps * d for n, d in D.items()}, z), ref.rows(t)) for s in (1, -1))
         g = (up - down) / (2 * eps)
         v, weight = 0.9 * v + 0.1 * g * g, 0.9 * weight + 0.1
         d = max(-1.5, min(1.5, g / math.sqrt(v / weight)))
-        step = rho * (1 - t / 6) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - gone / (2 * cap) ** 2)))
+        step = rho * min(1.0, (1 - t / 6) / 0.3) * d * min(1.0, 2 * math.sqrt(max(0.0, 1 - gone / (2 * cap) ** 2)))
         gone += step * step
         ref.theta = ref.moved({n: -step * x for n, x in D.items()}, z)
     ref.agrees()

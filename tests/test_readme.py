@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "objectives.md")
+PAGES = (README, *(ROOT / "docs" / name for name in ("objectives.md", "reliability.md")))
 
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")
 

@@ -27,7 +27,7 @@ QUICK = ("--max-steps", 6, "--eval-steps", 2, "--batch-size", 8)
 
 @pytest.fixture
 def flags(tiny_encoder: Path, toy: Path) -> tuple[object, ...]:
-    return ("fit", "-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", *QUICK)
+    return ("fit", "-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", *QUICK, "--no-preflight")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -262,6 +262,7 @@ def options(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[
         "eval_steps": 100,
         "batch_size": 8,
         "smooth": 0,
+        "preflight": False,
         "output_dir": str(tmp_path / "out"),
         **more,
     }
@@ -289,7 +290,7 @@ def test_too_many_failures_stop_with_code_3(tiny_encoder: Path, toy: Path, tmp_p
 def test_an_objective_that_fails_while_judging_is_code_3_too(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     """Calls: 1 judge, 2 to 4 calibration, 5 selection, 12 of six steps, 1 selection; the next two judge."""
     with pytest.raises(ObjectiveFailures, match=r"failed on the judging rows.*judges again"):
-        zotune.fit(objective=fails_at(19, 20), **options(tiny_encoder, toy, tmp_path))
+        zotune.fit(objective=fails_at(19, 20), **options(tiny_encoder, toy, tmp_path, interpolate=False))
     assert (tmp_path / "out/checkpoint-6").is_dir()
 
 
@@ -364,11 +365,11 @@ def test_damaged_checkpoints_are_refused(cli: Cli, flags: Any, tmp_path: Path) -
     saved = tmp_path / "out/checkpoint-6/tuned.safetensors"
     raw = saved.read_bytes()
     resume = (*flags, "-o", "f1", "--output-dir", "out", "--resume-from-checkpoint")
-    for damaged, said in ((raw[:-8], "cannot be read"), (raw[:-1] + bytes([raw[-1] ^ 1]), "checksum differs")):
+    for damaged in (raw[:-8], raw[:-1] + bytes([raw[-1] ^ 1])):
         saved.write_bytes(damaged)
         done = cli(*resume, tmp_path / "out/checkpoint-6")
         assert done.returncode == 2
-        assert said in done.stderr
+        assert "checksum differs" in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -3,17 +3,15 @@
 `zotune --help` and `zotune plugins` import neither torch nor transformers. Human text goes to standard error,
 `--json` to
 standard output. Exit codes: 0 done, 1 failed, 2 refused before training, 3 the objective failed too often, 130
-interrupted after a checkpoint.
+interrupted by Ctrl-C after a checkpoint, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +20,7 @@ from zotune.cli_check import check
 from zotune.cli_compare import compare
 from zotune.cli_new import new
 from zotune.cli_rate import rate
+from zotune.cli_runs import replay, resume, run_to_the_end, verify
 from zotune.errors import UsageError, ZotuneError
 from zotune.shown import one_line
 
@@ -82,8 +81,10 @@ def fit(
     direction: Annotated[Text, Opt(help="maximize or minimize, over what the objective declares.")] = None,
     optimizer: Annotated[Text, Opt(help="Name or file.py:Class; see 'zotune plugins'. [auto]")] = None,
     optimizer_arg: Annotated[list[str] | None, Opt(help="Option of the optimizer, name=value. Repeatable.")] = None,
-    learning_rate: Annotated[Real, Opt("--learning-rate", "--lr", help="The optimizer's lr.")] = None,
-    eps: Annotated[Real, Opt(help="The optimizer's perturbation scale.")] = None,
+    learning_rate: Annotated[
+        Text, Opt("--learning-rate", "--lr", help="The optimizer's lr; auto: found by some forwards at the start.")
+    ] = None,
+    eps: Annotated[Text, Opt(help="The optimizer's perturbation scale; or auto.")] = None,
     head: Annotated[
         Text, Opt(help="causal, masked, seq2seq, classification or embedding. [from the model and the task]")
     ] = None,
@@ -136,6 +137,9 @@ def fit(
     eval_steps: Annotated[Whole, Opt(help="Steps between evaluations. [a tenth of the run]")] = None,
     save_steps: Annotated[Whole, Opt(help="Steps between checkpoints. [eval-steps]")] = None,
     save_total_limit: Annotated[Whole, Opt(help="Checkpoints kept, besides the best. [2]")] = None,
+    journal_only: Annotated[
+        bool, Opt("--journal-only", help="Write no checkpoints and no model: 'zotune replay' rebuilds the weights.")
+    ] = False,
     patience: Annotated[Whole, Opt(help="Stop after this many evaluations without a new best.")] = None,
     max_failures: Annotated[Whole, Opt(help="Dropped steps before the run stops with exit code 3. [10]")] = None,
     max_kl: Annotated[
@@ -144,6 +148,24 @@ def fit(
     ] = None,
     guard: Annotated[
         Real, Opt(help="Paired standard errors by which tuned weights must win to be kept; 0: any gain. [2]")
+    ] = None,
+    preflight: Annotated[
+        bool | None,
+        Opt("--preflight/--no-preflight", help="Say from a few dozen forwards what to expect. [yes]"),
+    ] = None,
+    rollback: Annotated[
+        Real,
+        Opt(
+            help="Paired standard errors below the start at which a run goes back to its best weights, with a quarter "
+            "of the step; 0: never. [3]"
+        ),
+    ] = None,
+    interpolate: Annotated[
+        bool | None,
+        Opt(
+            "--interpolate/--no-interpolate",
+            help="Assess weights between the start and the last, too. [where the optimizer wants it: auto]",
+        ),
     ] = None,
     max_score_calls: Annotated[Whole, Opt(help="Budget in rows that the objective scores, held-out ones too.")] = None,
     score_concurrency: Annotated[Whole, Opt(help="Calls of a scorer at a time: exec, http, async. [1]")] = None,
@@ -155,7 +177,10 @@ def fit(
     ] = None,
     output_dir: Annotated[Text, Opt(help="The run folder; with --run-name its parent. [runs/<objective>-<n>]")] = None,
     run_name: Annotated[Text, Opt(help="Name of the run folder in --output-dir. [runs]")] = None,
-    resume_from_checkpoint: Annotated[Text, Opt(help="last, or a checkpoint folder.")] = None,
+    resume_from_checkpoint: Annotated[Text, Opt(help="last, or a checkpoint folder; see also 'zotune resume'.")] = None,
+    force: Annotated[
+        bool, Opt("--force", help="Resume also with other versions, data or scoring; the journal says so.")
+    ] = False,
     device: Annotated[Text, Opt(help="auto, cuda, mps or cpu.")] = None,
     dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
     threads: Annotated[Whole, Opt(help="CPU threads. [torch's choice]")] = None,
@@ -185,6 +210,7 @@ def fit(
         "optimizer_arg",
         "column",
         "resume_from_checkpoint",
+        "force",
         "config_file",
         "dry_run",
         "as_json",
@@ -192,54 +218,29 @@ def fit(
     ):
         said.pop(name)
     said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
+    said |= {"journal_only": journal_only or None}
     said |= {"stop": tuple(stop or ()) or None, "lora_target_modules": tuple(lora_target_modules or ()) or None}
     said["objective"] = (objective[0] if len(objective) == 1 else tuple(objective)) if objective else None
+    rate = float | Literal["auto"] | None
+    said["learning_rate"] = config.convert(learning_rate, rate, "--learning-rate")
+    said["eps"] = config.convert(eps, rate, "--eps")
     said["weight"] = config.convert(weight, tuple[float, ...], "--weight") if weight else None
     said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
     said["optimizer_args"] = config.pairs(optimizer_arg or [], "--optimizer-arg")
     said["columns"] = config.columns(column or [])
     cfg = config.resolve(said, config_file)
 
+    if not dry_run:
+        run_to_the_end(cfg, resume_from_checkpoint, force, quiet, as_json)
+        return
     from zotune import run
-    from zotune.report import verdict
-    from zotune.terminal import Terminal, show_result
+    from zotune.terminal import Terminal
 
     terminal = Terminal(quiet)
     try:
-        if dry_run:
-            found = run.estimate(cfg, terminal)
-            _print_estimate(terminal, found, as_json)
-            return
-        with _stoppable(terminal) as asked:
-            result = run.fit(cfg, emit=terminal, stop=asked, resume=resume_from_checkpoint)
+        _print_estimate(terminal, run.estimate(cfg, terminal), as_json)
     finally:
         terminal.close()
-    show_result(terminal, cfg.goal, result, verdict("", result))
-    if as_json:
-        print(json.dumps(result.json(), indent=1))
-    if result.reason == "interrupted":
-        raise typer.Exit(130)
-
-
-class _stoppable:
-    """The first Ctrl-C or SIGTERM asks the run to stop after the step; the second leaves at once."""
-
-    def __init__(self, terminal: Any) -> None:
-        self.terminal, self.asked = terminal, False
-
-    def __enter__(self) -> Callable[[], bool]:
-        self.old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return lambda: self.asked
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.terminal.say("stopping after this step; once more leaves at once", "yellow")
-
-    def __exit__(self, *error: object) -> None:
-        for s, handler in self.old.items():
-            signal.signal(s, handler)
 
 
 def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None:
@@ -351,6 +352,9 @@ def export(
 app.command()(check)
 app.command()(compare)
 app.command()(rate)
+app.command()(resume)
+app.command()(replay)
+app.command()(verify)
 app.command()(new)
 
 
@@ -467,7 +471,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        _complain("interrupted; resume with --resume-from-checkpoint last")
+        _complain("interrupted; zotune resume goes on with a run that has begun")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

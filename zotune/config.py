@@ -18,7 +18,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zotune.errors import OptionError, ZotuneError, nearest
 
@@ -205,8 +205,8 @@ class RunConfig:
     direction: str | None = None
     optimizer: str = "auto"
     optimizer_args: dict[str, Any] = field(default_factory=dict)
-    learning_rate: float | None = None
-    eps: float | None = None
+    learning_rate: float | Literal["auto"] | None = None
+    eps: float | Literal["auto"] | None = None
     head: str = "auto"
     task: str | None = None
     template: str | None = None
@@ -244,10 +244,14 @@ class RunConfig:
     eval_steps: int | None = None
     save_steps: int | None = None
     save_total_limit: int = 2
+    journal_only: bool = False
     patience: int | None = None
     max_failures: int = 10
     max_kl: float | None = None
     guard: float = 2.0
+    preflight: bool = True
+    rollback: float = 3.0
+    interpolate: bool | None = None
     max_score_calls: int | None = None
     score_concurrency: int | None = None
     score_batch_size: int | None = None
@@ -292,12 +296,14 @@ class RunConfig:
             if value is not None and not value > 0:
                 raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
         for name, step in (("learning-rate", self.learning_rate), ("eps", self.eps)):
-            if step is not None and not math.isfinite(step):
-                raise OptionError(f"--{name} must be a finite number, got {step}")
+            if step not in (None, "auto") and not (isinstance(step, int | float) and math.isfinite(step)):
+                raise OptionError(f"--{name} must be a finite number or auto, got {step!r}")
         if self.smooth < 0:
             raise OptionError(f"--smooth must be 0 (off) or more, got {self.smooth}")
         if not self.guard >= 0:
             raise OptionError(f"--guard must be 0 (any gain) or more standard errors, got {self.guard}")
+        if not self.rollback >= 0:
+            raise OptionError(f"--rollback must be 0 (never) or more standard errors, got {self.rollback}")
         if not self.temperature >= 0:
             raise OptionError(f"--temperature must be 0 (greedy) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -371,10 +377,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+def as_yaml(values: Mapping[str, Any]) -> str:
     import yaml
 
-    path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return text
 
 
-__all__ = ["RunConfig", "build", "convert", "pairs", "parameters", "read_yaml", "resolve", "write_yaml"]
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(as_yaml(values), encoding="utf-8")
+
+
+__all__ = ["RunConfig", "as_yaml", "build", "convert", "pairs", "parameters", "read_yaml", "resolve", "write_yaml"]

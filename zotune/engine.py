@@ -10,11 +10,12 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from zotune import state as states
-from zotune.checkpoint import Store
+from zotune.calibration import Found
+from zotune.checkpoint import Store, between
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
 from zotune.journal import Journal, Tape
 from zotune.oracle import At, Batches, Oracle
@@ -23,6 +24,8 @@ from zotune.types import Optimizer
 
 SPENT = "score calls"
 """Why a run ends whose budget of scores is used up."""
+DAMPING = 0.25
+"""What is left of a step's size after each rollback."""
 PLANNED = 10_000
 """Steps whose costs are added up to say how many a budget pays for; later ones are taken to cost as much on average."""
 
@@ -82,7 +85,9 @@ class Progress:
     seconds: float = 0.0
     best_loss: float = math.inf
     best_step: int = 0
+    best_share: float = 1.0
     stale: int = 0
+    damping: float = 1.0
 
     @property
     def zero_share(self) -> float:
@@ -101,15 +106,22 @@ class Outcome:
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 
+def best_weights(store: Store, p: Progress) -> Mapping[str, Any]:
+    """The best weights known, as the selection rows see it: of a step, or between it and the start."""
+    found = store.weights(p.best_step)
+    return found if p.best_share == 1.0 else between(store.weights(0), found, p.best_share)
+
+
 class Engine:
     """Everything a run needs, joined.
 
     assess: scores the present weights on held-out rows and returns JSON values, of which "loss" (smaller is better)
-    selects the
-    best; None: no held-out rows, the last weights are the best. emit: told about every step and assessment. stop:
-    asked after each step. spent: asked before each step, with the evaluations that it makes, whether the budget of
-    score calls no longer pays for it. An objective that waits for an answer may raise Stopped instead: the step did not
-    happen.
+    selects the best, and "ruined", where it is there, says why the run goes back to the best weights known, with
+    smaller steps from then on; None: no held-out rows, the last weights are the best. emit: told about every step and
+    assessment. calibrate: finds options of the optimizer before it begins. preflight: looks at what to expect, before
+    the first step. interpolate: at the end, weights between the start and the last are assessed too. stop: asked after
+    each step. spent: asked before each step, with the evaluations that it makes, whether the budget of score calls no
+    longer pays for it. An objective that waits for an answer may raise Stopped instead: the step did not happen.
     """
 
     def __init__(
@@ -128,6 +140,9 @@ class Engine:
         max_failures: int = 10,
         patience: int | None = None,
         emit: Emit = lambda kind, event: None,
+        calibrate: Callable[[], Found] | None = None,
+        preflight: Callable[[Optimizer, Any, int | None], Mapping[str, Any]] | None = None,
+        interpolate: bool = False,
         stop: Callable[[], bool] = lambda: False,
         spent: Callable[[int], bool] = lambda evaluations: False,
     ) -> None:
@@ -136,12 +151,13 @@ class Engine:
         self.assess, self.eval_steps = assess, max(eval_steps, 1)
         self.save_steps = save_steps or self.eval_steps
         self.max_failures, self.patience, self.emit, self.stop = max_failures, patience, emit, stop
-        self.spent = spent
+        self.calibrate, self.preflight = calibrate, preflight
+        self.interpolate, self.spent = interpolate, spent
         self.progress = Progress()
         self.state: Any = None
         self._planned: tuple[Budget, int | None] | None = None
         self._started = False
-        self._saved = -1
+        self._saved = self._assessed = -1
         self._failures = 0
         self._clock = time.monotonic()
 
@@ -149,12 +165,21 @@ class Engine:
 
     def run(self) -> Outcome:
         """Run, or go on, to the end of the budget. Raises ObjectiveFailures past `max_failures` dropped steps."""
+        outcome = self._run()
+        while outcome.reason != "interrupted" and self._extended():
+            outcome = self._run()
+        return outcome
+
+    def _run(self) -> Outcome:
         p = self.progress
         self._clock = time.monotonic() - p.seconds
         if not self._started:
             try:
+                self._extended()
                 self._init()
                 self._assess()
+                if self.preflight is not None:
+                    self._look_ahead(self.preflight)
             except Stopped:
                 return Outcome("interrupted", p)
         while not (reason := self._finished()):
@@ -175,33 +200,50 @@ class Engine:
                 return Outcome("interrupted", p)
         if p.step % self.eval_steps:
             self._assess()
+        if self.interpolate and p.step and self.assess is not None:
+            self._look_back()
         if not self.journal.take("end"):
             self._save()
             self.journal.append({"kind": "end", "step": p.step, "reason": reason, "weights": self.space.digest()})
         return Outcome(reason, p)
 
     def replay(self, step: int) -> None:
-        """Go forward to `step` by the journal alone. Raises UsageError where it does not reach that far."""
-        if not self._started:
-            self._init()
-            self._assess()
-        while self.progress.step < step:
-            if not self.journal.replaying:
-                raise UsageError(f"the journal ends at step {self.progress.step}, step {step} was asked for")
-            self._step()
-            if self.progress.step % self.eval_steps == 0 and self.journal.replaying:
-                self._assess()
+        """Go forward by the journal alone to what step number `step` left. Raises UsageError where it does not reach
+        that far."""
+        while not self._started or self.progress.step < step:
+            match self.journal.next:
+                case "":
+                    raise UsageError(f"the journal ends at step {self.progress.step}, step {step} was asked for")
+                case "calibration":
+                    self._use(self.journal.take("calibration") or {})
+                case "init":
+                    self._init()
+                case "step":
+                    self._step()
+                case "eval":
+                    self._assess()
+                case "budget":
+                    self._extended()
+                case other:  # what follows from the lines above, and what a later version may add
+                    self.journal.take(other)
+
+    def _extended(self) -> bool:
+        """Whether the journal says that the run was given another budget here."""
+        if self.journal.next != "budget":
+            return False
+        line = self.journal.take("budget") or {}
+        self.budget = Budget(line["steps"], line["evals"], line["seconds"])
+        return True
 
     def _finished(self) -> str:
+        self._extended()
         p, b = self.progress, self.budget
+        if self.journal.next in ("step", "end"):  # what was spent then is not known now
+            return str(self.journal.lines[self.journal.cursor].get("reason", ""))
+        if not self.journal.replaying and self.spent(self._cost(p.step, self._used())):
+            return SPENT
         if self.patience is not None and p.stale >= self.patience:
             return "patience"
-        if self.journal.replaying:
-            line = self.journal.lines[self.journal.cursor]
-            if line["kind"] == "end" and line["reason"] == SPENT:  # what was spent then is not known now
-                return SPENT
-        elif self.spent(self._cost(p.step, self._used())):
-            return SPENT
         over = (
             (b.steps is not None and p.step >= b.steps)
             or (b.evals is not None and p.evaluations + self._cost(p.step, self._used()) > b.evals)
@@ -232,23 +274,68 @@ class Engine:
         self.oracle.begin(tape, t)
         return At(self.space, self.batches, tape, t, self._total(), self._used())
 
+    def _calibrate(self, calibrate: Callable[[], Found]) -> None:
+        """Give the optimizer the options that a calibration finds, or has found."""
+        line = self.journal.take("calibration")
+        if line is None:
+            try:
+                found = calibrate()
+            except ObjectiveError as error:
+                raise ObjectiveFailures(f"the objective failed while it was calibrated for: {error}") from error
+            line = {"kind": "calibration", "evals": self.oracle.evaluations, **asdict(found)}
+            self.journal.append(line)
+        self.oracle.evaluations = line["evals"]
+        self._use(line)
+        self.emit("init", {"lines": line["lines"]})
+
+    def _use(self, line: Mapping[str, Any]) -> None:
+        """Options that a calibration found."""
+        rule: Any = self.optimizer
+        self.optimizer = replace(rule, **line["options"])
+        if (eps := getattr(self.optimizer, "eps", None)) is not None:
+            self.oracle.unit = 2 * eps
+
     def _init(self) -> None:
+        if self.calibrate is not None:
+            self._calibrate(self.calibrate)
         line = self.journal.take("init")
         tape = Tape(line["tape"] if line else None)
-        at = self._begin(tape, -1)
-        init: Any = self.optimizer.init
         try:
-            many = len(inspect.signature(init).parameters) >= 3
-            state = init(self.space.theta, self.oracle, at) if many else init(self.space.theta)
+            self._initial(tape)
         except ObjectiveError as error:
             raise ObjectiveFailures(f"the objective failed before the first step: {error}") from error
         self.progress.evaluations = self.oracle.evaluations
         if not line:
             self.journal.append({"kind": "init", "tape": tape.entries})
-        self.state = self.space.assign(self.space.theta, state)
         self._started = True
         describe = getattr(self.optimizer, "describe", None)
         self.emit("init", {"lines": describe(self.state) if describe else []})
+
+    def _look_ahead(self, preflight: Callable[[Optimizer, Any, int | None], Mapping[str, Any]]) -> None:
+        """Say what to expect, before anything is spent on it; of no effect on the weights."""
+        if self.journal.replaying and self.journal.next != "preflight":
+            return  # it had nothing to say
+        line = self.journal.take("preflight")
+        if line is None:
+            try:
+                found = dict(preflight(self.optimizer, self.state, self._total()))
+            except ObjectiveError as error:
+                found = {"failed": str(error), "lines": [f"preflight: the objective failed: {error}"]}
+            if not found:
+                return
+            line = {"kind": "preflight", "evals": self.oracle.evaluations, **found}
+            self.journal.append(line)
+        self.oracle.evaluations = self.progress.evaluations = line["evals"]
+        self.emit("preflight", {"lines": line["lines"]})
+
+    def _initial(self, tape: Tape) -> None:
+        """The optimizer's state before the first step, of the weights as they are."""
+        self.oracle.begin(tape, -1)
+        at = At(self.space, self.batches, tape, -1, self._total(), 0.0)
+        init: Any = self.optimizer.init
+        many = len(inspect.signature(init).parameters) >= 3
+        state = init(self.space.theta, self.oracle, at) if many else init(self.space.theta)
+        self.state = self.space.assign(self.space.theta, state)
 
     def _step(self) -> None:
         p, journal = self.progress, self.journal
@@ -275,6 +362,8 @@ class Engine:
                 p.seconds = line["seconds"]
             journal.append(line)
         if not failed:
+            if p.damping != 1.0:
+                theta = self.space.theta + p.damping * (theta - self.space.theta)
             self.state = self.space.assign(theta, state)
         p.step += 1
         p.evaluations = self.oracle.evaluations
@@ -311,6 +400,8 @@ class Engine:
         if self.assess is None:
             p.best_step = p.step
             return
+        if self._assessed == p.step or self.journal.next not in ("eval", ""):
+            return  # done before the checkpoint that the run goes on from; or left out by the process that stopped here
         line = self.journal.take("eval")
         if line is None:
             try:
@@ -321,14 +412,80 @@ class Engine:
                 found = {"failed": str(error)}
             line = {"kind": "eval", "step": p.step, **found}
             self.journal.append(line)
+        self._assessed = p.step
         loss = line.get("loss", math.inf)
         if p.step == 0 or loss < p.best_loss:
-            p.best_loss, p.best_step, p.stale = loss, p.step, 0
+            p.best_loss, p.best_step, p.best_share, p.stale = loss, p.step, 1.0, 0
         else:
             p.stale += 1
+        self.emit(
+            "eval", {**line, "best": p.best_step == p.step}
+        )  # before the checkpoint: a kill between loses nothing
         if p.best_step == p.step:  # also in a replay: the checkpoint of the best may have been lost
             self._save()
-        self.emit("eval", {**line, "best": p.best_step == p.step})
+        if p.step and "ruined" in line and self._used() < 1.0:
+            if self.interpolate:
+                self._look_back()
+            self._roll_back(line["ruined"])
+
+    def _roll_back(self, why: str) -> None:
+        """Go on from the best weights known, and the optimizer's state there, with smaller steps."""
+        p, line = self.progress, self.journal.take("rollback")
+        if line is None:
+            to = {"to": p.best_step, "share": p.best_share}
+            line = {"kind": "rollback", "step": p.step, **to, "damping": p.damping * DAMPING, "why": why}
+            self.journal.append(line)
+        spent, tape = self.oracle.evaluations, self.journal.first("init")["tape"]
+        meta = self.store.restore(p.best_step, self.space)
+        if p.best_share != 1.0:
+            self.space.load(best_weights(self.store, p))
+        if meta is not None:
+            self.state = states.decode(meta["state"], type(self.optimizer).__module__)
+        else:
+            self._initial(Tape(tape))
+        self.oracle.evaluations, p.damping = spent, line["damping"]
+        self.emit("rollback", line)
+
+    def _look_back(self) -> None:
+        """Assess weights between those of the start and the last ones: half of the way, and where the parabola through
+        the losses of start, half and end is lowest (or at a quarter, where the end has no loss). What was learned grows
+        with the way, what random steps cost with its square (docs/log.md); as Wortsman et al. (2022) interpolate."""
+        p = self.progress
+        evals = [x for x in self.journal.lines[: self.journal.cursor] if x["kind"] == "eval"]
+        start, end = evals[0].get("loss"), evals[-1].get("loss")
+        last: dict[str, Any] = {}
+        try:
+            half, share = self._between(0.5, last), 0.25
+            if start is not None and half is not None and end is not None:
+                slope, bend = 4 * half - 3 * start - end, 2 * (start - 2 * half + end)
+                share = -slope / (2 * bend) if bend > 0 else 0.25 if half < end else 0.75
+            if 0.05 < share < 0.95:
+                self._between(round(share, 2), last)
+        finally:
+            if last:
+                self.space.load(last)
+        if p.best_step == p.step and p.best_share != 1.0:  # with what is known now, and kept
+            self._saved = -1
+            self._save()
+
+    def _between(self, share: float, last: dict[str, Any]) -> float | None:
+        """The loss at a share of the way from the start to the last weights, which `last` keeps."""
+        p, line = self.progress, self.journal.take("between")
+        if line is None:
+            last.update({} if last else {n: x.cpu() for n, x in self.space.snapshot().items()})
+            self.space.load(between(self.store.weights(0), last, share))
+            try:
+                found = dict(self.assess()) if self.assess else {}
+            except ObjectiveError as error:
+                found = {"failed": str(error)}
+            line = {"kind": "between", "step": p.step, "share": share, **found}
+            self.journal.append(line)
+        loss: float | None = line.get("loss")
+        better = loss is not None and loss < p.best_loss
+        if loss is not None and better:
+            p.best_loss, p.best_step, p.best_share = loss, p.step, line["share"]
+        self.emit("between", {**line, "best": better})
+        return loss
 
     # -- keeping -------------------------------------------------------------------------------------------------------
 
@@ -340,6 +497,7 @@ class Engine:
         meta = {
             "step": self.progress.step,
             "lines": self.journal.cursor,
+            "mark": self.journal.mark(self.journal.cursor),
             "progress": asdict(self.progress),
             "state": states.encode(self.state),
             "weights": self.space.digest(),
@@ -350,12 +508,20 @@ class Engine:
         """Take over counters and state of a checkpoint whose weights the space holds already; the journal's cursor goes
         to the line that follows it."""
         self.progress = Progress(**meta["progress"])
+        for line in self.journal.lines:
+            if line["kind"] == "calibration":
+                self._use(line)
         self.state = states.decode(meta["state"], type(self.optimizer).__module__)
         self.oracle.evaluations = self.progress.evaluations
-        self.journal.cursor = meta["lines"]
+        before = self.journal.lines[: meta["lines"]]
+        for line in before:
+            if line["kind"] == "budget":
+                self.budget = Budget(line["steps"], line["evals"], line["seconds"])
+        self.journal.seek(meta["lines"])
+        self._assessed = max((line["step"] for line in before if line["kind"] == "eval"), default=-1)
         self._saved = self.progress.step
         self._clock = time.monotonic() - self.progress.seconds
         self._started = True
 
 
-__all__ = ["Budget", "Emit", "Engine", "Outcome", "Progress"]
+__all__ = ["Budget", "Emit", "Engine", "Outcome", "Progress", "best_weights"]

@@ -1,14 +1,16 @@
-"""A run's model on its own: what `zotune export` writes.
+"""A model in a folder: what `zotune export` writes, and what a run folder holds at its end.
 
-Knows models and adapters; tunes nothing.
+Nothing is ever half-written: files come under other names first. Knows models and adapters; tunes nothing.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from zotune import adapters, config, models
+from zotune.checkpoint import file_sum, written
 from zotune.errors import ModelError, RunFolderError
 
 
@@ -20,8 +22,7 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
     folder, target = Path(run), Path(output)
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: no such run folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunFolderError(f"{target} exists already", hint="name a new folder")
+    free(target)
     saved = config.read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
     found = models.inspect(str(folder), str(saved.get("head") or "auto"))
     if merge and found.adapter is None:
@@ -31,15 +32,46 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
         adapters.load(loaded, found.adapter)
     if merge:
         adapters.merge(loaded)
+    return write(loaded, target)
+
+
+def free(target: Path) -> None:
+    """Raises RunFolderError where a folder is not new and not empty."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunFolderError(f"{target} exists already", hint="name a new folder")
+
+
+def write(loaded: models.Loaded, target: Path) -> Path:
+    """Save a model to a folder that is new or empty: all of it appears at once. Raises ZotuneError where the disk is
+    full."""
     partial = target.with_name(target.name + ".partial")
     try:
-        models.save(loaded, partial)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
+        with written(target):
+            models.save(loaded, partial)
+            if target.exists():
+                target.rmdir()
+            partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def place(loaded: models.Loaded, folder: Path) -> dict[str, str]:
+    """Save a model into a folder that holds other files; returns a hash of each file that was written. Every file is
+    the old or the new one, whenever the process is killed. Raises ZotuneError where the disk is full."""
+    partial = folder / ".model.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with written(folder):
+            models.save(loaded, partial)
+            names = sorted(p.relative_to(partial) for p in partial.rglob("*") if p.is_file())
+            sums = {str(name): file_sum(partial / name) for name in names}
+            for name in names:
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(partial / name, folder / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sums
 
 
 def _classes(folder: Path) -> int | None:
@@ -56,4 +88,4 @@ def _classes(folder: Path) -> int | None:
     return None
 
 
-__all__ = ["export"]
+__all__ = ["export", "free", "place", "write"]

@@ -1,16 +1,17 @@
 """The append-only record of every float that the weights depend on.
 
-One JSON object a line: a header, `init`, then `step` and `eval` lines in order, `end` last. Each line carries a
-checksum
-chained over all lines before it, so an edited, reordered or foreign line is found and named. A line is flushed before
-the weights it leads to are written. A torn last line (a kill in the middle of a write) is dropped when the journal is
-opened. Replay reads the same lines through the same code that wrote them.
+One JSON object a line: a header, `init`, then `step` and `eval` lines in order, `end` and what was `kept` last; a run
+that is given a larger budget goes on after these. Each line carries a checksum chained over all lines before it, so an
+edited, reordered or foreign line is found and named. A line is handed to the operating system before the weights it
+leads to are written. A torn last line (a kill in the middle of a write) is dropped when the journal is opened. Replay
+reads the same lines through the same code that wrote them.
 
 This module knows nothing of models or optimizers; it stores what it is given.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,22 +19,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zotune.errors import RunFolderError
+from zotune.errors import RunFolderError, ZotuneError
 
 FORMAT = 1
+RESUME = "the run goes on with: zotune resume"
+NOTES = frozenset({"kept", "override"})
+"""Kinds of lines that say something of the run and lead to no weights: a replay passes over them."""
 
 
 class Journal:
     """Lines recorded so far, and a cursor: `take` hands out recorded lines until none is left, then `append` writes.
 
-    path: where the lines go, or None to keep them in memory only.
+    path: where the lines go, or None to keep them in memory only. torn: bytes of a torn last line that were dropped.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.lines: list[dict[str, Any]] = []
         self.cursor = 0
-        self._chain = ""
+        self.torn = 0
+        self._marks: list[str] = []
         self._file: Any = None
 
     @classmethod
@@ -42,7 +47,7 @@ class Journal:
         journal = cls(path)
         if path is not None:
             try:
-                journal._file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - lives as long as the journal
+                journal._file = open(path, "xb", buffering=0)  # noqa: SIM115 - lives as long as the journal
             except FileExistsError:
                 raise RunFolderError(f"{path} exists already") from None
         journal.append({"kind": "header", "format": FORMAT, **header})
@@ -56,40 +61,51 @@ class Journal:
             raw = path.read_bytes()
         except FileNotFoundError:
             raise RunFolderError(f"{path} does not exist", hint="is this a run folder?") from None
-        whole, valid = raw.split(b"\n"), 0
-        for number, text in enumerate(whole[:-1], 1):
+        valid = 0
+        for number, text in enumerate(raw.split(b"\n")[:-1], 1):
             if not journal._admit(text):
-                if number == len(whole) - 1 and not whole[-1] and number > 1:
-                    break  # the last line is damaged: treat it as torn
+                if number > 1 and b"\0" in text and valid + len(text) + 1 == len(raw):
+                    break  # the last line, with a hole: the power went before all of it was on the disk
                 raise RunFolderError(f"{path}, line {number}: damaged, edited or not from this run")
             valid += len(text) + 1
-        if not journal.lines or journal.lines[0].get("kind") != "header":
+        if not journal.lines or journal.lines[0]["kind"] != "header":
             raise RunFolderError(f"{path}, line 1: no journal header")
-        if journal.lines[0].get("format") != FORMAT:
+        if journal.header.get("format") != FORMAT:
             raise RunFolderError(
-                f"{path}: journal format {journal.lines[0].get('format')!r}, this version reads {FORMAT}"
+                f"{path}: journal format {journal.header.get('format')!r}, this version reads {FORMAT}"
             )
+        journal.torn = len(raw) - valid
         if not read_only:
-            if valid < len(raw):
+            if journal.torn:
                 os.truncate(path, valid)
-            journal._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        journal.cursor = 1
+            journal._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        journal.seek(1)
         return journal
+
+    def again(self) -> Journal:
+        """The same lines in memory, with the cursor after the header: for a replay beside the run."""
+        other = Journal()
+        other.lines, other._marks = list(self.lines), list(self._marks)
+        other.seek(1)
+        return other
 
     def _admit(self, text: bytes) -> bool:
         try:
             line = json.loads(text)
             body, mark = line["body"], line["sum"]
+            if mark != _chained(self.mark(len(self.lines)), _dump(body)) or not isinstance(body["kind"], str):
+                return False
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
-        if mark != self._sum(_dump(body)) or not isinstance(body, dict):
-            return False
-        self._chain = mark
         self.lines.append(body)
+        self._marks.append(mark)
         return True
 
-    def _sum(self, text: str) -> str:
-        return hashlib.blake2b((self._chain + text).encode(), digest_size=6).hexdigest()
+    def mark(self, count: int) -> str:
+        """The checksum of the first `count` lines, chained from line to line."""
+        for line in self.lines[len(self._marks) : count]:
+            self._marks.append(_chained(self._marks[-1] if self._marks else "", _dump(line)))
+        return self._marks[count - 1] if count else ""
 
     @property
     def header(self) -> dict[str, Any]:
@@ -98,6 +114,17 @@ class Journal:
     @property
     def replaying(self) -> bool:
         return self.cursor < len(self.lines)
+
+    @property
+    def next(self) -> str:
+        """The kind of the line that is to be taken; nothing where none is left."""
+        return str(self.lines[self.cursor]["kind"]) if self.replaying else ""
+
+    def seek(self, cursor: int) -> None:
+        """Go to the line with this index, or past the notes that stand there."""
+        while cursor < len(self.lines) and self.lines[cursor]["kind"] in NOTES:
+            cursor += 1
+        self.cursor = cursor
 
     def take(self, kind: str) -> dict[str, Any] | None:
         """The next recorded line, or None when all are used. Raises RunFolderError where it is of another kind."""
@@ -109,28 +136,69 @@ class Journal:
                 f"{self.path or 'journal'}, line {self.cursor + 1}: expected {kind!r}, found {line.get('kind')!r}",
                 hint="the run was made with other options or another version",
             )
-        self.cursor += 1
+        self.seek(self.cursor + 1)
         return line
 
+    def first(self, kind: str) -> dict[str, Any]:
+        """The first line of a kind that every run has."""
+        return next(line for line in self.lines if line["kind"] == kind)
+
     def append(self, body: Mapping[str, Any]) -> None:
-        """Write one line and flush it to the operating system."""
+        """Write one line and hand it to the operating system. Raises ZotuneError where it cannot be written whole, with
+        nothing of it left."""
         text = _dump(body)
-        self._chain = self._sum(text)
+        mark = _chained(self.mark(len(self.lines)), text)
         if self._file is not None:
-            self._file.write(f'{{"body":{text},"sum":"{self._chain}"}}\n')
-            self._file.flush()
+            self._write(f'{{"body":{text},"sum":"{mark}"}}\n'.encode("utf-8", "surrogatepass"))
         self.lines.append(json.loads(text))
+        self._marks.append(mark)
         self.cursor = len(self.lines)
+
+    def add(self, body: Mapping[str, Any]) -> None:
+        """Write a line that is still to be taken, after those that are."""
+        cursor = self.cursor
+        self.append(body)
+        self.seek(cursor)
+
+    def _write(self, line: bytes) -> None:
+        self._check()
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), size)
+            raise ZotuneError(f"{self.path} cannot be written: {error.strerror}", hint=RESUME) from None
+
+    def _check(self) -> None:
+        """Raises ZotuneError where the file was deleted while it is open: what is written would be lost."""
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise ZotuneError(f"{self.path} was deleted while the run was writing it", hint="the run cannot go on")
 
     def sync(self) -> None:
         """Force the lines to the disk (before a checkpoint refers to them)."""
         if self._file is not None:
+            self._check()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def begun(path: Path) -> bool:
+    """Whether a journal has a whole header; without one nothing was done that could go on."""
+    try:
+        with path.open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
+def _chained(mark: str, text: str) -> str:
+    return hashlib.blake2b((mark + text).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
 def _dump(body: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ Outputs = Mapping[str, Any]
 """What a task gave for some rows: each value has an item a row, but the model."""
 
 RESAMPLES, SECONDS = 1000, 5.0
+FEW = 100
+"""Resamples that say whether weights are ruined; always as many, so that a run repeats to the bit."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,26 @@ class HeldOut:
         values.sort()
         low, high = (values[min(int(q * len(values)), len(values) - 1)] for q in (0.025, 0.975))
         return Difference(value, _spread(values), low, high)
+
+    def deficit(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> float | None:
+        """Paired standard errors by which `after` is worse, negative where it is better; None where that is not known,
+        or no row changed. The start of an objective that compares has won half of each row."""
+        a, b, sign = before[1].samples, after[1].samples, -1.0 if self.objective.direction == "maximize" else 1.0
+        if b is not None and (a is not None or self.objective.ordered):
+            pairs = zip([0.5] * len(b) if self.objective.ordered or a is None else a, b, strict=True)
+            gaps = [y - x for x, y in pairs if x is not None and y is not None]
+            error = _spread(gaps) / math.sqrt(len(gaps)) if gaps else 0.0
+        elif a is None and b is None and self.resamples() and before[0]:
+            rng, n = random.Random(seed), len(self.rows)
+            drawn = [[rng.randrange(n) for _ in range(n)] for _ in range(FEW)]
+            try:
+                error = _spread([self.on(after[0], i) - self.on(before[0], i) for i in drawn])
+            except ObjectiveError:
+                return None
+        else:
+            return None
+        gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
+        return gap / error if error else None
 
 
 def wins(strengths: Sequence[float]) -> list[float]:

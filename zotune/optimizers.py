@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,18 +11,23 @@ from zotune.errors import OptionError, UsageError
 from zotune.objectives import Objective
 from zotune.types import Optimizer
 
+AUTO = "auto"
+"""For `--learning-rate` and `--eps`: found by a calibration before the first step."""
+NAMES = {"lr": ("lr", "learning_rate"), "eps": ("eps", "epsilon")}
+"""What optimizers call their options for `--learning-rate` and `--eps`."""
+
 
 def resolve(
-    spec: str | Optimizer, options: Mapping[str, Any], lr: float | None = None, eps: float | None = None
+    spec: str | Optimizer, options: Mapping[str, Any], lr: float | str | None = None, eps: float | str | None = None
 ) -> Optimizer:
     """A name, `file.py:Class`, `package.module:Class` or an instance to an optimizer.
 
-    lr and eps are `--learning-rate` and `--eps`, for optimizers that have such options. Raises PluginError and
-    OptionError.
+    lr and eps are `--learning-rate` and `--eps`, for optimizers that have such options; "auto" leaves them as they are,
+    to be calibrated. Raises PluginError and OptionError.
     """
     options = dict(options)
     if not isinstance(spec, str):
-        if options or lr is not None or eps is not None:
+        if options or any(x not in (None, AUTO) for x in (lr, eps)):
             raise OptionError("options are given to an optimizer's name, not to an instance")
         return spec
     if ":" in spec:
@@ -29,8 +35,8 @@ def resolve(
     else:
         target = host.default().find("optimizer", spec).load()
     known = config.parameters(target)
-    for value, names in ((lr, ("lr", "learning_rate")), (eps, ("eps", "epsilon"))):
-        if value is not None:
+    for value, names in ((lr, NAMES["lr"]), (eps, NAMES["eps"])):
+        if value not in (None, AUTO):
             found = next((n for n in names if n in known), None)
             if found is None:
                 raise OptionError(f"optimizer {spec!r} has no option {names[0]!r}", hint=f"it has {', '.join(known)}")
@@ -39,6 +45,28 @@ def resolve(
     if not callable(getattr(made, "step", None)) or not callable(getattr(made, "init", None)):
         raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
     return made  # type: ignore[no-any-return]
+
+
+def calibrated(optimizer: Any, lr: float | str | None, eps: float | str | None) -> dict[str, str]:
+    """The optimizer's options to calibrate, as {"lr": name, "eps": name}; none where it `calibrates` itself.
+
+    Raises OptionError where it has no such option, or cannot be made again with another value.
+    """
+    out: dict[str, str] = {}
+    if getattr(optimizer, "calibrates", False):
+        return out
+    for what, value in (("lr", lr), ("eps", eps)):
+        if value != AUTO:
+            continue
+        known = [f.name for f in dataclasses.fields(optimizer) if f.init] if dataclasses.is_dataclass(optimizer) else []
+        name = next((n for n in NAMES[what] if n in known), None)
+        if name is None:
+            raise OptionError(
+                f"{type(optimizer).__name__} has no option {NAMES[what][0]!r} that can be calibrated",
+                hint=f"it has {', '.join(known) or 'none'}",
+            )
+        out[what] = name
+    return out
 
 
 def check_needs(optimizer: Any, objective: Objective) -> None:

@@ -91,12 +91,22 @@ class At:
     """When and where a step is: time, noise, batches and reductions.
 
     t: step, from 0 (-1 in init); total: planned steps, or None where only time limits the run; progress: share of the
-    budget that is used, in [0, 1).
+    budget that is used, in [0, 1); own: the step's own batch, where it is another than its number says.
     """
 
-    def __init__(self, space: Space, batches: Batches, tape: Tape, t: int, total: int | None, progress: float) -> None:
+    def __init__(
+        self,
+        space: Space,
+        batches: Batches,
+        tape: Tape,
+        t: int,
+        total: int | None,
+        progress: float,
+        own: Batch | None = None,
+    ) -> None:
         self.t, self.total, self.progress = t, total, progress
         self._space, self._batches, self._tape = space, batches, tape
+        self._own = own or batches.at(t)
 
     @property
     def epoch(self) -> int:
@@ -149,7 +159,7 @@ class At:
 
     def sample(self, draw: int) -> Batch:
         """Another batch of this step: draw 0 is the step's own, further draws are independent samples."""
-        return self._batches.at(self.t, draw)
+        return self._batches.at(self.t, draw) if draw else self._own
 
     def large(self, rows: int) -> Batch:
         """A seeded sample of at least this many rows (all where there are fewer), for calibration."""
@@ -224,12 +234,13 @@ class Oracle:
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
-        self._collect, self._compare, self._unit = collect or evaluate, compare, unit
+        self._collect, self._compare, self.unit = collect or evaluate, compare, unit
         self._moved = moved
         self._tape, self._own = Tape(), batches.at(0)
 
-    def begin(self, tape: Tape, step: int) -> None:
-        self._tape, self._own = tape, self._batches.at(step)
+    def begin(self, tape: Tape, step: int, batch: Batch | None = None) -> None:
+        """A step begins, with its own batch unless another is said."""
+        self._tape, self._own = tape, batch or self._batches.at(step)
         self._space.step = step
 
     @overload
@@ -297,7 +308,7 @@ class Oracle:
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:
             return [self._value(p, batch) for p in points]
-        return [self._unit * (0.5 if x is None else 1.0 - x) for x in self._strengths(points, batch)]
+        return [self.unit * (0.5 if x is None else 1.0 - x) for x in self._strengths(points, batch)]
 
     def _strengths(self, points: Sequence[Recipe], batch: Batch) -> list[float | None]:
         """What comparing the points says of each; a failing comparison is made again, with the same candidates."""

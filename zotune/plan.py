@@ -25,6 +25,8 @@ from zotune.types import Optimizer
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
 LINEAR = f"{models.LINEAR_HEAD}."
+EMBEDDED = "MiniLM (embedded)"
+"""What the model is called that ships with the package."""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Plan:
     @property
     def model_name(self) -> str:
         """What the user called the model."""
-        return self.config.model or "MiniLM (embedded)"
+        return self.config.model or EMBEDDED
 
 
 def embedded_data() -> Path:
@@ -126,6 +128,7 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
         own.setdefault("points", getattr(goal.function, "candidates", 4))
     rule = optimizers.resolve(chosen, own, cfg.learning_rate, cfg.eps)
     optimizers.check_needs(rule, goal)
+    optimizers.calibrated(rule, cfg.learning_rate, cfg.eps)
     if cfg.dataset is None:
         if cfg.model is not None:
             raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")

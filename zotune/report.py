@@ -62,6 +62,7 @@ def model_card(plan: Plan, result: Result) -> str:
         "steps": result.steps,
         "forwards (one batch at one point)": result.forwards,
         "best step": result.best_step,
+        **({"of the way there from the start": f"{result.best_share:g}"} if result.best_share != 1.0 else {}),
         "steps without signal": f"{100 * result.zero_share:.0f} %",
         "dropped steps": result.dropped,
         "seed": cfg.seed,

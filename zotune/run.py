@@ -5,27 +5,31 @@ Nothing is loaded before everything that can be checked without a model has been
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zotune import checkpoint, config, host, keys, models, ratings, report
+from zotune import checkpoint, config, exporting, host, keys, locking, ratings, replaying, report
 from zotune.config import RunConfig
-from zotune.engine import Emit, Engine, Outcome
+from zotune.engine import Emit, Engine, Outcome, Progress, best_weights
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
-from zotune.journal import Journal
+from zotune.journal import Journal, begun
 from zotune.judging import Difference, Scored, linear_probe
 from zotune.objectives import Goal
-from zotune.plan import Plan, embedded_data, plan
+from zotune.plan import embedded_data, plan
 from zotune.recipe import Noise
+from zotune.replaying import JOURNAL
 from zotune.session import Scoring, Session, environment
 from zotune.types import Optimizer, Score
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
+UNBEGUN = {locking.LOCK, ".config.yaml.tmp"}
+"""What a folder may hold of a run that was killed before anything could go on."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Result:
 
     kept: "tuned" or "start"; before, after: the objective on the judging rows at the start and with what is kept;
     tuned: with the best tuned weights; difference: paired, tuned minus start; probe: a linear probe's score on the same
-    rows, or None; forwards: evaluations of one batch at one point; zero_share: steps without signal.
+    rows, or None; best_share: of the way from the start to the weights of best_step; forwards: evaluations of one batch
+    at one point; zero_share: steps without signal; files: a hash of each file of the model in the run folder, none
+    where only the journal is kept.
     """
 
     folder: Path | None
@@ -49,8 +55,10 @@ class Result:
     dropped: int
     zero_share: float
     best_step: int
+    best_share: float
     seconds: float
     scoring: Scoring
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def after(self) -> Scored:
@@ -84,14 +92,16 @@ def fit(
     emit: Emit = lambda kind, event: None,
     stop: Callable[[], bool] = lambda: False,
     resume: str | None = None,
+    force: bool = False,
     **options: Any,
 ) -> Result:
     """Tune a model's weights for an objective, with forward passes only.
 
     options are the fields of `zotune.config.RunConfig`: model, dataset, template, labels, max_evals, seed, …; or pass
     a ready `cfg`. objective (one, or several to be summed) and optimizer may be names or objects. resume: "last" or a
-    checkpoint folder. Raises UsageError before training, ObjectiveFailures where the objective fails too often; the run
-    folder holds the kept weights under their Hugging Face names.
+    checkpoint folder; force: also where the run was made with other versions, data or scoring, which the journal then
+    records. Raises UsageError before training, ObjectiveFailures where the objective fails too often; the run folder
+    holds the kept weights under their Hugging Face names.
     """
     if cfg is None:
         names = {"objective": objective, "optimizer": optimizer}
@@ -106,28 +116,33 @@ def fit(
     folder = run_folder(cfg)
     if resume and resume != "last":
         folder = Path(resume).resolve().parent
-    if resume and not (folder / "journal.jsonl").is_file():
+    if resume and not any((folder / name).is_file() for name in (JOURNAL, "config.yaml")):
         raise RunFolderError(f"{folder} holds no run to resume")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume and folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - UNBEGUN):
         raise RunFolderError(
-            f"{folder} exists already", hint="--resume-from-checkpoint last goes on with it, --run-name starts another"
+            f"{folder} exists already", hint="zotune resume goes on with it, --run-name starts another"
         )
     started = time.monotonic()
     made = plan(cfg, objective, optimizer)
     for note in [*made.notes, made.splits.note]:
         emit("note", {"text": note})
-    session = Session(made, emit)
     try:
-        return _fit(session, folder, resume, emit, stop, started)
+        with locking.held(folder) if resume else contextlib.nullcontext():
+            return _fit(Session(made, emit), folder, resume, force, emit, stop, started)
     finally:
         made.objective.close()
 
 
 def _fit(
-    session: Session, folder: Path, resume: str | None, emit: Emit, stop: Callable[[], bool], started: float
+    session: Session,
+    folder: Path,
+    resume: str | None,
+    force: bool,
+    emit: Emit,
+    stop: Callable[[], bool],
+    started: float,
 ) -> Result:
     """`fit` with everything loaded."""
-    made, cfg = session.plan, session.plan.config
     emit("phase", {"text": "scoring the start"})
     header = json.loads(json.dumps(session.header()))
     try:
@@ -135,43 +150,70 @@ def _fit(
     except ObjectiveError as error:
         raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
     session.select.remember()
-    store = checkpoint.FolderStore(folder, cfg.save_total_limit, session.base)
+    with contextlib.ExitStack() as open_files:
+        if not resume:
+            with checkpoint.written(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            open_files.enter_context(locking.held(folder))
+        journal = _journal(session, folder, bool(resume), header, force)
+        open_files.callback(journal.close)
+        try:
+            return _tuned(session, journal, folder, resume, before, stop, started)
+        except BaseException:
+            answered = (folder / ratings.FILE).exists()  # a person's answers are not thrown away
+            if not resume and not answered and not any(line["kind"] == "step" for line in journal.lines):
+                journal.close()
+                shutil.rmtree(folder, ignore_errors=True)  # nothing was tuned: leave nothing behind
+            raise
+
+
+def _tuned(
+    session: Session,
+    journal: Journal,
+    folder: Path,
+    resume: str | None,
+    before: tuple[Mapping[str, Any], Score],
+    stop: Callable[[], bool],
+    started: float,
+) -> Result:
+    """`_fit` with the journal open and the folder locked."""
+    made, cfg, emit = session.plan, session.plan.config, session.emit
+    store = checkpoint.FolderStore(
+        folder,
+        0 if cfg.journal_only else cfg.save_total_limit,
+        session.base,
+        lambda step: replaying.rebuilt(session.load(), made.optimizer, journal, step),
+    )
+    engine = session.engine(journal, store, stop)
     if resume:
-        journal = _reopen(folder, header)
-        session.goes_on(journal)
-        engine = session.engine(journal, store, stop)
-        steps = checkpoint.checkpoints(folder)
-        chosen = Path(resume) if resume != "last" else (folder / f"checkpoint-{steps[-1]}" if steps else None)
-        if chosen is not None:
-            engine.restore(checkpoint.read(chosen, session.space))
-            emit(
-                "note",
-                {"text": f"resumed from {chosen}, {len(journal.lines) - journal.cursor} journal lines to replay"},
-            )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_records(folder, cfg, made)
-        journal = Journal.create(folder / "journal.jsonl", header)
-        engine = session.engine(journal, store, stop)
+        _restore(engine, folder, resume, journal, emit)
     session.prepare_probing()
     session.bind(folder, stop)
-    metrics = _Metrics(folder, emit, journal, session.said)
-    engine.emit = metrics
+    engine.emit = _Metrics(folder, emit, journal, engine.progress, session.said)
     emit("start", session.start_event(folder, before[1]))
-    try:
-        outcome = engine.run()
-        result = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started)
-    except BaseException:
-        answered = (folder / ratings.FILE).exists()  # a person's answers are not thrown away
-        if not resume and not answered and not any(line["kind"] == "step" for line in journal.lines):
-            journal.close()
-            shutil.rmtree(folder, ignore_errors=True)  # nothing was tuned: leave nothing behind
-        raise
-    finally:
-        journal.close()
+    outcome = engine.run()
+    result = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started)
     emit("result", result.json())
     host.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=result.json())
     return result
+
+
+def _restore(engine: Engine, folder: Path, resume: str, journal: Journal, emit: Emit) -> None:
+    """Go to the checkpoint that was named, or to the newest that can be used; where there is none, to the start."""
+
+    def tell(text: str) -> None:
+        emit("note", {"text": text})
+
+    if resume != "last":
+        path = Path(resume)
+        meta = checkpoint.read(path, engine.space, journal)
+    elif (found := checkpoint.newest(folder, engine.space, journal, tell)) is not None:
+        path, meta = found
+    else:
+        tell(f"resumed from the start, {len(journal.lines) - journal.cursor} journal lines to replay")
+        return
+    engine.restore(meta)
+    tell(f"resumed from {path}, {len(journal.lines) - journal.cursor} journal lines to replay")
 
 
 def _conclude(
@@ -191,24 +233,26 @@ def _conclude(
     try:
         if reason != "interrupted":
             session.emit("phase", {"text": "judging the best weights"})
-            session.space.load(store.weights(p.best_step))
+            session.space.load(best_weights(store, p))
             after = session.judge.measure()
     except Stopped:
         reason = "interrupted"
     except ObjectiveError as error:
         raise ObjectiveFailures(
-            f"the objective failed on the judging rows: {error}", hint="--resume-from-checkpoint last judges again"
+            f"the objective failed on the judging rows: {error}", hint=f"zotune resume {folder} judges again"
         ) from error
     difference = session.judge.difference(before, after, seed)
     gain = difference.value if session.plan.objective.direction == "maximize" else -difference.value
     needed = cfg.guard * (difference.error or 0.0)
     kept = "tuned" if gain > 0 and gain >= needed and session.kept_within() else "start"
     start = session.judge.scored(*before, seed)
-    probe = None
+    probe, files = None, {}
     if reason != "interrupted":
         if kept == "start" and p.best_step != 0:
             session.space.load(store.weights(0))
-        models.save(session.loaded, folder)
+        step, share = (p.best_step, p.best_share) if kept == "tuned" else (0, 1.0)
+        _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
+        files = {} if cfg.journal_only else exporting.place(session.loaded, folder)
         probe = _probe(session)
     result = Result(
         folder=folder,
@@ -223,23 +267,38 @@ def _conclude(
         dropped=p.dropped,
         zero_share=p.zero_share,
         best_step=p.best_step,
+        best_share=p.best_share,
         seconds=seconds,
         scoring=session.scoring(seconds),
+        files=files,
     )
     if reason != "interrupted":
-        (folder / "result.json").write_text(json.dumps(result.json(), indent=1))
-        (folder / "README.md").write_text(report.model_card(session.plan, result), encoding="utf-8")
+        checkpoint.replace(folder / "README.md", report.model_card(session.plan, result))
+        checkpoint.replace(folder / replaying.RESULT, json.dumps(result.json(), indent=1))
     return result
 
 
+def _record(journal: Journal, line: Mapping[str, Any]) -> None:
+    """A last line, unless it stands there already."""
+    if journal.lines[-1] != line:
+        journal.append(line)
+    journal.sync()
+
+
 class _Metrics:
-    """metrics.jsonl beside the journal: written anew from the journal on resume, so that a resumed run's file is
-    that of an uninterrupted one; and completions.jsonl, some of what each evaluation generated. Passes events on."""
+    """metrics.jsonl beside the journal, and completions.jsonl, some of what each evaluation generated. On resume the
+    rows are those up to where the run goes on, so that its file is that of an uninterrupted one. Passes events on."""
 
     def __init__(
-        self, folder: Path, emit: Emit, journal: Journal, said: Callable[[], Sequence[Mapping[str, Any]]]
+        self,
+        folder: Path,
+        emit: Emit,
+        journal: Journal,
+        progress: Progress,
+        said: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:
         self._emit, self._path, self._texts, self._said = emit, folder / METRICS, folder / COMPLETIONS, said
+        self._progress = progress
         steps = {line["step"] + 1 for line in journal.lines[: journal.cursor] if line["kind"] == "step"}
         evals = {line["step"] for line in journal.lines[: journal.cursor] if line["kind"] == "eval"}
         _keep(self._path, lambda row: row.get("step") in (evals if "score" in row or "failed" in row else steps))
@@ -248,17 +307,26 @@ class _Metrics:
             _keep(self._texts, lambda row: row.get("step") in known)
 
     def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
-        if kind == "eval" and (said := self._said()):
-            with self._texts.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"step": event["step"], **row}) + "\n" for row in said)
-        if kind in ("step", "eval"):
-            row = {k: v for k, v in event.items() if k not in ("kind", "best", "loss" if kind == "eval" else "")}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        if kind == "eval":
+            _append(self._texts, [{"step": event["step"], **row} for row in self._said()])
+            p, left_out = self._progress, ("kind", "best", "samples", "loss")
+            cost = {"evaluations": p.evaluations, "zero_share": round(p.zero_share, 4)}
+            _append(self._path, [{**{k: v for k, v in event.items() if k not in left_out}, **cost}])
         if kind == "step":
+            row = {k: v for k, v in event.items() if k not in ("evaluations", "zero_share")}
+            shown = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+            _append(self._path, [shown])  # the journal has every digit
             note = lambda text: self._emit("note", {"text": text})  # noqa: E731
             host.default().notify("on_step_end", note, step=event["step"], metrics=event)
         self._emit(kind, event)
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a file of JSON lines, in one write. Raises ZotuneError where the disk is full."""
+    if rows:
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+        with checkpoint.written(path), path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -269,9 +337,9 @@ def _keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
             row = json.loads(text)
         except ValueError:
             continue
-        if wanted(row):
+        if isinstance(row, dict) and wanted(row):
             kept.append(text)
-    path.write_text("".join(t + "\n" for t in kept), encoding="utf-8")
+    checkpoint.replace(path, "".join(t + "\n" for t in kept))
 
 
 def _probe(session: Session) -> Scored | None:
@@ -287,19 +355,64 @@ def _probe(session: Session) -> Scored | None:
         space.load(kept)
 
 
-def _write_records(folder: Path, cfg: RunConfig, made: Plan) -> None:
-    config.write_yaml(folder / "config.yaml", asdict(cfg))
-    (folder / "env.json").write_text(json.dumps(environment(), indent=1))
+def _journal(session: Session, folder: Path, resume: bool, header: dict[str, Any], force: bool) -> Journal:
+    """The run's journal: a new one beside the run's records, or that of a run that goes on. A run that was killed
+    before its journal began starts anew."""
+    path, cfg = folder / JOURNAL, session.plan.config
+    if resume and begun(path):
+        journal = _reopen(path, header, cfg, force, session.emit)
+        session.goes_on(journal)
+        return journal
+    if resume:
+        path.unlink(missing_ok=True)
+    checkpoint.replace(folder / "config.yaml", config.as_yaml(asdict(cfg)))
+    checkpoint.replace(folder / "env.json", json.dumps(environment(), indent=1))
+    return Journal.create(path, header)
 
 
-def _reopen(folder: Path, header: Mapping[str, Any]) -> Journal:
-    journal = Journal.open(folder / "journal.jsonl")
-    for key, value in header.items():
-        if journal.header.get(key) != value:
-            journal.close()
-            shown = f": {journal.header.get(key)!r:.60} in the run, {value!r:.60} now" if key != "tensors" else ""
-            raise RunFolderError(f"{folder} was made with another {key.replace('_', ' ')}{shown}")
+FIXED = frozenset(
+    [
+        *("base_weights", "tensors", "dtype", "seed", "noise", "drift"),
+        *("optimizer", "optimizer_options", "rows", "batch_size", "eval_steps"),
+    ]
+)
+"""What recorded lines cannot be replayed without: no `force` helps."""
+
+
+def _reopen(path: Path, header: dict[str, Any], cfg: RunConfig, force: bool, emit: Emit) -> Journal:
+    """The journal of a run that goes on, with lines for what is no longer as it was. Raises RunFolderError where that
+    is not allowed."""
+    journal = Journal.open(path)
+    try:
+        was = dict(journal.header)
+        for line in journal.lines:
+            if line["kind"] == "override":
+                was |= {key: now for key, (_, now) in line["changed"].items()}
+            if line["kind"] == "budget":
+                was["budget"] = {key: line[key] for key in header["budget"]}
+        own = {"budget"} | ({"eval_steps"} if cfg.eval_steps is None else set())  # the run's own are kept
+        changed = {key: [was.get(key), now] for key, now in header.items() if key not in own and was.get(key) != now}
+        for key, (then, now) in changed.items():
+            if not force or key in FIXED:
+                hint = "" if key in FIXED else "--force goes on, and the journal says so"
+                raise RunFolderError(f"{path.parent} was made with another {_named(key, then, now)}", hint=hint)
+        if changed:
+            journal.add({"kind": "override", "changed": changed})
+            emit("note", {"text": f"goes on with another {'; '.join(_named(k, *v) for k, v in changed.items())}"})
+        if was["budget"] != header["budget"]:
+            journal.add({"kind": "budget", **header["budget"]})
+    except BaseException:
+        journal.close()
+        raise
     return journal
+
+
+def _named(key: str, then: Any, now: Any) -> str:
+    """What differs, in a few words."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        one = next(k for k in {**then, **now} if then.get(k) != now.get(k))
+        key, then, now = f"{one} ({key.replace('_', ' ')})", then.get(one), now.get(one)
+    return f"{key.replace('_', ' ')}: {then!r:.60} in the run, {now!r:.60} now"
 
 
 def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:

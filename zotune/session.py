@@ -19,16 +19,18 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, asking, checkpoint, keys, models, noise, probe, tasks
+from zotune import adapters, asking, checkpoint, keys, models, noise, optimizers, probe, tasks
+from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
-from zotune.errors import OptionError
+from zotune.errors import ObjectiveError, OptionError
 from zotune.journal import Journal
-from zotune.judging import HeldOut, wins
+from zotune.judging import HeldOut, linear_probe, wins
 from zotune.kernels import worth_compiling
 from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
+from zotune.preflight import Preflight
 from zotune.prompts import Spec
 from zotune.scoring import Option
 from zotune.space import Space, describe, named_tensors
@@ -36,12 +38,18 @@ from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
+LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
+"""What the bits of a run depend on beside its own files; with an adapter, peft too."""
 EXAMPLES = 8
 """Completions of each evaluation that a run folder keeps."""
 OWN_WORDS = 32
 """Prompts on which a model's drift is measured."""
 EVALUATIONS = 20
 """Times that the selection rows are scored in a run, at most, where its length follows from a budget of scores."""
+UNLIMITED = 600
+"""Evaluations that a run limited by time or steps alone is taken to have, for its preflight."""
+PROBING = 0.1
+"""Of the budget, at most, for a linear probe to compare with."""
 MANY = 1 << 20
 """Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
 CPU_ROWS = 16
@@ -67,18 +75,19 @@ class Session:
         cfg = plan.config
         self.plan, self.emit = plan, emit
         self._shown: Mapping[str, Any] = {}
+        self._start: tuple[Mapping[str, Any], Score] | None = None
         self._said: list[dict[str, Any]] = []
         self._crowded = False
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         emit("phase", {"text": f"loading {plan.model_name}"})
-        self.loaded = self._load()
+        self.loaded = self.load()
         self.task = self._task(self.loaded)
         self.train = self.task.rows(plan.splits.train)
         counted = cfg.max_score_calls is not None
         self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective, counted)
         self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective, counted)
-        self._earlier = 0
+        self._earlier = self._every = 0
         chosen = self._chosen()
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
@@ -106,7 +115,7 @@ class Session:
         if cut:
             emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
 
-    def _load(self) -> models.Loaded:
+    def load(self) -> models.Loaded:
         """The model as tuning starts from it: with the linear probe and the adapter that were asked for."""
         plan, cfg = self.plan, self.plan.config
         loaded = load(cfg, plan.found, plan.spec)
@@ -215,7 +224,8 @@ class Session:
 
     def assess(self) -> dict[str, Any]:
         """Score the selection rows: what is selected has the smallest loss. Weights that have moved further than
-        `--max-kl` have none, and are never selected."""
+        `--max-kl` have none, and are never selected; they, and those that are far worse than the start, are ruined.
+        The first time, at the start, it says the score of each row too."""
         outputs, score = self.select.measure()
         self._shown, self._said = outputs, self._examples(outputs, score)
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
@@ -223,7 +233,22 @@ class Session:
         moved, limit = self._drift(), self.plan.config.max_kl
         if moved is not None:
             found["drift"] = moved
+        if self._start is None:
+            self._start = outputs, score
+            found |= {"samples": list(score.samples)} if score.samples else {}
+        ruined = self._ruined(outputs, score, moved)
+        found |= {"ruined": ruined} if ruined else {}
         return found if moved is not None and limit and moved > limit else {"loss": sign * score.value, **found}
+
+    def _ruined(self, outputs: Mapping[str, Any], score: Score, moved: float | None) -> str:
+        """Why the weights as they are are no place to go on from; nothing where they are."""
+        cfg = self.plan.config
+        if not cfg.rollback or self._start is None:
+            return ""
+        if moved is not None and cfg.max_kl and moved > cfg.max_kl:
+            return f"moved {moved:.3g} nats a token, beyond --max-kl {cfg.max_kl:g}"
+        worse = self.select.deficit(self._start, (outputs, score), keys.derive(cfg.seed, "ruined"))
+        return f"{worse:.1f} paired standard errors worse than the start" if worse and worse > cfg.rollback else ""
 
     def _examples(self, outputs: Mapping[str, Any], score: Score) -> list[dict[str, Any]]:
         """Some of what was generated on the selection rows, with its scores: lines of completions.jsonl."""
@@ -303,28 +328,42 @@ class Session:
 
     def base(self) -> Mapping[str, torch.Tensor]:
         """The starting weights again, from the model's own files."""
-        return models.base_weights(self.loaded, self.space.params, self._load())
+        return models.base_weights(self.loaded, self.space.params, self.load())
 
     def header(self) -> dict[str, Any]:
         """Everything that the bits depend on."""
         cfg, plan, space = self.plan.config, self.plan, self.space
         tensors = {t.name: [list(t.shape), f"{keys.name_key(t.name):016x}"] for t in space.theta.tensors}
+        libraries = [*LIBRARIES, *(["peft"] if adapters.is_adapter(self.loaded) else [])]
+        others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
         return {
+            "versions": {name: environment()["versions"][name] for name in libraries},
+            "device": self.loaded.device.type,
             "model": plan.model_name,
+            "revision": cfg.model_revision,
+            "quantize": cfg.quantize,
+            "head": plan.head,
             "base_weights": space.digest(),
+            "frozen_weights": checkpoint.digest(others),
             "data": plan.splits.digest,
             "objective": cfg.objective,
             "weight": cfg.weight,
             "objective_source": [source_hash(o.function) for o in plan.objective.each],
             "objective_args": cfg.objective_args,
             "direction": plan.objective.direction,
+            "rule": plan.rule,
             "optimizer": type(plan.optimizer).__qualname__,
             "optimizer_source": source_hash(type(plan.optimizer)),
             "optimizer_options": _plain(plan.optimizer),
             "template": plan.spec.template.text,
             "task": _task_record(plan),
+            "rows": self.batches.rows,
             "batch_size": self.batches.size,
+            "budget": asdict(self.budget()),
+            "drift": self.oracle.measures_drift,
             "max_length": self.task.max_length,
+            "eval_batch_size": cfg.eval_batch_size,
+            "attn_implementation": cfg.attn_implementation,
             "smooth": self.smooth,
             "eval_steps": self.eval_steps(),
             "seed": cfg.seed,
@@ -378,9 +417,16 @@ class Session:
         return parts * len(self.select.rows) if self.selects else 0, parts * len(self.judge.rows)
 
     def goes_on(self, journal: Journal) -> None:
-        """Count, at most, what an earlier process has scored for this run; not the start, which is scored again."""
+        """Count, at most, what an earlier process has scored for this run; not the judging rows at the start, which are
+        scored again. The weights are still those of the start."""
         evaluations = max((line["evals"] for line in journal.lines if line["kind"] == "step"), default=0)
         assessed = sum(line["kind"] == "eval" for line in journal.lines)
+        first = next((line for line in journal.lines if line["kind"] == "eval"), None)
+        if first and "samples" in first:
+            self._start = {}, Score(first["score"], tuple(first["samples"]))
+        elif first and self.select.resamples():
+            self._start = self.select.measure()
+        self._every = journal.header["eval_steps"]
         self._earlier = self._rows_of(evaluations) + assessed * self._held()[0]
 
     def _spent(self, evaluations: int) -> bool:
@@ -399,7 +445,7 @@ class Session:
         return cost_of(self.plan.optimizer, self.space, self.batches, step, progress)
 
     def eval_steps(self) -> int:
-        return self.plan.config.eval_steps or max((self.planned()[0] or 500) // 10, 1)
+        return self.plan.config.eval_steps or self._every or max((self.planned()[0] or 500) // 10, 1)
 
     def engine(self, journal: Journal, store: checkpoint.Store, stop: Callable[[], bool]) -> Engine:
         cfg = self.plan.config
@@ -408,7 +454,7 @@ class Session:
             self.plan.optimizer,
             self.oracle,
             self.batches,
-            self.budget(),
+            Budget(**journal.header["budget"]),
             journal,
             store,
             assess=self.assess if self.selects else None,
@@ -417,9 +463,77 @@ class Session:
             max_failures=cfg.max_failures,
             patience=cfg.patience,
             emit=self.emit,
+            calibrate=self._calibration(),
+            preflight=self._preflight(),
+            interpolate=self._interpolate(),
             stop=stop,
             spent=self._spent,
         )
+
+    def _calibration(self) -> Callable[[], Found] | None:
+        """What finds the options that the user leaves to it, if any."""
+        cfg, rule = self.plan.config, self.plan.optimizer
+        wanted = optimizers.calibrated(rule, cfg.learning_rate, cfg.eps)
+        if not wanted:
+            return None
+        budget, (steps, evals) = self.budget(), self.planned()
+        return Calibration(
+            rule,
+            wanted.get("lr"),
+            wanted.get("eps"),
+            self.space,
+            self.oracle,
+            self.batches,
+            steps,
+            budget.evals or evals or math.inf,
+            self.base,
+        ).find
+
+    def _preflight(self) -> Preflight | None:
+        """What looks ahead; nothing does where scores are counted, or a person or a judge is asked."""
+        goal, budget = self.plan.objective, self.budget()
+        if not self.plan.config.preflight or self.select.counted or goal.ordered:
+            return None
+        evals = budget.evals or self.planned()[1] or UNLIMITED
+        return Preflight(self.space, self.oracle, self.batches, evals, self.cost, self._error, self._rival)
+
+    def _error(self) -> float | None:
+        """Standard error of a score on the judging rows, by those of the selection rows at the start."""
+        found = self.select.scored(*self._start, 0) if self._start and self._start[1].samples else None
+        if found is None or found.error is None:
+            return None
+        return found.error * math.sqrt(len(self.select.rows) / len(self.judge.rows))
+
+    def _rival(self) -> list[str]:
+        """Whether a linear probe does better than the start on the selection rows, where one can be fitted soon."""
+        task = self.task
+        evals = self.budget().evals or UNLIMITED
+        if not isinstance(task, tasks.Whole) or self.plan.config.init == "linear-probe" or not self.select.resamples():
+            return []
+        forwards = -(-len(self.train) // self.batches.size)
+        if task.spec.kind != "classification" or forwards > PROBING * evals:
+            return []
+        try:
+            found = linear_probe(self.select, self.train, keys.derive(self.plan.config.seed, "bootstrap"))
+        except ObjectiveError:
+            return []
+        if found is None or self._start is None:
+            return []
+        self.oracle.evaluations += forwards
+        sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
+        if sign * (self._start[1].value - found.value) <= 2 * (found.error or 0.0):
+            return []
+        return [
+            f"a linear probe has {found.value:.4f} on the selection rows, where the start has "
+            f"{self._start[1].value:.4f}: --init linear-probe starts from it"
+        ]
+
+    def _interpolate(self) -> bool:
+        """Whether weights between start and end are assessed too: where the optimizer wants it, and scores are not
+        counted."""
+        said = self.plan.config.interpolate
+        wanted = getattr(self.plan.optimizer, "interpolates", False) if said is None else said
+        return bool(wanted) and not self.select.counted
 
     def start_event(self, folder: Path, score: Score) -> dict[str, Any]:
         plan, budget = self.plan, self.budget()
@@ -453,7 +567,11 @@ class Session:
 
 def load(cfg: RunConfig, found: models.Found, spec: Spec) -> models.Loaded:
     """The model with its class names, and its adapter where it has one. Raises ModelError."""
-    classes = list(spec.classes.words) if spec.classes else []
+    return load_with(cfg, found, list(spec.classes.words) if spec.classes else [])
+
+
+def load_with(cfg: RunConfig, found: models.Found, classes: list[str]) -> models.Loaded:
+    """`load` where nothing but the names of the classes is known of the task."""
     loaded = models.load(
         found.source,
         found.folder,

@@ -73,6 +73,10 @@ class Terminal:
             self.say(f"  {line}")
         self._begin()
 
+    def _on_preflight(self, event: Mapping[str, Any]) -> None:
+        for line in event["lines"]:
+            self.say(f"  {line}")
+
     def _begin(self) -> None:
         """Start the clock and, on a terminal, the progress bar."""
         self._clock = self._last = time.monotonic()
@@ -139,6 +143,17 @@ class Terminal:
                 table.add_row(*(Text(plain(said)) for said in shown))
             self.console.print(table)
 
+    def _on_between(self, event: Mapping[str, Any]) -> None:
+        if "score" in event:
+            mark, name = "  best so far" if event["best"] else "", self._start.get("objective", "score")
+            way = f"at {event['share']:g} of the way from the start"
+            self.say(f"step {event['step']}, {way}: {name} {event['score']:.4f} on the selection rows{mark}")
+
+    def _on_rollback(self, event: Mapping[str, Any]) -> None:
+        to = f"step {event['to']}" if event["to"] else "the start"
+        to = to if event["share"] == 1.0 else f"{event['share']:g} of the way to {to}"
+        self.say(f"  {event['why']}: back to {to}, steps are {event['damping']:.2g} of their size from here", "yellow")
+
     def _on_result(self, event: Mapping[str, Any]) -> None:
         self.close()
 
@@ -153,7 +168,7 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
     """The last lines of `zotune fit`."""
     if result.reason == "interrupted":
         terminal.say(f"interrupted after step {result.steps}; a checkpoint is written", "yellow")
-        terminal.say(f"go on with: the same command and --output-dir {result.folder} --resume-from-checkpoint last")
+        terminal.say(f"go on with: zotune resume {result.folder}")
         return
     terminal.say("")
     terminal.say(f"{name} on {result.before.rows} rows that chose nothing (± one standard error)", "bold")
@@ -163,11 +178,12 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
     if result.probe is not None:
         terminal.say(f"  linear probe  {scored(result.probe)}   logistic regression on the untuned embeddings")
     terminal.say(verdict)
-    waste = ""
+    waste, way = "", ("" if result.best_share == 1.0 else f", {result.best_share:g} of the way")
     if result.zero_share > 0.3:
         waste = " That is much: try a larger --batch-size or --eps, or a smoother objective."
     terminal.say(
-        f"{result.steps} steps, {result.forwards} forwards in {result.seconds:.0f} s; best at step {result.best_step}; "
+        f"{result.steps} steps, {result.forwards} forwards in {result.seconds:.0f} s; "
+        f"best at step {result.best_step}{way}; "
         f"{100 * result.zero_share:.0f} % of steps without signal.{waste}"
         + (f" {result.dropped} steps dropped." if result.dropped else "")
     )
@@ -176,4 +192,7 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
         faults = "".join(f", {count} {name}" for name, count in spent.faults.items() if count)
         known = f", {spent.known} known already" if spent.known else ""
         terminal.say(f"scoring: {100 * spent.share:.0f} % of the time, {spent.rows} rows scored{known}{faults}")
-    terminal.say(f"kept weights: {result.folder}")
+    if result.files:
+        terminal.say(f"kept weights: {result.folder}")
+    else:
+        terminal.say(f"no model was written; its weights come from: zotune replay {result.folder} -o FOLDER")

@@ -142,6 +142,32 @@ class OptimizerContract:
             x for x in rest.journal.lines if x["kind"] == "step"
         ]
 
+    def test_ruined_weights_are_left_and_the_next_step_is_smaller(self) -> None:
+        for best in (0, 1):  # to go back to: the start, or a step with a state of its own
+            run, seen = self._ruined(best, None)
+            (line,) = [x for x in run.journal.lines if x["kind"] == "rollback"]
+            assert (line["step"], line["to"], line["damping"]) == (best + 1, best, 0.25)
+            assert same(seen[best], seen[best + 2]), "it did not go back"
+            journal = Journal(None)
+            journal.lines, journal.cursor = copy.deepcopy(run.journal.lines), 1
+            again, _ = self._ruined(best, journal)
+            assert again.calls == 0
+            assert same(run.weights(), again.weights())
+
+    def _ruined(self, best: int, journal: Journal | None) -> tuple[Bench, list[Any]]:
+        """A run that is best at a step and ruined at the next, and its weights at each assessment and rollback."""
+        bench = self.bench(steps=4, journal=journal)
+        seen: list[Any] = []
+
+        def look() -> dict[str, Any]:
+            step = len(seen)
+            seen.append(bench.weights())
+            return {"loss": abs(step - best), **({"ruined": "by a test"} if step == best + 1 else {})}
+
+        bench.engine.assess, bench.engine.eval_steps = look, 1
+        bench.engine.emit = lambda kind, event: seen.append(bench.weights()) if kind == "rollback" else None
+        return bench.run(), seen
+
     def test_freezing_a_tensor_leaves_the_noise_of_others(self) -> None:
         z = Noise("normal", 3, 0)
         everything = self.bench().space.value(z)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zotune import checkpoint, objectives, optimizers
-from zotune.engine import Budget, Emit, Engine, Outcome
+from zotune.engine import Budget, Emit, Engine, Outcome, best_weights
 from zotune.journal import Journal
 from zotune.oracle import Batches, Oracle
 from zotune.recipe import TensorInfo
@@ -103,7 +103,14 @@ class Tuner:
         )
         if self._engine is None:
             self._engine = Engine(
-                self.space, self.optimizer, self.oracle, self.batches, budget, self.journal, self._store
+                self.space,
+                self.optimizer,
+                self.oracle,
+                self.batches,
+                budget,
+                self.journal,
+                self._store,
+                interpolate=getattr(self.optimizer, "interpolates", False),
             )
         engine = self._engine
         engine.budget, engine.eval_steps, engine.save_steps = budget, eval_steps, eval_steps
@@ -111,8 +118,9 @@ class Tuner:
         if self._eval_items is not None:
             engine.assess = functools.partial(self._assess, self._eval_items)
         outcome = engine.run()
-        if self._eval_items is not None and outcome.progress.best_step != outcome.progress.step:
-            self.space.load(self._store.weights(outcome.progress.best_step))
+        p = outcome.progress
+        if self._eval_items is not None and (p.best_step, p.best_share) != (p.step, 1.0):
+            self.space.load(best_weights(self._store, p))
         return outcome
 
     def _assess(self, items: Sequence[Any]) -> dict[str, Any]:

@@ -5,16 +5,17 @@
     D ← δ_g RMS(θ₀) of each tensor;  ε ← the largest of 2, 1, ½ … that costs at most 5 τ in all groups    once
     z ~ Rademacher;  g = (L(θ + ε D z; B) − L(θ − ε D z; B)) / 2ε
     v ← β v + (1 − β) g²;  d = clip(g / √v̂, ±c)
-    θ ← θ − ρ (1 − t/T) d D z,   ρ = κ √(3/T), at most ε
+    θ ← θ − ρ s(t) d D z,   ρ = κ / √(Σ s²), at most ε;   s = 1, and from 70 % of the run on falling to 0 on a line
 
 Where the oracle can measure how far a model moves (K, in nats a token of what it said at the start), units come from
 that and not from the objective, which may be 0 everywhere, or a person:
     δ_g ← the largest power of two with K(±δ_g RMS(θ₀) z) ≤ k/10;  ε likewise for all groups with K ≤ 2k/5
     κ ← min(κ, √(k ε²/K(±ε D z))): a random walk to the end of the budget moves the model by about k
 
-A normalised walk of step ρ that decays linearly ends ρ √(T/3) = κ away from where it began. That distance, not the
-learning rate, predicts when tuning ruins a model; in units of D it costs about κ² τ of the objective a group, so κ
-means the same for every model and every subset of its weights.
+A normalised random walk of such steps ends κ away from where it began. That distance, not the learning rate, predicts
+when tuning ruins a model; in units of D it costs about κ² τ of the objective a group, so κ means the same for every
+model and every subset of its weights. What the slopes add grows with it, what chance adds with its square: at the end
+weights nearer to the start are looked at too (`interpolates`), which makes the outcome hardly depend on κ.
 
 Forwards a step: 2; once: one clean, two a try. Extra memory: none.
 Differs from the paper: SPSA gives the two-point estimate alone. One running mean of g² in place of Adam's is MEAZO's
@@ -28,6 +29,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from zotune_optimizers.parts import at_least, positive, share
+
+HOLD = 0.7
+"""Share of the budget after which steps shrink."""
 
 
 class State(NamedTuple):
@@ -54,17 +58,12 @@ class Auto:
     share: float = 0.25  # of the budget that the calibration may cost
 
     needs: ClassVar[str] = "comparisons"
+    interpolates: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(
-            "auto",
-            cap=self.cap,
-            drift=self.drift,
-            tolerance=self.tolerance,
-            eps=self.eps,
-            clip=self.clip,
-            share=self.share,
-        )
+        positive("auto", cap=self.cap, drift=self.drift, tolerance=self.tolerance, eps=self.eps, clip=self.clip)
+        positive("auto", share=self.share)
         share("auto", beta=self.beta)
         at_least(1, "auto", bands=self.bands, rows=self.rows)
 
@@ -114,7 +113,7 @@ class Auto:
             eps /= 2
         if drifts and paid > 0:
             cap = min(cap, eps * math.sqrt(self.drift / paid))
-        rho = min(eps, cap * math.sqrt(3 / max(at.total or 300, 1)))
+        rho = min(eps, cap / math.sqrt((HOLD + (1 - HOLD) / 3) * max(at.total or 300, 1)))
         moved = f"{paid:.3f} nats a token at ε" if paid else "short of budget"
         found = moved if drifts else f"{clean:.4f} at the start"
         found += f"; {len(groups)} groups tolerate {min(reaches):g} to {max(reaches):g} RMS"
@@ -145,5 +144,5 @@ class Auto:
             return theta, s
         d = max(-self.clip, min(self.clip, g / math.sqrt(v / weight)))
         room = max(0.0, 1 - s.moved / (2 * s.cap) ** 2)
-        step = s.rho * (1 - at.progress) * d * min(1.0, 2 * math.sqrt(room))
+        step = s.rho * min(1.0, (1 - at.progress) / (1 - HOLD)) * d * min(1.0, 2 * math.sqrt(room))
         return theta - step * s.D * z, s._replace(v=v, weight=weight, moved=s.moved + step * step)

@@ -1,0 +1,708 @@
+"""Run folders that something happened to: damaged, truncated, swapped, locked, full, gone.
+
+Either the same bits come out as if nothing had happened, or one line says what is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_run import options
+
+import zotune
+from zotune import checkpoint, locking, replaying, session
+from zotune.cli import main
+from zotune.errors import OptionError, RunFolderError, ZotuneError
+from zotune.journal import Journal, begun
+from zotune.workbench import Bench, same
+
+
+def step(number: int) -> dict[str, Any]:
+    return {"kind": "step", "step": number, "evals": 2 * number + 2, "tape": [["values", [0.1 * number, 2.0]]]}
+
+
+def written(path: Path, steps: int = 3) -> bytes:
+    journal = Journal.create(path, {"seed": 1})
+    for number in range(steps):
+        journal.append(step(number))
+    journal.close()
+    return path.read_bytes()
+
+
+# -- the journal -------------------------------------------------------------------------------------------------------
+
+
+def test_any_changed_byte_of_a_journal_is_found_in_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    whole = written(path)
+    for place in range(0, len(whole) - 1, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(RunFolderError, match=rf"line {whole[:place].count(bytes([10])) + 1}: ") as error:
+            Journal.open(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"[" * 100_000,
+        b'{"body":{"kind":"step"},"sum":"0"}',
+        b'{"body":{"kind":"step","x":NaN},"sum":"0"}',
+        b'{"body":[],"sum":"0"}',
+        b'{"body":{"kind":"step","x":1e999},"sum":"0"}',
+        b"\xff\xfe",
+        b'"sum"',
+    ],
+)
+def test_foreign_lines_are_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(written(path) + line + b"\n")
+    with pytest.raises(RunFolderError, match="line 5: damaged, edited or not from this run"):
+        Journal.open(path)
+    path.write_bytes(line + b"\n")
+    with pytest.raises(RunFolderError, match="line 1"):
+        Journal.open(path)
+
+
+def test_a_last_line_with_a_hole_is_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    whole = written(path)
+    start = whole[:-1].rfind(b"\n") + 1
+    path.write_bytes(whole[:start] + b"\0" * (len(whole) - start - 1) + b"\n")
+    journal = Journal.open(path)
+    assert (len(journal.lines), journal.torn) == (3, len(whole) - start)
+    journal.append(step(2))
+    journal.close()
+    assert path.read_bytes() == whole
+
+
+class Full:
+    """A file on a disk with room for so many bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def fileno(self) -> int:
+        return int(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = self.file.write(data[: self.room])
+        self.room -= count
+        return int(count)
+
+
+def test_a_full_disk_leaves_nothing_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    whole = written(path)
+    size = len(whole.splitlines()[-1])
+    for room in range(0, size, 9):
+        journal = Journal.open(path)
+        journal._file = Full(journal._file, room)
+        with pytest.raises(ZotuneError, match=r"j.jsonl cannot be written: No space left on device .*zotune resume"):
+            journal.append(step(3))
+        assert len(journal.lines) == 4
+        journal.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_journal_that_is_deleted_is_no_place_to_write(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "j.jsonl", {})
+    (tmp_path / "j.jsonl").unlink()
+    for write in (lambda: journal.append(step(0)), journal.sync):
+        with pytest.raises(ZotuneError, match="was deleted while the run was writing it"):
+            write()
+    journal.close()
+
+
+def test_lines_with_broken_text_are_kept(tmp_path: Path) -> None:
+    """What an objective raised may hold half a character."""
+    path = tmp_path / "j.jsonl"
+    journal = Journal.create(path, {})
+    journal.append({"kind": "step", "step": 0, "dropped": "half \ud83d and µ"})
+    journal.close()
+    assert Journal.open(path, read_only=True).lines[1]["dropped"] == "half \ud83d and µ"
+
+
+def test_unknown_kinds_of_lines_and_notes(tmp_path: Path) -> None:
+    journal = Journal.create(None, {})
+    journal.append(step(0))
+    journal.append({"kind": "kept", "step": 0})
+    journal.append({"kind": "later"})
+    again = journal.again()
+    assert [again.take(kind) is not None for kind in ("step", "later")] == [True, True]
+    assert not again.replaying
+    again = journal.again()
+    again.add({"kind": "override"})
+    assert again.next == "step"
+    with pytest.raises(RunFolderError, match="line 2: expected 'eval', found 'step'"):
+        again.take("eval")
+
+
+# -- checkpoints, and a journal that is cut --------------------------------------------------------------------------
+
+
+STEPS, EVERY = 8, 2
+
+
+def bench(folder: Path, journal: Journal) -> Bench:
+    from zotune_optimizers.zo_adamu import ZOAdaMU
+
+    made = Bench(ZOAdaMU(lr=1e-2, eps=1e-2), steps=STEPS, journal=journal, assess=lambda b: b._loss(range(6)).value)
+    made.engine.eval_steps = made.engine.save_steps = EVERY
+    start = made.weights()
+    made.engine.store = checkpoint.FolderStore(folder, 2, lambda: start)
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A finished run with fields, two checkpoints and a journal."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = bench(folder, Journal.create(folder / "journal.jsonl", {})).run()
+    run.journal.close()
+    assert len(checkpoint.checkpoints(folder)) >= 2
+    return folder, run.weights()
+
+
+def go_on(folder: Path) -> tuple[Bench, list[str]]:
+    """As a resume does: the newest checkpoint that can be used, the journal, the rest."""
+    journal = Journal.open(folder / "journal.jsonl")
+    run, said = bench(folder, journal), list[str]()
+    found = checkpoint.newest(folder, run.space, journal, said.append)
+    if found is not None:
+        run.engine.restore(found[1])
+    run.run()
+    journal.close()
+    return run, said
+
+
+def test_a_journal_cut_at_every_byte_of_its_last_three_lines(
+    whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    source, weights = whole
+    text = (source / "journal.jsonl").read_bytes()
+    third = len(b"".join(text.splitlines(keepends=True)[:-3]))
+    for cut in range(third, len(text)):
+        folder = tmp_path / str(cut)
+        shutil.copytree(source, folder)
+        (folder / "journal.jsonl").write_bytes(text[:cut])
+        run, _ = go_on(folder)
+        assert same(run.weights(), weights), cut
+        assert (folder / "journal.jsonl").read_bytes() == text
+        shutil.rmtree(folder)
+
+
+def damages(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Ways to spoil the newest checkpoint."""
+    *_, older, newest = (folder / f"checkpoint-{s}" for s in checkpoint.checkpoints(folder))
+    for name in (checkpoint.WEIGHTS, checkpoint.FIELDS, checkpoint.STATE):
+        path = newest / name
+        raw = path.read_bytes()
+        for cut in (0, 7, len(raw) // 2, len(raw) - 1):
+            yield f"{name} cut at {cut}", lambda path=path, raw=raw, cut=cut: path.write_bytes(raw[:cut])
+        for at in (0, len(raw) // 2, len(raw) - 2):
+            changed = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+            yield f"{name} changed at {at}", lambda path=path, changed=changed: path.write_bytes(changed)
+        yield f"{name} swapped", lambda path=path, name=name: shutil.copyfile(older / name, path)
+        yield f"{name} gone", path.unlink
+    yield "another step's", lambda: (shutil.rmtree(newest), shutil.copytree(older, newest))
+
+
+def test_a_damaged_or_swapped_checkpoint_is_recognised_and_an_older_one_is_used(
+    whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    source, weights = whole
+    lines = (source / "journal.jsonl").read_bytes()
+    names = [name for name, _ in damages(source)]
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(source, folder)
+        list(damages(folder))[number][1]()
+        run, said = go_on(folder)
+        assert same(run.weights(), weights), name
+        assert (folder / "journal.jsonl").read_bytes() == lines
+        harmless = name == f"{checkpoint.STATE} gone"  # it was never written, as far as can be seen
+        assert len(said) == (0 if harmless else 1), (name, said)
+        assert all("not used, the journal is replayed" in text for text in said)
+
+
+def test_a_checkpoint_of_another_run_is_not_used(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "other")
+    (tmp_path / "other/journal.jsonl").unlink()
+    other = Journal.create(tmp_path / "other/journal.jsonl", {"seed": 3})
+    other.append({"kind": "init", "tape": []})
+    other.close()
+    run, said = go_on(tmp_path / "other")
+    assert len(said) == 2
+    assert all("does not belong to the journal" in text for text in said)
+    assert same(run.weights(), whole[1])
+
+
+def test_half_written_checkpoints_are_cleared_away(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run/.checkpoint-6.tmp").mkdir()
+    (tmp_path / "run/checkpoint-4").mkdir(exist_ok=True)
+    (tmp_path / "run/checkpoint-4" / checkpoint.STATE).unlink(missing_ok=True)
+    go_on(tmp_path / "run")
+    assert not (tmp_path / "run/.checkpoint-6.tmp").exists()
+    assert all((p / checkpoint.STATE).exists() for p in (tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_what_a_checkpoint_lost_is_rebuilt(whole: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    asked: list[int] = []
+    run = bench(whole[0], Journal.create(None, {}))
+
+    def rebuild(step: int) -> tuple[Any, dict[str, Any]]:
+        asked.append(step)
+        return run.space, {"step": step, "state": None}
+
+    store = checkpoint.FolderStore(whole[0], 2, run.weights, rebuild)
+    assert same(dict(store.weights(99)), run.weights())
+    assert store.restore(99, run.space) == {"step": 99, "state": None}
+    assert asked == [99, 99]
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        checkpoint.FolderStore(whole[0], 2, run.weights).weights(99)
+
+
+# -- the lock ----------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from zotune import locking
+with locking.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_never_share_a_run_folder(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said = rf"in use by process {holder.pid} on {socket.gethostname()} \(wait for it, or end it\)"
+    with pytest.raises(RunFolderError, match=said), locking.held(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert (tmp_path / locking.LOCK).exists(), "a stale lock"
+    with locking.held(tmp_path):
+        assert json.loads((tmp_path / locking.LOCK).read_text())["pid"] == os.getpid()
+        with pytest.raises(RunFolderError, match="in use"), locking.held(tmp_path):
+            pass
+    assert not (tmp_path / locking.LOCK).exists()
+
+
+def test_where_no_file_can_be_locked_the_holder_is_looked_for(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(locking, "fcntl", None)
+    path, dead = tmp_path / locking.LOCK, subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for text in ("", "{", json.dumps({"pid": dead.pid, "host": socket.gethostname()})):
+        path.write_text(text)
+        with locking.held(tmp_path):
+            pass
+    for record in ({"pid": 1, "host": socket.gethostname()}, {"pid": dead.pid, "host": "elsewhere"}):
+        path.write_text(json.dumps(record))
+        with pytest.raises(RunFolderError, match=f"process {record['pid']} on {record['host']}"):
+            locking.held(tmp_path).__enter__()
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+def made(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
+    usual = {"optimizer": "mezo", "learning_rate": 1e-3, "eval_steps": 2, "objective": "cross-entropy", "guard": 0.0}
+    return {**options(tiny_encoder, toy, tmp_path), **usual, **more}
+
+
+def files(folder: Path) -> tuple[bytes, ...]:
+    return tuple((folder / n).read_bytes() for n in ("journal.jsonl", "metrics.jsonl", "model.safetensors"))
+
+
+def differing(folder: Path) -> list[str]:
+    return [c.name for c in replaying.verify(folder) if c.ok is False]
+
+
+def test_a_larger_budget_goes_on_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    usual = made(tiny_encoder, toy, tmp_path, optimizer="zo-adamu", eps=1e-2)
+    zotune.fit(**usual)
+    for steps in (9, 11):
+        result = zotune.fit(**{**usual, "max_steps": steps}, resume="last")
+        assert result.steps == steps
+    lines = Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines
+    assert [x["steps"] for x in lines if x["kind"] == "budget"] == [9, 11]
+    assert sum(x["kind"] == "end" for x in lines) == 3
+    assert differing(tmp_path / "out") == []
+    found = replaying.replay(tmp_path / "out", tmp_path / "again")
+    assert found.confirmed
+    assert (
+        load_file(tmp_path / "again/model.safetensors").keys() == load_file(tmp_path / "out/model.safetensors").keys()
+    )
+    for name in checkpoint.checkpoints(tmp_path / "out"):  # nothing but the journal: the same again
+        shutil.rmtree(tmp_path / f"out/checkpoint-{name}")
+    before = files(tmp_path / "out")
+    zotune.fit(**{**usual, "max_steps": 11}, resume="last")
+    assert files(tmp_path / "out") == before
+
+
+def test_replay_gives_every_step_without_a_forward(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    zotune.fit(**made(tiny_encoder, toy, tmp_path, save_steps=1, save_total_limit=9))
+    from transformers import AutoModel
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda *_: pytest.fail("a forward pass"))
+    for number in range(7):
+        found = replaying.replay(tmp_path / "out", tmp_path / f"step{number}", step=number)
+        made_by = load_file(tmp_path / f"step{number}/model.safetensors")
+        saved = (
+            (tmp_path / f"out/checkpoint-{number}/tuned.safetensors") if number else tiny_encoder / "model.safetensors"
+        )
+        assert all(torch.equal(x, made_by[name]) for name, x in load_file(saved).items())
+        assert found.step == number
+    AutoModel.from_pretrained(tmp_path / "step3")
+    for bad in (-1, 7):
+        with pytest.raises(OptionError, match=rf"--step {bad}: the journal goes from step 0 to 6"):
+            replaying.replay(tmp_path / "out", tmp_path / "no", step=bad)
+    with pytest.raises(RunFolderError, match="step3 exists already"):
+        replaying.replay(tmp_path / "out", tmp_path / "step3")
+    assert not (tmp_path / "no").exists()
+
+
+def test_replay_refuses_another_base_model(tiny_encoder: Path, tiny_llama: Path, toy: Path, tmp_path: Path) -> None:
+    zotune.fit(**made(tiny_encoder, toy, tmp_path))
+    with pytest.raises(ZotuneError, match="llama"):
+        replaying.replay(tmp_path / "out", tmp_path / "no", base=str(tiny_llama))
+    shutil.copytree(tiny_encoder, tmp_path / "base")
+    from safetensors.torch import save_file
+
+    tensors = load_file(tmp_path / "base/model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] += 1.0
+    save_file(tensors, tmp_path / "base/model.safetensors", {"format": "pt"})
+    with pytest.raises(RunFolderError, match="are not those that the run started from"):
+        replaying.replay(tmp_path / "out", tmp_path / "no", base=str(tmp_path / "base"))
+    moved = shutil.copytree(tiny_encoder, tmp_path / "moved")
+    assert replaying.replay(tmp_path / "out", tmp_path / "yes", base=str(moved)).confirmed
+    assert not (tmp_path / "no").exists()
+
+
+def test_replay_runs_no_file_that_only_the_journal_names(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "print('it ran')\n"
+        "@dataclass(frozen=True)\n"
+        "class Own:\n"
+        "    lr: float = 1e-3\n"
+        "    forwards = 1\n"
+        "    def init(self, theta): return None\n"
+        "    def step(self, theta, oracle, state, at):\n"
+        "        (loss,) = oracle(theta)\n"
+        "        return theta - self.lr * loss * at.normal(), None\n"
+    )
+    rule = f"{tmp_path / 'own.py'}:Own"
+    usual = {**made(tiny_encoder, toy, tmp_path), "optimizer": rule, "learning_rate": 1e-2}
+    zotune.fit(**usual)
+    with pytest.raises(OptionError, match=r"own.py:Own \(--optimizer .*own.py:Own allows it\)"):
+        replaying.replay(tmp_path / "out", tmp_path / "again")
+    assert replaying.replay(tmp_path / "out", tmp_path / "again", optimizer=rule).confirmed
+
+
+@pytest.mark.parametrize("optimizer", ["mezo", "dizo", "sparse-mezo", "zo-muon", "mezo-svrg"])
+def test_the_same_bits_by_one_thread_or_two_eager_or_compiled(
+    optimizer: str, tiny_encoder: Path, toy: Path, tmp_path: Path
+) -> None:
+    few = {"dizo": {"interval": 2, "iters": 1}, "mezo-svrg": {"q": 3}}.get(optimizer, {})
+    usual = made(tiny_encoder, toy, tmp_path, optimizer=optimizer, optimizer_args=few, tune="last:1", max_steps=4)
+    del usual["learning_rate"]
+    zotune.fit(**usual)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number, (count, compile) in enumerate([(1, "off"), (2, "off")] + [(2, "on")] * (optimizer == "mezo")):
+            out = tmp_path / str(number)
+            found.append(replaying.replay(tmp_path / "out", out, step=4, threads=count, compile=compile))
+    finally:
+        torch.set_num_threads(threads)
+    assert len({f.weights for f in found}) == 1
+    assert all(f.confirmed for f in found)
+    assert {f.portable for f in found} == {optimizer != "zo-muon"}
+
+
+def test_only_the_journal_is_small_and_enough(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    usual = made(tiny_encoder, toy, tmp_path, batch_size=2, max_steps=1000, learning_rate=1e-5)
+    del usual["eval_steps"]
+    result = zotune.fit(**usual, journal_only=True)
+    folder = tmp_path / "out"
+    left = {p.name for p in folder.iterdir()}
+    assert left == {"journal.jsonl", "metrics.jsonl", "config.yaml", "env.json", "result.json", "README.md"}
+    assert sum((folder / n).stat().st_size for n in ("journal.jsonl", "metrics.jsonl", "config.yaml")) < 200_000
+    assert result.files == {}
+    from transformers import AutoModel
+
+    assert replaying.replay(folder, tmp_path / "model").confirmed
+    AutoModel.from_pretrained(tmp_path / "model")
+    assert [(c.name, c.ok) for c in replaying.verify(folder)] == [("journal", True), ("model", None)]
+
+
+def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    zotune.fit(**made(tiny_encoder, toy, tmp_path))
+    good = tmp_path / "out"
+    assert differing(good) == []
+    raw = (good / "model.safetensors").read_bytes()
+
+    def spoiled(change: Callable[[Path], object]) -> list[str]:
+        folder = shutil.copytree(good, tmp_path / "spoiled", dirs_exist_ok=True)
+        change(folder)
+        found = differing(folder)
+        shutil.rmtree(folder)
+        return found
+
+    assert spoiled(lambda f: (f / "config.json").write_text("{}")) == ["config.json", "weights"]
+    assert spoiled(lambda f: (f / "model.safetensors").write_bytes(raw[:-3])) == ["model.safetensors", "weights"]
+    assert spoiled(lambda f: (f / "tokenizer.json").unlink())[0] == "tokenizer.json"
+    assert spoiled(lambda f: (f / "checkpoint-6/fields.safetensors").write_bytes(b"")) == ["checkpoint-6"]
+    assert spoiled(lambda f: shutil.copytree(f / "checkpoint-4", f / "checkpoint-6", dirs_exist_ok=True)) == [
+        "checkpoint-6"
+    ]
+    journal = (good / "journal.jsonl").read_bytes()
+    assert spoiled(lambda f: (f / "journal.jsonl").write_bytes(journal.replace(b'"seed":0', b'"seed":1'))) == [
+        "journal"
+    ]
+
+    def other_weights(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        tensors["encoder.layer.0.attention.self.query.bias"][0] += 1.0
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        said = json.loads((folder / "result.json").read_text())
+        said["files"]["model.safetensors"] = checkpoint.file_sum(folder / "model.safetensors")
+        (folder / "result.json").write_text(json.dumps(said))
+
+    assert spoiled(other_weights) == ["weights"]
+
+
+def test_other_versions_are_named_and_force_is_recorded(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    usual = made(tiny_encoder, toy, tmp_path)
+    zotune.fit(**usual)
+    before = files(tmp_path / "out")
+    really = session.environment()
+    other = {**really, "versions": {**really["versions"], "torch": "1.0"}}
+    monkeypatch.setattr(session, "environment", lambda: other)
+    with pytest.raises(RunFolderError, match=r"torch \(versions\): .* in the run, '1.0' now \(--force goes on"):
+        zotune.fit(**usual, resume="last")
+    assert files(tmp_path / "out") == before
+    notes: list[str] = []
+    emit = lambda kind, event: notes.append(event["text"]) if kind == "note" else None  # noqa: E731
+    for _ in range(2):  # recorded once: the second time it is as it was
+        zotune.fit(**usual, resume="last", force=True, emit=emit)
+    (line,) = [x for x in Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines if x["kind"] == "override"]
+    assert line["changed"]["versions"][1]["torch"] == "1.0"
+    assert sum("goes on with another torch" in text for text in notes) == 1
+    with pytest.raises(RunFolderError, match="another seed: 0 in the run, 5 now"):
+        zotune.fit(**{**usual, "seed": 5}, resume="last", force=True)
+
+
+def test_a_run_killed_before_its_journal_began_starts_anew(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    usual = made(tiny_encoder, toy, tmp_path)
+    zotune.fit(**usual)
+    whole = files(tmp_path / "out")
+    for left in (None, b"", b'{"body":{"kind":"hea'):
+        config = (tmp_path / "out/config.yaml").read_bytes()
+        shutil.rmtree(tmp_path / "out")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/config.yaml").write_bytes(config)
+        if left is not None:
+            (tmp_path / "out/journal.jsonl").write_bytes(left)
+        assert not begun(tmp_path / "out/journal.jsonl")
+        with pytest.raises(RunFolderError, match="exists already"):
+            zotune.fit(**usual)
+        zotune.fit(**usual, resume="last")
+        assert files(tmp_path / "out") == whole
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    for name in (locking.LOCK, ".config.yaml.tmp"):
+        (tmp_path / "out" / name).write_text("")
+    zotune.fit(**usual)  # the lock of one that died: nothing is in there
+    assert files(tmp_path / "out") == whole
+
+
+def test_a_clock_that_jumps_changes_nothing(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    usual = made(tiny_encoder, toy, tmp_path)
+    zotune.fit(**usual)
+    whole, jumps = files(tmp_path / "out"), iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: 1e9 * (-1) ** next(jumps))
+    zotune.fit(**{**usual, "output_dir": str(tmp_path / "again")})
+    assert files(tmp_path / "again") == whole
+
+
+def test_a_folder_that_is_deleted_while_it_is_written(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    def emit(kind: str, event: Any) -> None:
+        if kind == "step" and event["step"] == 3:
+            shutil.rmtree(tmp_path / "out")
+
+    with pytest.raises(ZotuneError, match=r"(was deleted while|cannot be written: No such file)"):
+        zotune.fit(**made(tiny_encoder, toy, tmp_path), emit=emit)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ZotuneError, match=r"cannot be written: Not a directory"):
+        zotune.fit(**{**made(tiny_encoder, toy, tmp_path), "output_dir": str(tmp_path / "file/out")})
+
+
+@pytest.mark.parametrize("place", ["save_file", "_sync", "replace", "_append", "save"])
+def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
+    place: str, tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    usual = made(tiny_encoder, toy, tmp_path)
+    zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
+    from zotune import models, run
+
+    owner: Any = {"_append": run, "save": models}.get(place, checkpoint)
+    really, calls = getattr(owner, place), 0
+    at = {"_append": 4, "replace": 4, "save": 1}.get(place, 2)  # past the first step
+
+    def full(*args: Any, **kw: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= at:
+            with checkpoint.written(Path("x")):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
+        return really(*args, **kw)
+
+    monkeypatch.setattr(owner, place, full)
+    with pytest.raises(ZotuneError, match="cannot be written: No space left on device") as error:
+        zotune.fit(**usual)
+    assert error.value.exit_code == 1
+    monkeypatch.setattr(owner, place, really)
+    zotune.fit(**usual, resume="last")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 KB, where one can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True)
+    if made.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_real_full_and_a_real_read_only_disk(small_disk: Path, tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    usual = {**made(tiny_encoder, toy, tmp_path), "tune": "all"}
+    zotune.fit(**usual)
+    (small_disk / "ballast").write_bytes(b"x" * 240_000)
+    there = {**usual, "output_dir": str(small_disk / "out")}
+    with pytest.raises(ZotuneError, match=r"cannot be written: .*No space left on device.*zotune resume") as error:
+        zotune.fit(**there)
+    assert error.value.exit_code == 1
+    (small_disk / "ballast").unlink()
+    subprocess.run(["mount", "-o", "remount,ro,size=30m", str(small_disk)], check=True)
+    with pytest.raises(ZotuneError, match="cannot be written: Read-only file system"):
+        zotune.fit(**there, resume="last")
+    subprocess.run(["mount", "-o", "remount,rw,size=30m", str(small_disk)], check=True)
+    zotune.fit(**there, resume="last")
+    assert files(small_disk / "out") == files(tmp_path / "out")
+
+
+SLOW = (
+    "import time\n"
+    "def score(predictions, labels):\n"
+    "    time.sleep(0.15)\n"
+    "    return [float(p == y) for p, y in zip(predictions, labels)]\n"
+)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    flags = [*("fit", "-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", "-o", "slow.py:score")]
+    flags += ["--smooth", 0, "--batch-size", 8, "--max-steps", 30, "--eval-steps", 100, "--optimizer", "mezo"]
+    command = [sys.executable, "-m", "zotune", *map(str, flags), "--output-dir", "cut"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "cut/journal.jsonl"
+    for _ in range(1200):
+        if journal.exists() and '"kind":"step"' in journal.read_text():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    if twice:
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert "zotune resume" in said
+    assert said.count("zotune: left at once") == twice
+    assert bool(list((tmp_path / "cut").glob("checkpoint-*"))) != twice
+    assert not (tmp_path / "cut" / locking.LOCK).exists()
+    *checked, last = replaying.verify(tmp_path / "cut")
+    assert all(c.ok for c in checked)
+    assert "the run has not ended" in last.said
+
+
+def test_the_commands(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def cli(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main([str(w) for w in words])
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    monkeypatch.chdir(tmp_path)
+    flags = ["-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", "-o", "f1", "-q", "--batch-size", 8]
+    flags += ["--max-steps", 4, "--eval-steps", 2, "--optimizer", "mezo"]
+    assert cli("fit", *flags, "--output-dir", "out")[0] == 0
+    code, out, _ = cli("resume", "out", "--max-steps", 6, "-q", "--json")
+    assert (code, json.loads(out)["steps"]) == (0, 6)
+    code, out, _ = cli("replay", "out", "-o", "again")
+    assert code == 0
+    assert "the journal records the same weights" in out
+    assert "portable    yes" in out
+    (tmp_path / "out/model.safetensors").write_bytes(b"")
+    code, out, _ = cli("verify", "out")
+    assert code == 1
+    assert "DIFFERS model.safetensors" in out
+    assert "2 of" in out
+    for wrong in (("resume", "nowhere"), ("replay", "nowhere", "-o", "x"), ("verify", "nowhere")):
+        code, _, err = cli(*wrong)
+        assert code == 2
+        assert len([x for x in err.splitlines() if x.startswith("zotune: ")]) == 1
+    with locking.held(tmp_path / "out"):
+        code, _, err = cli("resume", "out", "-q")
+    assert code == 2
+    assert f"out is in use by process {os.getpid()}" in err
+
+
+def test_the_header_names_what_the_bits_depend_on(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    zotune.fit(**made(tiny_encoder, toy, tmp_path, max_steps=1))
+    header = Journal.open(tmp_path / "out/journal.jsonl", read_only=True).header
+    assert {"zotune", "torch", "transformers", "tokenizers"} <= header["versions"].keys()
+    named = {"base_weights", "frozen_weights", "data", "objective_source", "optimizer_source", "optimizer_options"}
+    assert named | {"noise", "dtype", "seed", "device", "budget", "rows", "batch_size", "template"} <= header.keys()
+    assert header["budget"] == {"steps": 1, "evals": None, "seconds": None}

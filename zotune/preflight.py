@@ -1,0 +1,144 @@
+"""Before the budget is spent: what can be expected of it, from a few dozen forwards that count.
+
+The optimizer is asked for some steps that are not taken, each on two batches without a row in common, with the same
+noise. For two-point differences a and b on the two:
+
+    zero share: of steps whose points all have the same value
+    r  = Σ ab / √(Σ a² Σ b²): share of a difference's variance that is signal; n times the rows: n r / (1 + (n − 1) r)
+    c  = mean of (L(+) + L(−)) / 2 − L(θ): what ±ε costs;  V = mean of (a/2)²
+    gain of T steps along a straight way ≈ T r² V / 4c: the most that a slope G and a cost C of its square leave, G²/4C
+
+The last is a forecast in the sense of a weather report: r is known to about 1/√directions (docs/log.md compares).
+
+Knows oracles, spaces and optimizers; no models and no files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zotune.journal import Tape
+from zotune.oracle import At, Batch, Batches, Oracle
+from zotune.space import Space
+
+SHARE = 0.03
+"""Of the budget, at most."""
+DIRECTIONS = (4, 12)
+"""Fewest that say anything, and most."""
+WIDER = 4.0
+"""Times ε, tried where most steps see no difference."""
+MANY = 0.25
+"""Share of zero differences that is too much."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What steps that are not taken have seen. zero: share without a difference; r: share of signal, None where not
+    known; forecast: gain of all steps in the objective's value (low, likely, high), or None."""
+
+    directions: int
+    zero: float
+    r: float | None
+    forecast: tuple[float, float, float] | None
+
+
+@dataclass
+class Preflight:
+    """evals: the run's budget of evaluations; cost: of a step; error: standard error of a score on the judging rows, or
+    None; rival: what else might do better, as sentences."""
+
+    space: Space
+    oracle: Oracle
+    batches: Batches
+    evals: float
+    cost: Callable[[], int]
+    error: Callable[[], float | None] = lambda: None
+    rival: Callable[[], Sequence[str]] = tuple
+
+    def __call__(self, optimizer: Any, state: Any, steps: int | None) -> dict[str, Any]:
+        """What was found as JSON, `lines` of it for a person; {} where the budget is too small. Raises
+        ObjectiveError."""
+        size, each = self.batches.size, max(self.cost(), 1)
+        count = int(min(SHARE * self.evals / (2 * each + 2), DIRECTIONS[1]))
+        lines = list(self.rival())
+        if count < DIRECTIONS[0] or 2 * size > self.batches.rows:
+            return {"lines": lines} if lines else {}
+        seen = self.look(optimizer, state, steps, count)
+        lines = [*self.told(seen, size, steps), *lines]
+        if seen.zero > MANY and (wider := self.wider(optimizer, state, steps, count)):
+            lines.insert(1, wider)
+        return {**dataclasses.asdict(seen), "lines": lines}
+
+    def look(self, optimizer: Any, state: Any, steps: int | None, count: int) -> Seen:
+        """Ask for `count` steps, each on two batches."""
+        pairs, costs, flat, two = [], [], 0, True
+        for k in range(count):
+            rows = self.batches.sample(-3 - k, 2 * self.batches.size).rows
+            halves = [Batch(rows[: self.batches.size]), Batch(rows[self.batches.size :])]
+            found = [self._asked(optimizer, state, steps, -3 - k, half, i) for i, half in enumerate(halves)]
+            if any(len(f) < 2 for f in found):
+                return Seen(count, 0.0, None, None)
+            flat += sum(max(f) == min(f) for f in found)
+            two = two and len(found[0]) == 2
+            clean = self.oracle(self.space.theta, batch=Batch(rows))[0] if two else 0.0
+            costs.append(math.fsum(x for f in found for x in f) / sum(map(len, found)) - clean)
+            centred = [[x - math.fsum(f) / len(f) for x in f] for f in found]
+            pairs += list(zip(*centred, strict=True))
+        a2, b2 = (math.fsum(p[i] ** 2 for p in pairs) for i in (0, 1))
+        r = math.fsum(a * b for a, b in pairs) / math.sqrt(a2 * b2) if a2 and b2 else None
+        c, V = math.fsum(costs) / count, (a2 + b2) / 2 / len(pairs)
+        forecast = None
+        if r is not None and two and c > 0 and steps:
+            about = (1 - r * r) / math.sqrt(count)
+            low, likely, high = (steps * max(x, 0.0) ** 2 * V / (4 * c) for x in (r - about, r, r + about))
+            forecast = low, likely, high
+        return Seen(count, flat / (2 * count), r, forecast)
+
+    def _asked(self, optimizer: Any, state: Any, steps: int | None, t: int, batch: Batch, other: int) -> list[float]:
+        """The values, or places, that a step on this batch compares first; other: which further batches it draws."""
+        tape, batches = Tape(), Batches(self.batches.rows, self.batches.size, self.batches.seed + other)
+        self.oracle.begin(tape, t, batch)
+        optimizer.step(self.space.theta, self.oracle, state, At(self.space, batches, tape, t, steps, 0.0, batch))
+        asked = [[float(v) for v in values if v is not None] for kind, values in tape.entries if kind in ASKED]
+        return next((values for values in asked if len(values) > 1), [])
+
+    def wider(self, optimizer: Any, state: Any, steps: int | None, count: int) -> str:
+        """What a wider ε would do about zero differences, where the optimizer has one."""
+        eps = getattr(optimizer, "eps", None)
+        if not isinstance(eps, float) or not dataclasses.is_dataclass(optimizer):
+            return ""
+        rule: Any = dataclasses.replace(optimizer, eps=WIDER * eps)  # type: ignore[type-var]
+        flat = 0
+        for k in range(count):
+            found = self._asked(rule, state, steps, -3 - k, self.batches.sample(-3 - k, self.batches.size), 0)
+            flat += not found or max(found) == min(found)
+        return f"with ε = {WIDER * eps:.2g} instead of {eps:.2g}: {100 * flat / count:.0f} % (or --eps auto)"
+
+    def told(self, seen: Seen, size: int, steps: int | None) -> list[str]:
+        """The same in words."""
+        if seen.r is None and seen.zero == 0.0:
+            return ["preflight: this optimizer compares nothing that could be repeated on other rows"]
+        said = f"preflight: {100 * seen.zero:.0f} % of {2 * seen.directions} steps tried see no difference"
+        if seen.r is None:
+            return [f"{said}; there is nothing to learn from: a larger --batch-size, or a finer objective"]
+        r = max(seen.r, 0.0)
+        more = 4 * r / (1 + 3 * r)
+        lines = [
+            f"{said}; {100 * r:.0f} % (± {100 / math.sqrt(seen.directions):.0f}) of a difference is signal, "
+            f"the rest is which {size} rows; with {4 * size} rows {100 * more:.0f} %"
+        ]
+        if seen.forecast is not None and steps:
+            _, likely, high = seen.forecast
+            lines.append(f"expect a gain of about {likely:.2g} (hardly over {high:.2g}) from {steps} steps")
+            if (error := self.error()) and high < error:
+                lines[-1] += f": less than the judging rows' standard error of {error:.2g}"
+        return lines
+
+
+ASKED = ("values", "ranks")
+
+__all__ = ["Preflight", "Seen"]
