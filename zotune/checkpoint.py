@@ -228,13 +228,13 @@ def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Writing a file of a run folder: a full or broken disk is a ZotuneError that names the file and the way on."""
+def written(path: Path, hint: str = RESUME) -> Iterator[None]:
+    """Writing a file: a full or broken disk is a ZotuneError that names the file and, in a run folder, the way on."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ZotuneError(f"{path} cannot be written: {why}", hint=RESUME) from None
+        raise ZotuneError(f"{path} cannot be written: {why}", hint=hint) from None
 
 
 def replace(path: Path, text: str) -> None:

@@ -220,7 +220,7 @@ class Engine:
                     self._init()
                 case "step":
                     self._step()
-                case "eval":
+                case "eval" if self._assessed != self.progress.step:
                     self._assess()
                 case "budget":
                     self._extended()
@@ -315,15 +315,15 @@ class Engine:
         """Say what to expect, before anything is spent on it; of no effect on the weights."""
         if self.journal.replaying and self.journal.next != "preflight":
             return  # it had nothing to say
-        line = self.journal.take("preflight")
+        line, before = self.journal.take("preflight"), self.oracle.evaluations
         if line is None:
             try:
                 found = dict(preflight(self.optimizer, self.state, self._total()))
             except ObjectiveError as error:
                 found = {"failed": str(error), "lines": [f"preflight: the objective failed: {error}"]}
-            if not found:
+            if not found and self.oracle.evaluations == before:
                 return
-            line = {"kind": "preflight", "evals": self.oracle.evaluations, **found}
+            line = {"kind": "preflight", "evals": self.oracle.evaluations, "lines": [], **found}
             self.journal.append(line)
         self.oracle.evaluations = self.progress.evaluations = line["evals"]
         self.emit("preflight", {"lines": line["lines"]})

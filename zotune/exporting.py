@@ -46,8 +46,8 @@ def write(loaded: models.Loaded, target: Path) -> Path:
     full."""
     partial = target.with_name(target.name + ".partial")
     try:
-        with written(target):
-            models.save(loaded, partial)
+        with written(target, hint=""):
+            _save(loaded, partial)
             if target.exists():
                 target.rmdir()
             partial.rename(target)
@@ -63,7 +63,7 @@ def place(loaded: models.Loaded, folder: Path) -> dict[str, str]:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with written(folder):
-            models.save(loaded, partial)
+            _save(loaded, partial)
             names = sorted(p.relative_to(partial) for p in partial.rglob("*") if p.is_file())
             sums = {str(name): file_sum(partial / name) for name in names}
             for name in names:
@@ -72,6 +72,15 @@ def place(loaded: models.Loaded, folder: Path) -> dict[str, str]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return sums
+
+
+def _save(loaded: models.Loaded, folder: Path) -> None:
+    try:
+        models.save(loaded, folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(0, str(error)) from error  # as tokenizers says that a disk is full
 
 
 def _classes(folder: Path) -> int | None:

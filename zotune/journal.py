@@ -21,7 +21,7 @@ from typing import Any
 
 from zotune.errors import RunFolderError, ZotuneError
 
-FORMAT = 1
+FORMAT = 2
 RESUME = "the run goes on with: zotune resume"
 NOTES = frozenset({"kept", "override"})
 """Kinds of lines that say something of the run and lead to no weights: a replay passes over them."""

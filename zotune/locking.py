@@ -34,7 +34,8 @@ def held(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is still held: the next one makes its own
+        with contextlib.suppress(OSError):  # the folder may be gone, or no longer to be written
+            path.unlink()  # while it is still held: the next one makes its own
         os.close(descriptor)
 
 

@@ -30,6 +30,14 @@ from zotune.session import Session, environment, load_with
 from zotune.space import Space, named_tensors
 from zotune.types import Optimizer
 
+NEEDED = frozenset(
+    [
+        *("model", "revision", "head", "dtype", "quantize", "versions", "task", "base_weights", "frozen_weights"),
+        *("tensors", "seed", "noise", "rule", "optimizer", "optimizer_options"),
+        *("rows", "batch_size", "budget", "eval_steps", "direction", "drift"),
+    ]
+)
+"""What a replay reads in a header."""
 JOURNAL = "journal.jsonl"
 RESULT = "result.json"
 
@@ -109,6 +117,13 @@ def _match(loaded: models.Loaded, optimizer: Optimizer, header: Mapping[str, Any
             raise RunFolderError(f"{loaded.source} has no tensor {name!r} of shape {shape}", hint=nearest(name, found))
 
 
+def _header(journal: Journal) -> dict[str, Any]:
+    """A journal's header, with all that a replay reads in it. Raises RunFolderError where it is of something else."""
+    if missing := sorted(NEEDED - journal.header.keys()):
+        raise RunFolderError(f"{journal.path}, line 1: the header has no {', '.join(missing)}: it is of no whole run")
+    return journal.header
+
+
 def _unasked(*_: Any) -> NoReturn:
     raise RunFolderError("the journal does not hold what this optimizer asks for", hint="a replay computes nothing")
 
@@ -148,7 +163,7 @@ def replay(
     folder, target = Path(run), Path(output)
     exporting.free(target)
     journal = Journal.open(folder / JOURNAL, read_only=True)
-    header = journal.header
+    header = _header(journal)
     last = sum(line["kind"] == "step" for line in journal.lines)
     kept = next((line for line in reversed(journal.lines) if line["kind"] == "kept"), {"step": last, "share": 1.0})
     wanted, share = (kept["step"], kept["share"]) if step is None else (step, 1.0)
@@ -265,7 +280,7 @@ def verify(run: str | Path, emit: Emit = lambda kind, event: None) -> list[Check
     if not files:
         return [*checks, Check("model", None, "no model files were written: zotune replay rebuilds them")]
     checks += [_file(folder, name, said) for name, said in files.items()]
-    return [*checks, _tuned(folder, journal.header, kept, emit)]
+    return [*checks, _tuned(folder, _header(journal), kept, emit)]
 
 
 def _checked(path: Path, journal: Journal) -> Check:

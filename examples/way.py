@@ -1,0 +1,56 @@
+"""How far along the way from the start to the last weights is the best place? Held-out scores at shares of it.
+
+    python examples/way.py --case sst2-cross-entropy --budget 1200 --seed 0 --arg cap=3 >> way.jsonl
+
+Cases are those of benchmark_suite.py. One JSON line: for each share of the way the paired difference to the start on
+the judging rows, with its standard error. `auto` looks at half of the way and where a parabola has its minimum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmark_suite import cases
+
+import zotune
+from zotune import checkpoint, config
+from zotune.plan import plan
+from zotune.session import Session
+
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)
+
+
+def _mute(kind: str, event: Any) -> None:
+    """Hears nothing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=[c for c in cases() if not c.startswith("stories")], default="support-f1")
+    parser.add_argument("--budget", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--arg", action="append", default=[], help="option of auto, name=value")
+    args = parser.parse_args()
+    options = {**cases()[args.case], "optimizer_args": config.pairs(args.arg, "--arg"), "max_evals": args.budget}
+    options |= {"seed": args.seed, "threads": 1, "rollback": 0.0, "interpolate": False, "preflight": False}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        zotune.fit(output_dir=str(run), eval_steps=10**6, **options)
+        session = Session(plan(config.resolve(options, None)), _mute)
+        start, before = session.space.snapshot(), session.judge.measure()
+        checkpoint.read(run / f"checkpoint-{checkpoint.checkpoints(run)[-1]}", session.space)
+        last = session.space.snapshot()
+    line: dict[str, Any] = {"key": [args.case, args.budget, args.seed, *args.arg], "before": before[1].value}
+    for share in SHARES:
+        session.space.load(checkpoint.between(start, last, share))
+        found = session.judge.difference(before, session.judge.measure(), args.seed)
+        line[f"{share:g}"] = [round(found.value, 4), round(found.error or 0.0, 4)]
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""`--learning-rate auto` and `--eps auto`: found by some forwards, counted, journaled, and of use."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from zotune_optimizers import es, meazo, mezo, mezo_adam, zo_sgd
+
+import zotune
+from zotune.calibration import Calibration
+from zotune.errors import OptionError, UsageError
+from zotune.journal import Journal
+from zotune.types import Score
+from zotune.workbench import Bench, same
+
+
+def calibration(bench: Bench, **more: Any) -> Calibration:
+    start = bench.space.snapshot()
+    options = {"lr": "lr", "eps": "eps", "steps": 100, "evals": 1000.0} | more
+    return Calibration(
+        bench.optimizer, options["lr"], options["eps"], bench.space, bench.oracle, bench.batches, options["steps"],
+        options["evals"], lambda: start,
+    )  # fmt: skip
+
+
+RULES = [mezo.MeZO, mezo_adam.MeZOMomentum, mezo_adam.MeZOAdam, meazo.MEAZO, zo_sgd.ZOSign, es.ES]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_ends_as_far_away_as_one_perturbation(rule: Any, dtype: torch.dtype) -> None:
+    """Whatever the rule does with its learning rate, momentum and moments."""
+    bench = Bench(rule(), steps=100, dtype=dtype)
+    before = bench.weights()
+    found = calibration(bench).find()
+    assert same(bench.weights(), before)
+    assert bench.space.fields == {}
+    reach = found.options["eps"] * math.sqrt(bench.space.numel)
+    run = Bench(replace(rule(), **found.options), steps=100, dtype=dtype).run()
+    gone = math.sqrt(sum(float((w.double() - before[n].double()).square().sum()) for n, w in run.weights().items()))
+    assert reach / 6 < gone < 6 * reach, (gone, reach, found)
+    assert len(found.lines) == 3
+
+
+def test_the_scale_is_the_largest_that_is_tolerated() -> None:
+    for bend in (1e-2, 1.0, 100.0):  # L = 1 + bend |θ − θ₀|² / d: ±ε z costs bend ε²
+        bench = Bench(mezo.MeZO())
+        start = {n: w.double() for n, w in bench.weights().items()}
+
+        def loss(rows: Any, bench: Bench = bench, start: Any = start, bend: float = bend) -> Score:
+            far = sum(float((p.detach().double() - start[n]).square().sum()) for n, p in bench.space.params.items())
+            return Score(1.0 + bend * far / bench.space.numel)
+
+        bench.oracle._evaluate = loss
+        typical = math.sqrt(sum(float(w.square().sum()) for w in start.values()) / bench.space.numel)
+        found = calibration(bench, lr=None).find()
+        grid = [typical * 2.0**-k for k in range(12)]
+        tolerated = [e for e in grid if bend * e * e <= 0.05]
+        assert found.options["eps"] == pytest.approx(max(tolerated, default=grid[10]), rel=1e-6)
+        assert set(found.options) == {"eps"}
+
+
+def test_a_flat_objective_has_no_learning_rate() -> None:
+    bench = Bench(mezo.MeZO(), evaluate=lambda rows: Score(1.0))
+    with pytest.raises(UsageError, match="no learning rate can be found"):
+        calibration(bench).find()
+
+
+def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "model": str(tiny_encoder),
+        "dataset": str(toy),
+        "labels": "awful film,lovely film",
+        "objective": "cross-entropy",
+        "optimizer": "mezo-adam",
+        "learning_rate": "auto",
+        "eps": "auto",
+        "batch_size": 8,
+        "max_evals": 300,
+        "preflight": False,
+        "eval_steps": 20,
+        "output_dir": str(out),
+        **more,
+    }
+
+
+def test_a_whole_run_counts_and_records_it(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    result = zotune.fit(
+        emit=lambda kind, event: said.extend(event["lines"]) if kind == "init" else None,
+        **options(tiny_encoder, toy, tmp_path / "out"),
+    )
+    journal = Journal.open(tmp_path / "out/journal.jsonl", read_only=True)
+    (line,) = [x for x in journal.lines if x["kind"] == "calibration"]
+    assert set(line["options"]) == {"lr", "eps"}
+    assert 0 < line["evals"] < 60
+    assert said == line["lines"]
+    assert result.forwards <= 300
+    first = next(x for x in journal.lines if x["kind"] == "step")
+    assert first["evals"] == line["evals"] + 2
+    texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(t)["body"]["kind"] for t in texts]
+    for cut in (kinds.index("calibration"), kinds.index("calibration") + 1, kinds.index("eval") + 9):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(b"".join(texts[:cut]))
+        zotune.fit(resume="last", **options(tiny_encoder, toy, folder))
+        assert (folder / "journal.jsonl").read_bytes() == b"".join(texts)
+    again = copy.deepcopy(options(tiny_encoder, toy, tmp_path / "out"))
+    assert zotune.fit(resume="last", **again).steps == result.steps
+
+
+def test_what_cannot_be_calibrated_is_refused(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    made = options(tiny_encoder, toy, tmp_path / "out")
+    with pytest.raises(OptionError, match="has no option 'lr' that can be calibrated"):
+        zotune.fit(**{**made, "optimizer": "random-search"})
+    with pytest.raises(OptionError, match="--eps must be a finite number or auto, got 'x'"):
+        zotune.fit(**{**made, "eps": "x"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_optimizer_calibrates_itself(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    made = options(tiny_encoder, toy, tmp_path / "out", optimizer="auto", max_evals=60)
+    zotune.fit(**made)
+    lines = Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines
+    assert not [x for x in lines if x["kind"] == "calibration"]

@@ -1,0 +1,160 @@
+"""At the end weights between the start and the last are looked at too; a replay and a resumed run see the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import zotune
+from zotune.checkpoint import between
+from zotune.engine import best_weights
+from zotune.journal import Journal
+from zotune.workbench import Bench, Weights, same
+
+
+@dataclass(frozen=True)
+class Straight:
+    """One way, at one pace, whatever the objective says."""
+
+    pace: float = 0.25
+    forwards: ClassVar[int] = 1
+    interpolates: ClassVar[bool] = True
+
+    def init(self, theta: Any) -> None:
+        return None
+
+    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+        oracle(theta)
+        return theta + self.pace * theta.per(lambda t: 1.0), None
+
+
+def bench(best: float, journal: Journal | None = None, steps: int = 8) -> Bench:
+    """Eight steps of 0.25; the loss has its minimum `best` of the way."""
+    module = Weights()
+    start = module.flat().clone()
+
+    def loss(_: Bench) -> float:
+        way = float((module.flat() - start).mean()) / 2.0
+        return 1.0 + (way - best) ** 2
+
+    made = Bench(Straight(), module=module, steps=steps, journal=journal, assess=loss, evaluate=lambda rows: _zero())
+    made.engine.eval_steps, made.engine.interpolate = 100, True
+    return made
+
+
+def _zero() -> Any:
+    return zotune.types.Score(0.0)
+
+
+@pytest.mark.parametrize("best", [0.3, 0.5, 0.62, 0.9])
+def test_the_lowest_point_of_the_way_is_found(best: float) -> None:
+    run = bench(best)
+    start = run.weights()
+    run.run()
+    p, last = run.engine.progress, run.weights()
+    assert (p.best_step, p.best_share) == (8, pytest.approx(best, abs=0.005))
+    assert all(torch.allclose(last[n], start[n] + 2.0) for n in start), "the weights end as they were"
+    assert all(torch.allclose(w, start[n] + 2.0 * p.best_share) for n, w in best_weights(run.store, p).items())
+    lines = [x for x in run.journal.lines if x["kind"] == "between"]
+    assert [x["share"] for x in lines] == ([0.5, round(best, 2)])
+    for cut in range(1, len(run.journal.lines) + 1):  # a replay, and runs that end in the middle of it
+        journal = Journal(None)
+        journal.lines, journal.cursor = copy.deepcopy(run.journal.lines[:cut]), 1
+        again = bench(best, journal).run()
+        assert again.journal.lines == run.journal.lines
+        assert same(again.weights(), last)
+        assert same(best_weights(again.store, again.engine.progress), best_weights(run.store, p))
+
+
+@pytest.mark.parametrize("best", [-0.5, 0.0, 1.0, 1.5])
+def test_a_way_that_leads_nowhere_or_on_costs_one_look(best: float) -> None:
+    run = bench(best).run()
+    p = run.engine.progress
+    assert (p.best_step, p.best_share) == ((0, 1.0) if best <= 0 else (8, 1.0))
+    assert [x["share"] for x in run.journal.lines if x["kind"] == "between"] == [0.5]
+
+
+def test_ruined_weights_are_left_for_the_best_of_the_way() -> None:
+    def made(journal: Journal | None = None) -> Bench:
+        run = bench(0.2, journal)
+        loss, run.engine.eval_steps = run.engine.assess, 4
+        assert loss is not None
+
+        def assess() -> dict[str, Any]:
+            found = dict(loss())
+            return {**found, "ruined": "by a test"} if found["loss"] > 1.05 else found
+
+        run.engine.assess = assess
+        return run
+
+    run = made()
+    start = run.weights()
+    run.run()
+    (line,) = [x for x in run.journal.lines if x["kind"] == "rollback"]
+    # after four of eight steps it is at half of the way of `bench`, and best at 0.2: 0.4 of what it has gone
+    assert (line["step"], line["to"], line["share"]) == (4, 4, 0.4)
+    assert all(torch.allclose(w, start[n] + 0.4 + 4 * 0.25 * 0.25) for n, w in run.weights().items())
+    for cut in range(1, len(run.journal.lines) + 1):
+        journal = Journal(None)
+        journal.lines, journal.cursor = copy.deepcopy(run.journal.lines[:cut]), 1
+        again = made(journal).run()
+        assert again.journal.lines == run.journal.lines
+        assert same(again.weights(), run.weights())
+
+
+def test_only_where_it_is_wanted() -> None:
+    made = bench(0.5)
+    made.engine.interpolate = False
+    assert [x for x in made.run().journal.lines if x["kind"] == "between"] == []
+
+
+def test_half_precision_is_rounded_once() -> None:
+    x, y = torch.randn(2, 1000).bfloat16()
+    found = between({"w": x}, {"w": y}, 0.3)["w"]
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, (x.float() + (y.float() - x.float()) * 0.3).bfloat16())
+
+
+def test_a_module_ends_with_the_best_of_the_way() -> None:
+    module = Weights()
+    start = module.flat().clone()
+
+    def loss(model: Weights, batch: list[int]) -> float:
+        return float(((model.flat() - start).mean() - 0.5) ** 2)
+
+    tuner = zotune.Tuner(module, loss, Straight(), data=[0, 1], eval_data=[0, 1], direction="minimize")
+    tuner.fit(max_steps=8, eval_steps=8)
+    assert torch.allclose(module.flat(), start + 0.5, atol=0.01)
+
+
+def test_a_run_keeps_what_it_found(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "model": str(tiny_encoder),
+        "dataset": str(toy),
+        "labels": "awful film,lovely film",
+        "objective": "cross-entropy",
+        "optimizer": f"{__file__}:Straight",
+        "optimizer_args": {"pace": 0.02},
+        "tune": "all",
+        "max_steps": 6,
+        "eval_steps": 6,
+        "guard": 0.0,
+        "rollback": 0.0,
+    }
+    for name, more in (("with", {}), ("without", {"interpolate": False})):
+        zotune.fit(output_dir=str(tmp_path / name), **options, **more)
+        lines = Journal.open(tmp_path / name / "journal.jsonl", read_only=True).lines
+        looked = {x["share"]: x["loss"] for x in lines if x["kind"] == "between"}
+        assert bool(looked) == (name == "with")
+        start, end = (x["loss"] for x in lines if x["kind"] == "eval")
+        losses = {**looked, 1.0: end}
+        best = min(losses, key=lambda share: losses[share])
+        assert losses[best] < start
+        saved = json.loads((tmp_path / name / "checkpoint-6/trainer_state.json").read_text())["progress"]
+        assert (saved["best_step"], saved["best_share"]) == (6, best)

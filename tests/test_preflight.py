@@ -1,0 +1,147 @@
+"""What is said before the budget is spent: of known problems, counted, journaled, and without effect on the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
+
+import zotune
+from zotune import preflight
+from zotune.journal import Journal, Tape
+from zotune.preflight import Preflight
+from zotune.types import Score
+from zotune.workbench import Bench, Weights, same
+
+SIZE = 6
+
+
+def bench(noise: float, rule: Any = None, bend: float = 0.0) -> Bench:
+    """L_i = (a + noise b_i) · (θ − θ₀) + bend |θ − θ₀|² / 2: each row has a slope of its own beside the common one."""
+    module = Weights(50)
+    start = module.flat().clone().double()
+    g = torch.Generator().manual_seed(1)
+    common = torch.randn(start.numel(), generator=g, dtype=torch.float64)
+    own = torch.randn(24, start.numel(), generator=g, dtype=torch.float64)
+    own -= own.mean(0)
+
+    def loss(rows: Any) -> Score:
+        way = module.flat().double() - start
+        return Score(float(((common + noise * own[list(rows)]) @ way).mean() + bend / 2 * way.square().sum()))
+
+    return Bench(rule or mezo.MeZO(eps=0.01), module=module, evaluate=loss)
+
+
+def look(made: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 150) -> preflight.Seen:
+    monkeypatch.setattr(preflight, "DIRECTIONS", (4, count))
+    ahead = Preflight(made.space, made.oracle, made.batches, 1e9, lambda: 2)
+    before = made.weights()
+    made.engine._initial(Tape())
+    seen = ahead.look(made.optimizer, made.engine.state, 1000, count)
+    assert same(before, made.weights())
+    return seen
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("rule", [mezo.MeZO(eps=0.01), es.ES(eps=0.01, n=6), rank_sgd.RankSGD(eps=0.01, points=6)])
+def test_signal_is_what_two_batches_share(noise: float, rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = look(bench(noise, rule), monkeypatch)
+    # batches of 6 of 24 rows, whose own slopes sum to 0 and have a variance of 23/24, and two without a row in common
+    own = noise**2 * 23 / 24
+    right = (1 - own / 23) / (1 + own / SIZE * 18 / 23)
+    assert seen.zero == 0.0
+    assert seen.r == pytest.approx(right, abs=0.2)
+
+
+def test_the_forecast_is_the_best_of_a_straight_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps along ±z with a fixed size, all slopes of one batch: G = T ρ E|s|-like, C = T ρ² c; the best is G² / 4C."""
+    bend = 3.0
+    made = bench(0.0, bend=bend)
+    seen = look(made, monkeypatch)
+    assert seen.forecast is not None
+    low, likely, high = seen.forecast
+    d, eps = made.space.numel, 0.01
+    slope = float(sum(x * x for x in _slope(made)))
+    right = 1000 * (eps**2 * slope) / (4 * bend / 2 * eps**2 * d)
+    assert likely == pytest.approx(right, rel=0.35)
+    assert low <= likely <= high
+
+
+def _slope(made: Bench) -> list[float]:
+    g = torch.Generator().manual_seed(1)
+    return list(torch.randn(made.space.numel, generator=g, dtype=torch.float64))
+
+
+def test_flat_objectives_are_seen_and_a_wider_scale_is_tried() -> None:
+    made = bench(0.0)
+    evaluate = made.oracle._evaluate
+    made.oracle._evaluate = lambda rows: Score(round(evaluate(rows).value * 2))
+    ahead = Preflight(made.space, made.oracle, made.batches, 1000.0, lambda: 2)
+    found = ahead(made.optimizer, None, 100)
+    assert found["zero"] > 0.25
+    assert "with ε = 0.04 instead of 0.01" in found["lines"][1]
+    made.oracle._evaluate = lambda rows: Score(1.0)
+    found = ahead(zo_sgd.ZOSign(eps=1e-4), None, 100)
+    assert (found["zero"], found["r"]) == (1.0, None)
+    assert "nothing to learn from" in found["lines"][0]
+
+
+def test_a_small_budget_is_not_spent_on_it() -> None:
+    made = bench(0.0)
+    assert Preflight(made.space, made.oracle, made.batches, 200.0, lambda: 2)(made.optimizer, None, 100) == {}
+    assert made.calls == 0
+
+
+def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, Any]:
+    model = {"model": str(tiny_encoder), "dataset": str(toy), "labels": "awful film,lovely film"}
+    rule = {"optimizer": "mezo", "learning_rate": 1e-3, "eps": 0.01, "batch_size": 8, "eval_steps": 20}
+    return {**model, **rule, "objective": "cross-entropy", "max_evals": 240, "output_dir": str(out), **more}
+
+
+def test_a_whole_run(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "SHARE", 0.1)
+    said: list[str] = []
+    result = zotune.fit(
+        emit=lambda kind, event: said.extend(event["lines"]) if kind == "preflight" else None,
+        **options(tiny_encoder, toy, tmp_path / "out"),
+    )
+    texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(t)["body"]["kind"] for t in texts]
+    assert kinds[:5] == ["header", "init", "eval", "preflight", "step"]
+    line = json.loads(texts[3])["body"]
+    assert line["lines"] == said
+    assert line["directions"] >= 4
+    assert line["evals"] >= 6 * line["directions"]
+    assert result.forwards <= 240
+    for cut in (3, 4, 9):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(b"".join(texts[:cut]))
+        zotune.fit(resume="last", **options(tiny_encoder, toy, folder))
+        assert (folder / "journal.jsonl").read_bytes() == b"".join(texts)
+    zotune.fit(preflight=False, **options(tiny_encoder, toy, tmp_path / "none"))
+    without = Journal.open(tmp_path / "none/journal.jsonl", read_only=True).lines
+    assert not [x for x in without if x["kind"] == "preflight"]
+    first = [
+        next(x for x in lines if x["kind"] == "step") for lines in (without, [json.loads(t)["body"] for t in texts])
+    ]
+    assert first[0]["tape"] == first[1]["tape"]
+
+
+def test_a_better_linear_probe_is_offered(toy: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    zotune.fit(
+        objective="accuracy",
+        max_evals=90,
+        limit=128,
+        preflight=True,
+        output_dir=str(tmp_path / "out"),
+        eval_steps=1000,
+        emit=lambda kind, event: said.extend(event["lines"]) if kind == "preflight" else None,
+    )
+    (line,) = [x for x in said if "linear probe" in x]
+    assert "--init linear-probe starts from it" in line

@@ -1,0 +1,91 @@
+"""Runs whose steps are far too large: seen on the selection rows, undone, gone on with smaller ones; and replayed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import zotune
+from zotune.errors import OptionError
+from zotune.journal import Journal
+from zotune.judging import HeldOut
+from zotune.types import Score
+
+
+@pytest.fixture
+def ruinous(tiny_encoder: Path, toy: Path, tmp_path: Path) -> dict[str, Any]:
+    """A learning rate at which nothing survives."""
+    model = {"model": str(tiny_encoder), "dataset": str(toy), "labels": "awful film,lovely film", "tune": "all"}
+    rule = {"optimizer": "mezo", "learning_rate": 1.0, "eps": 0.01, "batch_size": 8, "max_steps": 12, "eval_steps": 2}
+    return {**model, **rule, "output_dir": str(tmp_path / "out")}
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [x for x in Journal.open(folder / "journal.jsonl", read_only=True).lines if x["kind"] == kind]
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "f1"])
+def test_a_ruined_run_goes_back_and_says_so(ruinous: Any, tmp_path: Path, tiny_encoder: Path, objective: str) -> None:
+    said: list[dict[str, Any]] = []
+    result = zotune.fit(
+        objective=objective,
+        rollback=1.0,
+        emit=lambda kind, event: said.append(dict(event)) if kind == "rollback" else None,
+        **ruinous,
+    )
+    found = lines(tmp_path / "out", "rollback")
+    assert found
+    assert found == said
+    assert [x["damping"] for x in found] == [0.25**k for k in range(1, len(found) + 1)]
+    assert all(float(x["why"].split()[0]) > 1.0 and "worse than the start" in x["why"] for x in found)
+    kept = load_file(tmp_path / "out/model.safetensors")
+    assert all(torch.isfinite(x).all() for x in kept.values())
+    if result.kept == "start":
+        assert all(torch.equal(x, kept[n]) for n, x in load_file(tiny_encoder / "model.safetensors").items())
+
+
+def test_an_undone_run_resumes_to_the_same_bits(ruinous: Any, tmp_path: Path) -> None:
+    zotune.fit(objective="cross-entropy", rollback=1.0, **ruinous)
+    whole = (tmp_path / "out/journal.jsonl").read_bytes()
+    texts = whole.splitlines(keepends=True)
+    places = [i for i, text in enumerate(texts) if json.loads(text)["body"]["kind"] == "rollback"]
+    assert places
+    for k in sorted({*places[:2], places[0] + 1, places[0] + 3}):  # up to before a rollback, after it, and further on
+        folder = tmp_path / f"cut{k}"
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(b"".join(texts[:k]))
+        zotune.fit(objective="cross-entropy", rollback=1.0, resume="last", **{**ruinous, "output_dir": str(folder)})
+        assert (folder / "journal.jsonl").read_bytes() == whole
+        assert (folder / "model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+
+
+def test_never(ruinous: Any, tmp_path: Path) -> None:
+    zotune.fit(objective="cross-entropy", rollback=0.0, **ruinous)
+    assert lines(tmp_path / "out", "rollback") == []
+    with pytest.raises(OptionError, match="--rollback"):
+        zotune.fit(rollback=-1.0, **ruinous)
+
+
+def test_the_deficit_is_in_paired_standard_errors() -> None:
+    class Rows:
+        def __len__(self) -> int:
+            return 4
+
+    class Goal:
+        direction, ordered = "maximize", False
+
+    held = HeldOut(None, Rows(), Goal())  # type: ignore[arg-type]
+    before, after = (Score(2.0, (1.0, 2.0, 3.0, None)), Score(1.0, (0.5, 1.0, 1.5, 9.0)))
+    gaps = [-0.5, -1.0, -1.5]
+    error = math.sqrt(sum((g + 1.0) ** 2 for g in gaps) / 2 / 3)
+    assert held.deficit(({}, before), ({}, after), 0) == pytest.approx(1.0 / error)
+    assert held.deficit(({}, before), ({}, before), 0) is None
+    held.objective.ordered = True  # type: ignore[misc]
+    won = Score(0.25, (0.0, 0.5, 0.0, 0.5))
+    assert held.deficit(({}, won), ({}, won), 0) == pytest.approx(0.25 / (math.sqrt(0.25 / 3) / 2))
