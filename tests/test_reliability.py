@@ -602,6 +602,30 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from zotune import models
+
+    def full(*_: Any) -> None:
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(models, "save", full)
+    with pytest.raises(ZotuneError, match="out cannot be written: No space left on device"):
+        zotune.fit(**made(tiny_encoder, toy, tmp_path))
+    with pytest.raises(ZotuneError, match="again cannot be written: No space left on device") as error:
+        replaying.replay(tmp_path / "out", tmp_path / "again")
+    assert "resume" not in str(error.value)
+    assert not list(tmp_path.glob("again*"))
+
+
+def test_a_journal_of_something_else_is_one_line(tmp_path: Path) -> None:
+    written(tmp_path / "journal.jsonl")
+    with pytest.raises(RunFolderError, match=r"line 1: the header has no base_weights, .*no whole run"):
+        replaying.replay(tmp_path, tmp_path / "again")
+    assert [c.ok for c in replaying.verify(tmp_path)] == [True, None]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 KB, where one can be mounted."""

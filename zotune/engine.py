@@ -424,7 +424,7 @@ class Engine:
         if p.best_step == p.step:  # also in a replay: the checkpoint of the best may have been lost
             self._save()
         if p.step and "ruined" in line and self._used() < 1.0:
-            if self.interpolate:
+            if self.journal.next == "between" or (self.interpolate and not self.journal.replaying):
                 self._look_back()
             self._roll_back(line["ruined"])
 
