@@ -15,6 +15,7 @@ import zotune
 from zotune.errors import OptionError
 from zotune.journal import Journal
 from zotune.judging import HeldOut
+from zotune.replaying import replay
 from zotune.types import Score
 
 
@@ -89,3 +90,16 @@ def test_the_deficit_is_in_paired_standard_errors() -> None:
     held.objective.ordered = True  # type: ignore[misc]
     won = Score(0.25, (0.0, 0.5, 0.0, 0.5))
     assert held.deficit(({}, won), ({}, won), 0) == pytest.approx(0.25 / (math.sqrt(0.25 / 3) / 2))
+
+
+@pytest.mark.parametrize("optimizer", ["mezo", "auto", "mezo-momentum"])
+def test_an_undone_run_is_rebuilt_from_its_journal(ruinous: Any, tmp_path: Path, optimizer: str) -> None:
+    """Also where the weights that are left are looked at on the way back (`auto`)."""
+    made = {**ruinous, "optimizer": optimizer, "rollback": 0.2, "guard": 0.0}
+    if optimizer == "auto":
+        del made["learning_rate"], made["eps"]
+        made["optimizer_args"] = {"cap": 300.0, "eps": 50.0}
+    zotune.fit(objective="f1", **made)
+    assert lines(tmp_path / "out", "rollback")
+    assert replay(tmp_path / "out", tmp_path / "again").confirmed
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()

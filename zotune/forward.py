@@ -91,12 +91,13 @@ class Forward:
                     raise
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
             # out of the handler, whose traceback holds what the pass has allocated
-            if self._rows < 2:
+            rows = min(self._rows, self.micro)
+            if rows < 2:
                 raise OutOfMemory(
                     f"memory does not suffice for a single row: {reason}",
                     hint="a shorter --max-length, --dtype bfloat16 or a smaller model; --probe forward keeps no copy",
                 )
-            self.micro = self._rows // 2
+            self.micro = rows // 2
             if self.loaded.device.type == "cuda":
                 torch.cuda.empty_cache()
         if self.micro < before:
@@ -120,7 +121,7 @@ class Forward:
     def _fed(self, prefix: Prefix, wanted: set[Tokens]) -> bool:
         """Fill the cache and hold what the model gives with it against what it gives without."""
         self.prefix = None
-        few = sorted(wanted, key=len)[:: max(1, len(wanted) // 4)]
+        few = sorted(wanted, key=len)[:: max(1, len(wanted) // 4)][: self.micro]
         plain = self._first(few)
         try:
             if not prefix.fill(wanted, self.run, self.micro):

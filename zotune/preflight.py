@@ -25,7 +25,7 @@ from zotune.journal import Tape
 from zotune.oracle import At, Batch, Batches, Oracle
 from zotune.space import Space
 
-SHARE = 0.03
+SHARE = 0.04
 """Of the budget, at most."""
 DIRECTIONS = (4, 12)
 """Fewest that say anything, and most."""
@@ -128,8 +128,8 @@ class Preflight:
         r = max(seen.r, 0.0)
         more = 4 * r / (1 + 3 * r)
         lines = [
-            f"{said}; {100 * r:.0f} % (± {100 / math.sqrt(seen.directions):.0f}) of a difference is signal, "
-            f"the rest is which {size} rows; with {4 * size} rows {100 * more:.0f} %"
+            f"{said}; {100 * r:.0f} % (± {100 / math.sqrt(seen.directions):.0f}) of one is signal, "
+            f"with {4 * size} rows instead of {size} {100 * more:.0f} %"
         ]
         if seen.forecast is not None and steps:
             _, likely, high = seen.forecast
