@@ -166,6 +166,20 @@ def test_sampled_text_is_that_of_the_smaller_batch(tiny_llama: Path, llama: Inje
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_what_is_computed_once_is_computed_in_parts(tiny_encoder: Path, bert: Injector) -> None:
+    """The blocks before the first tuned one; where even a single row is too much, nothing is stored."""
+    task, coded = task_of(tiny_encoder, "classification")
+    whole, tuned = task.logits(coded, range(10)), ["encoder.layer.1.output.dense.bias"]
+    bert.most = 3
+    assert task.cache_prefix(tuned, [coded])
+    assert task.forward.micro < 4
+    torch.testing.assert_close(task.logits(coded, range(10)), whole, rtol=1e-4, atol=1e-4)
+    task, coded = task_of(tiny_encoder, "classification")
+    bert.most = 0
+    assert not task.cache_prefix(tuned, [coded])
+    assert (task.forward.prefix, task.forward.micro) == (None, 16)
+
+
 @pytest.mark.parametrize("in_forward", [False, True], ids=["copy", "in forward"])
 def test_weights_are_what_they_were(tiny_encoder: Path, bert: Injector, in_forward: bool) -> None:
     task, coded = task_of(tiny_encoder, "classification")

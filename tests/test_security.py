@@ -514,6 +514,17 @@ def test_a_row_names_no_file_that_is_read(tiny_llama: Path, tmp_path: Path, form
     assert [x for x in effects.seen if x.startswith(("subprocess", "os.system", "socket"))] == []
 
 
+@pytest.mark.parametrize("objective", ["cross-entropy", "f1"])
+def test_a_run_writes_in_its_folder_and_nowhere_else(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, objective: str
+) -> None:
+    fit(tiny_encoder, toy, tmp_path / "first", objective=objective)  # what is imported and compiled once
+    with Effects(tmp_path / "run") as effects:
+        fit(tiny_encoder, toy, tmp_path / "run", objective=objective)
+    assert effects.seen == []
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_a_table_names_no_file_that_is_read(tmp_path: Path) -> None:
     from zotune.readers import read_file
 
