@@ -25,7 +25,7 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config, models, objectives, presets, rating_terminal, shown
+from zotune import cli, config, models, objectives, presets, rating_terminal, replaying, shown
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.ratings import Question, Ratings
 from zotune.terminal import Terminal
@@ -260,6 +260,21 @@ def test_scoring_a_run_folder_runs_no_objective_of_its(
     said = {"objective": f"{model}/evil.py:score", "optimizer": f"{model}/evil.py:Rule", "labels": "bad,good"}
     (model / "config.yaml").write_text(json.dumps({**said, "trust_remote_code": True, "allow_pickle": True}))
     zotune.evaluate(model=str(model), dataset=str(toy))
+    assert not mark.exists()
+
+
+def test_replaying_and_verifying_run_nothing_that_only_the_folder_names(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, hostile: str, mark: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(f"{hostile}def score(losses): return [-x for x in losses]\n")
+    fit(tiny_encoder, toy, tmp_path / "run", objective=f"{file}:score", optimizer="mezo")
+    mark.unlink()  # named, it ran
+    said = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert said["objective"] == f"{file}:score"
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({**said, "optimizer": f"{file}:Rule"}))
+    replaying.replay(tmp_path / "run", tmp_path / "again")
+    assert all(check.ok is not False for check in replaying.verify(tmp_path / "run"))
     assert not mark.exists()
 
 
