@@ -180,7 +180,7 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
     terminal.say(verdict)
     waste, way = "", ("" if result.best_share == 1.0 else f", {result.best_share:g} of the way")
     if result.zero_share > 0.3:
-        waste = " That is much: try a larger --batch-size or --eps, or a smoother objective."
+        waste = " That is much: try --eps auto, a larger --batch-size, or a smoother objective."
     terminal.say(
         f"{result.steps} steps, {result.forwards} forwards in {result.seconds:.0f} s; "
         f"best at step {result.best_step}{way}; "
