@@ -463,6 +463,21 @@ def test_only_the_journal_is_small_and_enough(tiny_encoder: Path, toy: Path, tmp
     assert [(c.name, c.ok) for c in replaying.verify(folder)] == [("journal", True), ("model", None)]
 
 
+@pytest.mark.parametrize("rule", [{"optimizer": "zo-adamu", "eps": 1e-2}, {"optimizer": "dizo"}])
+def test_only_the_journal_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    usual = {**made(tiny_encoder, toy, tmp_path), **rule, "journal_only": True, "eval_steps": 3}
+    zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
+    asked = iter([False, False, True, False, True])
+    for _ in range(2):
+        stopped = zotune.fit(**usual, stop=lambda: next(asked), resume="last" if (tmp_path / "out").exists() else None)
+        assert stopped.reason == "interrupted"
+        assert not list((tmp_path / "out").glob("checkpoint-*"))
+    assert zotune.fit(**usual, resume="last").reason == "done"
+    for name in ("journal.jsonl", "metrics.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert replaying.replay(tmp_path / "out", tmp_path / "model").confirmed
+
+
 def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     zotune.fit(**made(tiny_encoder, toy, tmp_path))
     good = tmp_path / "out"
@@ -656,9 +671,9 @@ def test_a_real_full_and_a_real_read_only_disk(small_disk: Path, tiny_encoder: P
 
 
 SLOW = (
-    "import time\n"
+    "import time, pathlib\n"
     "def score(predictions, labels):\n"
-    "    time.sleep(0.15)\n"
+    "    time.sleep(5 if pathlib.Path('slow').exists() else 0.1)\n"
     "    return [float(p == y) for p, y in zip(predictions, labels)]\n"
 )
 
@@ -675,11 +690,17 @@ def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp
         if journal.exists() and '"kind":"step"' in journal.read_text():
             break
         time.sleep(0.05)
+    said = ""
+    if twice:
+        (tmp_path / "slow").write_text("")
+        time.sleep(0.5)  # the step under way is a long one now
     process.send_signal(signal.SIGTERM)
     if twice:
-        time.sleep(0.05)
+        assert process.stderr is not None
+        while "stopping after this step" not in said:
+            said += process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    said += process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
     assert "Traceback" not in said
     assert "zotune resume" in said
