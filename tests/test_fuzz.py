@@ -221,7 +221,8 @@ def test_options_of_every_plugin(place: Path, drawn: st.DataObject, name: str) -
 
 
 WORDS = st.sampled_from(
-    ["fit", "eval", "check", "compare", "rate", "plugins", "ls", "-m", "-d", "-o", "--objective-arg", "--column",
+    ["fit", "eval", "check", "compare", "rate", "resume", "replay", "verify",
+     "plugins", "ls", "-m", "-d", "-o", "--objective-arg", "--column",
      "--weight", "--seed", "--lr", "--max-steps", "--limit", "--labels", "--template", "--task", "-c", "--stop",
      "--json", "--dry-run", "--temperature", "--eps", "--tune", "--head", "a=b", "1e-3", "7", "causal"]
 )  # fmt: skip
@@ -233,7 +234,8 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
     said = io.StringIO()
     code: Any = 0
     with pytest.MonkeyPatch.context() as patched, contextlib.chdir(place):
-        patched.setattr("zotune.plan.plan", refuse)
+        patched.setattr("zotune.run.plan", refuse)
+        patched.setattr("zotune.checking.plan", refuse)
         patched.setattr("zotune.measure.held_out", refuse)
         patched.setattr("zotune.rating_page.serve", refuse)
         patched.setattr("zotune.run.run_folder", lambda cfg: place / "nothing-here")
