@@ -76,6 +76,7 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
         ("stop: 5", "must be a list, got 5"),
         ("model: []", r"must be text, got \[\]"),
         ("objective: null", "must be .*, got None"),
+        ('columns: {"a\\nb": null}', r"columns: 'a\\nb' must be text, got None"),
         ("columns: [1, 2]", r"must map names to values, got \[1, 2\]"),
         ("objective: &a [f1]\nweight: *a", "aliases are not read"),
         ("objective: &a [*a]", "aliases are not read"),

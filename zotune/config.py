@@ -122,7 +122,7 @@ def convert(value: Any, hint: Any, what: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise OptionError(f"{what} must map names to values, {got}")
-        return {str(k): v if args[1] is Any else convert(v, args[1], f"{what}: {k!s:.40}") for k, v in value.items()}
+        return {str(k): v if args[1] is Any else convert(v, args[1], f"{what}: {k!r:.40}") for k, v in value.items()}
     if origin in (tuple, list, Sequence) or hint in (tuple, list):
         if not isinstance(value, str | list | tuple):
             raise OptionError(f"{what} must be a list, {got}")

@@ -165,7 +165,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 def _mapping(value: Any, what: str, read: Callable[[Any, str], Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise OptionError(f"{what} must be a mapping, got {value!r:.40}")
-    return {_text(key, what): read(item, f"{what}: {key}") for key, item in value.items()}
+    return {_text(key, what): read(item, f"{what}: {' '.join(str(key).split())[:40]}") for key, item in value.items()}
 
 
 def _template(value: Any, what: str) -> dict[str, str]:
