@@ -382,6 +382,22 @@ def test_errors_reach_the_terminal_plain(tmp_path: Path, capsys: pytest.CaptureF
         assert said.count("\n") == 1
 
 
+def test_what_a_run_folder_says_of_its_files_is_shown_plain_and_not_followed(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tiny_encoder, toy, tmp_path / "run")
+    result = tmp_path / "run" / "result.json"
+    said = json.loads(result.read_text())
+    result.write_text(json.dumps({**said, "files": {**said["files"], ESCAPE: "00", "/dev/zero": "00", "../x": "00"}}))
+    with Effects() as effects, pytest.raises(SystemExit) as ended:
+        cli.main(["verify", str(tmp_path / "run")])
+    assert ended.value.code == 1
+    told = capsys.readouterr().out
+    assert not obeyed(told)
+    assert told.count("is no file of this folder") == 2
+    assert "/dev/zero" not in effects.reads
+
+
 def test_a_person_is_asked_in_plain_text(tmp_path: Path) -> None:
     told: list[str] = []
     with Ratings(tmp_path) as store:

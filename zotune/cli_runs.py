@@ -14,6 +14,7 @@ import typer
 
 from zotune import config
 from zotune.errors import RunFolderError
+from zotune.shown import plain
 
 Opt = typer.Option
 Text = str | None
@@ -160,7 +161,7 @@ def verify(run: Folder, as_json: Annotated[bool, Opt("--json", help="JSON on sta
     else:
         width = max(len(c.name) for c in checks)
         for c in checks:
-            print(f"{ {True: 'ok', False: 'DIFFERS', None: '-'}[c.ok]:<8}{c.name:<{width}}  {c.said}")
+            print(plain(f"{ {True: 'ok', False: 'DIFFERS', None: '-'}[c.ok]:<8}{c.name:<{width}}  {c.said}"))
         print(f"{bad} of {len(checks)} differ" if bad else "nothing differs")
     if bad:
         raise typer.Exit(1)

@@ -294,6 +294,8 @@ def _checked(path: Path, journal: Journal) -> Check:
 
 
 def _file(folder: Path, name: str, wanted: str) -> Check:
+    if Path(name).name != name:
+        return Check(name, False, "is no file of this folder")
     try:
         same = checkpoint.file_sum(folder / name) == wanted
     except OSError as error:
