@@ -21,8 +21,8 @@ def test_killed_runs_come_to_the_same_bits(optimizer: str, minilm: Path, tmp_pat
     command = [sys.executable, str(KILLS), "--kills", "4", "--optimizers", optimizer, "--dtypes", "float32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    found = [json.loads(line) for line in (tmp_path / "kills.jsonl").read_text().splitlines()]
     assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in (tmp_path / "kills.jsonl").read_text().splitlines()]
     assert sum(len(x["kills"]) for x in found) >= 4
     assert all(x["left"] == 0 and x["differs"] == [] for x in found)
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)

@@ -222,7 +222,7 @@ def test_killed_and_interrupted_it_asks_nothing_twice(
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(SOON) == 130, said.read_text()
-    assert time.monotonic() - began < 5, "two seconds on a machine that does nothing else"
+    assert time.monotonic() - began < 20, "two seconds on a machine that does nothing else"
     with Ratings(folder) as store:
         assert store.progress().state == DONE
     assert "Traceback" not in said.read_text()

@@ -13,6 +13,7 @@ from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
 import zotune
 from zotune import preflight
 from zotune.journal import Journal, Tape
+from zotune.plan import embedded_data
 from zotune.preflight import Preflight
 from zotune.types import Score
 from zotune.workbench import Bench, Weights, same
@@ -36,7 +37,7 @@ def bench(noise: float, rule: Any = None, bend: float = 0.0) -> Bench:
     return Bench(rule or mezo.MeZO(eps=0.01), module=module, evaluate=loss)
 
 
-def look(made: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 150) -> preflight.Seen:
+def look(made: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 100) -> preflight.Seen:
     monkeypatch.setattr(preflight, "DIRECTIONS", (4, count))
     ahead = Preflight(made.space, made.oracle, made.batches, 1e9, lambda: 2)
     before = made.weights()
@@ -46,7 +47,7 @@ def look(made: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 150) -> pref
     return seen
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("noise", [0.0, 4.0])
 @pytest.mark.parametrize("rule", [mezo.MeZO(eps=0.01), es.ES(eps=0.01, n=6), rank_sgd.RankSGD(eps=0.01, points=6)])
 def test_signal_is_what_two_batches_share(noise: float, rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = look(bench(noise, rule), monkeypatch)
@@ -132,15 +133,19 @@ def test_a_whole_run(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch:
     assert first[0]["tape"] == first[1]["tape"]
 
 
-def test_a_better_linear_probe_is_offered(toy: Path, tmp_path: Path) -> None:
+def test_a_better_linear_probe_is_offered(minilm: Path, tmp_path: Path) -> None:
     said: list[str] = []
+    for name, rows in (("train", 128), ("validation", 100), ("test", 20)):
+        lines = (embedded_data() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
     zotune.fit(
+        model=str(minilm),
+        dataset=str(tmp_path),
         objective="accuracy",
-        max_evals=90,
-        limit=128,
-        preflight=True,
+        max_evals=82,
         output_dir=str(tmp_path / "out"),
         eval_steps=1000,
+        interpolate=False,
         emit=lambda kind, event: said.extend(event["lines"]) if kind == "preflight" else None,
     )
     (line,) = [x for x in said if "linear probe" in x]

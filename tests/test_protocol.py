@@ -297,7 +297,7 @@ def test_an_order_is_asked_for_places_and_keeps_unranked_points() -> None:
 
 def test_comparisons_serve_as_values_of_several_points() -> None:
     oracle = ordered(lambda candidates: [float(c == max(candidates)) for c in candidates])
-    oracle._unit = 0.02
+    oracle.unit = 0.02
     theta = oracle._space.theta
     assert oracle(theta + 1.0, theta - 1.0) == (0.0, 0.02)  # g = ±1 at ε = 0.01
     assert oracle(theta, theta) == (0.0, 0.0)

@@ -507,7 +507,7 @@ class Session:
     def _rival(self) -> list[str]:
         """Whether a linear probe does better than the start on the selection rows, where one can be fitted soon."""
         task = self.task
-        evals = self.budget().evals or UNLIMITED
+        evals = self.budget().evals or self.planned()[1] or UNLIMITED
         if not isinstance(task, tasks.Whole) or self.plan.config.init == "linear-probe" or not self.select.resamples():
             return []
         forwards = -(-len(self.train) // self.batches.size)
