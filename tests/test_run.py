@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 import zotune
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError, UsageError
 from zotune.journal import Journal
+from zotune.session import Session
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("--max-steps", 6, "--eval-steps", 2, "--batch-size", 8)
@@ -305,6 +307,24 @@ def test_budgets(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
         x["seconds"] for x in Journal.open(tmp_path / "timed/journal.jsonl", read_only=True).lines if "seconds" in x
     ]
     assert seconds == sorted(seconds)
+
+
+def test_a_run_leaves_no_model_in_memory(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook fits several times in one process."""
+    models: list[Any] = []
+    load = Session.load
+
+    def watched(self: Session) -> Any:
+        loaded = load(self)
+        models.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(Session, "load", watched)
+    zotune.fit(objective="accuracy", **options(tiny_encoder, toy, tmp_path))
+    assert models
+    assert [m() for m in models] == [None] * len(models)
 
 
 def test_patience_stops_early(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:

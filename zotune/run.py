@@ -6,6 +6,7 @@ Nothing is loaded before everything that can be checked without a model has been
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shutil
 import time
@@ -131,6 +132,7 @@ def fit(
             return _fit(Session(made, emit), folder, resume, force, emit, stop, started)
     finally:
         made.objective.close()
+        gc.collect()  # model and session refer to each other; the next run in this process needs their memory
 
 
 def _fit(
