@@ -128,7 +128,6 @@ def run(case: str, method: str, budget: int, seed: int) -> dict[str, Any]:
         "share": found.best_share,
         "rollbacks": sum(x["kind"] == "rollback" for x in lines),
         "signal": ahead.get("r"),
-        "forecast": ahead.get("forecast"),
         "seconds": round(time.monotonic() - began, 1),
     }
 

@@ -5,10 +5,10 @@ noise. For two-point differences a and b on the two:
 
     zero share: of steps whose points all have the same value
     r  = Σ ab / √(Σ a² Σ b²): share of a difference's variance that is signal; n times the rows: n r / (1 + (n − 1) r)
-    c  = mean of (L(+) + L(−)) / 2 − L(θ): what ±ε costs;  V = mean of (a/2)²
-    gain of T steps along a straight way ≈ T r² V / 4c: the most that a slope G and a cost C of its square leave, G²/4C
+    √T r: what T steps of one size learn along the slope, in units of what chance moves them; below 2 it drowns
 
-The last is a forecast in the sense of a weather report: r is known to about 1/√directions (docs/log.md compares).
+r is known to about 1/√directions. A gain in the objective's own value is not forecast: slope and curvature at the start
+promise several times what runs then bring (docs/log.md).
 
 Knows oracles, spaces and optimizers; no models and no files.
 """
@@ -31,6 +31,8 @@ DIRECTIONS = (4, 12)
 """Fewest that say anything, and most."""
 WIDER = 4.0
 """Times ε, tried where most steps see no difference."""
+ENOUGH = 2.0
+"""Times what chance does, from which on a run can be expected to learn."""
 MANY = 0.25
 """Share of zero differences that is too much."""
 
@@ -38,32 +40,30 @@ MANY = 0.25
 @dataclass(frozen=True)
 class Seen:
     """What steps that are not taken have seen. zero: share without a difference; r: share of signal, None where not
-    known; forecast: gain of all steps in the objective's value (low, likely, high), or None."""
+    known; signal: √T r, or None."""
 
     directions: int
     zero: float
     r: float | None
-    forecast: tuple[float, float, float] | None
+    signal: float | None
 
 
 @dataclass
 class Preflight:
-    """evals: the run's budget of evaluations; cost: of a step; error: standard error of a score on the judging rows, or
-    None; rival: what else might do better, as sentences."""
+    """evals: the run's budget of evaluations; cost: of a step; rival: what else might do better, as sentences."""
 
     space: Space
     oracle: Oracle
     batches: Batches
     evals: float
     cost: Callable[[], int]
-    error: Callable[[], float | None] = lambda: None
     rival: Callable[[], Sequence[str]] = tuple
 
     def __call__(self, optimizer: Any, state: Any, steps: int | None) -> dict[str, Any]:
         """What was found as JSON, `lines` of it for a person; {} where the budget is too small. Raises
         ObjectiveError."""
         size, each = self.batches.size, max(self.cost(), 1)
-        count = int(min(SHARE * self.evals / (2 * each + 2), DIRECTIONS[1]))
+        count = int(min(SHARE * self.evals / (2 * each), DIRECTIONS[1]))
         lines = list(self.rival())
         if count < DIRECTIONS[0] or 2 * size > self.batches.rows:
             return {"lines": lines} if lines else {}
@@ -75,7 +75,7 @@ class Preflight:
 
     def look(self, optimizer: Any, state: Any, steps: int | None, count: int) -> Seen:
         """Ask for `count` steps, each on two batches."""
-        pairs, costs, flat, two = [], [], 0, True
+        pairs, flat = [], 0
         for k in range(count):
             rows = self.batches.sample(-3 - k, 2 * self.batches.size).rows
             halves = [Batch(rows[: self.batches.size]), Batch(rows[self.batches.size :])]
@@ -83,20 +83,10 @@ class Preflight:
             if any(len(f) < 2 for f in found):
                 return Seen(count, 0.0, None, None)
             flat += sum(max(f) == min(f) for f in found)
-            two = two and len(found[0]) == 2
-            clean = self.oracle(self.space.theta, batch=Batch(rows))[0] if two else 0.0
-            costs.append(math.fsum(x for f in found for x in f) / sum(map(len, found)) - clean)
-            centred = [[x - math.fsum(f) / len(f) for x in f] for f in found]
-            pairs += list(zip(*centred, strict=True))
+            pairs += list(zip(*([x - math.fsum(f) / len(f) for x in f] for f in found), strict=True))
         a2, b2 = (math.fsum(p[i] ** 2 for p in pairs) for i in (0, 1))
         r = math.fsum(a * b for a, b in pairs) / math.sqrt(a2 * b2) if a2 and b2 else None
-        c, V = math.fsum(costs) / count, (a2 + b2) / 2 / len(pairs)
-        forecast = None
-        if r is not None and two and c > 0 and steps:
-            about = (1 - r * r) / math.sqrt(count)
-            low, likely, high = (steps * max(x, 0.0) ** 2 * V / (4 * c) for x in (r - about, r, r + about))
-            forecast = low, likely, high
-        return Seen(count, flat / (2 * count), r, forecast)
+        return Seen(count, flat / (2 * count), r, None if r is None or not steps else math.sqrt(steps) * r)
 
     def _asked(self, optimizer: Any, state: Any, steps: int | None, t: int, batch: Batch, other: int) -> list[float]:
         """The values, or places, that a step on this batch compares first; other: which further batches it draws."""
@@ -131,11 +121,10 @@ class Preflight:
             f"{said}; {100 * r:.0f} % (± {100 / math.sqrt(seen.directions):.0f}) of one is signal, "
             f"with {4 * size} rows instead of {size} {100 * more:.0f} %"
         ]
-        if seen.forecast is not None and steps:
-            _, likely, high = seen.forecast
-            lines.append(f"expect a gain of about {likely:.2g} (hardly over {high:.2g}) from {steps} steps")
-            if (error := self.error()) and high < error:
-                lines[-1] += f": less than the judging rows' standard error of {error:.2g}"
+        if seen.signal is not None and steps:
+            lines.append(f"over {steps} steps that adds up to {max(seen.signal, 0.0):.0f} times what chance does")
+            if seen.signal + math.sqrt(steps / seen.directions) < ENOUGH:
+                lines[-1] += ": hardly anything can be learned at this budget"
         return lines
 
 

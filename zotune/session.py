@@ -495,14 +495,7 @@ class Session:
         if not self.plan.config.preflight or self.select.counted or goal.ordered:
             return None
         evals = budget.evals or self.planned()[1] or UNLIMITED
-        return Preflight(self.space, self.oracle, self.batches, evals, self.cost, self._error, self._rival)
-
-    def _error(self) -> float | None:
-        """Standard error of a score on the judging rows, by those of the selection rows at the start."""
-        found = self.select.scored(*self._start, 0) if self._start and self._start[1].samples else None
-        if found is None or found.error is None:
-            return None
-        return found.error * math.sqrt(len(self.select.rows) / len(self.judge.rows))
+        return Preflight(self.space, self.oracle, self.batches, evals, self.cost, self._rival)
 
     def _rival(self) -> list[str]:
         """Whether a linear probe does better than the start on the selection rows, where one can be fitted soon."""
