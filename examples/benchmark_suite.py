@@ -71,7 +71,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
     best: dict[str, Any] = {}
     for rate in RATES:
         session = Session(
-            plan(config.resolve({**cases()[case], "tune": "all", "seed": seed, "threads": 1}, None)), _mute
+            plan(config.resolve({**cases()[case], "tune": "all", "seed": seed, "threads": 1}, None)), mute
         )
         task, rows, model = session.task, session.train, session.loaded.model
         gold = torch.tensor([g[0] for g in rows.gold])
@@ -95,7 +95,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
     return {**found, "gain": difference.value, "error": difference.error, "forwards": 0}
 
 
-def _mute(kind: str, event: Any) -> None:
+def mute(kind: str, event: Any) -> None:
     """Hears nothing."""
 
 

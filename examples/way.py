@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmark_suite import cases
+from benchmark_suite import cases, mute
 
 import zotune
 from zotune import checkpoint, config
@@ -22,10 +22,6 @@ from zotune.plan import plan
 from zotune.session import Session
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)
-
-
-def _mute(kind: str, event: Any) -> None:
-    """Hears nothing."""
 
 
 def main() -> None:
@@ -40,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         zotune.fit(output_dir=str(run), eval_steps=10**6, **options)
-        session = Session(plan(config.resolve(options, None)), _mute)
+        session = Session(plan(config.resolve(options, None)), mute)
         start, before = session.space.snapshot(), session.judge.measure()
         checkpoint.read(run / f"checkpoint-{checkpoint.checkpoints(run)[-1]}", session.space)
         last = session.space.snapshot()

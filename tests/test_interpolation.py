@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ import zotune
 from zotune.checkpoint import between
 from zotune.engine import best_weights
 from zotune.journal import Journal
+from zotune.session import Session
 from zotune.workbench import Bench, Weights, same
 
 
@@ -158,3 +161,46 @@ def test_a_run_keeps_what_it_found(tiny_encoder: Path, toy: Path, tmp_path: Path
         assert losses[best] < start
         saved = json.loads((tmp_path / name / "checkpoint-6/trainer_state.json").read_text())["progress"]
         assert (saved["best_step"], saved["best_share"]) == (6, best)
+
+
+def test_every_checkpoint_of_a_run_that_was_ruined_goes_on(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that was written on the way back, before the weights were left."""
+    start: list[float] = []
+
+    def near(model: Any) -> float:
+        """Best a fifth of the way that all steps go."""
+        mean = float(model.embeddings.LayerNorm.bias.detach().mean())
+        start.append(mean)
+        return -((mean - start[0] - 0.4) ** 2)
+
+    monkeypatch.setattr(Session, "_ruined", lambda self, outputs, score, moved: "far" if score.value < -0.2 else "")
+    made: dict[str, Any] = {
+        "model": str(tiny_encoder),
+        "dataset": str(toy),
+        "labels": "awful film,lovely film",
+        "objective": near,
+        "optimizer": Straight(),
+        "tune": "embeddings.LayerNorm.bias",
+        "max_steps": 8,
+        "eval_steps": 4,
+        "save_steps": 2,
+        "save_total_limit": 99,
+        "guard": 0.0,
+    }
+    zotune.fit(output_dir=str(tmp_path / "out"), **made)
+    texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
+    lines = [json.loads(t)["body"] for t in texts]
+    (place,) = [i for i, x in enumerate(lines) if x["kind"] == "rollback"]
+    assert (lines[place]["step"], lines[place]["share"]) == (4, 0.4)
+    model = (tmp_path / "out/model.safetensors").read_bytes()
+    for step, cut in itertools.product((2, 4, 6, 8), (place, place + 1, len(texts))):
+        if step > 4 and cut != len(texts):
+            continue
+        folder = tmp_path / f"{step}-{cut}"
+        shutil.copytree(tmp_path / "out", folder)
+        (folder / "journal.jsonl").write_bytes(b"".join(texts[:cut]))
+        zotune.fit(output_dir=str(folder), resume=str(folder / f"checkpoint-{step}"), **made)
+        assert [json.loads(t)["body"] for t in (folder / "journal.jsonl").read_bytes().splitlines()] == lines
+        assert (folder / "model.safetensors").read_bytes() == model

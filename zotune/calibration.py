@@ -14,7 +14,6 @@ Knows oracles, spaces and optimizers; no models and no files.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Tape
-from zotune.oracle import At, Batches, Oracle
+from zotune.oracle import At, Batches, Oracle, begun
 from zotune.space import Space
 
 TOLERANCE = 0.05
@@ -141,9 +140,7 @@ class Calibration:
             yield math.sqrt(math.fsum(x * x for x in at.norm(after - self.space.theta).values.values()))
 
     def _begun(self, rule: Any) -> Any:
-        at, theta = self._at(-1), self.space.theta
-        many = len(inspect.signature(rule.init).parameters) >= 3
-        return self.space.assign(theta, rule.init(theta, self.oracle, at) if many else rule.init(theta))
+        return begun(rule, self.space, self.oracle, self._at(-1))
 
     def _walk(self, rule: Any, count: int) -> float:
         """The distance that some steps go; they are taken back."""

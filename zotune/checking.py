@@ -9,7 +9,6 @@ Wires plan, session and objective together; writes no weight that stays.
 
 from __future__ import annotations
 
-import inspect
 import math
 import statistics
 import time
@@ -22,7 +21,7 @@ from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.journal import Tape
 from zotune.objectives import Goal, Objective
-from zotune.oracle import At
+from zotune.oracle import At, begun
 from zotune.plan import plan
 from zotune.recipe import Noise
 from zotune.session import Session
@@ -116,7 +115,7 @@ def _timed(goal: Objective, rows: int, outputs: Mapping[str, Any]) -> tuple[Scor
 def _steps(session: Session) -> dict[str, Any]:
     """The optimizer as it is configured, on the weights as they are: how many of its steps would see no difference."""
     space, rule, flat, asked = session.space, session.plan.optimizer, 0, 0
-    state = _begun(session)
+    state = begun(rule, space, session.oracle, _at(session, -1, Tape()))
     for t in range(STEPS):
         tape = Tape()
         rule.step(space.theta, session.oracle, state, _at(session, t, tape))
@@ -130,13 +129,6 @@ def _steps(session: Session) -> dict[str, Any]:
 def _at(session: Session, t: int, tape: Tape) -> At:
     session.oracle.begin(tape, t)
     return At(session.space, session.batches, tape, t, session.planned()[0], 0.0)
-
-
-def _begun(session: Session) -> Any:
-    """The optimizer's state before its first step."""
-    space, at, init = session.space, _at(session, -1, Tape()), session.plan.optimizer.init
-    many = len(inspect.signature(init).parameters) > 2
-    return space.assign(space.theta, init(space.theta, session.oracle, at) if many else init(space.theta))  # type: ignore[call-arg]
 
 
 def _grid(session: Session) -> Iterator[Moved]:

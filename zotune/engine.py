@@ -6,7 +6,6 @@ The same code replays a journal: an oracle whose tape is recorded gives the old 
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from zotune.calibration import Found
 from zotune.checkpoint import Store, between
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
 from zotune.journal import Journal, Tape
-from zotune.oracle import At, Batches, Oracle
+from zotune.oracle import At, Batches, Oracle, begun
 from zotune.space import Space
 from zotune.types import Optimizer
 
@@ -75,7 +74,7 @@ def planned(budget: Budget, cost: Callable[[int, float], int]) -> tuple[int | No
 
 @dataclass
 class Progress:
-    """Counters of a run; all of them follow from the journal."""
+    """Counters of a run; all of them follow from the journal. ruined: why the weights as they are will be left."""
 
     step: int = 0
     evaluations: int = 0
@@ -88,6 +87,7 @@ class Progress:
     best_share: float = 1.0
     stale: int = 0
     damping: float = 1.0
+    ruined: str = ""
 
     @property
     def zero_share(self) -> float:
@@ -182,6 +182,8 @@ class Engine:
                     self._look_ahead(self.preflight)
             except Stopped:
                 return Outcome("interrupted", p)
+        if p.ruined:  # a checkpoint was written on the way back
+            self._roll_back()
         while not (reason := self._finished()):
             try:
                 self._step()
@@ -332,10 +334,7 @@ class Engine:
         """The optimizer's state before the first step, of the weights as they are."""
         self.oracle.begin(tape, -1)
         at = At(self.space, self.batches, tape, -1, self._total(), 0.0)
-        init: Any = self.optimizer.init
-        many = len(inspect.signature(init).parameters) >= 3
-        state = init(self.space.theta, self.oracle, at) if many else init(self.space.theta)
-        self.state = self.space.assign(self.space.theta, state)
+        self.state = begun(self.optimizer, self.space, self.oracle, at)
 
     def _step(self) -> None:
         p, journal = self.progress, self.journal
@@ -424,16 +423,17 @@ class Engine:
         if p.best_step == p.step:  # also in a replay: the checkpoint of the best may have been lost
             self._save()
         if p.step and "ruined" in line and self._used() < 1.0:
+            p.ruined = line["ruined"]
             if self.journal.next == "between" or (self.interpolate and not self.journal.replaying):
                 self._look_back()
-            self._roll_back(line["ruined"])
+            self._roll_back()
 
-    def _roll_back(self, why: str) -> None:
+    def _roll_back(self) -> None:
         """Go on from the best weights known, and the optimizer's state there, with smaller steps."""
         p, line = self.progress, self.journal.take("rollback")
         if line is None:
             to = {"to": p.best_step, "share": p.best_share}
-            line = {"kind": "rollback", "step": p.step, **to, "damping": p.damping * DAMPING, "why": why}
+            line = {"kind": "rollback", "step": p.step, **to, "damping": p.damping * DAMPING, "why": p.ruined}
             self.journal.append(line)
         spent, tape = self.oracle.evaluations, self.journal.first("init")["tape"]
         meta = self.store.restore(p.best_step, self.space)
@@ -443,7 +443,7 @@ class Engine:
             self.state = states.decode(meta["state"], type(self.optimizer).__module__)
         else:
             self._initial(Tape(tape))
-        self.oracle.evaluations, p.damping = spent, line["damping"]
+        self.oracle.evaluations, p.damping, p.ruined = spent, line["damping"], ""
         self.emit("rollback", line)
 
     def _look_back(self) -> None:
