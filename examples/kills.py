@@ -134,7 +134,7 @@ def start(arguments: list[str], log: Path, prepare: Callable[[], None]) -> int:
         code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1
-    except BaseException:
+    except BaseException:  # whatever it is, the exit code says so
         traceback.print_exc()
     finally:
         sys.stderr.flush()

@@ -174,7 +174,7 @@ def write(folder: Path, space: Space, meta: Mapping[str, Any]) -> None:
             _remove(folder)
             os.rename(temporary, folder)
             _sync(folder.parent)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half-written stays
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
@@ -245,7 +245,7 @@ def replace(path: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
             _sync(temporary)
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half-written stays
             temporary.unlink(missing_ok=True)
             raise
 

@@ -52,7 +52,7 @@ def _acquire(path: Path) -> int:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
                 return descriptor
-        except BaseException:
+        except BaseException:  # Ctrl-C too: an open file would hold the lock
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it as it left, between our opening and our locking it

@@ -161,7 +161,7 @@ def _fit(
         open_files.callback(journal.close)
         try:
             return _tuned(session, journal, folder, resume, before, stop, started)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a folder without a step is no run
             answered = (folder / ratings.FILE).exists()  # a person's answers are not thrown away
             if not resume and not answered and not any(line["kind"] == "step" for line in journal.lines):
                 journal.close()
@@ -403,7 +403,7 @@ def _reopen(path: Path, header: dict[str, Any], cfg: RunConfig, force: bool, emi
             emit("note", {"text": f"goes on with another {'; '.join(_named(k, *v) for k, v in changed.items())}"})
         if was["budget"] != header["budget"]:
             journal.add({"kind": "budget", **header["budget"]})
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody else closes it
         journal.close()
         raise
     return journal
