@@ -382,6 +382,7 @@ def test_tables(place: Path, tiny_encoder: Path, table: list[list[str]]) -> None
 )
 @example(text="{text.__class__.__init__.__globals__}", record={"text": "x"})
 @example(text="{text[0]}", record={"text": "x"})
+@example(text="{\n}", record={})
 @example(text="{text!r:>9999999999}", record={"text": "x"})
 @example(text="{" * 10_000, record={})
 def test_templates(text: str, record: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"kernels", "optimizers", "probing"},
     {"evaluation"},
     {"space"},
-    {"journal", "locking"},
+    {"journal", "locking", "processes"},
     {"checkpoint"},
     {"oracle"},
     {"calibration", "preflight"},

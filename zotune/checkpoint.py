@@ -123,6 +123,13 @@ class FolderStore:
             return meta
 
 
+class OtherStore(FolderStore):
+    """The checkpoints that another process writes."""
+
+    def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
+        pass
+
+
 def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Tensors at a share of the way from `start` to `end`, in arithmetic of float32 at least."""
     out = {}

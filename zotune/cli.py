@@ -190,6 +190,9 @@ def fit(
     probe: Annotated[
         Text, Opt(help="forward: perturb weights while a pass runs, without a copy of them; copy; auto.")
     ] = None,
+    parallel: Annotated[
+        Text, Opt(help="What processes started by torchrun share: batch (rows), points (a step's points), auto.")
+    ] = None,
     attn_implementation: Annotated[Text, Opt(help="eager, sdpa, flash_attention_2, …")] = None,
     device_map: Annotated[Text, Opt(help="auto: spread a large model over several devices, by accelerate.")] = None,
     quantize: Annotated[Text, Opt(help="4bit or 8bit base weights under an adapter, by bitsandbytes on a GPU.")] = None,
@@ -466,7 +469,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ZotuneError as error:
         if debug:
             raise
-        _complain(str(error))
+        if not error.told:
+            _complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if debug:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,22 +23,28 @@ Opt = typer.Option
 Text = str | None
 Whole = int | None
 Real = float | None
+TOGETHER = 3.0
 Folder = Annotated[str, typer.Argument(help="The run folder.")]
 
 
 class Stoppable:
     """The first Ctrl-C or SIGTERM asks the run to stop after the step; the second leaves at once. `code` is the exit
-    code of either, as shells have it: 130 and 143."""
+    code of either, as shells have it: 130 and 143. A launcher of several processes passes Ctrl-C on, and sends SIGTERM
+    after it: what comes within `TOGETHER` seconds is one signal."""
 
     def __init__(self, terminal: Any) -> None:
-        self.terminal, self.code = terminal, 0
+        self.terminal, self.code, self.asked = terminal, 0, -math.inf
 
     def __enter__(self) -> Callable[[], bool]:
         self.old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return lambda: self.code != 0
 
     def _handle(self, number: int, frame: Any) -> None:
-        again, self.code = self.code != 0, 128 + number
+        now, launched = time.monotonic(), int(os.environ.get("WORLD_SIZE") or 1) > 1
+        if self.code and launched and now - self.asked < TOGETHER:
+            return
+        again, self.asked = self.code != 0, now
+        self.code = 128 + number
         if again:
             raise KeyboardInterrupt
         self.terminal.say("stopping after this step; once more leaves at once", "yellow")
@@ -52,6 +61,7 @@ class Stoppable:
 def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Fit, and say what came of it."""
     from zotune import run
+    from zotune.processes import follows
     from zotune.report import verdict
     from zotune.terminal import Terminal, show_result
 
@@ -61,9 +71,10 @@ def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet
             result = run.fit(cfg, emit=terminal, stop=asked, resume=resume, force=force)
     finally:
         terminal.close()
-    show_result(terminal, cfg.goal, result, verdict("", result))
-    if as_json:
-        print(json.dumps(result.json(), indent=1))
+    if not follows():
+        show_result(terminal, cfg.goal, result, verdict("", result))
+        if as_json:
+            print(json.dumps(result.json(), indent=1))
     if result.reason == "interrupted":
         raise typer.Exit(stoppable.code or 130)
 

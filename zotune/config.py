@@ -264,6 +264,7 @@ class RunConfig:
     threads: int | None = None
     compile: str = "auto"
     probe: str = "auto"
+    parallel: str = "auto"
     attn_implementation: str | None = None
     device_map: str | None = None
     quantize: str | None = None
@@ -282,6 +283,7 @@ class RunConfig:
         for name, value, known in (
             ("compile", self.compile, ("auto", "on", "off")),
             ("probe", self.probe, ("auto", "forward", "copy")),
+            ("parallel", self.parallel, ("auto", "batch", "points")),
             ("init", self.init, ("none", "linear-probe")),
             ("peft", self.peft, ("none", "lora", "prefix")),
         ):

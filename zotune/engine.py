@@ -285,7 +285,7 @@ class Engine:
             except ObjectiveError as error:
                 raise ObjectiveFailures(f"the objective failed while it was calibrated for: {error}") from error
             line = {"kind": "calibration", "evals": self.oracle.evaluations, **asdict(found)}
-            self.journal.append(line)
+            line = self.journal.append(line)
         self.oracle.evaluations = line["evals"]
         self._use(line)
         self.emit("init", {"lines": line["lines"]})
@@ -301,7 +301,7 @@ class Engine:
         if self.calibrate is not None:
             self._calibrate(self.calibrate)
         line = self.journal.take("init")
-        tape = Tape(line["tape"] if line else None)
+        tape = self.journal.tape(line["tape"] if line else None)
         try:
             self._initial(tape)
         except ObjectiveError as error:
@@ -326,7 +326,7 @@ class Engine:
             if not found and self.oracle.evaluations == before:
                 return
             line = {"kind": "preflight", "evals": self.oracle.evaluations, "lines": [], **found}
-            self.journal.append(line)
+            line = self.journal.append(line)
         self.oracle.evaluations = self.progress.evaluations = line["evals"]
         self.emit("preflight", {"lines": line["lines"]})
 
@@ -339,7 +339,7 @@ class Engine:
     def _step(self) -> None:
         p, journal = self.progress, self.journal
         line = journal.take("step")
-        tape = Tape(line["tape"] if line else None)
+        tape = self.journal.tape(line["tape"] if line else None)
         at = self._begin(tape, p.step)
         failed = ""
         if line and "dropped" in line:
@@ -358,8 +358,8 @@ class Engine:
                 line["dropped"] = failed
             if self.budget.seconds is not None:
                 line["seconds"] = round(p.seconds, 3)
-                p.seconds = line["seconds"]
-            journal.append(line)
+            line = journal.append(line)
+            p.seconds = line.get("seconds", p.seconds)
         if not failed:
             if p.damping != 1.0:
                 theta = self.space.theta + p.damping * (theta - self.space.theta)
@@ -410,7 +410,7 @@ class Engine:
                     raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
                 found = {"failed": str(error)}
             line = {"kind": "eval", "step": p.step, **found}
-            self.journal.append(line)
+            line = self.journal.append(line)
         self._assessed = p.step
         loss = line.get("loss", math.inf)
         if p.step == 0 or loss < p.best_loss:
@@ -434,7 +434,7 @@ class Engine:
         if line is None:
             to = {"to": p.best_step, "share": p.best_share}
             line = {"kind": "rollback", "step": p.step, **to, "damping": p.damping * DAMPING, "why": p.ruined}
-            self.journal.append(line)
+            line = self.journal.append(line)
         spent, tape = self.oracle.evaluations, self.journal.first("init")["tape"]
         meta = self.store.restore(p.best_step, self.space)
         if p.best_share != 1.0:
@@ -479,7 +479,7 @@ class Engine:
             except ObjectiveError as error:
                 found = {"failed": str(error)}
             line = {"kind": "between", "step": p.step, "share": share, **found}
-            self.journal.append(line)
+            line = self.journal.append(line)
         loss: float | None = line.get("loss")
         better = loss is not None and loss < p.best_loss
         if loss is not None and better:

@@ -38,9 +38,12 @@ __all__ = [
 
 
 class ZotuneError(Exception):
-    """Base of all errors that are shown as one line. `hint` says the way out."""
+    """Base of all errors: one line, in which what is no printable character of a value is escaped. `hint` says the way
+    out."""
 
     exit_code = 1
+    told = False
+    """Whether another process of the same run says it."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -48,7 +51,12 @@ class ZotuneError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return f"{text} ({self.hint})" if self.hint else text
+        text = f"{text} ({self.hint})" if self.hint else text
+        return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class UsageError(ZotuneError):

@@ -20,6 +20,7 @@ from torch import Tensor
 from zotune.errors import OutOfMemory
 from zotune.models import Loaded
 from zotune.prefix import Prefix, find_blocks
+from zotune.processes import ALONE
 from zotune.prompts import Spec
 from zotune.tokens import Coder
 
@@ -46,6 +47,7 @@ class Forward:
         self, loaded: Loaded, spec: Spec, max_length: int, micro: int, flag: str = "--eval-batch-size"
     ) -> None:
         self.loaded, self.micro, self.flag = loaded, micro, flag
+        self.processes, self._whole = ALONE, micro
         self.tell: Callable[[str], None] = lambda text: None
         self._rows = 1  # of the pass under way
         config = loaded.config
@@ -77,6 +79,35 @@ class Forward:
             places = order[start : start + size]
             self._rows = len(places)
             yield places
+
+    def spread(
+        self, lengths: Sequence[int], compute: Callable[[list[int]], Iterable[T]], alike: bool = True
+    ) -> list[T]:
+        """What `compute` gives for places, so many at a time in order of length; for each place one JSON value.
+
+        Several processes compute some of them each: those of whole passes, so that the bits are as one process makes
+        them, or, where they split batches, an equal share of the rows. alike: whether a pass gives the same whatever
+        went before it; if not, they are split for equal shares only.
+        """
+        them, found = self.processes, dict[int, T]()
+        if them.alone or not (alike or them.split == "batch"):
+            for places in self.chunks(lengths):
+                found.update(zip(places, compute(places), strict=True))
+            return [found[k] for k in range(len(lengths))]
+        size = self._whole if them.split == "points" else min(self._whole, -(-len(lengths) // them.size))
+        order = sorted(range(len(lengths)), key=lambda k: lengths[k])
+        mine = [order[start : start + size] for start in range(0, len(order), size)][them.rank :: them.size]
+
+        def share() -> list[tuple[int, T]]:
+            made: list[tuple[int, T]] = []
+            for places in (part[k : k + self.micro] for part in mine for k in range(0, len(part), self.micro)):
+                self._rows = len(places)
+                made += zip(places, compute(places), strict=True)
+            return made
+
+        for part in them.all(lambda: self.fitting(share)):
+            found.update(part)
+        return [found[k] for k in range(len(lengths))]
 
     def fitting(self, compute: Callable[[], T]) -> T:
         """What `compute` gives; where memory does not suffice for the pass under way, it is made again with half as

@@ -221,17 +221,21 @@ class Generating(Worded):
         not the run's own."""
         temperature, top_p = sampling or (self.spec.temperature, self.spec.top_p)
         settings = generation_settings(self.loaded, self.spec.max_new_tokens, temperature, top_p)
-        out: list[list[int]] = [[] for _ in prompts]
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
         which = [self.draw] if self.draw else []
-        seed = keys.derive(self.seed, "sampling", self.step, *list(indices)[:1], *which)
+        them = self.forward.processes
+        parts = [*list(indices)[:1], *which]
+        if not them.alone and them.split == "batch":  # rows of their own, and randomness of their own
+            parts += [them.rank] if them.rank else []
+        seed = keys.derive(self.seed, "sampling", self.step, *parts)
         with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
             if temperature > 0:
                 torch.manual_seed(seed)
-            for places in self.forward.chunks([len(p) for p in prompts]):
-                for k, ids in zip(places, self._generate([prompts[k] for k in places], settings), strict=True):
-                    out[k] = ids
-        return out
+            return self.forward.spread(
+                [len(p) for p in prompts],
+                lambda places: self._generate([prompts[k] for k in places], settings),
+                alike=temperature == 0,
+            )
 
     def _generate(self, rows: Sequence[Tokens], settings: Any) -> Iterator[list[int]]:
         loaded, coder = self.loaded, self.forward.coder

@@ -23,6 +23,8 @@ from zotune.errors import RunFolderError, ZotuneError
 
 FORMAT = 2
 RESUME = "the run goes on with: zotune resume"
+Share = Callable[[Any], Any]
+"""What several processes that write the same journal make of one's JSON value: the first one's."""
 NOTES = frozenset({"kept", "override"})
 """Kinds of lines that say something of the run and lead to no weights: a replay passes over them."""
 
@@ -38,6 +40,7 @@ class Journal:
         self.lines: list[dict[str, Any]] = []
         self.cursor = 0
         self.torn = 0
+        self.share: Share = _own
         self._marks: list[str] = []
         self._file: Any = None
 
@@ -80,6 +83,13 @@ class Journal:
                 os.truncate(path, valid)
             journal._file = open(path, "ab", buffering=0)  # noqa: SIM115
         journal.seek(1)
+        return journal
+
+    @classmethod
+    def of(cls, lines: list[dict[str, Any]], cursor: int) -> Journal:
+        """Lines that another process keeps, in memory."""
+        journal = cls()
+        journal.lines, journal.cursor = lines, cursor
         return journal
 
     def again(self) -> Journal:
@@ -143,16 +153,21 @@ class Journal:
         """The first line of a kind that every run has."""
         return next(line for line in self.lines if line["kind"] == kind)
 
-    def append(self, body: Mapping[str, Any]) -> None:
-        """Write one line and hand it to the operating system. Raises ZotuneError where it cannot be written whole, with
-        nothing of it left."""
-        text = _dump(body)
+    def tape(self, recorded: list[list[Any]] | None = None) -> Tape:
+        """A step's tape, shared as the lines are."""
+        return Tape(recorded, self.share)
+
+    def append(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one line, hand it to the operating system and return it: as it is shared. Raises ZotuneError where it
+        cannot be written whole, with nothing of it left."""
+        text = _dump(self.share(body))
         mark = _chained(self.mark(len(self.lines)), text)
         if self._file is not None:
             self._write(f'{{"body":{text},"sum":"{mark}"}}\n'.encode("utf-8", "surrogatepass"))
         self.lines.append(json.loads(text))
         self._marks.append(mark)
         self.cursor = len(self.lines)
+        return self.lines[-1]
 
     def add(self, body: Mapping[str, Any]) -> None:
         """Write a line that is still to be taken, after those that are."""
@@ -188,6 +203,10 @@ class Journal:
             self._file = None
 
 
+def _own(value: Any) -> Any:
+    return value
+
+
 def begun(path: Path) -> bool:
     """Whether a journal has a whole header; without one nothing was done that could go on."""
     try:
@@ -208,14 +227,14 @@ def _dump(body: Mapping[str, Any]) -> str:
 class Tape:
     """The numbers of one step, in the order in which the step asks for them: computed and kept, or read back."""
 
-    def __init__(self, recorded: list[list[Any]] | None = None) -> None:
-        self.recorded = recorded
+    def __init__(self, recorded: list[list[Any]] | None = None, share: Share | None = None) -> None:
+        self.recorded, self._share = recorded, share or _own
         self.entries: list[list[Any]] = []
 
     def take(self, kind: str, compute: Callable[[], Any]) -> Any:
         """The next number(s): read back where recorded, else computed and kept. JSON values only."""
         if self.recorded is None:
-            value = compute()
+            value = self._share(compute())
         else:
             place = len(self.entries)
             if place >= len(self.recorded) or len(self.recorded[place]) != 2 or self.recorded[place][0] != kind:

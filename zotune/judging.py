@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from zotune import probe, tasks
 from zotune.errors import ObjectiveError
 from zotune.objectives import Objective, read
+from zotune.processes import ALONE, Processes
 from zotune.types import Score
 
 Outputs = Mapping[str, Any]
@@ -56,10 +57,19 @@ class HeldOut:
     better than what it said when `remember` was called, an equal one counting a half.
 
     counted: whether scores are few, so that nothing is scored again: neither after a failure nor on resamples.
+    processes: those that run the model on some of the rows each; one of them scores.
     """
 
-    def __init__(self, task: tasks.Task, rows: tasks.Rows, objective: Objective, counted: bool = False) -> None:
+    def __init__(
+        self,
+        task: tasks.Task,
+        rows: tasks.Rows,
+        objective: Objective,
+        counted: bool = False,
+        processes: Processes = ALONE,
+    ) -> None:
         self.task, self.rows, self.objective, self.counted = task, rows, objective, counted
+        self.processes = processes
         self._start: Sequence[Any] | None = None
 
     def outputs(self) -> Outputs:
@@ -83,6 +93,9 @@ class HeldOut:
             return outputs, self._score(outputs)
 
     def _score(self, outputs: Outputs) -> Score:
+        return scored_once(self.processes, lambda: self._scored_here(outputs))
+
+    def _scored_here(self, outputs: Outputs) -> Score:
         if self._start is None:
             return self.objective.score(len(self.rows), outputs)
         pairs = list(zip(self._start, outputs["completions"], strict=True))
@@ -150,6 +163,14 @@ class HeldOut:
             return None
         gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
         return gap / error if error else None
+
+
+def scored_once(processes: Processes, compute: Callable[[], Score]) -> Score:
+    """A score that one of several processes computes."""
+    if processes.alone:
+        return compute()
+    value, samples, parts = processes.first(lambda: astuple(compute()))
+    return Score(value, None if samples is None else tuple(samples), tuple((name, x) for name, x in parts))
 
 
 def wins(strengths: Sequence[float]) -> list[float]:

@@ -29,6 +29,8 @@ from zotune.types import Direction, Score
 T = TypeVar("T")
 Evaluate = Callable[[Sequence[int]], Score]
 """Score the weights as they are now on these rows."""
+Deal = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
+"""Make a JSON value of each item: one by one, or several at the same time."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ class Oracle:
     makes, or None where that is not known. compare: for an objective that gives an order and no values, the strength
     (larger is better; None: unranked) of what `collect` gave at each of several points; unit: what a whole lost
     comparison is worth as a difference of values, 2ε so that a two-point estimate is within ±1. moved: how far the
-    model as it is now has moved from the start, where that can be measured without the objective.
+    model as it is now has moved from the start, where that can be measured without the objective. deal: how the
+    values of several points are computed.
     """
 
     def __init__(
@@ -230,8 +233,9 @@ class Oracle:
         compare: Callable[[Sequence[Any]], Sequence[float | None]] | None = None,
         unit: float = 1.0,
         moved: Callable[[], float] | None = None,
+        deal: Deal | None = None,
     ) -> None:
-        self.evaluations = 0
+        self.evaluations, self._deal = 0, deal or _one_by_one
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
@@ -263,7 +267,7 @@ class Oracle:
         batch = batch or self._own
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
-            taken = self._tape.take("samples", lambda: [self._samples(p, batch) for p in points])
+            taken = self._tape.take("samples", lambda: self._deal(points, lambda p: self._samples(p, batch)))
             return tuple(tuple(None if v is None else float(v) for v in row) for row in taken)
         taken = self._tape.take("values", lambda: self._values(points, batch))
         return tuple(float(v) for v in taken)
@@ -304,11 +308,11 @@ class Oracle:
             with self._space.at(point, self._passes(self._batches.size)):
                 return moved()
 
-        return tuple(float(v) for v in self._tape.take("drift", lambda: [ask(p) for p in points]))
+        return tuple(float(v) for v in self._tape.take("drift", lambda: self._deal(points, ask)))
 
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:
-            return [self._value(p, batch) for p in points]
+            return self._deal(points, lambda p: self._value(p, batch))
         return [self.unit * (0.5 if x is None else 1.0 - x) for x in self._strengths(points, batch)]
 
     def _strengths(self, points: Sequence[Recipe], batch: Batch) -> list[float | None]:
@@ -348,6 +352,10 @@ class Oracle:
         if samples is None:
             raise UsageError("this optimizer needs one score a row, but the objective gives one for the whole set")
         return [None if s is None else self._sign * s for s in samples]
+
+
+def _one_by_one(items: Sequence[Any], compute: Callable[[Any], Any]) -> list[Any]:
+    return [compute(x) for x in items]
 
 
 def _checked(found: Sequence[Any], points: int) -> list[float | None]:

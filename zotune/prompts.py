@@ -77,7 +77,7 @@ class Template:
         for literal, place, form, conversion in parsed:
             name, *filters = (place or "").split("|")
             if place is not None and (not name.replace("_", "a").isalnum() or form or conversion):
-                raise OptionError(f"--template {text!r}: {{{place}}} must be a plain column name")
+                raise OptionError(f"--template {text!r}: {place!r} must be a plain column name")
             for f in filters:
                 if f not in FILTERS:
                     raise OptionError(f"--template {text!r}: no filter {f!r}", hint=nearest(f, FILTERS))

@@ -23,12 +23,14 @@ from zotune.journal import Journal, begun
 from zotune.judging import Difference, Scored, linear_probe
 from zotune.objectives import Goal
 from zotune.plan import embedded_data, plan
+from zotune.processes import joined
 from zotune.recipe import Noise
 from zotune.replaying import JOURNAL
 from zotune.session import Scoring, Session, environment
 from zotune.types import Optimizer, Score
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
+SHARED = {"points": "points of a step", "batch": "rows of a batch"}
 UNBEGUN = {locking.LOCK, ".config.yaml.tmp"}
 """What a folder may hold of a run that was killed before anything could go on."""
 
@@ -64,6 +66,15 @@ class Result:
     @property
     def after(self) -> Scored:
         return self.tuned if self.kept == "tuned" else self.before
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Result:
+        """A result from what `json` gives."""
+        own: dict[str, Any] = {k: v for k, v in found.items() if k != "after"}
+        for name in ("before", "tuned", "probe"):
+            own[name] = own[name] and Scored(**{**own[name], "parts": tuple(map(tuple, own[name]["parts"]))})
+        own |= {"difference": Difference(**own["difference"]), "scoring": Scoring(**own["scoring"])}
+        return cls(**{**own, "folder": own["folder"] and Path(own["folder"])})
 
     def json(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder) if self.folder else None, "after": asdict(self.after)}
@@ -114,6 +125,33 @@ def fit(
         cfg = config.resolve({**options, **said}, None)
     elif options:
         raise OptionError("fit takes a cfg or options, not both")
+    started = time.monotonic()
+    with joined() as them:
+        if them.rank:
+            emit = _mute
+        folder = Path(them.first(lambda: str(_folder(cfg, resume))))
+        made = them.own(lambda: plan(cfg, objective, optimizer))
+        for note in [*made.notes, made.splits.note]:
+            emit("note", {"text": note})
+        try:
+            with contextlib.ExitStack() as held:
+                if resume:
+                    them.first(lambda: held.enter_context(locking.held(folder)))
+                session = them.own(lambda: Session(made, emit, them))
+                if them.size > 1:
+                    emit("note", {"text": f"{them.size} processes, each with some of the {SHARED[them.split]}"})
+                return _fit(session, folder, resume, force, stop, started)
+        finally:
+            made.objective.close()
+            gc.collect()  # model and session refer to each other; the next run in this process needs their memory
+
+
+def _mute(kind: str, event: Mapping[str, Any]) -> None:
+    """Process 0 does the talking."""
+
+
+def _folder(cfg: RunConfig, resume: str | None) -> Path:
+    """The folder of the run. Raises RunFolderError where there is none to go on with, or one that would be lost."""
     folder = run_folder(cfg)
     if resume and resume != "last":
         folder = Path(resume).resolve().parent
@@ -123,28 +161,14 @@ def fit(
         raise RunFolderError(
             f"{folder} exists already", hint="zotune resume goes on with it, --run-name starts another"
         )
-    started = time.monotonic()
-    made = plan(cfg, objective, optimizer)
-    for note in [*made.notes, made.splits.note]:
-        emit("note", {"text": note})
-    try:
-        with locking.held(folder) if resume else contextlib.nullcontext():
-            return _fit(Session(made, emit), folder, resume, force, emit, stop, started)
-    finally:
-        made.objective.close()
-        gc.collect()  # model and session refer to each other; the next run in this process needs their memory
+    return folder
 
 
 def _fit(
-    session: Session,
-    folder: Path,
-    resume: str | None,
-    force: bool,
-    emit: Emit,
-    stop: Callable[[], bool],
-    started: float,
+    session: Session, folder: Path, resume: str | None, force: bool, stop: Callable[[], bool], started: float
 ) -> Result:
     """`fit` with everything loaded."""
+    them, emit = session.processes, session.emit
     emit("phase", {"text": "scoring the start"})
     header = json.loads(json.dumps(session.header()))
     try:
@@ -153,17 +177,24 @@ def _fit(
         raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
     session.select.remember()
     with contextlib.ExitStack() as open_files:
-        if not resume:
+
+        def take() -> None:
             with checkpoint.written(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             open_files.enter_context(locking.held(folder))
+
+        if not resume:
+            them.first(take)
         journal = _journal(session, folder, bool(resume), header, force)
         open_files.callback(journal.close)
+        if resume:
+            session.goes_on(journal)
         try:
             return _tuned(session, journal, folder, resume, before, stop, started)
         except BaseException:  # Ctrl-C too: a folder without a step is no run
             answered = (folder / ratings.FILE).exists()  # a person's answers are not thrown away
-            if not resume and not answered and not any(line["kind"] == "step" for line in journal.lines):
+            tuned = any(line["kind"] == "step" for line in journal.lines)
+            if not resume and not answered and not tuned and not them.rank:
                 journal.close()
                 shutil.rmtree(folder, ignore_errors=True)  # nothing was tuned: leave nothing behind
             raise
@@ -179,43 +210,52 @@ def _tuned(
     started: float,
 ) -> Result:
     """`_fit` with the journal open and the folder locked."""
-    made, cfg, emit = session.plan, session.plan.config, session.emit
-    store = checkpoint.FolderStore(
+    made, cfg, emit, them = session.plan, session.plan.config, session.emit, session.processes
+    store = (checkpoint.OtherStore if them.rank else checkpoint.FolderStore)(
         folder,
         0 if cfg.journal_only else cfg.save_total_limit,
         session.base,
         lambda step: replaying.rebuilt(session.load(), made.optimizer, journal, step),
     )
-    engine = session.engine(journal, store, stop)
+    engine = session.engine(journal, store, lambda: them.any(stop()))
     if resume:
-        _restore(engine, folder, resume, journal, emit)
+        _restore(engine, folder, resume, journal, session)
     session.prepare_probing()
-    session.bind(folder, stop)
-    engine.emit = _Metrics(folder, emit, journal, engine.progress, session.said)
+    if not them.rank:
+        session.bind(folder, stop)
+        engine.emit = _Metrics(folder, emit, journal, engine.progress, session.said)
+    sent, first = them.sent - session.sent, engine.progress.step
     emit("start", session.start_event(folder, before[1]))
     outcome = engine.run()
-    result = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started)
-    emit("result", result.json())
-    host.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=result.json())
-    return result
+    if them.size > 1 and (steps := engine.progress.step - first):
+        each = (them.sent - session.sent - sent) / steps
+        emit("note", {"text": f"{each:.0f} bytes a step went to the other processes, whatever the size of the model"})
+
+    def conclude() -> dict[str, Any]:
+        found = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started).json()
+        emit("result", found)
+        host.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=found)
+        return found
+
+    return Result.of(them.first(conclude))
 
 
-def _restore(engine: Engine, folder: Path, resume: str, journal: Journal, emit: Emit) -> None:
+def _restore(engine: Engine, folder: Path, resume: str, journal: Journal, session: Session) -> None:
     """Go to the checkpoint that was named, or to the newest that can be used; where there is none, to the start."""
+    them, path = session.processes, resume
 
     def tell(text: str) -> None:
-        emit("note", {"text": text})
+        session.emit("note", {"text": text})
 
-    if resume != "last":
-        path = Path(resume)
-        meta = checkpoint.read(path, engine.space, journal)
-    elif (found := checkpoint.newest(folder, engine.space, journal, tell)) is not None:
-        path, meta = found
-    else:
-        tell(f"resumed from the start, {len(journal.lines) - journal.cursor} journal lines to replay")
-        return
-    engine.restore(meta)
-    tell(f"resumed from {path}, {len(journal.lines) - journal.cursor} journal lines to replay")
+    def newest() -> str:
+        found = checkpoint.newest(folder, engine.space, journal, tell)
+        return str(found[0]) if found else ""
+
+    if resume == "last":
+        path = them.first(newest)
+    if path:
+        engine.restore(them.own(lambda: checkpoint.read(Path(path), engine.space, journal)))
+    tell(f"resumed from {path or 'the start'}, {len(journal.lines) - journal.cursor} journal lines to replay")
 
 
 def _conclude(
@@ -359,17 +399,25 @@ def _probe(session: Session) -> Scored | None:
 
 def _journal(session: Session, folder: Path, resume: bool, header: dict[str, Any], force: bool) -> Journal:
     """The run's journal: a new one beside the run's records, or that of a run that goes on. A run that was killed
-    before its journal began starts anew."""
-    path, cfg = folder / JOURNAL, session.plan.config
-    if resume and begun(path):
-        journal = _reopen(path, header, cfg, force, session.emit)
-        session.goes_on(journal)
-        return journal
-    if resume:
-        path.unlink(missing_ok=True)
-    checkpoint.replace(folder / "config.yaml", config.as_yaml(asdict(cfg)))
-    checkpoint.replace(folder / "env.json", json.dumps(environment(), indent=1))
-    return Journal.create(path, header)
+    before its journal began starts anew. Process 0 writes it, the others have its lines."""
+    path, cfg, them = folder / JOURNAL, session.plan.config, session.processes
+    opened: list[Journal] = []
+
+    def lines() -> list[Any]:
+        if resume and begun(path):
+            opened.append(_reopen(path, header, cfg, force, session.emit))
+        else:
+            if resume:
+                path.unlink(missing_ok=True)
+            checkpoint.replace(folder / "config.yaml", config.as_yaml(asdict(cfg)))
+            checkpoint.replace(folder / "env.json", json.dumps(environment(), indent=1))
+            opened.append(Journal.create(path, header))
+        return [opened[0].lines, opened[0].cursor]
+
+    found = them.first(lines)
+    journal = opened[0] if opened else Journal.of(*found)
+    journal.share = them.line
+    return journal
 
 
 FIXED = frozenset(

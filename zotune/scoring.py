@@ -11,6 +11,7 @@ Knows models, tokens and records; knows no objective and no optimizer.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -197,19 +198,23 @@ class Whole(Choosing):
     @fitted
     @torch.no_grad()
     def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:
-        width = len(self.spec.classes.words) if self.spec.classes else 0
-        out = torch.empty(len(indices), width)
         labels = self._embed_labels().T if self._labels else None
-        for places in self.forward.chunks([len(rows.tokens[i]) for i in indices]):
+
+        def scores(places: list[int]) -> list[list[float]]:
             tokens = [rows.tokens[indices[k]] for k in places]
             if self.loaded.head == "classification":
-                scores = self.forward.run(tokens).logits.float()
+                found = self.forward.run(tokens).logits
             elif labels is not None:
-                scores = TEMPERATURE * (self.embed(tokens) @ labels)
+                found = TEMPERATURE * (self.embed(tokens) @ labels)
             else:
-                scores = self.loaded.linear_head(self.embed(tokens))
-            out[places] = scores.float().cpu()
-        return out
+                found = self.loaded.linear_head(self.embed(tokens))
+            listed: list[list[float]] = found.float().tolist()
+            return listed
+
+        width = len(self.spec.classes.words) if self.spec.classes else 0
+        return torch.tensor(self.forward.spread([len(rows.tokens[i]) for i in indices], scores)).view(
+            len(indices), width
+        )
 
     def _embed_labels(self) -> Tensor:
         found = [torch.empty(0)] * len(self._labels)
@@ -262,6 +267,7 @@ class Worded(Choosing):
     def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
         self._most = 1  # sequences a row, as far as seen
+        self._keeps = "logits_to_keep" in inspect.signature(loaded.plain.forward).parameters
         if loaded.head == "masked" and loaded.tokenizer.mask_token_id is None:
             raise ModelError(f"{loaded.source} has no mask token", hint="--head causal, or another model")
         if loaded.head == "masked" and not getattr(loaded.tokenizer, "is_fast", False):
@@ -356,22 +362,31 @@ class Worded(Choosing):
         for k, option in enumerate(options):
             unique.setdefault(option[:2], []).append(k)
         sequences, found = list(unique), [0.0] * len(options)
-        for chunk in self.forward.chunks([len(ids) + len(decoder) for ids, decoder in sequences]):
-            logits = self._run([sequences[c] for c in chunk])
-            here = [(row, options[k], k) for row, c in enumerate(chunk) for k in unique[sequences[c]]]
-            row = torch.tensor([r for r, o, _ in here for _ in o.places], device=logits.device)
-            place = torch.tensor([p for _, o, _ in here for p in o.places], device=logits.device)
-            target = torch.tensor([t for _, o, _ in here for t in o.targets], device=logits.device)
+
+        def sums(chunk: list[int]) -> list[list[float]]:
+            wanted = [[options[k] for k in unique[sequences[c]]] for c in chunk]
+            places = sorted({p for each in wanted for o in each for p in o.places})
+            logits = self._run([sequences[c] for c in chunk], places)
+            column = {p: j for j, p in enumerate(places)} if logits.shape[1] == len(places) else None
+            here = [(row, o) for row, each in enumerate(wanted) for o in each]
+            row = torch.tensor([r for r, o in here for _ in o.places], device=logits.device)
+            place = torch.tensor([column[p] if column else p for _, o in here for p in o.places], device=logits.device)
+            target = torch.tensor([t for _, o in here for t in o.targets], device=logits.device)
             log_p = torch.log_softmax(logits[row, place].float(), -1).gather(-1, target[:, None])[:, 0].cpu()
-            parts = torch.split(log_p, [len(o.targets) for _, o, _ in here])
-            for part, (_, _, k) in zip(parts, here, strict=True):
-                found[k] = float(part.sum())
+            parts = iter(torch.split(log_p, [len(o.targets) for _, o in here]))
+            return [[float(next(parts).sum()) for _ in each] for each in wanted]
+
+        for c, each in enumerate(self.forward.spread([len(ids) + len(decoder) for ids, decoder in sequences], sums)):
+            for k, value in zip(unique[sequences[c]], each, strict=True):
+                found[k] = value
         return found
 
-    def _run(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Tensor:
+    def _run(self, sequences: Sequence[tuple[Tokens, Tokens]], places: Sequence[int]) -> Tensor:
+        """Logits at these places alone, where the model can leave out the others; else at all."""
         rows, decoders = [ids for ids, _ in sequences], [d for _, d in sequences]
         if self.loaded.head != "seq2seq":
-            logits: Tensor = self.forward.run(rows).logits
+            few = {"logits_to_keep": torch.tensor(places, device=self.loaded.device)} if self._keeps else {}
+            logits: Tensor = self.forward.run(rows, **few).logits
             return logits
         padded = self.forward.coder.pad_right(decoders, self.loaded.device)
         more = {"decoder_input_ids": padded["input_ids"], "decoder_attention_mask": padded["attention_mask"]}

@@ -25,12 +25,13 @@ from zotune.config import RunConfig
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
 from zotune.journal import Journal
-from zotune.judging import HeldOut, linear_probe, wins
+from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.kernels import worth_compiling
 from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
 from zotune.preflight import Preflight
+from zotune.processes import ALONE, Processes
 from zotune.prompts import Spec
 from zotune.scoring import Option
 from zotune.space import Space, describe, named_tensors
@@ -71,9 +72,9 @@ class Scoring:
 class Session:
     """A plan with its model loaded: everything that fit, resume and dry-run share."""
 
-    def __init__(self, plan: Plan, emit: Emit) -> None:
+    def __init__(self, plan: Plan, emit: Emit, processes: Processes = ALONE) -> None:
         cfg = plan.config
-        self.plan, self.emit = plan, emit
+        self.plan, self.emit, self.processes = plan, emit, processes
         self._shown: Mapping[str, Any] = {}
         self._start: tuple[Mapping[str, Any], Score] | None = None
         self._said: list[dict[str, Any]] = []
@@ -85,9 +86,9 @@ class Session:
         self.task = self._task(self.loaded)
         self.train = self.task.rows(plan.splits.train)
         counted = cfg.max_score_calls is not None
-        self.select = HeldOut(self.task, self.task.rows(plan.splits.select), plan.objective, counted)
-        self.judge = HeldOut(self.task, self.task.rows(plan.splits.judge), plan.objective, counted)
-        self._earlier = self._every = 0
+        held = [self.task.rows(part) for part in (plan.splits.select, plan.splits.judge)]
+        self.select, self.judge = (HeldOut(self.task, x, plan.objective, counted, processes) for x in held)
+        self._earlier = self._every = self.sent = 0
         chosen = self._chosen()
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
@@ -107,7 +108,9 @@ class Session:
             compare=self.compare if ordered else None,
             unit=2 * eps if isinstance(eps, float) else 1.0,
             moved=self.moved if self._own else None,
+            deal=processes.deal,
         )
+        processes.split = self._split()
         kernels = self.space.kernels
         kernels.tell = lambda text: emit("note", {"text": text})
         kernels.compile = cfg.compile == "on" or (cfg.compile == "auto" and self._long())
@@ -130,7 +133,7 @@ class Session:
         cfg, spec = self.plan.config, self.plan.spec
         micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
         task = tasks.build(loaded, spec, asking.max_length(cfg, spec), micro, cfg.seed)
-        task.forward.tell = self._short_of_memory
+        task.forward.tell, task.forward.processes = self._short_of_memory, self.processes
         return task
 
     def _short_of_memory(self, text: str) -> None:
@@ -159,14 +162,15 @@ class Session:
         `smooth`, it is averaged over that many sets of predictions sampled from the model's own probabilities, the same
         randomness at every point: its expectation, which moves with every logit. Held-out rows are never smoothed.
         """
-        objective, task, rows = self.plan.objective, self.task, self.train
+        objective, task, count = self.plan.objective, self.task, len(indices)
         if isinstance(task, tasks.Generating):
-            return mean([objective.score(len(indices), self._generated(indices, k)) for k in range(self.samples)])
-        outputs = task.outputs(rows, indices, objective.wants)
+            said = [self._generated(indices, k) for k in range(self.samples)]
+            return scored_once(self.processes, lambda: mean([objective.score(count, one) for one in said]))
+        outputs = task.outputs(self.train, indices, objective.wants)
         if not self.smooth:
-            return objective.score(len(indices), outputs)
-        drawn = task.sampled(rows, indices, outputs["logits"], self.smooth)
-        return mean([objective.score(len(indices), outputs | d) for d in drawn])
+            return scored_once(self.processes, lambda: objective.score(count, outputs))
+        drawn = task.sampled(self.train, indices, outputs["logits"], self.smooth)
+        return scored_once(self.processes, lambda: mean([objective.score(count, outputs | d) for d in drawn]))
 
     def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
         """What the model says to training rows: the sampling's randomness belongs to the step and the draw."""
@@ -193,8 +197,9 @@ class Session:
     def _own_words(self) -> tuple[list[Option], float] | None:
         """What the model says before anything is tuned, and its mean log-probability; None where it says nothing."""
         assert isinstance(self.task, tasks.Generating)
-        words = self.task.own_words(self.train, range(min(OWN_WORDS, len(self.train))))
-        return (words, _likelihood(self.task, words)) if words else None
+        with self.processes.apart():
+            words = self.task.own_words(self.train, range(min(OWN_WORDS, len(self.train))))
+            return (words, _likelihood(self.task, words)) if words else None
 
     def collect(self, indices: Sequence[int]) -> dict[str, Any]:
         """What is to be compared: what the weights as they are now say on these rows."""
@@ -206,7 +211,8 @@ class Session:
         """For each of several points the share of the others that it beats, over all rows that count; None where none
         does."""
         candidates = list(zip(*(c["completions"] for c in collected), strict=True))
-        won = [wins(x) for x in self.plan.objective.compare(collected[0], candidates) if x is not None]
+        found = self.processes.first(lambda: list(self.plan.objective.compare(collected[0], candidates)))
+        won = [wins(x) for x in found if x is not None]
         if not won:
             return [None] * len(collected)
         return [math.fsum(row[i] for row in won) / len(won) for i in range(len(collected))]
@@ -226,6 +232,15 @@ class Session:
         """Score the selection rows: what is selected has the smallest loss. Weights that have moved further than
         `--max-kl` have none, and are never selected; they, and those that are far worse than the start, are ruined.
         The first time, at the start, it says the score of each row too."""
+        sent = self.processes.sent
+        try:
+            return self._assessed()
+        finally:
+            self.sent += self.processes.sent - sent
+
+    def _assessed(self) -> dict[str, Any]:
+        if not self.processes.alone:
+            self.processes.same("the weights", self.space.digest())
         outputs, score = self.select.measure()
         self._shown, self._said = outputs, self._examples(outputs, score)
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
@@ -278,6 +293,20 @@ class Session:
         """Whether the objective scores held-out rows to select the best weights; else the last are the best."""
         return getattr(self.plan.objective.function, "judged", None) is None
 
+    def _split(self) -> str:
+        """What several processes share: a step's points, where there are enough of them and each process can score its
+        own; else the rows of each."""
+        said, them, goal = self.plan.config.parallel, self.processes, self.plan.objective
+        one_scores = goal.ordered or self.score_calls is not None or not self.selects
+        if said == "points" and one_scores and them.size > 1:
+            raise OptionError(
+                "--parallel points: an order, a person or counted scores are asked in one place",
+                hint="--parallel batch",
+            )
+        if said != "auto":
+            return said
+        return "batch" if one_scores or self.cost() % them.size else "points"
+
     def bind(self, folder: Path, stop: Callable[[], bool]) -> None:
         """Tell an objective that asks for it where the run lies, whom to tell and when to stop waiting, and how much
         it will be asked, by its method `bind(folder, emit, stop, seed, planned)`."""
@@ -315,7 +344,8 @@ class Session:
         micro = 0
         while micro != self.task.forward.micro:  # what memory had no room for was cut in other parts: compare again
             micro = self.task.forward.micro
-            copied = self.space.probe_in_forward(lambda: self._logits(rows))
+            with self.processes.apart():
+                copied = self.space.probe_in_forward(lambda: self._logits(rows))
         if copied:
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"
@@ -369,6 +399,9 @@ class Session:
             "seed": cfg.seed,
             "noise": noise.VERSION,
             "dtype": str(next(iter(space.params.values())).dtype),
+            "parallel": f"batch over {self.processes.size}"
+            if self.processes.size > 1 and self.processes.split == "batch"
+            else None,
             "tensors": tensors,
         }
 
@@ -433,7 +466,7 @@ class Session:
         """Whether the scores that are left do not pay for a step, made twice, and for the held-out rows after it."""
         if self.score_calls is None:
             return False
-        used = self._earlier + sum(o.meter.rows for o in self.plan.objective.each)
+        used = self.processes.first(lambda: self._earlier + sum(o.meter.rows for o in self.plan.objective.each))
         return used + 2 * self._rows_of(evaluations) + sum(self._held()) > self.score_calls
 
     def planned(self) -> tuple[int | None, int | None]:
