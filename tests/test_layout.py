@@ -21,6 +21,7 @@ LAYERS = [
     {"kernels", "optimizers", "probing"},
     {"evaluation"},
     {"space"},
+    {"together"},
     {"journal", "locking", "processes"},
     {"checkpoint"},
     {"oracle"},

@@ -188,7 +188,11 @@ def fit(
         Text, Opt(help="Compile probes and steps: auto (where the run is long enough), on, off.")
     ] = None,
     probe: Annotated[
-        Text, Opt(help="forward: perturb weights while a pass runs, without a copy of them; copy; auto.")
+        Text,
+        Opt(
+            help="forward: perturb weights while a pass runs, without a copy of them; copy; together: a step's points "
+            "in one pass, where few weights are tuned; auto."
+        ),
     ] = None,
     parallel: Annotated[
         Text, Opt(help="What processes started by torchrun share: batch (rows), points (a step's points), auto.")

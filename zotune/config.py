@@ -282,7 +282,7 @@ class RunConfig:
             raise OptionError(f"--direction must be maximize or minimize, got {self.direction!r}")
         for name, value, known in (
             ("compile", self.compile, ("auto", "on", "off")),
-            ("probe", self.probe, ("auto", "forward", "copy")),
+            ("probe", self.probe, ("auto", "forward", "copy", "together")),
             ("parallel", self.parallel, ("auto", "batch", "points")),
             ("init", self.init, ("none", "linear-probe")),
             ("peft", self.peft, ("none", "lora", "prefix")),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from zotune.models import Loaded
 from zotune.prefix import Prefix, find_blocks
 from zotune.processes import ALONE
 from zotune.prompts import Spec
+from zotune.together import Together
 from zotune.tokens import Coder
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Forward:
     ) -> None:
         self.loaded, self.micro, self.flag = loaded, micro, flag
         self.processes, self._whole = ALONE, micro
+        self.together: Together | None = None
         self.tell: Callable[[str], None] = lambda text: None
         self._rows = 1  # of the pass under way
         config = loaded.config
@@ -64,8 +66,25 @@ class Forward:
         self.prefix: Prefix | None = None
 
     def run(self, rows: Sequence[Tokens], **more: Tensor) -> Any:
-        """The model on these rows, padded on the right."""
-        self._rows = len(rows)
+        """The model on these rows, padded on the right. A tensor of one dimension in `more` is the same for all."""
+
+        def forward(rows: Sequence[Tokens], times: int) -> Any:
+            return self._pass(rows, {n: x.repeat(times, 1) if x.dim() > 1 else x for n, x in more.items()})
+
+        return self.jointly(
+            ("pass", *map(tuple, rows), *(tuple(x.view(-1).tolist()) for x in more.values())), rows, forward
+        )
+
+    def jointly(self, key: Hashable, rows: Sequence[Tokens], forward: Callable[[Sequence[Tokens], int], Any]) -> Any:
+        """What `forward` gives for these rows: with those of other points, where points are evaluated together."""
+        them = self.together
+        count = them.count if them is not None else 1
+        self._rows = count * len(rows)
+        if them is None or count == 1:
+            return forward(rows, 1)
+        return them.run(key, len(rows), lambda: forward([*rows] * count, count))
+
+    def _pass(self, rows: Sequence[Tokens], more: dict[str, Tensor]) -> Any:
         stored = self.prefix is not None and all(r in self.prefix for r in rows)
         inputs = self.coder.pad_right(rows, self.loaded.device)
         with self.prefix.feeding(rows) if self.prefix and stored else contextlib.nullcontext():
@@ -74,7 +93,9 @@ class Forward:
     def chunks(self, lengths: Sequence[int], micro: int | None = None) -> Iterator[list[int]]:
         """Places in order of length, so many at a time: little padding is computed."""
         order = sorted(range(len(lengths)), key=lambda k: lengths[k])
-        size = micro or self.micro
+        size, them = micro or self.micro, self.together
+        if them is not None and them.count > 1:  # a larger pass, but less where memory was short
+            size = max(them.most * self.micro // (self._whole * them.count), 1)
         for start in range(0, len(order), size):
             places = order[start : start + size]
             self._rows = len(places)

@@ -233,9 +233,18 @@ class Generating(Worded):
                 torch.manual_seed(seed)
             return self.forward.spread(
                 [len(p) for p in prompts],
-                lambda places: self._generate([prompts[k] for k in places], settings),
+                lambda places: self._said([prompts[k] for k in places], settings),
                 alike=temperature == 0,
             )
+
+    def _said(self, rows: Sequence[Tokens], settings: Any) -> list[list[int]]:
+        """What the model says to these rows; sampled, each point by itself, for they share their randomness."""
+        if settings.do_sample:
+            return list(self._generate(rows, settings))
+        said: list[list[int]] = self.forward.jointly(
+            ("said", *map(tuple, rows)), rows, lambda rows, _: list(self._generate(rows, settings))
+        )
+        return said
 
     def _generate(self, rows: Sequence[Tokens], settings: Any) -> Iterator[list[int]]:
         loaded, coder = self.loaded, self.forward.coder

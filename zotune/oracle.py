@@ -9,13 +9,14 @@ Knows spaces and journals; knows no model, no metric and no optimizer.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import torch
 
@@ -209,6 +210,14 @@ def _squares(part: torch.Tensor) -> tuple[float, int]:
     return float(part.double().square().sum()), part.numel()
 
 
+class Together(Protocol):
+    """What evaluates several points in one forward pass."""
+
+    def groups(self, points: Sequence[Recipe], rows: int) -> list[Sequence[Recipe]]: ...
+
+    def at(self, points: Sequence[Recipe]) -> contextlib.AbstractContextManager[Callable[[int], None]]: ...
+
+
 class Oracle:
     """Called by a step with points (recipes); gives one float a point, smaller is better.
 
@@ -218,7 +227,7 @@ class Oracle:
     (larger is better; None: unranked) of what `collect` gave at each of several points; unit: what a whole lost
     comparison is worth as a difference of values, 2ε so that a two-point estimate is within ±1. moved: how far the
     model as it is now has moved from the start, where that can be measured without the objective. deal: how the
-    values of several points are computed.
+    values of several points are computed. together: what evaluates several points in one forward pass, if anything.
     """
 
     def __init__(
@@ -241,6 +250,7 @@ class Oracle:
         self._retries, self._passes = retries, passes
         self._collect, self._compare, self.unit = collect or evaluate, compare, unit
         self._moved = moved
+        self.together: Together | None = None
         self._tape, self._own = Tape(), batches.at(0)
 
     def begin(self, tape: Tape, step: int, batch: Batch | None = None) -> None:
@@ -267,7 +277,7 @@ class Oracle:
         batch = batch or self._own
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
-            taken = self._tape.take("samples", lambda: self._deal(points, lambda p: self._samples(p, batch)))
+            taken = self._tape.take("samples", lambda: self._each(points, batch, self._samples))
             return tuple(tuple(None if v is None else float(v) for v in row) for row in taken)
         taken = self._tape.take("values", lambda: self._values(points, batch))
         return tuple(float(v) for v in taken)
@@ -312,13 +322,13 @@ class Oracle:
 
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:
-            return self._deal(points, lambda p: self._value(p, batch))
+            return self._each(points, batch, self._value)
         return [self.unit * (0.5 if x is None else 1.0 - x) for x in self._strengths(points, batch)]
 
     def _strengths(self, points: Sequence[Recipe], batch: Batch) -> list[float | None]:
         """What comparing the points says of each; a failing comparison is made again, with the same candidates."""
         assert self._compare is not None
-        candidates = [self._at(p, batch, self._collect) for p in points]
+        candidates = self._each(points, batch, self._collect, dealt=False)
         for attempt in range(self._retries + 1):
             try:
                 return _checked(self._compare(candidates), len(points))
@@ -338,17 +348,44 @@ class Oracle:
                     raise
         raise AssertionError("unreachable")
 
+    def _each(
+        self, points: Sequence[Recipe], batch: Batch, ask: Callable[[Sequence[int]], T], dealt: bool = True
+    ) -> list[T]:
+        """What `ask` says of the batch's rows at each point. dealt: whether it is a JSON value, which processes can
+        share."""
+        groups = self.together.groups(points, len(batch.rows)) if self.together else []
+        if groups and self.together:
+            return [found for group in groups for found in self._jointly(self.together, group, batch, ask)]
+        deal = self._deal if dealt else _one_by_one
+        return deal(points, lambda p: self._at(p, batch, ask))
+
+    def _jointly(
+        self, them: Together, points: Sequence[Recipe], batch: Batch, ask: Callable[[Sequence[int]], T]
+    ) -> Iterator[T]:
+        """`ask` at each of some points that share their forward passes; a failing one is asked again."""
+        with them.at(points) as turn:
+            for k in range(len(points)):
+                turn(k)
+                for attempt in range(self._retries + 1):
+                    try:
+                        found = ask(batch.rows)
+                        break
+                    except ObjectiveError:
+                        if attempt == self._retries:
+                            raise
+                yield found
+
     def _score(self, rows: Sequence[int]) -> Score:
         score = self._evaluate(rows)
         if not math.isfinite(score.value):
             raise ObjectiveError(f"the objective returned {score.value}")
         return score
 
-    def _value(self, point: Recipe, batch: Batch) -> float:
-        return self._sign * self._at(point, batch, self._score).value
+    def _value(self, rows: Sequence[int]) -> float:
+        return self._sign * self._score(rows).value
 
-    def _samples(self, point: Recipe, batch: Batch) -> list[float | None]:
-        samples = self._at(point, batch, self._score).samples
+    def _samples(self, rows: Sequence[int]) -> list[float | None]:
+        samples = self._score(rows).samples
         if samples is None:
             raise UsageError("this optimizer needs one score a row, but the objective gives one for the whole set")
         return [None if s is None else self._sign * s for s in samples]

@@ -78,7 +78,7 @@ class InForward:
         self.params = params
         self.names = frozenset(params)
         self.scratch = Scratch()
-        self._owners = _owners(module, params, called)
+        self._owners = owners(module, params, called)
         self._base: dict[str, Tensor] = {}
         self._poison = False
 
@@ -200,7 +200,7 @@ def _looked_up(weight: Tensor, args: Any, kwargs: Any) -> Tensor | None:
     return torch.unique(flat) if flat.device.type == "cpu" else flat  # elsewhere a repeated row is cheaper than a wait
 
 
-def _owners(
+def owners(
     module: nn.Module, params: Mapping[str, nn.Parameter], called: Sequence[nn.Module]
 ) -> dict[nn.Module, list[str]]:
     """For each module, the parameters to be swapped in while it runs."""
@@ -272,4 +272,4 @@ def _bytes(x: Tensor) -> Tensor:
     return x.detach().contiguous().view(-1).view(torch.uint8) if x.numel() else x.new_empty(0, dtype=torch.uint8)
 
 
-__all__ = ["InForward", "Scratch", "outputs_of", "same_outputs"]
+__all__ = ["InForward", "Scratch", "outputs_of", "owners", "same_outputs"]

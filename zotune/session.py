@@ -24,6 +24,7 @@ from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
+from zotune.forward import Tokens
 from zotune.journal import Journal
 from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.kernels import worth_compiling
@@ -31,10 +32,12 @@ from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan, choose
 from zotune.preflight import Preflight
+from zotune.probing import InForward
 from zotune.processes import ALONE, Processes
 from zotune.prompts import Spec
 from zotune.scoring import Option
 from zotune.space import Space, describe, named_tensors
+from zotune.together import Together
 from zotune.types import Score
 
 DEFAULT_EVALS = 2400
@@ -52,6 +55,8 @@ UNLIMITED = 600
 PROBING = 0.1
 """Of the budget, at most, for a linear probe to compare with."""
 MANY = 1 << 20
+FEW_WEIGHTS = 0.05
+"""Share of the model's weights up to which points are evaluated together: each takes a copy of the tuned ones."""
 """Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
@@ -336,6 +341,9 @@ class Session:
         """Find out, by a few forward passes, which weights can be perturbed while a pass is under way. Few weights are
         cheaper to copy."""
         mode = self.plan.config.probe
+        if self.together:
+            self._put_together()
+            return
         many = isinstance(self.task, tasks.Generating) and self.plan.objective.wants & {"completions", "completion_ids"}
         if mode == "copy" or (mode == "auto" and (self.space.numel < MANY or many)):
             return
@@ -350,6 +358,43 @@ class Session:
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"
             self.emit("note", {"text": f"{text} ({names})"})
+
+    @property
+    def together(self) -> bool:
+        """Whether a step's points are to be evaluated in one pass: asked for, or few weights, and either a device that
+        is not filled by one batch, or greedy text, of which a processor makes one token of each row at a time."""
+        cfg, task = self.plan.config, self.task
+        if cfg.probe != "auto" or self.processes.size > 1:
+            return cfg.probe == "together" and self.processes.size == 1
+        whole = sum(p.numel() for p in self.loaded.model.parameters())
+        says = isinstance(task, tasks.Generating) and self.plan.objective.wants & {"completions", "completion_ids"}
+        small = self.space.numel <= FEW_WEIGHTS * whole
+        pays = bool(says) or self.loaded.device.type != "cpu"
+        return small and pays and not (says and cfg.temperature)
+
+    def _put_together(self) -> None:
+        """Evaluate points in one pass, where that gives what a pass each gives."""
+        forward, tokens = self.task.forward, [self._read(i) for i in self.batches.at(0).rows[:4]]
+        more: dict[str, torch.Tensor] = {}
+        if self.loaded.head == "seq2seq":
+            more = {"decoder_input_ids": forward.coder.pad_right(tokens, self.loaded.device)["input_ids"]}
+        with torch.no_grad(), self.processes.apart():
+            with InForward.watch(self.loaded.model) as called:
+                forward.run(tokens, **more)
+            forward.together = Together(self.space, called, self.plan.config.eval_batch_size)
+            if forward.together.tried(lambda: forward.run(tokens, **more)[0]):
+                self.oracle.together = forward.together
+                return
+        forward.together = None
+        if self.plan.config.probe == "together":
+            raise OptionError("--probe together: not with these weights of this model", hint="--probe copy")
+
+    def _read(self, row: int) -> Tokens:
+        """Tokens of a row that the model reads."""
+        found = self.train.tokens[row]
+        while found and not isinstance(found[0], int):
+            found = found[0]
+        return tuple(found)
 
     def _logits(self, rows: Sequence[int]) -> torch.Tensor:
         if isinstance(self.task, tasks.Generating):
@@ -395,6 +440,7 @@ class Session:
             "eval_batch_size": cfg.eval_batch_size,
             "attn_implementation": cfg.attn_implementation,
             "smooth": self.smooth,
+            "together": self.together,
             "eval_steps": self.eval_steps(),
             "seed": cfg.seed,
             "noise": noise.VERSION,

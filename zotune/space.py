@@ -226,6 +226,14 @@ class Space:
             for name, p in self.params.items():
                 p.data = base[name]
 
+    def write(self, point: Recipe, outs: Mapping[str, Tensor]) -> None:
+        """The weights of `point`, as a probe sees them, to tensors like the tuned ones, by name."""
+        if isinstance(point, Theta):
+            for name, p in self.params.items():
+                outs[name].copy_(p.data)
+        else:
+            self.evaluation([Output(point, "out", self._rounded)]).run_all(list(self.params), outs)
+
     def probe_in_forward(self, forward: Callable[[], Any]) -> list[str]:
         """Find out which tensors may be probed while a forward pass is under way, and do so from now on.
 
