@@ -36,6 +36,7 @@ LAYERS = [
     {"asking", "probe"},
     {"judging", "plan"},
     {"report", "session"},
+    {"provenance"},
     {"measure", "replaying"},
     {"run"},
     {"checking", "comparing", "terminal", "testing"},

@@ -451,9 +451,9 @@ def show(
 @app.command()
 def env(as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
     """Versions, device and threads: what a bug report needs."""
-    from zotune import session
+    from zotune import provenance
 
-    found = session.environment()
+    found = provenance.environment()
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -33,8 +33,9 @@ from zotune.generation import asked_turns, right_texts
 from zotune.judging import wins
 from zotune.objectives import Objective, texts
 from zotune.prompts import Spec
+from zotune.provenance import source_hash
 from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
-from zotune.session import load, source_hash
+from zotune.session import load
 
 SETTINGS: Final = "compare.json"
 COMPLETIONS: Final = "completions.jsonl"

@@ -25,8 +25,9 @@ from zotune.journal import Journal
 from zotune.kernels import worth_compiling
 from zotune.oracle import Batches, Oracle
 from zotune.plan import EMBEDDED, plan
+from zotune.provenance import environment
 from zotune.recipe import Each, Recipe
-from zotune.session import Session, environment, load_with
+from zotune.session import Session, load_with
 from zotune.space import Space, named_tensors
 from zotune.types import Optimizer
 

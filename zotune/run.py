@@ -24,9 +24,11 @@ from zotune.judging import Difference, Scored, linear_probe
 from zotune.objectives import Goal
 from zotune.plan import embedded_data, plan
 from zotune.processes import joined
+from zotune.provenance import environment
+from zotune.provenance import header as made_with
 from zotune.recipe import Noise
 from zotune.replaying import JOURNAL
-from zotune.session import Scoring, Session, environment
+from zotune.session import Scoring, Session
 from zotune.types import Optimizer, Score
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
@@ -170,7 +172,7 @@ def _fit(
     """`fit` with everything loaded."""
     them, emit = session.processes, session.emit
     emit("phase", {"text": "scoring the start"})
-    header = json.loads(json.dumps(session.header()))
+    header = json.loads(json.dumps(made_with(session)))
     try:
         before = session.judge.measure()
     except ObjectiveError as error:

@@ -5,21 +5,15 @@ Joins model, task, objective and space; runs nothing by itself.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import math
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zotune import adapters, asking, checkpoint, keys, models, noise, optimizers, probe, tasks
+from zotune import adapters, asking, checkpoint, keys, models, optimizers, probe, tasks
 from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
@@ -42,8 +36,6 @@ from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
-LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
-"""What the bits of a run depend on beside its own files; with an adapter, peft too."""
 EXAMPLES = 8
 """Completions of each evaluation that a run folder keeps."""
 OWN_WORDS = 32
@@ -405,52 +397,6 @@ class Session:
         """The starting weights again, from the model's own files."""
         return models.base_weights(self.loaded, self.space.params, self.load())
 
-    def header(self) -> dict[str, Any]:
-        """Everything that the bits depend on."""
-        cfg, plan, space = self.plan.config, self.plan, self.space
-        tensors = {t.name: [list(t.shape), f"{keys.name_key(t.name):016x}"] for t in space.theta.tensors}
-        libraries = [*LIBRARIES, *(["peft"] if adapters.is_adapter(self.loaded) else [])]
-        others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
-        return {
-            "versions": {name: environment()["versions"][name] for name in libraries},
-            "device": self.loaded.device.type,
-            "model": plan.model_name,
-            "revision": cfg.model_revision,
-            "quantize": cfg.quantize,
-            "head": plan.head,
-            "base_weights": space.digest(),
-            "frozen_weights": checkpoint.digest(others),
-            "data": plan.splits.digest,
-            "objective": cfg.objective,
-            "weight": cfg.weight,
-            "objective_source": [source_hash(o.function) for o in plan.objective.each],
-            "objective_args": cfg.objective_args,
-            "direction": plan.objective.direction,
-            "rule": plan.rule,
-            "optimizer": type(plan.optimizer).__qualname__,
-            "optimizer_source": source_hash(type(plan.optimizer)),
-            "optimizer_options": _plain(plan.optimizer),
-            "template": plan.spec.template.text,
-            "task": _task_record(plan),
-            "rows": self.batches.rows,
-            "batch_size": self.batches.size,
-            "budget": asdict(self.budget()),
-            "drift": self.oracle.measures_drift,
-            "max_length": self.task.max_length,
-            "eval_batch_size": cfg.eval_batch_size,
-            "attn_implementation": cfg.attn_implementation,
-            "smooth": self.smooth,
-            "together": self.together,
-            "eval_steps": self.eval_steps(),
-            "seed": cfg.seed,
-            "noise": noise.VERSION,
-            "dtype": str(next(iter(space.params.values())).dtype),
-            "parallel": f"batch over {self.processes.size}"
-            if self.processes.size > 1 and self.processes.split == "batch"
-            else None,
-            "tensors": tensors,
-        }
-
     def budget(self) -> Budget:
         cfg = self.plan.config
         none = cfg.max_steps is None and cfg.max_evals is None and cfg.max_time is None
@@ -666,18 +612,6 @@ def load_with(cfg: RunConfig, found: models.Found, classes: list[str]) -> models
     return loaded
 
 
-def _task_record(plan: Plan) -> dict[str, Any]:
-    """What the bits depend on beside the template."""
-    spec = plan.spec
-    record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
-    if spec.classes:
-        record["labels"] = [list(spec.classes.keys), list(spec.classes.words)]
-    if spec.kind == "generation":
-        record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
-        record["samples"] = plan.config.samples_per_prompt
-    return record | ({"choices": spec.choices} if spec.choices else {})
-
-
 def _likelihood(task: tasks.Task, words: Sequence[Option]) -> float:
     """Mean log-probability of the words, in nats a token."""
     assert isinstance(task, tasks.Generating)
@@ -700,38 +634,3 @@ def mean(scores: Sequence[Score]) -> Score:
         for column in zip(*columns, strict=True)
     )
     return Score(value, samples, parts)
-
-
-def source_hash(target: Any) -> str:
-    """A hash of the file that defines a function or class, or of its name where there is no file."""
-    target = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
-    try:
-        text = Path(inspect.getfile(target)).read_bytes()
-    except (OSError, TypeError):
-        text = repr(getattr(target, "__qualname__", target)).encode()
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def _plain(optimizer: Any) -> Any:
-    try:
-        return json.loads(json.dumps(asdict(optimizer)))
-    except TypeError:
-        return {}
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, for env.json and `zotune env`."""
-    versions: dict[str, str | None] = {}
-    for name in ("zotune", "torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "pluggy", "peft"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(models.pick_device("auto")),
-        "versions": versions,
-    }

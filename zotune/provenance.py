@@ -1,0 +1,122 @@
+"""What a run was made with: everything that its bits depend on, as its journal's header records it.
+
+Knows sessions; nothing here changes one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zotune import adapters, checkpoint, keys, models, noise
+from zotune.plan import Plan
+from zotune.session import Session
+from zotune.space import named_tensors
+
+LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
+"""What the bits of a run depend on beside its own files; with an adapter, peft too."""
+
+
+def header(session: Session) -> dict[str, Any]:
+    """Everything that the bits depend on."""
+    plan, space = session.plan, session.space
+    cfg, them = plan.config, session.processes
+    tensors = {t.name: [list(t.shape), f"{keys.name_key(t.name):016x}"] for t in space.theta.tensors}
+    libraries = [*LIBRARIES, *(["peft"] if adapters.is_adapter(session.loaded) else [])]
+    others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
+    return {
+        "versions": {name: environment()["versions"][name] for name in libraries},
+        "device": session.loaded.device.type,
+        "model": plan.model_name,
+        "revision": cfg.model_revision,
+        "quantize": cfg.quantize,
+        "head": plan.head,
+        "base_weights": space.digest(),
+        "frozen_weights": checkpoint.digest(others),
+        "data": plan.splits.digest,
+        "objective": cfg.objective,
+        "weight": cfg.weight,
+        "objective_source": [source_hash(o.function) for o in plan.objective.each],
+        "objective_args": cfg.objective_args,
+        "direction": plan.objective.direction,
+        "rule": plan.rule,
+        "optimizer": type(plan.optimizer).__qualname__,
+        "optimizer_source": source_hash(type(plan.optimizer)),
+        "optimizer_options": _plain(plan.optimizer),
+        "template": plan.spec.template.text,
+        "task": _task_record(plan),
+        "rows": session.batches.rows,
+        "batch_size": session.batches.size,
+        "budget": asdict(session.budget()),
+        "drift": session.oracle.measures_drift,
+        "max_length": session.task.max_length,
+        "eval_batch_size": cfg.eval_batch_size,
+        "attn_implementation": cfg.attn_implementation,
+        "smooth": session.smooth,
+        "together": session.together,
+        "eval_steps": session.eval_steps(),
+        "seed": cfg.seed,
+        "noise": noise.VERSION,
+        "dtype": str(next(iter(space.params.values())).dtype),
+        "parallel": f"batch over {them.size}" if them.size > 1 and them.split == "batch" else None,
+        "tensors": tensors,
+    }
+
+
+def _task_record(plan: Plan) -> dict[str, Any]:
+    """What the bits depend on beside the template."""
+    spec = plan.spec
+    record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
+    if spec.classes:
+        record["labels"] = [list(spec.classes.keys), list(spec.classes.words)]
+    if spec.kind == "generation":
+        record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
+        record["samples"] = plan.config.samples_per_prompt
+    return record | ({"choices": spec.choices} if spec.choices else {})
+
+
+def source_hash(target: Any) -> str:
+    """A hash of the file that defines a function or class, or of its name where there is no file."""
+    target = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
+    try:
+        text = Path(inspect.getfile(target)).read_bytes()
+    except (OSError, TypeError):
+        text = repr(getattr(target, "__qualname__", target)).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _plain(optimizer: Any) -> Any:
+    try:
+        return json.loads(json.dumps(asdict(optimizer)))
+    except TypeError:
+        return {}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for env.json and `zotune env`."""
+    versions: dict[str, str | None] = {}
+    for name in ("zotune", "torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "pluggy", "peft"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(models.pick_device("auto")),
+        "versions": versions,
+    }
+
+
+__all__ = ["environment", "header", "source_hash"]
