@@ -163,6 +163,45 @@ def test_a_run_keeps_what_it_found(tiny_encoder: Path, toy: Path, tmp_path: Path
         assert (saved["best_step"], saved["best_share"]) == (6, best)
 
 
+@pytest.mark.parametrize("best", [0.3, -1.0])
+def test_a_run_killed_after_its_last_checkpoint_goes_on(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, best: float
+) -> None:
+    """That one was written after the look back; what is left to do is its end, and the judging."""
+    start: list[float] = []
+
+    def near(model: Any) -> float:
+        """Best at that share of the way that all steps go."""
+        mean = float(model.embeddings.LayerNorm.bias.detach().mean())
+        start.append(mean)
+        return -((mean - start[0] - best) ** 2)
+
+    made: dict[str, Any] = {
+        "model": str(tiny_encoder),
+        "dataset": str(toy),
+        "labels": "awful film,lovely film",
+        "objective": near,
+        "optimizer": Straight(),
+        "tune": "embeddings.LayerNorm.bias",
+        "max_steps": 4,
+        "eval_steps": 3,
+        "rollback": 0.0,
+    }
+    zotune.fit(output_dir=str(tmp_path / "out"), **made)
+    texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
+    first = json.loads((tmp_path / "out/checkpoint-4/trainer_state.json").read_text())["lines"]
+    assert json.loads(texts[first - 1])["body"]["kind"] == "between"
+    for cut in range(first, len(texts) + 1):
+        folder = tmp_path / str(cut)
+        shutil.copytree(tmp_path / "out", folder)
+        (folder / "journal.jsonl").write_bytes(b"".join(texts[:cut]))
+        zotune.fit(output_dir=str(folder), resume="last", **made)
+        assert (folder / "journal.jsonl").read_bytes() == b"".join(texts)
+        assert (folder / "model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+    longer = zotune.fit(output_dir=str(tmp_path / "out"), resume="last", **{**made, "max_steps": 6})
+    assert (longer.reason, longer.steps) == ("done", 6)
+
+
 def test_every_checkpoint_of_a_run_that_was_ruined_goes_on(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,7 +202,7 @@ class Engine:
                 return Outcome("interrupted", p)
         if p.step % self.eval_steps:
             self._assess()
-        if self.interpolate and p.step and self.assess is not None:
+        if self.interpolate and p.step and self.assess is not None and not self._looked():
             self._look_back()
         if not self.journal.take("end"):
             self._save()
@@ -467,6 +467,12 @@ class Engine:
         if p.best_step == p.step and p.best_share != 1.0:  # with what is known now, and kept
             self._saved = -1
             self._save()
+
+    def _looked(self) -> bool:
+        """Whether that is done: before the checkpoint that the run goes on from, or left out where it ended."""
+        before = self.journal.lines[: self.journal.cursor]
+        there = any(x["kind"] == "between" and x["step"] == self.progress.step for x in before)
+        return there or self.journal.next == "end"
 
     def _between(self, share: float, last: dict[str, Any]) -> float | None:
         """The loss at a share of the way from the start to the last weights, which `last` keeps."""
