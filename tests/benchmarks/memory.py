@@ -119,7 +119,7 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
         engine = Engine(space, optimizer, oracle, batches, Budget(steps=10**9), journal, store, eval_steps=10**9)
         if probe == "forward":
             found["check"] = phase(lambda: found.update(copied=space.probe_in_forward(loss)))
-        engine.replay(0)
+        engine._init()
         found["step"] = phase(lambda: [engine._step() for _ in range(PASSES)])
         journal.close()
     found["probing"] = space.probe_bytes / MB

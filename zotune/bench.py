@@ -1,0 +1,700 @@
+"""What a tuning step costs beside the forward passes that it cannot do without, measured here and now (`zotune bench`).
+
+In every round, in turn: plain passes `model(**inputs)` without a hook, then a step of each kind that the optimizer has,
+through its engine, journal and all. In the rounds of one optimizer also a step of a textbook MeZO loop, the pass that
+writes weights, and a copy of as many bytes. Figures are medians over the rounds, ratios are of what was measured in the
+same ones. All that a round does to the weights is taken back.
+
+    forwards = plain passes of as many rows, and as many of them, as the step makes
+    step = forwards + probe + update + objective + norms + rest
+
+probe: passes under probed weights, beyond the plain ones; update: `Space.assign`; objective: choosing rows and reading
+a number off the output; norms: reductions that the optimizer asks for; rest: engine, journal, the optimizer itself.
+
+Steps that differ in the evaluations that they make are kinds: each is measured in every round, and a mean over the
+period after which they repeat, kinds weighted by their share of it, is what is said of a step.
+
+Rows are random tokens of one length: what costs depend on. Knows models, spaces and the engine; no data and no metric.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zotune import adapters, checkpoint, host, models, optimizers, textbook
+from zotune.adapters import Adapter
+from zotune.engine import Budget, Emit, Engine, cost_of
+from zotune.errors import ModelError, OptionError, OutOfMemory, PluginError, ZotuneError
+from zotune.forward import out_of_memory
+from zotune.journal import Journal
+from zotune.models import Loaded
+from zotune.oracle import Batches, Oracle
+from zotune.plan import EMBEDDED, check_tune, choose
+from zotune.recipe import Noise, Recipe
+from zotune.session import MANY
+from zotune.space import Space, describe, named_tensors
+from zotune.types import Optimizer, Score
+from zotune.workbench import LiveTensors
+
+ALL = "all"
+SET = 4
+"""Training rows, in batches: what an optimizer evaluates that asks for all of them."""
+BEGUN = 16
+"""Steps of the budget under which an optimizer begins: a calibration takes a share of it, and is not measured."""
+HORIZON = 512
+"""Steps whose declared costs are looked at for kinds of steps and their period."""
+KINDS = 4
+"""Kinds of steps that are measured, at most; the most frequent."""
+ROUNDS = 5
+"""The fewest rounds that have a median."""
+LR, EPS = 1e-6, 1e-3
+"""Of the textbook loop."""
+BUFFER = 1 << 28
+"""Bytes that the copy goes to, over and over, where more than these are tuned."""
+NO_TARGET = -100
+"""In the place of a token that is not predicted."""
+PARTS = ("probe", "update", "objective", "norms", "rest")
+"""What a step takes beyond its forwards, in the order shown."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured. rows, tokens: of a batch; rounds: measured, after `warmup` that are not; tune: as in fit."""
+
+    rows: int = 16
+    tokens: int = 64
+    rounds: int = 9
+    warmup: int = 1
+    tune: str = "all"
+    probe: str = "auto"
+    compile: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("tokens", 2), ("rounds", ROUNDS), ("warmup", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise OptionError(f"--{name} must be at least {least}, got {value}")
+        if self.probe not in ("auto", "forward", "copy"):
+            raise OptionError(f"--probe must be one of auto, forward, copy, got {self.probe!r}")
+        check_tune(self.tune)
+
+
+class Clock:
+    """Seconds by name, of work that is done: an accelerator is waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: Counter[str] = Counter()
+        waits: dict[str, Callable[[], None]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+        self._wait = waits.get(device.type, lambda: None)
+
+    def now(self) -> float:
+        self._wait()
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = self.now()
+        try:
+            yield
+        finally:
+            self.seconds[name] += self.now() - began  # type: ignore[assignment]
+
+    def of(self, run: Callable[[], Any]) -> float:
+        """Seconds that a call takes."""
+        began = self.now()
+        run()
+        return self.now() - began
+
+
+class Watched(Space):
+    """A space that takes the time of what it does: `probed` (the whole block, whatever is done inside), `update`,
+    `norms`."""
+
+    clock: Clock
+
+    @contextlib.contextmanager
+    def at(self, point: Recipe, forwards: int | None = None) -> Iterator[None]:
+        with self.clock("probed"), super().at(point, forwards):
+            yield
+
+    def assign(self, theta: Recipe, state: Any = None) -> Any:
+        with self.clock("update"):
+            return super().assign(theta, state)
+
+    def reduce(self, *given: Any, **named: Any) -> dict[str, float]:
+        with self.clock("norms"):
+            return super().reduce(*given, **named)
+
+    def ordered(self, *given: Any, **named: Any) -> dict[str, float]:
+        with self.clock("norms"):
+            return super().ordered(*given, **named)
+
+
+class Subject:
+    """A model on random rows of one length, and a number a row that is read off its output.
+
+    causal and seq2seq: mean cross-entropy of the next tokens (of the decoder, which has as many as the encoder);
+    masked: of all tokens; others: mean square of the logits or of the last hidden state. passes: rows of each pass made
+    for a score. Raises OptionError where the model takes fewer tokens.
+    """
+
+    def __init__(self, loaded: Loaded, options: Options, clock: Clock) -> None:
+        self.loaded, self.rows, self.tokens, self.clock = loaded, options.rows, options.tokens, clock
+        self.passes: list[int] = []
+        limit = _positions(loaded)
+        if limit is not None and options.tokens > limit:
+            raise OptionError(f"--tokens {options.tokens}: the model takes {limit} at most")
+        vocabulary = int(loaded.config.vocab_size)
+        generator = torch.Generator().manual_seed(options.seed)
+        shape = (SET * options.rows, options.tokens)
+
+        def drawn() -> Tensor:
+            low = min(1000, vocabulary // 2)  # special tokens come first
+            return torch.randint(low, vocabulary, shape, generator=generator).to(loaded.device)
+
+        ids = drawn()
+        self.inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if loaded.head == "seq2seq":
+            self.inputs["decoder_input_ids"] = drawn()
+        self.plain(options.rows)
+
+    def take(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        where = torch.tensor(indices, device=self.loaded.device)
+        return {name: x[where] for name, x in self.inputs.items()}
+
+    @torch.no_grad()
+    def plain(self, rows: int) -> Callable[[], Any]:
+        """A pass over so many rows as a call. Raises ModelError where the model cannot make it."""
+        inputs = self.take(range(rows))
+
+        @torch.no_grad()
+        def run() -> Any:
+            return self.loaded.model(**inputs)
+
+        try:
+            run()
+        except Exception as error:  # whatever a model raises that wants other inputs
+            if out_of_memory(error):
+                raise OutOfMemory(f"{rows} rows of {self.tokens} tokens do not fit", hint="fewer --rows") from error
+            said = (str(error).splitlines() or [""])[0]
+            what = f"{self.loaded.source} cannot be run on random tokens: {type(error).__name__}: {said}"
+            raise ModelError(what) from error
+        return run
+
+    @torch.no_grad()
+    def score(self, indices: Sequence[int]) -> Score:
+        """The objective, in passes of at most `rows` rows."""
+        found: list[float] = []
+        for first in range(0, len(indices), self.rows):
+            part = indices[first : first + self.rows]
+            with self.clock("objective"):
+                inputs = self.take(part)
+            out = self.loaded.model(**inputs)
+            with self.clock("objective"):
+                found += self._read(out, inputs).tolist()
+            self.passes.append(len(part))
+        return Score(math.fsum(found) / len(found), tuple(found))
+
+    def loss(self) -> float:
+        """The objective on the first batch."""
+        return self.score(range(self.rows)).value
+
+    def _read(self, out: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """One number a row: (rows,)."""
+        head = self.loaded.head
+        if head in ("embedding", "classification"):
+            x: Tensor = out.logits if head == "classification" else out.last_hidden_state
+            return x.float().square().flatten(1).mean(1)
+        logits = out.logits[:, -self.tokens :]  # a prefix has logits of its own in some models
+        targets = inputs["decoder_input_ids" if head == "seq2seq" else "input_ids"]
+        if head != "masked":  # the last token's logits have no target; cutting them off would copy all others
+            targets = nn.functional.pad(targets[:, 1:], (0, 1), value=NO_TARGET)
+        found = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=NO_TARGET
+        )
+        each: Tensor = found.view(len(targets), -1).sum(1) / (targets != NO_TARGET).sum(1)
+        return each
+
+
+def _positions(loaded: Loaded) -> int | None:
+    """Tokens that the model takes beside a prefix, where its configuration says it."""
+    config = loaded.config
+    found = getattr(config, "max_position_embeddings", None)
+    if not isinstance(found, int) or found <= 0:
+        return None
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer"):
+        found -= 2  # their positions start after the padding's
+    return found - loaded.virtual_tokens
+
+
+# -- one optimizer -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One step: its seconds, those by name, the evaluations and the passes (by rows) that it made."""
+
+    seconds: float
+    parts: Mapping[str, float]
+    evaluations: int
+    passes: Mapping[int, int]
+
+
+class Case:
+    """An optimizer in its engine, on the subject. Raises what the optimizer raises when it begins."""
+
+    def __init__(
+        self, optimizer: Optimizer, subject: Subject, tuned: frozenset[str], o: Options, journal: Journal
+    ) -> None:
+        self.subject, self.optimizer, self.clock = subject, optimizer, subject.clock
+        self.space = Watched(subject.loaded.model, o.seed, lambda t: t.name in tuned, compile=o.compile)
+        self.space.clock = self.clock
+        self.copied = list(self.space.params)
+        if o.probe == "forward" or (o.probe == "auto" and self.space.numel >= MANY):
+            self.space.most_in_forward = math.inf if o.probe == "forward" else 2
+            self.copied = self.space.probe_in_forward(subject.plain(o.rows))
+        self.batches = Batches(SET * o.rows, o.rows, o.seed)
+        oracle = Oracle(self.space, subject.score, self.batches, "minimize", passes=lambda n: -(-n // o.rows))
+        store, budget = checkpoint.MemoryStore(), Budget(steps=BEGUN)
+        self.engine = Engine(
+            self.space, optimizer, oracle, self.batches, budget, journal, store, eval_steps=10**9, max_failures=0
+        )
+        self.engine._init()
+        self.engine.budget = Budget(steps=10**6)
+        self.costs = [self._cost(t) for t in range(HORIZON)]
+        self.period = _period(self.costs)
+        seen = Counter(self.costs[: self.period])
+        self.shares = {evaluations: n / self.period for evaluations, n in seen.most_common(KINDS)}
+        self.left_out = len(seen) - len(self.shares)
+
+    def _cost(self, step: int) -> int:
+        return cost_of(self.optimizer, self.space, self.batches, step, 0.0)
+
+    def step(self, kind: int) -> Taken:
+        """The next step that declares so many evaluations. Raises ObjectiveFailures where it cannot be made."""
+        engine, clock, passes = self.engine, self.clock, self.subject.passes
+        begin = engine.progress.step
+        steps = itertools.count(begin)
+        engine.progress.step = next(t for t in steps if self.costs[t % self.period] == kind)
+        before = engine.oracle.evaluations
+        passes.clear()
+        clock.seconds.clear()
+        seconds = clock.of(engine._step)
+        return Taken(seconds, dict(clock.seconds), engine.oracle.evaluations - before, Counter(passes))
+
+    @property
+    def field_bytes(self) -> int:
+        return sum(x.numel() * x.element_size() for f in self.space.fields.values() for x in f.values())
+
+
+def _period(costs: Sequence[int]) -> int:
+    """After how many steps their costs repeat; all of them where they do not."""
+    half = len(costs) // 2
+    return next((p for p in range(1, half + 1) if costs[p:] == costs[:-p]), len(costs))
+
+
+# -- rounds ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rounds:
+    """Seconds of each round. plain: by rows of a pass; steps: by kind; beside: by name."""
+
+    plain: dict[int, list[float]]
+    steps: dict[int, list[Taken]]
+    parts: dict[int, list[dict[str, float]]]
+    beside: dict[str, list[float]]
+
+    def median(self, rows: int) -> float:
+        return statistics.median(self.plain[rows])
+
+
+def run(
+    case: Case, o: Options, beside: Mapping[str, Callable[[], Any]], first: Sequence[Taken], undo: Callable[[], None]
+) -> Rounds:
+    """The rounds of one optimizer. first: a step of each kind, made before; undo: called after each round."""
+    clock, kinds = case.clock, list(case.shares)
+    sizes = sorted({case.subject.rows, *(rows for taken in first for rows in taken.passes)})
+    plain = {rows: case.subject.plain(rows) for rows in sizes}
+    found = Rounds({n: [] for n in sizes}, {k: [] for k in kinds}, {k: [] for k in kinds}, {n: [] for n in beside})
+    for k in range(-o.warmup, o.rounds):
+        plain[case.subject.rows]()  # what `undo` has put out of the cache is back before anything is timed
+        seconds = {rows: [clock.of(call), clock.of(call)] for rows, call in plain.items()}
+        taken = {kind: case.step(kind) for kind in kinds}
+        others = {}
+        for name, call in beside.items():
+            others[name] = clock.of(call)
+            undo()
+        undo()
+        if k < 0:
+            continue
+        for rows, pair in seconds.items():
+            found.plain[rows] += pair
+        for name, x in others.items():
+            found.beside[name].append(x)
+        for kind, t in taken.items():
+            forwards = sum(n * statistics.fmean(seconds[rows]) for rows, n in t.passes.items())
+            found.steps[kind].append(t)
+            found.parts[kind].append(_parts(t, forwards))
+    return found
+
+
+def _parts(t: Taken, forwards: float) -> dict[str, float]:
+    """Seconds of a step beyond its forwards, by what they were for. They add up."""
+    objective, update = t.parts.get("objective", 0.0), t.parts.get("update", 0.0)
+    norms, passes = t.parts.get("norms", 0.0), t.parts.get("probed", 0.0) - objective
+    rest = t.seconds - passes - objective - update - norms
+    return {"probe": passes - forwards, "update": update, "objective": objective, "norms": norms, "rest": rest}
+
+
+def summary(name: str, case: Case, rounds: Rounds) -> dict[str, Any]:
+    """What the rounds say of an optimizer, as JSON."""
+    kinds: list[dict[str, Any]] = []
+    two = 2 * rounds.median(case.subject.rows)
+    total = math.fsum(case.shares.values())
+    for kind, share in case.shares.items():
+        taken = rounds.steps[kind]
+        forwards = math.fsum(n * rounds.median(rows) for rows, n in taken[-1].passes.items())
+        step = statistics.median(t.seconds for t in taken)
+        parts = {p: statistics.median(x[p] for x in rounds.parts[kind]) for p in PARTS}
+        kinds.append(
+            {
+                "declared": kind,
+                "evaluations": taken[-1].evaluations,
+                "share": share / total,
+                "passes": [[rows, n] for rows, n in sorted(taken[-1].passes.items())],
+                "step_ms": 1e3 * step,
+                "slowest_ms": 1e3 * max(t.seconds for t in taken),
+                "forwards_ms": 1e3 * forwards,
+                "ratio": step / forwards,
+                "parts_ms": {p: 1e3 * x for p, x in parts.items()},
+            }
+        )
+
+    def mean(value: Callable[[dict[str, Any]], float]) -> float:
+        return math.fsum(float(k["share"]) * value(k) for k in kinds)
+
+    step, forwards = mean(lambda k: k["step_ms"]), mean(lambda k: k["forwards_ms"])
+    split = {p: math.fsum(k["share"] * k["parts_ms"][p] for k in kinds) for p in PARTS}
+    notes = list(case.space.kernels.notes)
+    if case.left_out:
+        notes.append(f"{case.left_out} rarer kinds of steps were not measured")
+    return {
+        "name": name,
+        "evaluations": mean(lambda k: k["evaluations"]),
+        "declared": mean(lambda k: k["declared"]),
+        "as_declared": all(k["evaluations"] == k["declared"] for k in kinds),
+        "step_ms": step,
+        "forwards_ms": forwards,
+        "ratio": step / forwards,
+        "two_forwards_ms": 1e3 * two,
+        "parts": {p: {"ms": x, "of_two_forwards": x / (1e3 * two)} for p, x in split.items()},
+        "said_of": "the median step" if len(kinds) == 1 else f"the mean over {case.period} steps",
+        "kinds": kinds,
+        "copied": len(case.copied),
+        "notes": notes,
+    }
+
+
+# -- memory and the write ----------------------------------------------------------------------------------------------
+
+
+def _held(module: nn.Module) -> int:
+    """Bytes of a module's weights and buffers."""
+    each = {id(x): x for x in itertools.chain(module.parameters(), module.buffers())}
+    return sum(x.numel() * x.element_size() for x in each.values())
+
+
+def peak(device: torch.device, run: Callable[[], Any], held: int) -> int:
+    """Bytes that are in use at one time, at most, while a call runs.
+
+    On CUDA as its allocator counts them; elsewhere `held`, which was there before, and all tensors made meanwhile.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated())
+    live = LiveTensors()
+    with live:
+        run()
+    return held + int(live.peak)
+
+
+class Write:
+    """The pass that writes weights, θ + c z, against a copy of as many bytes; both read and write them once."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        sizes = [p.numel() * p.element_size() for p in space.params.values()]
+        self.bytes = sum(sizes)
+        most = max(max(sizes), min(self.bytes, BUFFER))
+        device = next(iter(space.params.values())).device
+        self._buffer = torch.empty(most, dtype=torch.uint8, device=device)
+        self._step = 0
+
+    def write(self) -> None:
+        self._step += 1
+        self.space.step = self._step
+        self.space.assign(self.space.theta + 1e-9 * Noise("normal", self._step, 0))
+
+    def copy(self) -> None:
+        """Every tuned tensor to a buffer, which begins again where it is full."""
+        end = 0
+        for p in self.space.params.values():
+            size = p.numel() * p.element_size()
+            begin = 0 if end + size > self._buffer.numel() else end
+            self._buffer[begin : begin + size].view(p.dtype).copy_(p.data.view(-1))
+            end = -(-(begin + size) // 64) * 64
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+def load(
+    model: str | None = None,
+    shape: str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    peft: str = "none",
+    head: str = "auto",
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """A model as fit loads it, or one of random weights and a known shape, with a fresh adapter where one is asked for.
+
+    Raises ModelError, OptionError.
+    """
+    adapter = Adapter(peft)
+    adapter.check()
+    if shape is not None:
+        if model is not None:
+            raise OptionError("--model and --config exclude each other")
+        if shape not in models.SHAPES:
+            raise OptionError(f"--config {shape!r} is no known shape", hint=f"known: {', '.join(models.SHAPES)}")
+        if peft == "prefix":
+            raise OptionError("--peft prefix starts from real tokens, and --config has no tokenizer")
+        family, sizes = models.SHAPES[shape]
+        loaded = models.random(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
+    else:
+        found = models.inspect(model, head)
+        loaded = models.load(
+            found.source,
+            found.folder,
+            found.head,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+        loaded.source = model or EMBEDDED
+        if found.adapter:
+            adapters.load(loaded, found.adapter)
+    adapters.attach(loaded, adapter, seed)
+    return loaded
+
+
+def chosen(loaded: Loaded, tune: str) -> frozenset[str]:
+    """Names of the tuned tensors; with an adapter, among its own."""
+    tensors = list(describe(loaded.model).values())
+    if adapters.is_adapter(loaded):
+        own = {n for n, p in named_tensors(loaded.model).items() if p.requires_grad}
+        tensors = [t for t in tensors if t.name in own]
+        tune = "all" if tune == "auto" else tune
+    return frozenset(choose(tune, tensors, loaded.head))
+
+
+def resolve(
+    names: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Optimizer], dict[str, str]]:
+    """Optimizers by name, and why those are missing that cannot be built; "all": every installed one, with its default
+    options. options: of a single optimizer. Raises PluginError and OptionError for one that was named."""
+    made: dict[str, Optimizer] = {}
+    failed: dict[str, str] = {}
+    if options and (len(names) != 1 or ALL in names):
+        raise OptionError("--optimizer-arg needs one --optimizer that it belongs to")
+    for name in names:
+        if name != ALL:
+            made[name] = optimizers.resolve(name, options or {})
+            continue
+        known = host.default()
+        for p in (p for p in known.plugins if p.kind == "optimizer"):
+            short = p.name if known.find("optimizer", p.name) is p else p.qualified
+            try:
+                made.setdefault(short, optimizers.resolve(short, {}))
+            except (PluginError, OptionError) as error:
+                failed[short] = str(error)
+    return made, failed
+
+
+def measure(
+    loaded: Loaded,
+    rules: Mapping[str, Optimizer],
+    o: Options | None = None,
+    *,
+    strict: bool = True,
+    failed: Mapping[str, str] | None = None,
+    emit: Emit = lambda kind, event: None,
+) -> dict[str, Any]:
+    """The costs of these optimizers' steps on a model, as JSON (see the keys). The weights are left as they were.
+
+    strict: an optimizer that cannot begin or step raises; else it is listed under `skipped`, with those of `failed`.
+    Raises OptionError, ModelError, OutOfMemory and whatever a step raises.
+    """
+    o = o or Options()
+    clock = Clock(loaded.device)
+    subject = Subject(loaded, o, clock)
+    tuned = chosen(loaded, o.tune)
+    plain = subject.plain(o.rows)
+    held = _held(loaded.model)
+    idle = peak(loaded.device, plain, held)
+    base = Space(loaded.model, o.seed, lambda t: t.name in tuned, compile=o.compile)
+    start, memory = base.snapshot(), {name: p.data for name, p in base.params.items()}
+
+    def undo() -> None:
+        for name, p in base.params.items():  # the textbook loop leaves its weights elsewhere in memory
+            p.data = memory[name]
+        base.load(start)
+
+    largest = max(base.theta.tensors, key=lambda t: t.numel)
+    found: list[dict[str, Any]] = []
+    skipped = dict(failed or {})
+    passes: list[float] = []
+    extra: dict[str, Any] = {}
+    partner = "mezo" if "mezo" in rules else next(iter(rules), "")
+    try:
+        for name, rule in rules.items():
+            emit("phase", {"text": f"measuring {name} ({len(found) + len(skipped) + 1} of {len(rules)})"})
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    journal = Journal.create(Path(folder) / "journal.jsonl", {})
+                    with contextlib.closing(journal):
+                        case = Case(rule, subject, tuned, o, journal)
+                        entry, rounds = _measure(name, case, o, base if name == partner else None, undo, idle, held)
+            except ZotuneError as error:
+                if strict:
+                    raise
+                skipped[name] = str(error)
+                continue
+            finally:
+                undo()
+                case = None  # type: ignore[assignment]
+                if base.numel >= MANY:  # a space and its tables refer to each other: its copies wait for it
+                    gc.collect()
+            found.append(entry)
+            passes += rounds.plain[o.rows]
+            if rounds.beside:
+                extra = _beside(name, entry, rounds, base)
+    finally:
+        undo()
+    forward = statistics.median(passes) if passes else math.nan
+    return {
+        "model": loaded.source,
+        "head": loaded.head,
+        "device": str(loaded.device),
+        "dtype": str(next(iter(base.params.values())).dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": o.rows,
+        "tokens": o.tokens,
+        "rounds": o.rounds,
+        "tune": o.tune,
+        "compiled": o.compile,
+        "seed": o.seed,
+        "weights": sum(p.numel() for p in named_tensors(loaded.model).values()),
+        "weights_bytes": held,
+        "tuned": base.numel,
+        "tensors": len(base.params),
+        "largest": {"name": largest.name, "weights": largest.numel},
+        "forward": {"ms": 1e3 * forward, "tokens_per_s": o.rows * o.tokens / forward},
+        "optimizers": found,
+        "textbook": extra.get("textbook"),
+        "write": extra.get("write"),
+        "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
+    }
+
+
+def _measure(
+    name: str, case: Case, o: Options, base: Space | None, undo: Callable[[], None], idle: int, held: int
+) -> tuple[dict[str, Any], Rounds]:
+    """One optimizer: its first steps, its rounds, its memory. base: where the textbook loop, the write and a copy are
+    measured beside it."""
+    began = time.perf_counter()
+    first = [case.step(kind) for kind in case.shares]
+    seconds = time.perf_counter() - began
+    costly, space, fields = max(case.shares), case.space, case.field_bytes
+    used = peak(case.subject.loaded.device, lambda: case.step(costly), held + fields + space.probe_bytes)
+    undo()
+    beside: dict[str, Callable[[], Any]] = {}
+    if base is not None:
+        write, seeds = Write(base), itertools.count()
+        params = list(base.params.values())
+        loss = case.subject.loss
+        beside = {
+            "textbook": lambda: textbook.step(params, loss, next(seeds), LR, EPS),
+            "write": write.write,
+            "copy": write.copy,
+        }
+        write.write()  # compiled before anything is timed
+        undo()
+    rounds = run(case, o, beside, first, undo)
+    entry = summary(name, case, rounds)
+    entry["first_step_s"] = seconds / len(first)
+    entry["compile"] = {
+        "seconds": space.kernels.seconds,
+        "compilations": space.kernels.compilations,
+        "recompilations": space.kernels.recompilations,
+    }
+    entry["memory"] = {
+        "inference_bytes": idle,
+        "step_bytes": used,
+        "ratio": used / idle,
+        "probe_bytes": space.probe_bytes,
+        "field_bytes": fields,
+    }
+    return entry, rounds
+
+
+def _beside(name: str, entry: Mapping[str, Any], rounds: Rounds, base: Space) -> dict[str, Any]:
+    """What was measured in the same rounds as one optimizer."""
+    median = {what: statistics.median(x) for what, x in rounds.beside.items()}
+    size = sum(p.numel() * p.element_size() for p in base.params.values())
+    moved = 2 * size / 1e9
+    step = 1e3 * median["textbook"]
+    return {
+        "textbook": {
+            "beside": name,
+            "step_ms": step,
+            "two_forwards_ms": entry["two_forwards_ms"],
+            "ratio": step / entry["two_forwards_ms"],
+            "over_step": step / entry["step_ms"],
+        },
+        "write": {
+            "bytes": size,
+            "write_ms": 1e3 * median["write"],
+            "copy_ms": 1e3 * median["copy"],
+            "write_gb_s": moved / median["write"],
+            "copy_gb_s": moved / median["copy"],
+            "of_copy": median["copy"] / median["write"],
+        },
+    }
+
+
+__all__ = ["Case", "Options", "chosen", "load", "measure", "resolve"]
