@@ -38,6 +38,7 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "sparse-mezo": ("lr=1e-4",),
     "dizo": ("lr=1e-4", "interval=4", "iters=2"),
     "rank-sgd": ("points=4",),
+    "auto": ("rows=16",),
 }
 DTYPES = ("float32", "bfloat16")
 STEPS, ROWS = 8, {"train": 16, "validation": 6, "test": 6}

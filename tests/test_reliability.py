@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from test_run import options
 
 import zotune
-from zotune import checkpoint, locking, replaying, session
+from zotune import checkpoint, locking, provenance, replaying
 from zotune.cli import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.journal import Journal, begun
@@ -522,9 +522,9 @@ def test_other_versions_are_named_and_force_is_recorded(
     usual = made(tiny_encoder, toy, tmp_path)
     zotune.fit(**usual)
     before = files(tmp_path / "out")
-    really = session.environment()
+    really = provenance.environment()
     other = {**really, "versions": {**really["versions"], "torch": "1.0"}}
-    monkeypatch.setattr(session, "environment", lambda: other)
+    monkeypatch.setattr(provenance, "environment", lambda: other)
     with pytest.raises(RunFolderError, match=r"torch \(versions\): .* in the run, '1.0' now \(--force goes on"):
         zotune.fit(**usual, resume="last")
     assert files(tmp_path / "out") == before

@@ -22,6 +22,8 @@ SMALL = 1 << 13
 """Elements up to which tensors are evaluated together, and are probed by copy."""
 BUNCH = CHUNK // SMALL
 """Tensors that are evaluated together, at most: as many elements as an uncompiled program takes at a time."""
+IN_CACHE = 1 << 16
+"""Elements that a processor works on while they are in its cache."""
 Key = Callable[[str, Noise], int]
 """The 64-bit key of a stream for a tensor, by name."""
 
@@ -155,15 +157,21 @@ class Evaluation:
         for what, which in program.reads:
             if what == "out":
                 gathered.append(out)
+            elif what == "outer":
+                pair = self._outer(program, int(which), name)
+                assert pair is not None
+                gathered.append(_multiplied(pair[0][rows], pair[1], compute_dtype(base.dtype)).view(-1))
             else:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
         self._kernels.run(program.text, group.dtype, gathered, *group.row(name, 0), index)
 
     def rowwise(self, name: str) -> bool:
-        """Whether `run(rows=...)` is possible: nothing but elementwise inputs, and one noise block."""
-        group = self._group[name]
-        return not group.program.buffered and self._base[name].numel() <= noise.BLOCK
+        """Whether `run(rows=...)` is possible: inputs that have rows as the tensor has, and one noise block."""
+        program, base = self._group[name].program, self._base[name]
+        pairs = [self._outer(program, j, name) for j in range(len(program.outers))]
+        rows = all(pair is not None and len(pair[0]) == len(base) for pair in pairs)
+        return rows and not program.sums and base.numel() <= noise.BLOCK
 
     # -- what a kernel reads, computed piece by piece ------------------------------------------------------------------
 
@@ -210,10 +218,24 @@ class Evaluation:
         left, right = found
         width = right.shape[0]
         first, last = part.start // width, -(-part.stop // width)
-        product = torch.zeros(last - first, width, dtype=compute_dtype(self._base[name].dtype), device=left.device)
-        for u, v in zip(left[first:last].T, right.T, strict=True):  # a matrix product would round as the machine likes
-            product += u[:, None].to(product.dtype) * v.to(product.dtype)
+        product = _multiplied(left[first:last], right, compute_dtype(self._base[name].dtype))
         return product.view(-1)[part.start - first * width :][: part.stop - part.start]
+
+
+def _multiplied(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """left · rightᵀ, summed column by column in order, for a matrix product would round as the machine likes; as many
+    rows at a time as a cache holds."""
+    left, columns = left.to(dtype), right.T.to(dtype).contiguous()
+    out = torch.zeros(len(left), columns.shape[1], dtype=dtype, device=left.device)
+    most = max(IN_CACHE // columns.shape[1], 1) if left.device.type == "cpu" else len(left)
+    scratch = torch.empty_like(out[:most])
+    for start in range(0, len(left), most):
+        part = out[start : start + most]
+        term = scratch[: len(part)]
+        for u, v in zip(left[start : start + most].T, columns, strict=True):
+            torch.mul(u[:, None], v, out=term)
+            part += term
+    return out
 
 
 def _part(x: Tensor, part: slice) -> Tensor:

@@ -139,10 +139,7 @@ def fit(
             with contextlib.ExitStack() as held:
                 if resume:
                     them.first(lambda: held.enter_context(locking.held(folder)))
-                session = them.own(lambda: Session(made, emit, them))
-                if them.size > 1:
-                    emit("note", {"text": f"{them.size} processes, each with some of the {SHARED[them.split]}"})
-                return _fit(session, folder, resume, force, stop, started)
+                return _fit(them.own(lambda: Session(made, emit, them)), folder, resume, force, stop, started)
         finally:
             made.objective.close()
             gc.collect()  # model and session refer to each other; the next run in this process needs their memory
@@ -171,6 +168,8 @@ def _fit(
 ) -> Result:
     """`fit` with everything loaded."""
     them, emit = session.processes, session.emit
+    if them.size > 1:
+        emit("note", {"text": f"{them.size} processes, each with some of the {SHARED[them.split]}"})
     emit("phase", {"text": "scoring the start"})
     header = json.loads(json.dumps(made_with(session)))
     try:

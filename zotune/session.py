@@ -336,6 +336,8 @@ class Session:
         if self.together:
             self._put_together()
             return
+        if mode == "together":
+            raise OptionError("--probe together: the processes of a run share its points already", hint="--probe auto")
         many = isinstance(self.task, tasks.Generating) and self.plan.objective.wants & {"completions", "completion_ids"}
         if mode == "copy" or (mode == "auto" and (self.space.numel < MANY or many)):
             return

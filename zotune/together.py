@@ -78,8 +78,8 @@ class Together:
                     most = 1e-3 if found.dtype in (torch.float32, torch.float64) else 0.05
                     if not (found.float() - one).abs().max() <= most * one.abs().max():
                         return False
-        except (ModelError, TypeError, ValueError, IndexError, KeyError, AttributeError):
-            return False  # its modules are called in another way
+        except (ModelError, RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
+            return False  # its modules are called in another way, or there is no memory for it
         return True
 
     @contextlib.contextmanager
