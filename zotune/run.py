@@ -244,18 +244,20 @@ def _tuned(
 def _restore(engine: Engine, folder: Path, resume: str, journal: Journal, session: Session) -> None:
     """Go to the checkpoint that was named, or to the newest that can be used; where there is none, to the start."""
     them, path = session.processes, resume
+    loaded: list[dict[str, Any]] = []
 
     def tell(text: str) -> None:
         session.emit("note", {"text": text})
 
     def newest() -> str:
         found = checkpoint.newest(folder, engine.space, journal, tell)
+        loaded.extend([found[1]] if found else [])
         return str(found[0]) if found else ""
 
     if resume == "last":
         path = them.first(newest)
     if path:
-        engine.restore(them.own(lambda: checkpoint.read(Path(path), engine.space, journal)))
+        engine.restore(loaded[0] if loaded else checkpoint.read(Path(path), engine.space, journal))
     tell(f"resumed from {path or 'the start'}, {len(journal.lines) - journal.cursor} journal lines to replay")
 
 
