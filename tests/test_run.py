@@ -89,7 +89,7 @@ def test_every_kill_is_survived_bit_for_bit(optimizer: str, flags: Any, tmp_path
     if optimizer == "zo-adamu":
         run += ("--lr", 1e-2, "--eps", 1e-2)
     assert cli(*run, "--output-dir", "whole").returncode == 0
-    for kill in (4, 14) if optimizer == "auto" else (9,):
+    for kill in (4,) if optimizer == "auto" else (9,):
         name = f"killed-{kill}"
         killed = cli(*run, "--output-dir", name, env={"KILL_AT": str(kill)})
         assert killed.returncode == -signal.SIGKILL
