@@ -16,7 +16,7 @@ import pytest
 from conftest import rows, write_jsonl
 
 from zotune import processes
-from zotune.errors import ObjectiveError, UsageError, ZotuneError
+from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Journal
 
 FIT = ["--optimizer", "mezo", "--lr", "0.05", "--eps", "0.05", "--tune", "all", "--smooth", "0", "--batch-size", "6"]
@@ -165,8 +165,8 @@ SCRIPT = """
     them.all(lambda: 0.1)
     notes.append(them.sent - before)
     import json, pathlib
+    notes.append(Processes.join().all(lambda: rank))  # another run of the same script
     pathlib.Path(sys.argv[1], str(rank)).write_text(json.dumps(notes))
-    them.leave()
 """
 
 
@@ -185,6 +185,7 @@ def test_what_is_shared(tmp_path: Path) -> None:
     assert other[7] == mine[7]
     assert [mine[8], other[8]] == [[0], [1]]
     assert mine[9] == other[9] == 8 + len('{"value": 0.1}')
+    assert mine[10] == other[10] == [0, 1]
 
 
 def test_an_error_is_said_once(tmp_path: Path, tiny_classifier: Path, reviews: Path) -> None:
@@ -218,4 +219,6 @@ def test_others_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="torchrun"):
         processes.Processes.join()
-    assert issubclass(UsageError, ZotuneError)
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UsageError, match="WORLD_SIZE is 'two'"):
+        processes.Processes.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ Text = str | None
 Whole = int | None
 Real = float | None
 TOGETHER = 3.0
+"""Seconds."""
 Folder = Annotated[str, typer.Argument(help="The run folder.")]
 
 
@@ -32,16 +32,16 @@ class Stoppable:
     code of either, as shells have it: 130 and 143. A launcher of several processes passes Ctrl-C on, and sends SIGTERM
     after it: what comes within `TOGETHER` seconds is one signal."""
 
-    def __init__(self, terminal: Any) -> None:
-        self.terminal, self.code, self.asked = terminal, 0, -math.inf
+    def __init__(self, terminal: Any, launched: bool) -> None:
+        self.terminal, self.launched, self.code, self.asked = terminal, launched, 0, -math.inf
 
     def __enter__(self) -> Callable[[], bool]:
         self.old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return lambda: self.code != 0
 
     def _handle(self, number: int, frame: Any) -> None:
-        now, launched = time.monotonic(), int(os.environ.get("WORLD_SIZE") or 1) > 1
-        if self.code and launched and now - self.asked < TOGETHER:
+        now = time.monotonic()
+        if self.code and self.launched and now - self.asked < TOGETHER:
             return
         again, self.asked = self.code != 0, now
         self.code = 128 + number
@@ -61,13 +61,13 @@ class Stoppable:
 def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Fit, and say what came of it."""
     from zotune import run
-    from zotune.processes import follows
+    from zotune.processes import follows, launched
     from zotune.report import verdict
     from zotune.terminal import Terminal, show_result
 
     terminal, stoppable = Terminal(quiet), None
     try:
-        with (stoppable := Stoppable(terminal)) as asked:
+        with (stoppable := Stoppable(terminal, launched() > 1)) as asked:
             result = run.fit(cfg, emit=terminal, stop=asked, resume=resume, force=force)
     finally:
         terminal.close()

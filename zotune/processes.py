@@ -15,8 +15,10 @@ Knows values and errors; knows no model and no step.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -43,37 +45,16 @@ class Processes:
 
     def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
         self.rank, self.size, self.split, self.sent = rank, size, "points", 0
-        self._group, self._apart, self._own = group, 0, False
+        self._group, self._apart = group, 0
 
     @classmethod
     def join(cls) -> Processes:
         """The processes that a launcher such as torchrun started together, by its environment variables; alone where
         there are none. Raises UsageError where the others cannot be reached."""
-        size = int(os.environ.get("WORLD_SIZE") or 1)
-        if size == 1:
+        if launched() == 1:
             return cls()
-        begun = dist.is_initialized()
-        try:
-            if not begun:
-                dist.init_process_group("gloo", timeout=PATIENCE)
-            group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        except (RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"the other processes cannot be reached: {str(error).splitlines()[0]}",
-                hint="torchrun --nproc-per-node N -m zotune fit …",
-            ) from None
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
-        found = cls(dist.get_rank(), dist.get_world_size(), group)
-        found._own = not begun
-        return found
-
-    def leave(self) -> None:
-        """Let go of the others, where `join` took hold of them."""
-        if self._own:
-            with contextlib.suppress(RuntimeError, ValueError):
-                dist.destroy_process_group()
-            self._own = False
+        group = _connected()
+        return cls(dist.get_rank(), dist.get_world_size(), group)
 
     @property
     def alone(self) -> bool:
@@ -96,7 +77,7 @@ class Processes:
         if self.alone:
             return compute()
         outcome, value, error = self._outcome(compute) if self.rank == 0 else (b"", None, None)
-        (raw,) = self._broadcast(outcome)
+        raw = self._broadcast(outcome)
         if error is not None:
             raise error
         return value if self.rank == 0 else self._read([raw])[0]  # type: ignore[return-value]
@@ -169,16 +150,18 @@ class Processes:
             values.append(outcome["value"])
         return values
 
-    def _broadcast(self, payload: bytes) -> list[bytes]:
+    def _broadcast(self, payload: bytes) -> bytes:
+        """What process 0 hands over; the payload of others does not count."""
         with _reachable():
             size = torch.tensor([len(payload)])
             dist.broadcast(size, 0, group=self._group)
-            data = torch.frombuffer(bytearray(payload), dtype=torch.uint8) if payload else _empty(int(size))
+            data = _empty(int(size)) if self.rank else torch.frombuffer(bytearray(payload), dtype=torch.uint8)
             dist.broadcast(data, 0, group=self._group)
-        self.sent += 8 + len(payload) if self.rank == 0 else 0
-        return [bytes(data.tolist()) if self.rank else payload]
+        self.sent += 0 if self.rank else 8 + len(payload)
+        return data.numpy().tobytes()
 
     def _gather(self, payload: bytes) -> list[bytes]:
+        """What each process hands over, in order."""
         with _reachable():
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
             dist.all_gather(sizes, torch.tensor([len(payload)]), group=self._group)
@@ -204,22 +187,43 @@ def _reachable() -> Iterator[None]:
         raise lost from error
 
 
-@contextlib.contextmanager
-def joined() -> Iterator[Processes]:
-    """The processes that were started together, until the end of the block."""
-    them = Processes.join()
+@functools.lru_cache(1)
+def _connected() -> Any:
+    """The group of all processes, for the values of every run until this process ends."""
     try:
-        yield them
-    finally:
-        them.leave()
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+            atexit.register(dist.destroy_process_group)
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the other processes cannot be reached: {str(error).splitlines()[0]}",
+            hint="torchrun --nproc-per-node N -m zotune fit …",
+        ) from None
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_said("LOCAL_RANK", 0) % torch.cuda.device_count())
+    return group
+
+
+def _said(name: str, default: int) -> int:
+    """A whole number of the environment. Raises UsageError where it is none."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UsageError(f"{name} is {text!r:.40} in the environment, where a launcher sets a number")
+    return int(text)
+
+
+def launched() -> int:
+    """How many processes were started together."""
+    return _said("WORLD_SIZE", 1)
 
 
 def follows() -> bool:
     """Whether this process was started beside a first one, which does the talking."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and int(os.environ.get("RANK") or 0) > 0
+    return launched() > 1 and _said("RANK", 0) > 0
 
 
 ALONE = Processes()
 """For whoever works by himself."""
 
-__all__ = ["ALONE", "Processes", "follows", "joined"]
+__all__ = ["ALONE", "Processes", "follows", "launched"]

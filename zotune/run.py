@@ -23,7 +23,7 @@ from zotune.journal import Journal, begun
 from zotune.judging import Difference, Scored, linear_probe
 from zotune.objectives import Goal
 from zotune.plan import embedded_data, plan
-from zotune.processes import joined
+from zotune.processes import Processes
 from zotune.provenance import environment
 from zotune.provenance import header as made_with
 from zotune.recipe import Noise
@@ -128,21 +128,21 @@ def fit(
     elif options:
         raise OptionError("fit takes a cfg or options, not both")
     started = time.monotonic()
-    with joined() as them:
-        if them.rank:
-            emit = _mute
-        folder = Path(them.first(lambda: str(_folder(cfg, resume))))
-        made = them.own(lambda: plan(cfg, objective, optimizer))
-        for note in [*made.notes, made.splits.note]:
-            emit("note", {"text": note})
-        try:
-            with contextlib.ExitStack() as held:
-                if resume:
-                    them.first(lambda: held.enter_context(locking.held(folder)))
-                return _fit(them.own(lambda: Session(made, emit, them)), folder, resume, force, stop, started)
-        finally:
-            made.objective.close()
-            gc.collect()  # model and session refer to each other; the next run in this process needs their memory
+    them = Processes.join()
+    if them.rank:
+        emit = _mute
+    folder = Path(them.first(lambda: str(_folder(cfg, resume))))
+    made = them.own(lambda: plan(cfg, objective, optimizer))
+    for note in [*made.notes, made.splits.note]:
+        emit("note", {"text": note})
+    try:
+        with contextlib.ExitStack() as held:
+            if resume:
+                them.first(lambda: held.enter_context(locking.held(folder)))
+            return _fit(them.own(lambda: Session(made, emit, them)), folder, resume, force, stop, started)
+    finally:
+        made.objective.close()
+        gc.collect()  # model and session refer to each other; the next run in this process needs their memory
 
 
 def _mute(kind: str, event: Mapping[str, Any]) -> None:

@@ -107,7 +107,8 @@ class Session:
             moved=self.moved if self._own else None,
             deal=processes.deal,
         )
-        processes.split = self._split()
+        if processes.size > 1:
+            processes.split = self._split()
         kernels = self.space.kernels
         kernels.tell = lambda text: emit("note", {"text": text})
         kernels.compile = cfg.compile == "on" or (cfg.compile == "auto" and self._long())
