@@ -30,6 +30,7 @@ LAYERS = [
     {"adapters", "prompts", "tuner", "workbench"},
     {"exporting", "tokens"},
     {"forward"},
+    {"prompt_cache"},
     {"scoring"},
     {"generation"},
     {"tasks"},

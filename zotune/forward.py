@@ -84,6 +84,10 @@ class Forward:
             return forward(rows, 1)
         return them.run(key, len(rows), lambda: forward([*rows] * count, count))
 
+    def rows_a_point(self, rows: int) -> contextlib.AbstractContextManager[None]:
+        """Inside, a pass has so many rows of each point that is evaluated in it."""
+        return self.together.rows_a_point(rows) if self.together else contextlib.nullcontext()
+
     def _pass(self, rows: Sequence[Tokens], more: dict[str, Tensor]) -> Any:
         stored = self.prefix is not None and all(r in self.prefix for r in rows)
         inputs = self.coder.pad_right(rows, self.loaded.device)

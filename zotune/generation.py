@@ -21,6 +21,7 @@ from zotune.errors import DataError, ModelError, OptionError
 from zotune.forward import Tokens, fitted
 from zotune.models import generation_settings, own_settings_aside, quiet
 from zotune.objectives import texts
+from zotune.prompt_cache import PromptCache
 from zotune.prompts import SHOTS, Filled, Spec, references_of
 from zotune.scoring import Option, Rows, Worded
 
@@ -48,7 +49,7 @@ class Generating(Worded):
                 f"--max-new-tokens {spec.max_new_tokens} leaves no room for a prompt in {self.max_length} tokens",
                 hint="--max-length more, or fewer new tokens",
             )
-        self.room = room
+        self.room, self.prompts = room, PromptCache(self.forward)
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -242,14 +243,13 @@ class Generating(Worded):
         if settings.do_sample:
             return list(self._generate(rows, settings))
         said: list[list[int]] = self.forward.jointly(
-            ("said", *map(tuple, rows)), rows, lambda rows, _: list(self._generate(rows, settings))
+            ("said", *map(tuple, rows)), rows, lambda rows, points: list(self._generate(rows, settings, points))
         )
         return said
 
-    def _generate(self, rows: Sequence[Tokens], settings: Any) -> Iterator[list[int]]:
+    def _generate(self, rows: Sequence[Tokens], settings: Any, points: int = 1) -> Iterator[list[int]]:
         loaded, coder = self.loaded, self.forward.coder
-        pad = coder.pad_left if loaded.head == "causal" else coder.pad_right
-        inputs = pad(rows, loaded.device)
+        inputs = self.prompts.inputs(rows, points) if loaded.head == "causal" else coder.pad_right(rows, loaded.device)
         inputs.pop("token_type_ids", None)
         more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
         start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start())

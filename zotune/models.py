@@ -400,6 +400,20 @@ def generation_settings(loaded: Loaded, max_new_tokens: int, temperature: float,
     )
 
 
+def empty_cache(loaded: Loaded) -> Any:
+    """Keys and values of no token yet, for a causal model to go on from."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=loaded.plain.config)
+
+
+def attends_to_all(config: Any) -> bool:
+    """Whether every layer attends to all earlier tokens, however far away: no windows, no states that forget."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = {*(getattr(text, "layer_types", None) or ()), *(getattr(text, "attention_layers", None) or ())}
+    return kinds <= {"full_attention", "global"} and not getattr(text, "sliding_window", None)
+
+
 @contextlib.contextmanager
 def own_settings_aside(loaded: Loaded) -> Iterator[None]:
     """Inside, the model's own settings of `generate` (beams, penalties, a last token) are not there: transformers takes

@@ -37,17 +37,12 @@ class Together:
         self._copies: list[dict[str, Tensor]] = []
         self._live: list[dict[str, Tensor]] = []
         self._passes: dict[Hashable, Any] = {}
-        self._turn = 0
+        self._turn = self._rows = 0
 
     @property
     def count(self) -> int:
         """Points that share a pass now; 1 where they are not put together."""
         return len(self._live) or 1
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the points' weights."""
-        return sum(x.numel() * x.element_size() for copy in self._copies for x in copy.values())
 
     @property
     def possible(self) -> bool:
@@ -113,17 +108,26 @@ class Together:
     def run(self, key: Hashable, rows: int, forward: Callable[[], Any]) -> Any:
         """This point's part of what `forward` gives for `count` times as many rows; computed once for each key."""
         if key not in self._passes:
-            with self._parted(rows):
+            with self._parted(), self.rows_a_point(rows):
                 self._passes[key] = forward()
         return part_of(self._passes[key], self._turn, self.count, rows)
 
     @contextlib.contextmanager
-    def _parted(self, rows: int) -> Iterator[None]:
+    def rows_a_point(self, rows: int) -> Iterator[None]:
+        """Inside, each point has so many rows in a pass."""
+        before, self._rows = self._rows, rows
+        try:
+            yield
+        finally:
+            self._rows = before
+
+    @contextlib.contextmanager
+    def _parted(self) -> Iterator[None]:
         """Inside, modules that own tuned weights run part by part."""
         before = {module: module.__dict__.get("forward") for module in self._owners}
         try:
             for module, names in self._owners.items():
-                module.__dict__["forward"] = self._around(module.forward, names, rows)
+                module.__dict__["forward"] = self._around(module.forward, names)
             yield
         finally:
             for module, old in before.items():
@@ -133,7 +137,7 @@ class Together:
                     module.__dict__["forward"] = old
             self._put(self._turn, self.space.params)
 
-    def _around(self, forward: Callable[..., Any], names: Sequence[str], rows: int) -> Callable[..., Any]:
+    def _around(self, forward: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
         inside = False
 
         @functools.wraps(forward)
@@ -143,7 +147,7 @@ class Together:
                 return forward(*args, **kwargs)
             inside = True
             try:
-                found = []
+                found, rows = [], self._rows
                 for k in range(self.count):
                     self._put(k, names)
                     own = part_of((args, kwargs), k, self.count, rows)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,32 +123,38 @@ class Coder:
 
     def pad_right(self, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
         """input_ids, attention_mask, and token_type_ids where the model was trained with them."""
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-            mask[i, : len(row)] = 1
+        ids, mask = self._padded(rows, left=False)
         out = {"input_ids": ids, "attention_mask": mask}
         if self.typed:
             out["token_type_ids"] = self._types(ids) * mask
-        return {name: x.to(device) for name, x in out.items()}
+        return _sent(out, device)
 
     def pad_left(self, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
         """The same for generation, which goes on at the right end."""
+        ids, mask = self._padded(rows, left=True)
+        return _sent({"input_ids": ids, "attention_mask": mask}, device)
+
+    def _padded(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+        """Ids and mask; by numpy, which reads tuples several times as fast as torch."""
         width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-            mask[i, width - len(row) :] = 1
-        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        gaps = [width - len(row) for row in rows]
+        full = [(*[self.pad] * g, *row) if left else (*row, *[self.pad] * g) for row, g in zip(rows, gaps, strict=True)]
+        places, gap = np.arange(width), np.array(gaps)[:, None]
+        mask = places >= gap if left else places < width - gap
+        return torch.from_numpy(np.array(full, dtype=np.int64)), torch.from_numpy(mask.astype(np.int64))
 
     def _types(self, ids: Tensor) -> Tensor:
         """1 for the second text of a pair: what comes after the first separator, where there is another."""
         mark = ids == (self.tokenizer.sep_token_id if self.tokenizer.sep_token_id is not None else -1)
         seen = mark.long().cumsum(1) - mark.long()
         return ((seen == 1) & (mark.sum(1, keepdim=True) > 1)).long()
+
+
+def _sent(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """On the device; a GPU fetches them while it works."""
+    if device.type == "cuda":
+        return {name: x.pin_memory().to(device, non_blocking=True) for name, x in inputs.items()}
+    return {name: x.to(device) for name, x in inputs.items()}
 
 
 __all__ = ["Coded", "Coder"]

@@ -1,0 +1,65 @@
+"""What it saves to read once what the prompts of a batch begin with.
+
+    python -m tests.benchmarks.prompts                   # stories260K; a table
+    python -m tests.benchmarks.prompts --threads 2 --rounds 9
+
+In every round, in turn: 16 prompts that begin with the same text and go on with some words of their own, each read
+whole, and with the beginning read once. Medians over the rounds, and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks.together import BEGINNINGS, STORIES
+from zotune import config
+from zotune.plan import plan
+from zotune.prompt_cache import common
+from zotune.session import Session
+
+TOLD = "Once upon a time there was a little girl who liked to play in the park with her dog and her friends. "
+ROWS = 16
+
+
+def measure(words: int, new: int, rounds: int, threads: int, home: Path) -> tuple[int, float, float]:
+    """Tokens of the common beginning; seconds of a batch read whole, and with its beginning read once."""
+    begin = " ".join((TOLD * 20).split()[:words])
+    data, goal = home / f"{words}.jsonl", home / "goal.py"
+    data.write_text("".join(json.dumps({"prompt": f"{begin} {BEGINNINGS[i % 7]}"}) + "\n" for i in range(300)))
+    goal.write_text("def goal(completions, **_):\n    return [float(len(c)) for c in completions]\n")
+    told = {"model": str(STORIES), "dataset": str(data), "objective": f"{goal}:goal", "max_new_tokens": new}
+    session = Session(plan(config.resolve({**told, "threads": threads}, None)), lambda kind, event: None)
+    prompts = [session.train.tokens[i][0] for i in range(ROWS)]
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for k in range(-1, rounds):
+        for once in times:
+            session.task.prompts.possible = once
+            began = time.perf_counter()
+            session.task.generate(prompts)
+            if k >= 0:
+                times[once].append(time.perf_counter() - began)
+    return common(prompts), statistics.median(times[False]), statistics.median(times[True])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    print("| common tokens | new tokens | whole prompts | beginning read once | ratio |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as home:
+        for words in (10, 40, 100):
+            for new in (8, 32):
+                length, whole, once = measure(words, new, args.rounds, args.threads, Path(home))
+                cells = f"{1000 * whole:.0f} ms | {1000 * once:.0f} ms | {once / whole:.2f}"
+                print(f"| {length} | {new} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
