@@ -163,11 +163,13 @@ def test_parts() -> None:
     assert part_of((x, {"a": x, "b": other, "c": "text"}), 1, 3, 2)[0].tolist() == [[4, 5], [6, 7]]
     assert part_of({"b": other}, 1, 3, 2)["b"] is other
     assert part_of([*"abcdef"], 2, 3, 2) == ["e", "f"]
-    assert joined([torch.zeros(1, 2), torch.ones(1, 2)], 2).tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    assert joined([torch.zeros(1, 2), torch.ones(1, 2)], 2, False).tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
     with pytest.raises(ModelError):
-        joined([torch.zeros(3, 2)], 2)
+        joined([torch.zeros(3, 2)], 2, True)
     with pytest.raises(ModelError):
-        joined([(torch.zeros(2, 2),)], 2)
+        joined([torch.zeros(2, 2)], 2, False)  # as many rows as a point has, by chance
+    with pytest.raises(ModelError):
+        joined([(torch.zeros(2, 2),)], 2, True)
 
 
 def test_a_pass_that_does_not_fit_is_made_with_fewer_rows(

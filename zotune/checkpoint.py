@@ -127,7 +127,7 @@ class OtherStore(FolderStore):
     """The checkpoints that another process writes."""
 
     def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
-        pass
+        """Left to that process."""
 
 
 def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

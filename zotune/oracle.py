@@ -328,25 +328,24 @@ class Oracle:
     def _strengths(self, points: Sequence[Recipe], batch: Batch) -> list[float | None]:
         """What comparing the points says of each; a failing comparison is made again, with the same candidates."""
         assert self._compare is not None
-        candidates = self._each(points, batch, self._collect, dealt=False)
-        for attempt in range(self._retries + 1):
-            try:
-                return _checked(self._compare(candidates), len(points))
-            except ObjectiveError:
-                if attempt == self._retries:
-                    raise
-        raise AssertionError("unreachable")
+        compare, candidates = self._compare, self._each(points, batch, self._collect, dealt=False)
+        return self._again(lambda: _checked(compare(candidates), len(points)))
 
     def _at(self, point: Recipe, batch: Batch, ask: Callable[[Sequence[int]], T]) -> T:
         """What `ask` says of these rows at a point; a failing one is asked again."""
-        for attempt in range(self._retries + 1):
-            try:
-                with self._space.at(point, self._passes(len(batch.rows))):
-                    return ask(batch.rows)
-            except ObjectiveError:
-                if attempt == self._retries:
-                    raise
-        raise AssertionError("unreachable")
+
+        def there() -> T:
+            with self._space.at(point, self._passes(len(batch.rows))):
+                return ask(batch.rows)
+
+        return self._again(there)
+
+    def _again(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives; where the objective fails, once more, as often as the run allows."""
+        for _ in range(self._retries):
+            with contextlib.suppress(ObjectiveError):
+                return compute()
+        return compute()
 
     def _each(
         self, points: Sequence[Recipe], batch: Batch, ask: Callable[[Sequence[int]], T], dealt: bool = True
@@ -366,14 +365,7 @@ class Oracle:
         with them.at(points) as turn:
             for k in range(len(points)):
                 turn(k)
-                for attempt in range(self._retries + 1):
-                    try:
-                        found = ask(batch.rows)
-                        break
-                    except ObjectiveError:
-                        if attempt == self._retries:
-                            raise
-                yield found
+                yield self._again(lambda: ask(batch.rows))
 
     def _score(self, rows: Sequence[int]) -> Score:
         score = self._evaluate(rows)

@@ -148,11 +148,12 @@ class Together:
             inside = True
             try:
                 found, rows = [], self._rows
+                reads = has_rows((args, kwargs), self.count * rows)
                 for k in range(self.count):
                     self._put(k, names)
                     own = part_of((args, kwargs), k, self.count, rows)
                     found.append(forward(*own[0], **own[1]))
-                return joined(found, rows)
+                return joined(found, rows, reads)
             finally:
                 inside = False
 
@@ -174,10 +175,20 @@ def part_of(x: Any, k: int, count: int, rows: int) -> Any:
     return x
 
 
-def joined(parts: Sequence[Any], rows: int) -> Any:
-    """What a module gives for each part, as one. What has one row for all is repeated. Raises ModelError where it has
-    neither one nor a row for each."""
-    if not all(isinstance(x, Tensor) and x.dim() and x.shape[0] in (1, rows) for x in parts):
+def has_rows(x: Any, whole: int) -> bool:
+    """Whether anything in there has so many rows."""
+    if isinstance(x, Tensor):
+        return x.dim() > 0 and x.shape[0] == whole
+    if isinstance(x, Mapping):
+        return any(has_rows(v, whole) for v in x.values())
+    return isinstance(x, list | tuple) and (len(x) == whole or any(has_rows(v, whole) for v in x))
+
+
+def joined(parts: Sequence[Any], rows: int, reads: bool) -> Any:
+    """What a module gives for each part, as one. What has one row for all is repeated. reads: whether its rows are read
+    from rows; where it reads none, one for all is what it can give. Raises ModelError where it gives anything else."""
+    known = (1, rows) if reads else (1,)
+    if not all(isinstance(x, Tensor) and x.dim() and x.shape[0] in known for x in parts):
         raise ModelError("a module gives no row for each that it reads", hint="--probe copy takes points one by one")
     return torch.cat([x.expand(rows, *x.shape[1:]) for x in parts])
 
