@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from zotune import bench, cli, cli_bench, host, models, textbook
+from zotune import bench, cli, cli_bench, host, instruments, models, textbook
 from zotune.bench import Options
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
+from zotune.shapes import SHAPES
 from zotune.space import named_tensors
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -48,7 +49,7 @@ KEYS = {
 def small(**more: Any) -> Options:
     """Options of a single round, which has no median worth the name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "ROUNDS", 1)
+        patch.setattr(instruments, "ROUNDS", 1)
         return Options(**{"rows": 2, "tokens": 5, "rounds": 1, "warmup": 0, "compile": False, **more})
 
 
@@ -120,7 +121,7 @@ def test_evaluations_counted_are_those_declared(everything: tuple[dict[str, Any]
 def test_steps_of_several_kinds_are_weighted_by_their_share(everything: tuple[dict[str, Any], bool]) -> None:
     by_name = {e["name"]: e for e in everything[0]["optimizers"]}
     svrg, dizo = by_name["mezo-svrg"], by_name["dizo"]
-    assert {k["evaluations"]: k["share"] for k in svrg["kinds"]} == {4: 0.5, 2 * bench.SET: 0.5}
+    assert {k["evaluations"]: k["share"] for k in svrg["kinds"]} == {4: 0.5, 2 * instruments.SET: 0.5}
     assert {k["evaluations"]: k["share"] for k in dizo["kinds"]} == {2: 0.98, 22: 0.02}
     assert math.isclose(dizo["evaluations"], 2.4)
     assert dizo["said_of"] == "the mean over 50 steps"
@@ -162,7 +163,7 @@ def test_every_head_has_a_number(head: models.Head, family: str, more: dict[str,
 
 def test_the_number_of_a_language_model_is_the_cross_entropy_of_next_tokens() -> None:
     loaded = tiny("causal", "llama", num_key_value_heads=1)
-    subject = bench.Subject(loaded, small(), bench.Clock(loaded.device))
+    subject = instruments.Subject(loaded, small(), instruments.Clock(loaded.device))
     ids = subject.inputs["input_ids"][:3]
     with torch.no_grad():
         logits = loaded.model(input_ids=ids).logits
@@ -197,14 +198,14 @@ def test_the_textbook_loop_is_mezo() -> None:
 def test_weights_are_given_back_where_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = tiny()
     before = bits(loaded)
-    read = bench.Subject._read
+    read = instruments.Subject._read
     calls: list[int] = []
 
-    def fails(self: bench.Subject, *given: Any) -> torch.Tensor:
+    def fails(self: instruments.Subject, *given: Any) -> torch.Tensor:
         calls.append(1)
         return read(self, *given) * (math.nan if len(calls) > 5 else 1.0)
 
-    monkeypatch.setattr(bench.Subject, "_read", fails)
+    monkeypatch.setattr(instruments.Subject, "_read", fails)
     with pytest.raises(ObjectiveFailures, match="nan"):
         bench.measure(loaded, bench.resolve(["mezo"])[0], small())
     assert bits(loaded) == before
@@ -233,9 +234,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 def test_the_command_measures_a_shape(
     said: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(models.SHAPES) == {"opt-1.3b", "opt-6.7b", "llama-8b"}
+    assert set(SHAPES) == {"opt-1.3b", "opt-6.7b", "llama-8b"}
     sizes = {**TINY, "word_embed_proj_dim": 16, "ffn_dim": 32, "max_position_embeddings": 12}
-    monkeypatch.setitem(models.SHAPES, "opt-1.3b", ("opt", sizes))
+    monkeypatch.setitem(SHAPES, "opt-1.3b", ("opt", sizes))
     asked = ("--config", "opt-1.3b", "--rows", "2", "--tokens", "4", "--rounds", "5", "--no-compile")
     code, out, _ = said(*asked, "--device", "cpu", "--json")
     found = json.loads(out)

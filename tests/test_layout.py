@@ -13,7 +13,7 @@ import zotune
 
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
-    {"errors", "hookspecs", "keys", "shown"},
+    {"errors", "hookspecs", "keys", "shapes", "shown"},
     {"host", "noise", "readers", "textbook", "types"},
     {"config", "presets", "ratings", "recipe", "scaffold"},
     {"calls", "state", "program", "rating_page", "rating_terminal"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"calibration", "preflight"},
     {"engine", "data", "models", "prefix"},
     {"adapters", "prompts", "tuner", "workbench"},
-    {"exporting", "tokens"},
+    {"exporting", "selection", "tokens"},
     {"forward"},
     {"prompt_cache"},
     {"scoring"},
@@ -40,6 +40,7 @@ LAYERS = [
     {"provenance"},
     {"measure", "replaying"},
     {"run"},
+    {"instruments"},
     {"bench", "checking", "comparing", "terminal", "testing"},
     {"cli_bench", "cli_check", "cli_compare", "cli_new", "cli_rate", "cli_runs"},
     {"cli"},

@@ -494,7 +494,7 @@ def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
 def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: Path) -> None:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from zotune.plan import choose
+    from zotune.selection import choose
     from zotune.space import describe
 
     bert = list(describe(AutoModel.from_pretrained(tiny_encoder)).values())

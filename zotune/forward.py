@@ -28,8 +28,6 @@ from zotune.tokens import Coder
 T = TypeVar("T")
 P = ParamSpec("P")
 Tokens = tuple[int, ...]
-NO_LIMIT = 10**6
-"""Tokenizers without a limit say so with a very large number."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -53,10 +51,7 @@ class Forward:
         self.tell: Callable[[str], None] = lambda text: None
         self._rows = 1  # of the pass under way
         config = loaded.config
-        limits = [max_length, getattr(loaded.tokenizer, "model_max_length", None)]
-        limits.append(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None))
-        if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer"):
-            limits[-1] = (limits[-1] or NO_LIMIT) - 2  # their positions start after the padding's
+        limits = [max_length, getattr(loaded.tokenizer, "model_max_length", None), loaded.positions]
         self.max_length = min(x for x in limits if isinstance(x, int) and x > 0) - loaded.virtual_tokens
         self.coder = Coder(loaded.tokenizer, self.max_length, spec.cut)
         self.coder.pad = loaded.padding()

