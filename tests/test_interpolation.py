@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import shutil
@@ -67,8 +66,7 @@ def test_the_lowest_point_of_the_way_is_found(best: float) -> None:
     lines = [x for x in run.journal.lines if x["kind"] == "between"]
     assert [x["share"] for x in lines] == ([0.5, round(best, 2)])
     for cut in range(1, len(run.journal.lines) + 1):  # a replay, and runs that end in the middle of it
-        journal = Journal(None)
-        journal.lines, journal.cursor = copy.deepcopy(run.journal.lines[:cut]), 1
+        journal = Journal.of(run.journal.lines[:cut])
         again = bench(best, journal).run()
         assert again.journal.lines == run.journal.lines
         assert same(again.weights(), last)
@@ -104,8 +102,7 @@ def test_ruined_weights_are_left_for_the_best_of_the_way() -> None:
     assert (line["step"], line["to"], line["share"]) == (4, 4, 0.4)
     assert all(torch.allclose(w, start[n] + 0.4 + 4 * 0.25 * 0.25) for n, w in run.weights().items())
     for cut in range(1, len(run.journal.lines) + 1):
-        journal = Journal(None)
-        journal.lines, journal.cursor = copy.deepcopy(run.journal.lines[:cut]), 1
+        journal = Journal.of(run.journal.lines[:cut])
         again = made(journal).run()
         assert again.journal.lines == run.journal.lines
         assert same(again.weights(), run.weights())
@@ -163,30 +160,31 @@ def test_a_run_keeps_what_it_found(tiny_encoder: Path, toy: Path, tmp_path: Path
         assert (saved["best_step"], saved["best_share"]) == (6, best)
 
 
+def straight(model: Path, data: Path, best: float) -> dict[str, Any]:
+    """A run that goes straight on, with an objective that is best so far from the start."""
+    start: list[float] = []
+
+    def near(model: Any) -> float:
+        mean = float(model.embeddings.LayerNorm.bias.detach().mean())
+        start.append(mean)
+        return -((mean - start[0] - best) ** 2)
+
+    return {
+        "model": str(model),
+        "dataset": str(data),
+        "labels": "awful film,lovely film",
+        "objective": near,
+        "optimizer": Straight(),
+        "tune": "embeddings.LayerNorm.bias",
+    }
+
+
 @pytest.mark.parametrize("best", [0.3, -1.0])
 def test_a_run_killed_after_its_last_checkpoint_goes_on(
     tiny_encoder: Path, toy: Path, tmp_path: Path, best: float
 ) -> None:
     """That one was written after the look back; what is left to do is its end, and the judging."""
-    start: list[float] = []
-
-    def near(model: Any) -> float:
-        """Best at that share of the way that all steps go."""
-        mean = float(model.embeddings.LayerNorm.bias.detach().mean())
-        start.append(mean)
-        return -((mean - start[0] - best) ** 2)
-
-    made: dict[str, Any] = {
-        "model": str(tiny_encoder),
-        "dataset": str(toy),
-        "labels": "awful film,lovely film",
-        "objective": near,
-        "optimizer": Straight(),
-        "tune": "embeddings.LayerNorm.bias",
-        "max_steps": 4,
-        "eval_steps": 3,
-        "rollback": 0.0,
-    }
+    made = {**straight(tiny_encoder, toy, best), "max_steps": 4, "eval_steps": 3, "rollback": 0.0}
     zotune.fit(output_dir=str(tmp_path / "out"), **made)
     texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
     first = json.loads((tmp_path / "out/checkpoint-4/trainer_state.json").read_text())["lines"]
@@ -206,28 +204,9 @@ def test_every_checkpoint_of_a_run_that_was_ruined_goes_on(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the one that was written on the way back, before the weights were left."""
-    start: list[float] = []
-
-    def near(model: Any) -> float:
-        """Best a fifth of the way that all steps go."""
-        mean = float(model.embeddings.LayerNorm.bias.detach().mean())
-        start.append(mean)
-        return -((mean - start[0] - 0.4) ** 2)
-
     monkeypatch.setattr(Session, "_ruined", lambda self, outputs, score, moved: "far" if score.value < -0.2 else "")
-    made: dict[str, Any] = {
-        "model": str(tiny_encoder),
-        "dataset": str(toy),
-        "labels": "awful film,lovely film",
-        "objective": near,
-        "optimizer": Straight(),
-        "tune": "embeddings.LayerNorm.bias",
-        "max_steps": 8,
-        "eval_steps": 4,
-        "save_steps": 2,
-        "save_total_limit": 99,
-        "guard": 0.0,
-    }
+    made = straight(tiny_encoder, toy, 0.4) | {"max_steps": 8, "eval_steps": 4, "guard": 0.0}
+    made |= {"save_steps": 2, "save_total_limit": 99}
     zotune.fit(output_dir=str(tmp_path / "out"), **made)
     texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
     lines = [json.loads(t)["body"] for t in texts]

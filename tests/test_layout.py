@@ -14,7 +14,7 @@ import zotune
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "keys", "shapes", "shown"},
-    {"host", "noise", "readers", "textbook", "types"},
+    {"host", "noise", "readers", "spending", "textbook", "types"},
     {"config", "presets", "ratings", "recipe", "scaffold"},
     {"calls", "state", "program", "rating_page", "rating_terminal"},
     {"objectives"},

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -378,6 +379,29 @@ def test_journal_survives_a_torn_last_line_at_every_byte(tmp_path: Path) -> None
         assert path.read_bytes() == whole
     with pytest.raises(RunFolderError, match="exists already"):
         Journal.create(path, {})
+
+
+def test_lines_are_what_was_written_and_take_little_memory(tmp_path: Path) -> None:
+    """Text from the data may hold anything that JSON holds."""
+    bodies = [{"kind": "step", "step": k, "tape": [["values", [0.1 * k, 2.0]]]} for k in range(2000)]
+    bodies[7] |= {"said": "\ud800 \u2028 é", "none": None, "deep": [[{"a": 1e-300}]]}
+    tracemalloc.start()
+    journal = Journal.create(tmp_path / "j.jsonl", {"seed": 1})
+    before = tracemalloc.get_traced_memory()[0]
+    for body in bodies:
+        assert journal.append(body) == body
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    journal.close()
+    assert taken < 300 * len(bodies), "a step of 60 bytes"
+    again = Journal.open(tmp_path / "j.jsonl", read_only=True)
+    assert list(again.lines[1:]) == bodies
+    assert again.lines == journal.lines == Journal.of(again.lines).lines == Journal.of([*again.lines]).lines
+    assert again.lines != journal.lines[:-1]
+    assert [again.mark(k) for k in (0, 5, 2001)] == [Journal.of(journal.lines).mark(k) for k in (0, 5, 2001)]
+    assert again.mark(0) == ""
+    with pytest.raises(IndexError):
+        again.lines[2001]
 
 
 def test_damaged_checkpoints_are_refused(cli: Cli, flags: Any, tmp_path: Path) -> None:

@@ -15,18 +15,50 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from zotune.errors import RunFolderError, ZotuneError
 
 FORMAT = 2
+MARK = 6
+"""Bytes of a checksum."""
 RESUME = "the run goes on with: zotune resume"
 Share = Callable[[Any], Any]
 """What several processes that write the same journal make of one's JSON value: the first one's."""
 NOTES = frozenset({"kept", "override"})
 """Kinds of lines that say something of the run and lead to no weights: a replay passes over them."""
+
+
+class Lines(Sequence[dict[str, Any]]):
+    """Bodies of lines, kept as they are written and read when they are asked for: a step of 130 bytes takes 180 so, and
+    more than a thousand as Python's dictionaries."""
+
+    def __init__(self, bodies: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.texts = [_dump(body).encode("utf-8", "surrogatepass") for body in bodies]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Lines: ...
+
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | Lines:
+        if isinstance(place, int):
+            body: dict[str, Any] = json.loads(self.texts[place])
+            return body
+        part = Lines()
+        part.texts = self.texts[place]
+        return part
+
+    def __eq__(self, other: object) -> bool:
+        return self.texts == other.texts if isinstance(other, Lines) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
 
 
 class Journal:
@@ -37,11 +69,12 @@ class Journal:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.lines: list[dict[str, Any]] = []
+        self.lines = Lines()
         self.cursor = 0
         self.torn = 0
         self.share: Share = _own
-        self._marks: list[str] = []
+        self._header: dict[str, Any] = {}
+        self._marks = bytearray()
         self._file: Any = None
 
     @classmethod
@@ -86,40 +119,42 @@ class Journal:
         return journal
 
     @classmethod
-    def of(cls, lines: list[dict[str, Any]], cursor: int) -> Journal:
-        """Lines that another process keeps, in memory."""
+    def of(cls, lines: Iterable[Mapping[str, Any]], cursor: int = 1) -> Journal:
+        """These lines, in memory, with the cursor there: such as another process keeps."""
         journal = cls()
-        journal.lines, journal.cursor = lines, cursor
+        journal.lines = lines[:] if isinstance(lines, Lines) else Lines(lines)
+        journal.seek(cursor)
         return journal
 
     def again(self) -> Journal:
         """The same lines in memory, with the cursor after the header: for a replay beside the run."""
-        other = Journal()
-        other.lines, other._marks = list(self.lines), list(self._marks)
-        other.seek(1)
+        other = Journal.of(self.lines)
+        other._marks = self._marks[:]
         return other
 
     def _admit(self, text: bytes) -> bool:
         try:
             line = json.loads(text)
-            body, mark = line["body"], line["sum"]
-            if mark != _chained(self.mark(len(self.lines)), _dump(body)) or not isinstance(body["kind"], str):
+            body = _dump(line["body"]).encode("utf-8", "surrogatepass")
+            mark = _chained(self.mark(len(self.lines)), body)
+            if mark.hex() != line["sum"] or not isinstance(line["body"]["kind"], str):
                 return False
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
-        self.lines.append(body)
-        self._marks.append(mark)
+        self.lines.texts.append(body)
+        self._marks += mark
         return True
 
     def mark(self, count: int) -> str:
         """The checksum of the first `count` lines, chained from line to line."""
-        for line in self.lines[len(self._marks) : count]:
-            self._marks.append(_chained(self._marks[-1] if self._marks else "", _dump(line)))
-        return self._marks[count - 1] if count else ""
+        for text in self.lines.texts[len(self._marks) // MARK : count]:
+            self._marks += _chained(self._marks[-MARK:].hex(), text)
+        return self._marks[max(count - 1, 0) * MARK : count * MARK].hex()
 
     @property
     def header(self) -> dict[str, Any]:
-        return self.lines[0]
+        self._header = self._header or self.lines[0]
+        return self._header
 
     @property
     def replaying(self) -> bool:
@@ -160,12 +195,12 @@ class Journal:
     def append(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write one line, hand it to the operating system and return it: as it is shared. Raises ZotuneError where it
         cannot be written whole, with nothing of it left."""
-        text = _dump(self.share(body))
+        text = _dump(self.share(body)).encode("utf-8", "surrogatepass")
         mark = _chained(self.mark(len(self.lines)), text)
         if self._file is not None:
-            self._write(f'{{"body":{text},"sum":"{mark}"}}\n'.encode("utf-8", "surrogatepass"))
-        self.lines.append(json.loads(text))
-        self._marks.append(mark)
+            self._write(b'{"body":%b,"sum":"%b"}\n' % (text, mark.hex().encode()))
+        self.lines.texts.append(text)
+        self._marks += mark
         self.cursor = len(self.lines)
         return self.lines[-1]
 
@@ -216,8 +251,8 @@ def begun(path: Path) -> bool:
         return False
 
 
-def _chained(mark: str, text: str) -> str:
-    return hashlib.blake2b((mark + text).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+def _chained(mark: str, text: bytes) -> bytes:
+    return hashlib.blake2b(mark.encode() + text, digest_size=MARK).digest()
 
 
 def _dump(body: Mapping[str, Any]) -> str:

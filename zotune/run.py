@@ -415,7 +415,7 @@ def _journal(session: Session, folder: Path, resume: bool, header: dict[str, Any
             checkpoint.replace(folder / "config.yaml", config.as_yaml(asdict(cfg)))
             checkpoint.replace(folder / "env.json", json.dumps(environment(), indent=1))
             opened.append(Journal.create(path, header))
-        return [opened[0].lines, opened[0].cursor]
+        return [list(opened[0].lines), opened[0].cursor]
 
     found = them.first(lines)
     journal = opened[0] if opened else Journal.of(*found)

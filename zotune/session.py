@@ -32,6 +32,7 @@ from zotune.prompts import Spec
 from zotune.scoring import Option
 from zotune.selection import tuned
 from zotune.space import Space
+from zotune.spending import ScoreBudget
 from zotune.together import Together
 from zotune.types import Score
 
@@ -41,16 +42,14 @@ EXAMPLES = 8
 """Completions of each evaluation that a run folder keeps."""
 OWN_WORDS = 32
 """Prompts on which a model's drift is measured."""
-EVALUATIONS = 20
-"""Times that the selection rows are scored in a run, at most, where its length follows from a budget of scores."""
 UNLIMITED = 600
 """Evaluations that a run limited by time or steps alone is taken to have, for its preflight."""
 PROBING = 0.1
 """Of the budget, at most, for a linear probe to compare with."""
 MANY = 1 << 20
+"""Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
 FEW_WEIGHTS = 0.05
 """Share of the model's weights up to which points are evaluated together: each takes a copy of the tuned ones."""
-"""Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
 
@@ -86,13 +85,14 @@ class Session:
         counted = cfg.max_score_calls is not None
         held = [self.task.rows(part) for part in (plan.splits.select, plan.splits.judge)]
         self.select, self.judge = (HeldOut(self.task, x, plan.objective, counted, processes) for x in held)
-        self._earlier = self._every = self.sent = 0
+        self._every = self.sent = 0
         chosen = tuned(self.loaded, cfg.tune, cfg.embeddings)
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
         self.batches = Batches(len(self.train), size, cfg.seed)
+        self.scores = self._scores()
         self._own = self._own_words() if isinstance(self.task, tasks.Generating) else None
         ordered = plan.objective.ordered
         eps = getattr(plan.optimizer, "eps", None)
@@ -287,7 +287,7 @@ class Session:
         """What several processes share: a step's points, where there are enough of them and each process can score its
         own; else the rows of each."""
         said, them, goal = self.plan.config.parallel, self.processes, self.plan.objective
-        one_scores = goal.ordered or self.score_calls is not None or not self.selects
+        one_scores = goal.ordered or self.scores.limit is not None or not self.selects
         if said == "points" and one_scores and them.size > 1:
             raise OptionError(
                 "--parallel points: an order, a person or counted scores are asked in one place",
@@ -396,45 +396,26 @@ class Session:
         cfg = self.plan.config
         none = cfg.max_steps is None and cfg.max_evals is None and cfg.max_time is None
         evals = DEFAULT_EVALS if none else cfg.max_evals
-        if (calls := self.score_calls) is not None:
-            paid = self._paid(calls)
+        if self.scores.limit is not None:
+            paid = self.scores.paid(max(self.cost(), 1), cfg.eval_steps)
             evals = paid if evals is None or (none and cfg.max_score_calls is None) else min(evals, paid)
         return Budget(cfg.max_steps, evals, cfg.max_time)
 
-    @property
-    def score_calls(self) -> int | None:
-        """Scores that may be asked for; None: any number. An objective that says how many it has time for (`questions`)
-        is asked no more where nothing else limits the run."""
-        cfg = self.plan.config
-        limits = (cfg.max_steps, cfg.max_evals, cfg.max_time, cfg.max_score_calls)
-        own = getattr(self.plan.objective.function, "questions", None)
-        return own if own is not None and not any(limits) else cfg.max_score_calls
-
-    def _paid(self, calls: int) -> int:
-        """Evaluations that so many scores pay for, beside the held-out rows and one step that is to be made again.
-        Raises OptionError where for none."""
-        cost, every = max(self.cost(), 1), self.plan.config.eval_steps
-        step, (select, judge) = self._rows_of(cost), self._held()
-        held = judge * (1 if self.plan.objective.ordered else 2) + select * (2 if every else EVALUATIONS)
-        paid = int((calls - held - step) * cost / (step + (select / every if every else 0)))
-        if paid < cost:
-            raise OptionError(
-                f"{calls} scores are too few: held-out rows take {held}, a step {step}",
-                hint="--max-score-calls more, fewer held-out rows, or a smaller --batch-size",
-            )
-        return paid
-
-    def _rows_of(self, evaluations: int) -> int:
-        """Rows that the objective scores in so many evaluations, at most: without what is known already."""
-        goal = self.plan.objective
-        if goal.ordered:
-            return -(-evaluations // getattr(self.plan.optimizer, "points", 2)) * self.batches.size
-        return evaluations * self.batches.size * self.samples * max(self.smooth, 1) * len(goal.each)
-
-    def _held(self) -> tuple[int, int]:
-        """Rows that one evaluation and the judging score."""
-        parts = len(self.plan.objective.each)
-        return parts * len(self.select.rows) if self.selects else 0, parts * len(self.judge.rows)
+    def _scores(self) -> ScoreBudget:
+        """What may be scored. An objective that says how many scores it has time for (`questions`) is asked no more
+        where nothing else limits the run."""
+        cfg, goal = self.plan.config, self.plan.objective
+        own = getattr(goal.function, "questions", None)
+        others = (cfg.max_steps, cfg.max_evals, cfg.max_time, cfg.max_score_calls)
+        parts = len(goal.each)
+        return ScoreBudget(
+            own if own is not None and not any(others) else cfg.max_score_calls,
+            self.batches.size if goal.ordered else self.batches.size * self.samples * max(self.smooth, 1) * parts,
+            getattr(self.plan.optimizer, "points", 2) if goal.ordered else 1,
+            parts * len(self.select.rows) if self.selects else 0,
+            parts * len(self.judge.rows),
+            1 if goal.ordered else 2,
+        )
 
     def goes_on(self, journal: Journal) -> None:
         """Count, at most, what an earlier process has scored for this run; not the judging rows at the start, which are
@@ -447,14 +428,14 @@ class Session:
         elif first and self.select.resamples():
             self._start = self.select.measure()
         self._every = journal.header["eval_steps"]
-        self._earlier = self._rows_of(evaluations) + assessed * self._held()[0]
+        self.scores.earlier = self.scores.of(evaluations, assessed)
 
     def _spent(self, evaluations: int) -> bool:
-        """Whether the scores that are left do not pay for a step, made twice, and for the held-out rows after it."""
-        if self.score_calls is None:
+        """Whether the scores that are left do not pay for another step."""
+        if self.scores.limit is None:
             return False
-        used = self.processes.first(lambda: self._earlier + sum(o.meter.rows for o in self.plan.objective.each))
-        return used + 2 * self._rows_of(evaluations) + sum(self._held()) > self.score_calls
+        used = self.processes.first(lambda: sum(o.meter.rows for o in self.plan.objective.each))
+        return self.scores.spent(used, evaluations)
 
     def planned(self) -> tuple[int | None, int | None]:
         """Steps and evaluations that the budget pays for; None where only time limits them."""

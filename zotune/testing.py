@@ -12,7 +12,6 @@ nothing but torch besides.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import json
@@ -118,8 +117,7 @@ class OptimizerContract:
 
     def test_replay_needs_no_forward_and_gives_the_same_bits(self) -> None:
         run = self.bench().run()
-        journal = Journal(None)
-        journal.lines, journal.cursor = copy.deepcopy(run.journal.lines), 1
+        journal = Journal.of(run.journal.lines)
         again = self.bench(journal=journal).run()
         assert again.calls == 0
         assert same(run.weights(), again.weights())
@@ -131,8 +129,7 @@ class OptimizerContract:
         with tempfile.TemporaryDirectory() as folder:  # through files, as a run does it
             half.engine.store = checkpoint.FolderStore(Path(folder), 1, base=dict)
             assert half.engine.run().reason == "interrupted"
-            journal = Journal(None)
-            journal.lines = copy.deepcopy(half.journal.lines)
+            journal = Journal.of(half.journal.lines, 0)
             rest = self.bench(journal=journal)
             (step,) = checkpoint.checkpoints(Path(folder))
             rest.engine.restore(checkpoint.read(Path(folder) / f"checkpoint-{step}", rest.space))
@@ -148,8 +145,7 @@ class OptimizerContract:
             (line,) = [x for x in run.journal.lines if x["kind"] == "rollback"]
             assert (line["step"], line["to"], line["damping"]) == (best + 1, best, 0.25)
             assert same(seen[best], seen[best + 2]), "it did not go back"
-            journal = Journal(None)
-            journal.lines, journal.cursor = copy.deepcopy(run.journal.lines), 1
+            journal = Journal.of(run.journal.lines)
             again, _ = self._ruined(best, journal)
             assert again.calls == 0
             assert same(run.weights(), again.weights())
