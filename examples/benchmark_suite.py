@@ -31,7 +31,7 @@ import torch
 import zotune
 from zotune import config
 from zotune.journal import Journal
-from zotune.plan import plan
+from zotune.plan import embedded_data, plan
 from zotune.session import Session
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -51,7 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rank-sgd": {"optimizer": "rank-sgd"},
     "mezo auto": {"optimizer": "mezo", "learning_rate": "auto", "eps": "auto"},
     **{f"auto, steps x {x:g}": {"optimizer_args": {"cap": 3 * x}} for x in (0.1, 10, 100)},
-    PROXY: {"objective": "cross-entropy"},
+    PROXY: {"objective": "cross-entropy", "guard": 0.0},
     ADAM: {},
 }
 STORIES = ("word", "rougeL", "reward-model")
@@ -102,7 +102,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
 
 def by_metric(case: str, folder: Path, seed: int) -> dict[str, Any]:
     """What weights that were tuned for something else are worth by the case's own metric."""
-    told = {**cases()[case], "seed": seed, "threads": 1}
+    told = {"dataset": str(embedded_data()), **cases()[case], "seed": seed, "threads": 1}
     tuned = {name: x for name, x in told.items() if name != "init"} | {"model": str(folder)}
     start, end = (Session(plan(config.resolve(x, None)), mute) for x in (told, tuned))
     before, after = start.judge.measure(), end.judge.measure()

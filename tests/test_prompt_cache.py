@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import CAUSAL, Families, greedy
+from families import BOS, CAUSAL, EOS, PAD, Families, greedy, tokenizer
 from test_generation import QUESTIONS
 
-from zotune import config, prompt_cache, tasks
+from zotune import config, models, prompt_cache, tasks
 from zotune.journal import Tape
 from zotune.plan import plan
 from zotune.prompts import Spec, Template
@@ -59,6 +59,48 @@ def test_completions_are_those_of_whole_prompts(families: Families, family: str)
     rest = max(map(len, prompts)) - length
     assert seen[:2] == [(1, length), (len(ROWS), rest)]
     assert set(seen[2:]) <= {(len(ROWS), 1)}
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+HEADS = {**SMALL, "intermediate_size": 32, "num_key_value_heads": 2}
+OTHERS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "window": ("Mistral", {**HEADS, "sliding_window": 90}, True),
+    "windows": (
+        "Gemma3Text",
+        {**HEADS, "head_dim": 8, "sliding_window": 90, "layer_types": ["sliding_attention", "full_attention"]},
+        True,
+    ),
+    "short window": ("Mistral", {**HEADS, "sliding_window": 60}, False),
+    "experts": ("Mixtral", {**HEADS, "num_local_experts": 4}, True),
+    "slopes by mask": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, True),
+    "slopes by place": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}, False),
+    "states": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2}, False),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
+    """Each says the same with and without; shared is read what can be."""
+    import transformers
+
+    family, options, shared = OTHERS[name]
+    coder = tokenizer("llama", "words")
+    ids = {"vocab_size": len(coder), "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = transformers.AutoModelForCausalLM.from_config(
+            getattr(transformers, f"{family}Config")(**ids, **options)
+        )
+        for p in model.parameters():
+            p.data.add_(torch.randn_like(p) * 0.2)
+    model.save_pretrained(tmp_path)
+    coder.save_pretrained(tmp_path)
+    found = models.inspect(str(tmp_path))
+    loaded = models.load(found.source, found.folder, found.head, device="cpu")
+    task, whole = (tasks.build(loaded, SPEC, 90, 16) for _ in range(2))
+    whole.prompts.possible = False
+    assert said(task) == said(whole)
+    assert (task.prompts._tried == {False: True}) == shared
 
 
 def test_what_has_little_in_common_is_read_whole(families: Families) -> None:
@@ -112,15 +154,21 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"sliding_window": 8}, {"layer_types": ["full_attention", "linear_attention"]}, {"attention_layers": ["local"]}],
+    ("more", "possible"),
+    [
+        ({"sliding_window": 89}, False),
+        ({"sliding_window": 90}, True),
+        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 90}, True),
+        ({"layer_types": ["full_attention", "linear_attention"]}, False),
+        ({"attention_layers": ["global", "local"]}, False),
+    ],
 )
-def test_windows_see_no_padding(families: Families, more: dict[str, Any]) -> None:
+def test_windows_see_no_padding(families: Families, more: dict[str, Any], possible: bool) -> None:
     loaded = families.load("llama")
     assert tasks.build(loaded, SPEC, 90, 16).prompts.possible
     for name, value in more.items():
         setattr(loaded.plain.config, name, value)
-    assert not tasks.build(loaded, SPEC, 90, 16).prompts.possible
+    assert tasks.build(loaded, SPEC, 90, 16).prompts.possible == possible
 
 
 @pytest.mark.parametrize("tuned", [{"tune": "bias|norm"}, {"peft": "lora"}], ids=["norms", "lora"])

@@ -378,11 +378,14 @@ def empty_cache(loaded: Loaded) -> Any:
     return DynamicCache(config=loaded.plain.config)
 
 
-def attends_to_all(config: Any) -> bool:
-    """Whether every layer attends to all earlier tokens, however far away: no windows, no states that forget."""
+def attends_to_all(config: Any, tokens: int) -> bool:
+    """Whether every layer attends to all that came before, in rows of so many tokens: no window is shorter, and there
+    are no states that forget."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     kinds = {*(getattr(text, "layer_types", None) or ()), *(getattr(text, "attention_layers", None) or ())}
-    return kinds <= {"full_attention", "global"} and not getattr(text, "sliding_window", None)
+    window = getattr(text, "sliding_window", None)
+    known = {"full_attention", "global"} | ({"sliding_attention"} if window else set())
+    return kinds <= known and (not window or window >= tokens)
 
 
 @contextlib.contextmanager

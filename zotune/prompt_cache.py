@@ -28,9 +28,8 @@ class PromptCache:
 
     def __init__(self, forward: Forward) -> None:
         self.forward, self.loaded = forward, forward.loaded
-        self.possible = (
-            self.loaded.head == "causal" and not self.loaded.virtual_tokens and attends_to_all(self.loaded.config)
-        )
+        self.possible = self.loaded.head == "causal" and not self.loaded.virtual_tokens
+        self.possible &= attends_to_all(self.loaded.config, forward.max_length)
         self._tried: dict[bool, bool] = {}  # by whether several points share a pass
 
     def inputs(self, rows: Sequence[Tokens], points: int = 1) -> dict[str, Any]:
