@@ -22,7 +22,7 @@ SMALL = 1 << 13
 """Elements up to which tensors are evaluated together, and are probed by copy."""
 BUNCH = CHUNK // SMALL
 """Tensors that are evaluated together, at most: as many elements as an uncompiled program takes at a time."""
-IN_CACHE = 1 << 16
+IN_CACHE = 1 << 17
 """Elements that a processor works on while they are in its cache."""
 Key = Callable[[str, Noise], int]
 """The 64-bit key of a stream for a tensor, by name."""
@@ -160,7 +160,7 @@ class Evaluation:
             elif what == "outer":
                 pair = self._outer(program, int(which), name)
                 assert pair is not None
-                gathered.append(_multiplied(pair[0][rows], pair[1], compute_dtype(base.dtype)).view(-1))
+                gathered.append(self._multiplied(pair[0][rows], pair[1], name, f"outer {which}").view(-1))
             else:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
@@ -218,24 +218,24 @@ class Evaluation:
         left, right = found
         width = right.shape[0]
         first, last = part.start // width, -(-part.stop // width)
-        product = _multiplied(left[first:last], right, compute_dtype(self._base[name].dtype))
+        product = self._multiplied(left[first:last], right, name, f"outer {j}")
         return product.view(-1)[part.start - first * width :][: part.stop - part.start]
 
-
-def _multiplied(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """left · rightᵀ, summed column by column in order, for a matrix product would round as the machine likes; as many
-    rows at a time as a cache holds."""
-    left, columns = left.to(dtype), right.T.to(dtype).contiguous()
-    out = torch.zeros(len(left), columns.shape[1], dtype=dtype, device=left.device)
-    most = max(IN_CACHE // columns.shape[1], 1) if left.device.type == "cpu" else len(left)
-    scratch = torch.empty_like(out[:most])
-    for start in range(0, len(left), most):
-        part = out[start : start + most]
-        term = scratch[: len(part)]
-        for u, v in zip(left[start : start + most].T, columns, strict=True):
-            torch.mul(u[:, None], v, out=term)
-            part += term
-    return out
+    def _multiplied(self, left: Tensor, right: Tensor, name: str, place: str) -> Tensor:
+        """left · rightᵀ for a tensor, summed column by column in order, for a matrix product would round as the machine
+        likes; as many rows at a time as a cache holds. It lies at its place until the next one does."""
+        dtype, room = compute_dtype(self._base[name].dtype), self._kernels.room
+        columns, rows = right.T.to(dtype).contiguous(), left.T.to(dtype).contiguous()[..., None]
+        height, width = len(left), columns.shape[1]
+        most = max(IN_CACHE // width, 1) if left.device.type == "cpu" else height
+        out = room(place, height * width, columns).view(height, width)
+        term = room("term", min(most, height) * width, columns).view(-1, width)
+        for start in range(0, height, most):
+            part = out[start : start + most]
+            torch.mul(rows[0, start : start + most], columns[0], out=part)
+            for u, v in zip(rows[1:, start : start + most], columns[1:], strict=True):
+                part += torch.mul(u, v, out=term[: len(part)])
+        return out
 
 
 def _part(x: Tensor, part: slice) -> Tensor:
