@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zotune import kernels
-from zotune.recipe import Noise, Recipe, maximum, only, sign, sqrt, weighted_sum, where
+from zotune.recipe import Factor, Noise, Recipe, maximum, only, outer, sign, sqrt, weighted_sum, where
 from zotune.space import Space
 from zotune.testing import Bench
 
@@ -65,7 +65,25 @@ def partial(space: Space, state: Any, t: int) -> tuple[Recipe, Any]:
     return anchor + 1.01 * (space.theta - anchor) - 1e-3 * z, {"anchor": only(mask, anchor)}
 
 
-STEPS: dict[str, Step] = {"mezo": mezo, "adam": adam, "masked": masked, "several": several, "partial": partial}
+FACTORS = {1000: (40, 25), 70_001: (70_001, 1), 63: (9, 7), 33: (33, 1), 8: (2, 4)}
+
+
+def low_rank(space: Space, state: Any, t: int) -> tuple[Recipe, Any]:
+    """Products of one to ten terms, on tensors of which some have a row or a column of one."""
+    sides = {x.name: FACTORS[x.numel] for x in space.theta.tensors if x.numel in FACTORS}
+    u, v = (Factor({name: (side[k], 1 + 3 * t) for name, side in sides.items()}, t, k) for k in (0, 1))
+    mask = space.theta.per(lambda x: x.name in sides)
+    return where(mask, space.theta - 0.01 * outer(u, v), space.theta), None
+
+
+STEPS: dict[str, Step] = {
+    "mezo": mezo,
+    "adam": adam,
+    "masked": masked,
+    "several": several,
+    "partial": partial,
+    "low-rank": low_rank,
+}
 
 
 def run(step: Step, dtype: torch.dtype, **options: Any) -> tuple[Space, dict[str, Tensor]]:
@@ -108,7 +126,7 @@ def compiled_as_eager(step: Step, dtype: torch.dtype) -> None:
     assert same_bits(compiled, eager)
 
 
-@pytest.mark.parametrize("name", ["mezo", "adam", "several", "partial"])
+@pytest.mark.parametrize("name", ["mezo", "adam", "several", "partial", "low-rank"])
 @pytest.mark.usefixtures("compiler")
 def test_compiled_gives_the_bits_of_eager(name: str) -> None:
     compiled_as_eager(STEPS[name], torch.float32)
@@ -165,6 +183,26 @@ def test_a_thousand_steps_keep_no_memory(compile: bool) -> None:
     bench.run()
     assert bench.space.kernels.recompilations == 0
     assert resident[1_000] - resident[100] < 8 << 20
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_are_summed_in_order(dtype: torch.dtype) -> None:
+    made = kernels.Kernels(compile=True)
+    for terms in (1, 2, 8, 9, 17):
+        for height, width in ((2, 2), (5, 384), (384, 384), (97, 3), (2, 1000)):
+            generator = torch.Generator().manual_seed(terms)
+            rows, columns = (torch.randn(terms, n, dtype=dtype, generator=generator) for n in (height, width))
+            found, expected = (
+                torch.full((height, width), torch.nan, dtype=dtype),
+                torch.zeros(height, width, dtype=dtype),
+            )
+            assert made.products(found, rows, columns)
+            for u, v in zip(rows, columns, strict=True):
+                expected += u[:, None] * v
+            assert torch.equal(found, expected)
+    assert (made.compilations, made.recompilations, made.notes) == (5, 0, [])
+    assert not made.products(torch.empty(1, 9), torch.ones(1, 1), torch.ones(1, 9))
 
 
 @pytest.mark.usefixtures("compiler")

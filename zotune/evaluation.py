@@ -160,7 +160,7 @@ class Evaluation:
             elif what == "outer":
                 pair = self._outer(program, int(which), name)
                 assert pair is not None
-                gathered.append(self._multiplied(pair[0][rows], pair[1], name, f"outer {which}").view(-1))
+                gathered.append(self._multiplied(pair[0][rows], pair[1], name, f"outer {which}"))
             else:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
@@ -219,23 +219,26 @@ class Evaluation:
         width = right.shape[0]
         first, last = part.start // width, -(-part.stop // width)
         product = self._multiplied(left[first:last], right, name, f"outer {j}")
-        return product.view(-1)[part.start - first * width :][: part.stop - part.start]
+        return product[part.start - first * width :][: part.stop - part.start]
 
     def _multiplied(self, left: Tensor, right: Tensor, name: str, place: str) -> Tensor:
         """left · rightᵀ for a tensor, summed column by column in order, for a matrix product would round as the machine
         likes; as many rows at a time as a cache holds. It lies at its place until the next one does."""
         dtype, room = compute_dtype(self._base[name].dtype), self._kernels.room
-        columns, rows = right.T.to(dtype).contiguous(), left.T.to(dtype).contiguous()[..., None]
-        height, width = len(left), columns.shape[1]
+        rows, columns = left.T.to(dtype).contiguous(), right.T.to(dtype).contiguous()
+        height, width = len(left), len(right)
+        flat = room(place, height * width, columns)
+        out = flat.view(height, width)
+        if self._kernels.products(out, rows, columns):
+            return flat
         most = max(IN_CACHE // width, 1) if left.device.type == "cpu" else height
-        out = room(place, height * width, columns).view(height, width)
         term = room("term", min(most, height) * width, columns).view(-1, width)
         for start in range(0, height, most):
-            part = out[start : start + most]
-            torch.mul(rows[0, start : start + most], columns[0], out=part)
-            for u, v in zip(rows[1:, start : start + most], columns[1:], strict=True):
+            part, some = out[start : start + most], rows[:, start : start + most, None]
+            torch.mul(some[0], columns[0], out=part)
+            for u, v in zip(some[1:], columns[1:], strict=True):
                 part += torch.mul(u, v, out=term[: len(part)])
-        return out
+        return flat
 
 
 def _part(x: Tensor, part: slice) -> Tensor:

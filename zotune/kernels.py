@@ -32,7 +32,8 @@ WORTH = 5e9
 """Elements to be evaluated in a run from which compiling pays: eager evaluation takes some 8 ns an element more, so
 these are 40 s of work against some 15 s of compiling at worst."""
 
-Signature = tuple[str, torch.dtype, tuple[tuple[torch.dtype, torch.device], ...]]
+TERMS = 8
+"""Products that one compiled pass sums: a register each."""
 
 
 class Kernels:
@@ -50,7 +51,7 @@ class Kernels:
         self.seconds = 0.0
         self.notes: list[str] = []
         self._plain: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
-        self._kernels: dict[Signature, Fused | None] = {}
+        self._kernels: dict[tuple[Any, ...], Fused | None] = {}
         self._counted: Tensor | None = None
         self._rooms: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
@@ -114,12 +115,16 @@ class Kernels:
         """The compiled kernel for tensors of these dtypes on these devices, or None where compiling failed. Called with
         (*tensors, s, k, count): at least two elements each."""
         signature = (text, dtype, tuple((x.dtype, x.device) for x in tensors))
+        return self._kept(signature, lambda *_: self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k))
+
+    def _kept(self, signature: tuple[Any, ...], build: Callable[..., Fused]) -> Fused | None:
+        """What was built for this signature, or None where that failed."""
         if signature not in self._kernels:
             began = time.monotonic()
             if not self._kernels:
                 self.tell("compiling the arithmetic of probes and steps (once; some seconds)")
             try:
-                self._kernels[signature] = self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k)
+                self._kernels[signature] = build(*signature)
             except Exception as error:  # whatever a compiler raises: none is needed
                 self._kernels[signature] = None
                 error = getattr(error, "inner_exception", error)  # torch wraps what its backend raised
@@ -132,6 +137,19 @@ class Kernels:
         return self._kernels[signature]
 
     def _build(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused:
+        values = [_made_up(x, j) for j, x in enumerate(tensors)]
+        s, k = s.clone(), k.clone()  # rows of tables: a compiler would take their place in it for an argument
+
+        def plain(*own: Tensor) -> None:
+            self.plain(text, dtype)(*own, *Numbers.of(s, k).arguments(s, own[0]))
+
+        return self._compiled(function(text, dtype, fused=True), [*values, s, k, self._count(values[0])], values, plain)
+
+    def _compiled(
+        self, fn: Callable[..., None], given: Sequence[Tensor], written: Sequence[Tensor], plain: Callable[..., None]
+    ) -> Fused:
+        """A function compiled for arguments like these, the first of which it writes. Raises RuntimeError where that is
+        not, bit for bit, what `plain` makes of those."""
         from torch._inductor.compile_fx import compile_fx
 
         entered: list[tuple[Fused, tuple[Any, ...]]] = []
@@ -141,26 +159,56 @@ class Kernels:
             self.recompilations += bool(entered)
             kernel: Any = compile_fx(graph, inputs)
 
-            def first(*given: Any) -> Any:
-                entered.append((kernel, given))
-                return kernel(*given)
+            def first(*handed: Any) -> Any:
+                entered.append((kernel, handed))
+                return kernel(*handed)
 
             return first
 
         # fullgraph: an error, where torch would otherwise fall back to eager without a word
-        guarded = torch.compile(function(text, dtype, fused=True), backend=backend, dynamic=True, fullgraph=True)
-        values = [_made_up(x, j) for j, x in enumerate(tensors)]
-        s, k = s.clone(), k.clone()  # rows of tables: a compiler would take their place in it for an argument
-        expected = [x.clone() for x in values]
-        guarded(*values, s, k, n := self._count(values[0]))
-        self.plain(text, dtype)(*expected, *Numbers.of(s, k).arguments(s, values[0]))
-        for a, b in zip(values, expected, strict=True):
+        guarded = torch.compile(fn, backend=backend, dynamic=True, fullgraph=True)
+        expected = [x.clone() for x in written]
+        guarded(*given)
+        plain(*expected)
+        for a, b in zip(written, expected, strict=True):
             same = (a.view(_bits(a.dtype)) == b.view(_bits(b.dtype))) | (a.isnan() & b.isnan())
             if not same.all():
                 raise RuntimeError("the compiler gives other bits")
         if len(entered) != 1:
             raise RuntimeError("the compiler was entered again in the first call")
-        return _direct(*entered[0], [*values, s, k, n])
+        return _direct(*entered[0], given)
+
+    def products(self, out: Tensor, rows: Tensor, columns: Tensor) -> bool:
+        """Σ rows[j] · columns[j] to `out`, summed in order, compiled; whether that was possible. rows: (terms, height);
+        columns: (terms, width); out: (height, width), which a compiler understands better than flat ones."""
+        if not self.compile or min(out.shape) < 2:
+            return False
+        for first in range(0, len(rows), TERMS):
+            factors = [*rows[first : first + TERMS], *columns[first : first + TERMS]]
+            signature = ("products", out.dtype, first == 0, len(factors) // 2, out.device)
+            kernel = self._kept(signature, self._build_products)
+            if kernel is None:
+                return False
+            kernel(out, *factors)
+        return True
+
+    def _build_products(self, name: str, dtype: torch.dtype, begin: bool, terms: int, device: torch.device) -> Fused:
+        height, width = 96, 160
+        sizes = [height * width, *[height] * terms, *[width] * terms]
+        flat, *factors = (_made_up(torch.empty(n, dtype=dtype, device=device), j) for j, n in enumerate(sizes))
+        out, fn = flat.view(height, width), _products(begin, terms)
+        return self._compiled(fn, [out, *factors], [out], lambda own: fn(own, *factors))
+
+
+def _products(begin: bool, terms: int) -> Callable[..., None]:
+    """Adds products of columns and rows to a matrix in order, or begins with the first. A text of its own for each, for
+    torch counts how often it compiles the same code, and stops."""
+    given = ", ".join(f"{x}{j}" for x in "uv" for j in range(terms))
+    added = " + ".join([*([] if begin else ["out"]), *(f"u{j}[:, None] * v{j}" for j in range(terms))])
+    scope: dict[str, Any] = {}
+    exec(f"def kernel(out, {given}):\n    out.copy_({added})\n", scope)
+    kernel: Callable[..., None] = scope["kernel"]
+    return kernel
 
 
 def worth_compiling(weights: int, evals: int | None) -> bool:
