@@ -206,6 +206,26 @@ def test_products_are_summed_in_order(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("compiler")
+def test_products_with_other_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernels._products
+
+    def wrong(begin: bool, terms: int) -> Callable[..., None]:
+        fn = right(begin, terms)
+
+        def kernel(out: Tensor, *factors: Tensor) -> None:
+            fn(out, *factors)
+            if torch.compiler.is_compiling():
+                out.mul_(1 + 2**-23)
+
+        return kernel
+
+    monkeypatch.setattr(kernels, "_products", wrong)
+    made = kernels.Kernels(compile=True)
+    assert not made.products(torch.empty(4, 5), torch.ones(1, 4), torch.ones(1, 5))
+    assert "other bits" in made.notes[0]
+
+
+@pytest.mark.usefixtures("compiler")
 def test_any_number_of_terms_is_one_kernel() -> None:
     space = Space(Net(torch.float32), seed=9, compile=True)
     for n in range(2, 30):

@@ -195,7 +195,7 @@ class Kernels:
     def _build_products(self, name: str, dtype: torch.dtype, begin: bool, terms: int, device: torch.device) -> Fused:
         height, width = 96, 160
         sizes = [height * width, *[height] * terms, *[width] * terms]
-        flat, *factors = (_made_up(torch.empty(n, dtype=dtype, device=device), j) for j, n in enumerate(sizes))
+        flat, *factors = (_normal(n, j, device).to(dtype) for j, n in enumerate(sizes))
         out, fn = flat.view(height, width), _products(begin, terms)
         return self._compiled(fn, [out, *factors], [out], lambda own: fn(own, *factors))
 
@@ -272,11 +272,15 @@ def padded_keys(keys: Sequence[int], place: int) -> list[int]:
 
 def _made_up(like: Tensor, j: int) -> Tensor:
     """Values such as weights have, with zeros of both signs, equal values and large ones among them."""
-    z = noise.units("normal", noise.stream_key(0, 0, j, "normal", 0), 0, like.numel(), like.device).float() / 7000
+    z = _normal(like.numel(), j, like.device)
     z[: 1 << 10] = 0.0
     z[1 << 9 : 1 << 10] *= -1
     z[1 << 10 : 1 << 11] *= 1e4
     return z.to(like.dtype)
+
+
+def _normal(count: int, j: int, device: torch.device) -> Tensor:
+    return noise.units("normal", noise.stream_key(0, 0, j, "normal", 0), 0, count, device).float() / 7000
 
 
 def _bits(dtype: torch.dtype) -> torch.dtype:
