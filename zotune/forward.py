@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -55,9 +54,8 @@ class Forward:
         self.max_length = min(x for x in limits if isinstance(x, int) and x > 0) - loaded.virtual_tokens
         self.coder = Coder(loaded.tokenizer, self.max_length, spec.cut)
         self.coder.pad = loaded.padding()
-        takes = inspect.signature(loaded.plain.forward).parameters
         several = (getattr(config, "type_vocab_size", None) or 0) > 1  # GPT-2 would take words as types
-        self.coder.typed = self.coder.typed and several and "token_type_ids" in takes
+        self.coder.typed = self.coder.typed and several and loaded.takes("token_type_ids")
         self.prefix: Prefix | None = None
 
     def run(self, rows: Sequence[Tokens], **more: Tensor) -> Any:

@@ -15,6 +15,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +100,10 @@ class Loaded:
             return None
         shifted = getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer")
         return said - 2 if shifted else said  # their positions start after the padding's
+
+    def takes(self, argument: str) -> bool:
+        """Whether a forward pass takes an argument of this name."""
+        return argument in signature(self.plain.forward).parameters
 
     def padding(self) -> int:
         """What rows are padded with: the id that the model's config has, as some models tell padding by it."""

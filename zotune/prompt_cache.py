@@ -8,7 +8,6 @@ Knows models and tokens; knows no task and no objective.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,10 +48,9 @@ class PromptCache:
     def _begun(self, rows: Sequence[Tokens], length: int, points: int) -> dict[str, Any]:
         device, each = self.loaded.device, len(rows) // points
         begin = torch.tensor([rows[0][:length]] * points, device=device)
-        cache, plain = empty_cache(self.loaded), self.loaded.plain
-        few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
+        cache, few = empty_cache(self.loaded), {"logits_to_keep": 1} if self.loaded.takes("logits_to_keep") else {}
         with self.forward.rows_a_point(1):
-            plain(input_ids=begin, past_key_values=cache, use_cache=True, **few)
+            self.loaded.plain(input_ids=begin, past_key_values=cache, use_cache=True, **few)
         cache.batch_repeat_interleave(each)
         begin = begin.repeat_interleave(each, 0)
         rest = self.forward.coder.pad_left([row[length:] for row in rows], device)

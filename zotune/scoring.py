@@ -11,7 +11,6 @@ Knows models, tokens and records; knows no objective and no optimizer.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -267,7 +266,7 @@ class Worded(Choosing):
     def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
         self._most = 1  # sequences a row, as far as seen
-        self._keeps = "logits_to_keep" in inspect.signature(loaded.plain.forward).parameters
+        self._keeps = loaded.takes("logits_to_keep")
         if loaded.head == "masked" and loaded.tokenizer.mask_token_id is None:
             raise ModelError(f"{loaded.source} has no mask token", hint="--head causal, or another model")
         if loaded.head == "masked" and not getattr(loaded.tokenizer, "is_fast", False):
