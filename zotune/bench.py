@@ -14,7 +14,7 @@ a number off the output; norms: reductions that the optimizer asks for; rest: en
 Steps that differ in the evaluations that they make are kinds: each is measured in every round, and a mean over the
 period after which they repeat, kinds weighted by their share of it, is what is said of a step.
 
-Rows are random tokens of one length: what costs depend on. Knows models, spaces and the engine; no data and no metric.
+What it measures with is in `instruments`. Knows models, spaces and the engine; no data and no metric.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ new program is first run both ways on made-up weights, and is used only where ev
 a compiler (none installed, an error, other bits, arguments that are not understood) costs time and nothing else: the
 same text runs as it stands, and `notes` says why.
 
-This module knows flat tensors and programs; it knows nothing of models.
+This module knows flat tensors, programs and products of factors; it knows nothing of models.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ Fused = Callable[..., Any]
 
 def _direct(kernel: Fused, given: Sequence[Any], arguments: Sequence[Tensor]) -> Fused:
     """The kernel itself, without torch's check at every call that its arguments are of the kind it was compiled for:
-    they always are (`Kernels._fused_for`), and the check costs several times a small tensor's work.
+    they always are (`Kernels.run`, `Kernels.products`), and the check costs several times a small tensor's work.
 
     given: what the kernel was handed in its first call, with these arguments: it says in which order tensors and
     lengths are taken. Raises RuntimeError where that does not explain all of it.

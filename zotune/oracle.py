@@ -341,7 +341,7 @@ class Oracle:
         return self._again(there)
 
     def _again(self, compute: Callable[[], T]) -> T:
-        """What `compute` gives; where the objective fails, once more, as often as the run allows."""
+        """What `compute` gives; where the objective fails, again, `retries` times at most."""
         for _ in range(self._retries):
             with contextlib.suppress(ObjectiveError):
                 return compute()
