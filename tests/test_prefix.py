@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,12 +81,88 @@ def test_an_exception_inside_leaves_the_blocks_as_they_were(tiny_encoder: Path) 
 
 
 @pytest.mark.parametrize(
-    "names", [[], ["embeddings.word.weight"], ["layers.0.weight"], ["layers.1.weight", "head.weight"], ["nope.1.x"]]
+    "names", [["embeddings.word.weight"], ["layers.0.weight"], ["layers.1.weight", "head.weight"], ["nope.1.x"]]
 )
 def test_where_it_saves_nothing_it_is_not_used(names: list[str]) -> None:
     net = nn.Module()
     net.layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
-    assert find_blocks(net, names) is None
+    net.head = nn.Linear(2, 2)
+    assert find_blocks(net, names, lambda: net.layers[1](net.layers[0](net.head(torch.ones(2))))) is None
+
+
+def after(*order: str) -> tuple[nn.Module, Any]:
+    """A net of two blocks and a head, and a pass that calls them in this order."""
+    net = nn.Module()
+    net.layers, net.head = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), nn.Linear(2, 2)
+    net.tied = nn.Linear(2, 2)
+    net.tied.weight = net.head.weight
+
+    def run() -> None:
+        for name in order:
+            net.get_submodule(name)(torch.ones(2))
+
+    return net, run
+
+
+ORDERLY = ("layers.0", "layers.1", "head", "tied")
+
+
+@pytest.mark.parametrize(
+    ("order", "names", "found"),
+    [
+        (ORDERLY, ["layers.1.weight", "head.weight"], 1),
+        (ORDERLY, ["head.weight", "head.bias"], 1),
+        (ORDERLY, [], 1),
+        (ORDERLY, ["layers.0.weight", "head.weight"], None),
+        (("layers.0", "layers.1", "head"), ["head.weight"], None),  # what it is tied to is read in a way not seen
+        (("tied", "layers.0", "layers.1", "head"), ["head.weight"], None),
+        (("tied", "layers.0", "layers.1", "head"), ["head.bias"], 1),
+        (("layers.0", "head", "layers.1", "tied"), ["head.bias"], None),
+        (ORDERLY, ["gone.weight"], None),
+    ],
+)
+def test_what_comes_after_all_blocks_is_no_reason_to_compute_them(
+    order: tuple[str, ...], names: list[str], found: int | None
+) -> None:
+    net, run = after(*order)
+    blocks = find_blocks(net, names, run)
+    assert (blocks and blocks[1]) == found
+    assert not any(m._forward_pre_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("fixture", "cls", "parts"),
+    [
+        ("tiny_classifier", "BertForSequenceClassification", ["classifier."]),
+        ("tiny_classifier", "BertForSequenceClassification", ["layer.1.output.dense.bias", "pooler.", "classifier."]),
+        ("tiny_llama", "LlamaForSequenceClassification", ["layers.2.self_attn.v_proj", "score."]),
+    ],
+)
+def test_a_classification_head_comes_after_all_blocks(
+    fixture: str, cls: str, parts: list[str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    import transformers
+
+    folder = request.getfixturevalue(fixture)
+    config = transformers.AutoConfig.from_pretrained(folder, num_hidden_layers=3, pad_token_id=0, num_labels=2)
+    getattr(transformers, cls)(config).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    task = made(tmp_path)
+    tuned = [n for n, _ in task.loaded.model.named_parameters() if any(x in n for x in parts)]
+    found = task.rows(RECORDS)
+    plain = task.logits(found, range(24))
+    assert len(tuned) >= len(parts)
+    assert task.cache_prefix(tuned, [found])
+    assert task.forward.prefix is not None
+    assert task.forward.prefix.first == (1 if len(parts) == 3 else 2)
+    with torch.no_grad():
+        for name, p in task.loaded.model.named_parameters():
+            if name in tuned:
+                p.add_(0.5)
+    fed = task.logits(found, range(24))
+    task.forward.prefix = None
+    torch.testing.assert_close(fed, task.logits(found, range(24)), rtol=0, atol=1e-5)
+    assert not torch.allclose(fed, plain, atol=1e-3)
 
 
 def test_too_large_a_cache_is_given_up(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,10 +157,13 @@ class Forward:
     def cache_prefix(self, tuned: Iterable[str], rows: Iterable[Tokens]) -> bool:
         """Compute what lies before the first tuned block once for all these rows. Whether that was possible: the
         blocks must be one list, their states fit in memory, and the fed model agree with the plain one."""
-        found = find_blocks(self.loaded.model, tuned)
-        if found is None or self.loaded.head == "seq2seq":
-            return False
         wanted, before = set(rows), self.micro
+        if self.loaded.head == "seq2seq" or not wanted:
+            return False
+        shortest = min(wanted, key=lambda r: (len(r), r))
+        found = find_blocks(self.loaded.model, tuned, lambda: self.fitting(lambda: self.run([shortest])))
+        if found is None:
+            return False
         try:
             return self.fitting(lambda: self._fed(Prefix(*found), wanted))
         except OutOfMemory:  # what is stored may be what is too much

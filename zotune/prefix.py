@@ -22,20 +22,48 @@ MAX_BYTES = 512 << 20
 Tokens = tuple[int, ...]
 
 
-def find_blocks(module: nn.Module, tuned: Iterable[str]) -> tuple[nn.ModuleList, int] | None:
-    """The list of blocks that all tuned tensors lie in, and the first that holds one; None where that saves nothing."""
-    places = [re.match(r"(.*?)\.(\d+)\.", name) for name in tuned]
-    if not places or not all(places):
-        return None
-    paths = {p[1] for p in places if p}
+BLOCK = re.compile(r"(.*?)\.(\d+)\.")
+
+
+def find_blocks(module: nn.Module, tuned: Iterable[str], run: Callable[[], Any]) -> tuple[nn.ModuleList, int] | None:
+    """The list of blocks, and the first that holds a tuned tensor, or the last where all tuned tensors come after the
+    blocks; None where that saves nothing. run: makes a forward pass, which shows what comes after them."""
+    names = list(tuned)
+    inside = [p for name in names if (p := BLOCK.match(name))]
+    outside = [name for name in names if not BLOCK.match(name)]
+    paths = {p[1] for p in inside} or {p[1] for name, _ in module.named_parameters() if (p := BLOCK.match(name))}
     if len(paths) != 1:
         return None
     try:
         blocks = module.get_submodule(paths.pop())
     except AttributeError:
         return None
-    first = min(int(p[2]) for p in places if p)
-    return (blocks, first) if isinstance(blocks, nn.ModuleList) and 0 < first < len(blocks) else None
+    if not isinstance(blocks, nn.ModuleList):
+        return None
+    first = min((int(p[2]) for p in inside), default=len(blocks) - 1)
+    if not 0 < first < len(blocks) or not _come_after(module, blocks, outside, run):
+        return None
+    return blocks, first
+
+
+def _come_after(module: nn.Module, blocks: nn.ModuleList, names: Sequence[str], run: Callable[[], Any]) -> bool:
+    """Whether all modules that own these tensors, tied ones too, are called, and not before the last block is."""
+    if not names:
+        return True
+    known = dict(module.named_parameters(remove_duplicate=False))
+    if not known.keys() >= set(names):
+        return False
+    wanted = {id(known[name]) for name in names}
+    owners = [m for m in module.modules() if any(id(p) in wanted for p in m._parameters.values())]
+    called: list[nn.Module] = []
+    handles = [m.register_forward_pre_hook(lambda m, args: called.append(m)) for m in [*blocks, *owners]]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = max((k for k, m in enumerate(called) if m in set(blocks)), default=len(called))
+    return all(m in called and called.index(m) > last for m in owners)
 
 
 class Prefix:
