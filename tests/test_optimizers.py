@@ -71,6 +71,15 @@ def test_auto_stays_within_its_cap() -> None:
     assert math.sqrt(bench.engine.state.moved) <= 0.1 * 2.2
 
 
+def test_auto_moves_less_in_a_short_run() -> None:
+    """Signal adds up with the root of the steps: a quarter of the full number, half of the displacement."""
+    caps = {steps: Bench(load("auto"), steps=steps) for steps in (150, 600, 5000)}
+    for bench in caps.values():
+        bench.engine.stop = lambda bench=bench: bench.engine.progress.step == 1
+        bench.run()
+    assert [bench.engine.state.cap for bench in caps.values()] == [1.5, 3.0, 3.0]
+
+
 def test_numpy_net_is_the_torch_net() -> None:
     bench = Bench(load("mezo"), dtype=torch.float64)
     weights = {n: p.detach().numpy() for n, p in bench.space.params.items()}

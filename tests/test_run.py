@@ -518,6 +518,7 @@ def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
 def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: Path) -> None:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from zotune.recipe import TensorInfo
     from zotune.selection import choose
     from zotune.space import describe
 
@@ -529,6 +530,8 @@ def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: 
     assert all(n.startswith("encoder.layer.0.") and n.endswith("bias") for n in auto)
     assert choose("auto", llama, "causal") == {f"model.layers.{k}.self_attn.v_proj.weight" for k in (0, 1)}
     assert "classifier.weight" in choose("auto", head, "classification")
+    probe = [*bert, TensorInfo("linear_head.weight", (3, 32), "linear", None)]
+    assert choose("auto", probe, "embedding") == {*auto, "linear_head.weight"}  # and no pooler, which nothing reads
     assert choose("all", llama, "causal") == {t.name for t in llama}
     assert choose("last:1", llama, "causal") == {t.name for t in llama if ".layers.1." in t.name}
     assert choose("value", bert, "embedding") == {f"encoder.layer.{k}.attention.self.value.weight" for k in (0, 1)}
@@ -559,3 +562,31 @@ def test_the_guard_keeps_the_start_unless_the_tuned_weights_win_by_two_standard_
         zotune.fit(**options(tiny_encoder, toy, tmp_path / "bad", guard=-1.0))
     with pytest.raises(OptionError, match="--max-kl"):
         zotune.fit(**options(tiny_encoder, toy, tmp_path / "bad", max_kl=0.1))
+
+
+def test_batches_hold_the_classes_in_proportion_where_that_is_wanted(
+    tiny_encoder: Path, toy: Path, tmp_path: Path
+) -> None:
+    def drawn(name: str, **more: Any) -> set[tuple[int, int]]:
+        """How many rows of either class each batch of 8 held."""
+        seen: set[tuple[int, int]] = set()
+
+        def surest(labels: Any, logits: Any) -> float:
+            if len(labels) == 8:
+                seen.add((list(labels).count(0), list(labels).count(1)))
+            return float(logits.softmax(-1).max(-1).values.mean())
+
+        zotune.fit(objective=surest, **options(tiny_encoder, toy, tmp_path / name, **more))
+        return seen
+
+    simple = {"optimizer": "mezo", "learning_rate": 1e-4, "max_steps": 12}
+    assert drawn("auto", max_steps=12) == {(4, 4)}
+    assert len(drawn("auto, not", max_steps=12, stratify=False)) > 1
+    assert len(drawn("mezo", **simple)) > 1
+    assert drawn("mezo, too", **simple, stratify=True) == {(4, 4)}
+
+
+def test_rows_without_classes_are_not_stratified(tiny_llama: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"one {k}", "completion": f"two {k}"} for k in range(20)])
+    with pytest.raises(OptionError, match="--stratify draws batches by class, and this task has none"):
+        zotune.fit(model=str(tiny_llama), dataset=str(tmp_path / "train.jsonl"), objective="rougeL", stratify=True)

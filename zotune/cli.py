@@ -127,6 +127,13 @@ def fit(
     ] = None,
     prefix_tokens: Annotated[Whole, Opt(help="Tokens of a prefix. [5]")] = None,
     batch_size: Annotated[Whole, Opt(help="Rows a batch. [16]")] = None,
+    stratify: Annotated[
+        bool | None,
+        Opt(
+            "--stratify/--no-stratify",
+            help="Draw batches with the classes in proportion. [where the optimizer wants it: auto]",
+        ),
+    ] = None,
     eval_batch_size: Annotated[Whole, Opt(help="Rows a forward at most. [64]")] = None,
     smooth: Annotated[
         Whole, Opt(help="Average metrics of predictions over this many sampled sets while training; 0: off. [64]")

@@ -235,6 +235,7 @@ class RunConfig:
     lora_target_modules: tuple[str, ...] = ()
     prefix_tokens: int = 5
     batch_size: int | None = None
+    stratify: bool | None = None
     smooth: int = 64
     eval_batch_size: int = 64
     max_steps: int | None = None

@@ -97,6 +97,8 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
         raise OptionError(f"--init linear-probe writes a linear head; the head {found.head!r} has none")
     if cfg.max_kl and spec.kind != "generation":
         raise OptionError("--max-kl limits what tuning does to generated text; this task generates none")
+    if cfg.stratify and spec.kind != "classification":
+        raise OptionError("--stratify draws batches by class, and this task has none")
     goal.check(asking.offered(spec, found.head, parts), frozenset(splits.train[0]))
     _check_metric(goal, spec)
     named = chosen if isinstance(chosen, str) else type(chosen).__name__

@@ -90,7 +90,7 @@ class Preflight:
 
     def _asked(self, optimizer: Any, state: Any, steps: int | None, t: int, batch: Batch, other: int) -> list[float]:
         """The values, or places, that a step on this batch compares first; other: which further batches it draws."""
-        tape, batches = Tape(), Batches(self.batches.rows, self.batches.size, self.batches.seed + other)
+        tape, batches = Tape(), self.batches.reseeded(other)
         self.oracle.begin(tape, t, batch)
         optimizer.step(self.space.theta, self.oracle, state, At(self.space, batches, tape, t, steps, 0.0, batch))
         asked = [[float(v) for v in values if v is not None] for kind, values in tape.entries if kind in ASKED]

@@ -47,8 +47,9 @@ def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head, embeddin
         last = set(blocks[-max(2, len(blocks) // 3) :])
         found = [t for t in biases if t.block in blocks[-2:-1]]
         found = found or [t for t in matrices if t.block in last and VALUE.search(t.name)]
-        if found and (head == "classification" or any(LINEAR in t.name for t in heads)):
-            found += [t for t in matrices if t.block is None]
+        outside = [t for t in matrices if t.block is None]
+        if found:  # an embedding model's own pooler is read by nothing that a head over embeddings says
+            found += [t for t in outside if LINEAR in t.name] or (outside if head == "classification" else [])
         found = found or matrices or list(tensors)
     elif tune == "head":
         found = heads

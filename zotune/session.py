@@ -6,7 +6,7 @@ Joins model, task, objective and space; runs nothing by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Session:
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
-        self.batches = Batches(len(self.train), size, cfg.seed)
+        self.batches = Batches(len(self.train), size, cfg.seed, self._strata())
         self.scores = self._scores()
         self._own = self._own_words() if isinstance(self.task, tasks.Generating) else None
         ordered = plan.objective.ordered
@@ -127,6 +127,13 @@ class Session:
             probe.write(task, task.rows(plan.splits.train))
         adapters.attach(loaded, plan.adapter, cfg.seed)
         return loaded
+
+    def _strata(self) -> Sequence[Hashable] | None:
+        """The class of each training row, where batches are to hold classes in proportion: where that was said, or the
+        optimizer wants it."""
+        said = self.plan.config.stratify
+        wanted = getattr(self.plan.optimizer, "stratifies", False) if said is None else said
+        return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
 
     def _task(self, loaded: models.Loaded) -> tasks.Task:
         cfg, spec = self.plan.config, self.plan.spec

@@ -53,7 +53,8 @@ class Optimizer(Protocol):
     are asked for at once and their differences alone count, "order" where ranks are enough, "per_sample" where it asks
     for one value a row. What the objective cannot give is refused before anything is loaded. `interpolates`: at the end
     weights between the start and the last are assessed too; `calibrates`: it finds its own step and perturbation sizes,
-    so that `--learning-rate auto` and `--eps auto` add nothing. A step may be taken back: after a rollback it is asked
+    so that `--learning-rate auto` and `--eps auto` add nothing; `stratifies`: batches of labelled rows hold the classes
+    in proportion. A step may be taken back: after a rollback it is asked
     to go on from an earlier state at a later `at.t`.
     """
 

@@ -11,15 +11,15 @@ Where the oracle can measure how far a model moves (K, in nats a token of what i
 that and not from the objective, which may be 0 everywhere, or a person:
     δ_g ← the largest power of two with K(±δ_g RMS(θ₀) z) ≤ k/10;  ε likewise for all groups with K ≤ 2k/5
     κ ← min(κ, √(k ε²/K(±ε D z))): a random walk to the end of the budget moves the model by about k
+Else κ ← κ √(T / 600) for runs of fewer steps T.
 
 A normalised random walk of such steps ends κ away from where it began. That distance, not the learning rate, predicts
 when tuning ruins a model; in units of D it costs about κ² τ of the objective a group, so κ means the same for every
-model and every subset of its weights. What the slopes add grows with it, what chance adds with its square: at the end
-weights nearer to the start are looked at too (`interpolates`), which makes the outcome hardly depend on κ.
+model and subset of its weights. What slopes add grows with κ √T, what chance adds with κ²: so the best κ grows with √T,
+and at the end weights nearer to the start are looked at too. Batches hold classes in proportion.
 
 Forwards a step: 2; once: one clean, two a try. Extra memory: none.
-Differs from the paper: SPSA gives the two-point estimate alone. One running mean of g² in place of Adam's is MEAZO's
-idea; the units, the cap and the calibration are ours (docs/log.md says what they were measured on).
+Differs from the paper: SPSA is the estimate alone; one running mean of g² is MEAZO's idea; the rest is ours.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from zotune_optimizers.parts import at_least, positive, share
 
-HOLD = 0.7
-"""Share of the budget after which steps shrink."""
+HOLD, LONG = 0.7, 600
+"""Share of the budget after which steps shrink; steps from which on the displacement is the whole of κ."""
 
 
 class State(NamedTuple):
@@ -60,6 +60,7 @@ class Auto:
     needs: ClassVar[str] = "comparisons"
     interpolates: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("auto", cap=self.cap, drift=self.drift, tolerance=self.tolerance, eps=self.eps, clip=self.clip)
@@ -79,9 +80,8 @@ class Auto:
         before, drifts = oracle.evaluations, oracle.measures_drift
         (clean,) = (0.0,) if drifts else oracle(theta, batch=batch)
         each = 2 * (oracle.evaluations - before) or 2
-        a_group, all_groups = self.tolerance * abs(clean), 5 * self.tolerance * abs(clean)
-        if drifts:
-            a_group, all_groups = self.drift / 10, 0.4 * self.drift
+        tolerated = (self.drift / 10, 0.4 * self.drift)
+        a_group, all_groups = tolerated if drifts else (self.tolerance * abs(clean), 5 * self.tolerance * abs(clean))
 
         def cost(D: Any, z: Any) -> float:
             """What ±D z costs on average: curvature, for the slope cancels."""
@@ -108,7 +108,8 @@ class Auto:
                     reach *= 2
             delta |= {n: reach * s for n, s in size.items()}
             reaches.append(reach)
-        D, eps, cap, paid = theta.per(lambda t: delta[t.name]), self.eps, self.cap, 0.0
+        D, eps, paid = theta.per(lambda t: delta[t.name]), self.eps, 0.0
+        cap = self.cap if drifts else self.cap * math.sqrt(min((at.total or LONG) / LONG, 1.0))
         while eps > 2**-6 and affordable() and (paid := cost(eps * D, at.rademacher(len(groups)))) > all_groups:
             eps /= 2
         if drifts and paid > 0:
