@@ -82,6 +82,7 @@ def test_auto_is_its_docstring() -> None:
         D |= {n: max(fits) * unit[n] for n in names}
     while costs({n: eps * d for n, d in D.items()}, len(groups), 5 * tau):
         eps /= 2
+    cap *= math.sqrt(6 / 600)
     first = min(cap / math.sqrt(0.8 * 6), eps)
     v = weight = moved = 0.0
     for t in range(6):
