@@ -34,7 +34,7 @@ LAYERS = [
     {"scoring"},
     {"generation"},
     {"tasks"},
-    {"asking", "probe"},
+    {"asking", "drift", "points", "probe"},
     {"judging", "plan"},
     {"report", "session"},
     {"provenance"},

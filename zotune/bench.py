@@ -43,8 +43,8 @@ from zotune.journal import Journal
 from zotune.models import Loaded
 from zotune.oracle import Batches, Oracle
 from zotune.plan import EMBEDDED
+from zotune.points import MANY
 from zotune.selection import tuned
-from zotune.session import MANY
 from zotune.shapes import SHAPES
 from zotune.space import Space, named_tensors
 from zotune.types import Optimizer

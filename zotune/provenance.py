@@ -62,7 +62,7 @@ def header(session: Session) -> dict[str, Any]:
         "eval_batch_size": cfg.eval_batch_size,
         "attn_implementation": cfg.attn_implementation,
         "smooth": session.smooth,
-        "together": session.together or None,
+        "together": session.points.together or None,
         "eval_steps": session.eval_steps(),
         "seed": cfg.seed,
         "noise": noise.VERSION,

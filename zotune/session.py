@@ -16,40 +16,32 @@ import torch
 from zotune import adapters, asking, checkpoint, keys, models, optimizers, probe, tasks
 from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
+from zotune.drift import Drift
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
-from zotune.forward import Tokens
 from zotune.journal import Journal
 from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.kernels import worth_compiling
 from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
+from zotune.points import Points
 from zotune.preflight import Preflight
-from zotune.probing import InForward
 from zotune.processes import ALONE, Processes
 from zotune.prompts import Spec
-from zotune.scoring import Option
 from zotune.selection import tuned
 from zotune.space import Space
 from zotune.spending import ScoreBudget
-from zotune.together import Together
 from zotune.types import Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
 EXAMPLES = 8
 """Completions of each evaluation that a run folder keeps."""
-OWN_WORDS = 32
-"""Prompts on which a model's drift is measured."""
 UNLIMITED = 600
 """Evaluations that a run limited by time or steps alone is taken to have, for its preflight."""
 PROBING = 0.1
 """Of the budget, at most, for a linear probe to compare with."""
-MANY = 1 << 20
-"""Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
-FEW_WEIGHTS = 0.05
-"""Share of the model's weights up to which points are evaluated together: each takes a copy of the tuned ones."""
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
 
@@ -93,7 +85,7 @@ class Session:
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
         self.batches = Batches(len(self.train), size, cfg.seed, self._strata())
         self.scores = self._scores()
-        self._own = self._own_words() if isinstance(self.task, tasks.Generating) else None
+        self.drift = Drift.of(self.task, self.train, processes)
         ordered = plan.objective.ordered
         eps = getattr(plan.optimizer, "eps", None)
         self.oracle = Oracle(
@@ -105,8 +97,11 @@ class Session:
             collect=self.collect if ordered else None,
             compare=self.compare if ordered else None,
             unit=2 * eps if isinstance(eps, float) else 1.0,
-            moved=self.moved if self._own else None,
+            moved=self.drift,
             deal=processes.deal,
+        )
+        self.points = Points(
+            cfg, self.task, self.train, plan.objective.wants, self.space, self.batches, self.oracle, processes
         )
         if processes.size > 1:
             processes.split = self._split()
@@ -184,20 +179,6 @@ class Session:
         """Completions sampled for each training prompt."""
         return self.plan.config.samples_per_prompt
 
-    def moved(self) -> float:
-        """How much less likely the model as it is now finds what it said at the start, in nats a token: sampled then,
-        on some training prompts, which makes it an estimate of KL(start ‖ now)."""
-        assert self._own is not None
-        words, before = self._own
-        return before - _likelihood(self.task, words)
-
-    def _own_words(self) -> tuple[list[Option], float] | None:
-        """What the model says before anything is tuned, and its mean log-probability; None where it says nothing."""
-        assert isinstance(self.task, tasks.Generating)
-        with self.processes.apart():
-            words = self.task.own_words(self.train, range(min(OWN_WORDS, len(self.train))))
-            return (words, _likelihood(self.task, words)) if words else None
-
     def collect(self, indices: Sequence[int]) -> dict[str, Any]:
         """What is to be compared: what the weights as they are now say on these rows."""
         if isinstance(self.task, tasks.Generating):
@@ -242,7 +223,7 @@ class Session:
         self._shown, self._said = outputs, self._examples(outputs, score)
         sign = -1.0 if self.plan.objective.direction == "maximize" else 1.0
         found: dict[str, Any] = {"score": score.value, **({"parts": dict(score.parts)} if score.parts else {})}
-        moved, limit = self._drift(), self.plan.config.max_kl
+        moved, limit = self._moved(), self.plan.config.max_kl
         if moved is not None:
             found["drift"] = moved
         if self._start is None:
@@ -277,12 +258,12 @@ class Session:
         found, self._said = self._said, []
         return found
 
-    def _drift(self) -> float | None:
-        return self.moved() if self._own else None
+    def _moved(self) -> float | None:
+        return self.drift() if self.drift else None
 
     def kept_within(self) -> bool:
         """Whether the weights as they are lie within `--max-kl`."""
-        moved, limit = self._drift(), self.plan.config.max_kl
+        moved, limit = self._moved(), self.plan.config.max_kl
         return moved is None or not limit or moved <= limit
 
     @property
@@ -330,70 +311,11 @@ class Session:
         return worth_compiling(self.space.numel, self.planned()[1])
 
     def prepare_probing(self) -> None:
-        """Find out, by a few forward passes, which weights can be perturbed while a pass is under way. Few weights are
-        cheaper to copy."""
-        mode = self.plan.config.probe
-        if self.together:
-            self._put_together()
-            return
-        if mode == "together":
-            raise OptionError("--probe together: the processes of a run share its points already", hint="--probe auto")
-        many = isinstance(self.task, tasks.Generating) and self.plan.objective.wants & {"completions", "completion_ids"}
-        if mode == "copy" or (mode == "auto" and (self.space.numel < MANY or many)):
-            return
-        rows = self.batches.at(0).rows[:CPU_ROWS]
-        self.space.most_in_forward = math.inf if mode == "forward" else 2
-        micro = 0
-        while micro != self.task.forward.micro:  # what memory had no room for was cut in other parts: compare again
-            micro = self.task.forward.micro
-            with self.processes.apart():
-                copied = self.space.probe_in_forward(lambda: self._logits(rows))
-        if copied:
+        """Find out how points are best evaluated; what is probed by copy all the same is said."""
+        if copied := self.points.prepare():
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"
             self.emit("note", {"text": f"{text} ({names})"})
-
-    @property
-    def together(self) -> bool:
-        """Whether a step's points are to be evaluated in one pass: asked for, or few weights, and either a device that
-        is not filled by one batch, or greedy text, of which a processor makes one token of each row at a time."""
-        cfg, task = self.plan.config, self.task
-        if cfg.probe != "auto" or self.processes.size > 1:
-            return cfg.probe == "together" and self.processes.size == 1
-        whole = sum(p.numel() for p in self.loaded.model.parameters())
-        says = isinstance(task, tasks.Generating) and self.plan.objective.wants & {"completions", "completion_ids"}
-        small = self.space.numel <= FEW_WEIGHTS * whole
-        pays = bool(says) or self.loaded.device.type != "cpu"
-        return small and pays and not (says and cfg.temperature)
-
-    def _put_together(self) -> None:
-        """Evaluate points in one pass, where that gives what a pass each gives."""
-        forward, tokens = self.task.forward, [self._read(i) for i in self.batches.at(0).rows[:4]]
-        more: dict[str, torch.Tensor] = {}
-        if self.loaded.head == "seq2seq":
-            more = {"decoder_input_ids": forward.coder.pad_right(tokens, self.loaded.device)["input_ids"]}
-        with torch.no_grad(), self.processes.apart():
-            with InForward.watch(self.loaded.model) as called:
-                forward.run(tokens, **more)
-            forward.together = Together(self.space, called, self.plan.config.eval_batch_size)
-            if forward.together.tried(lambda: forward.run(tokens, **more)[0]):
-                self.oracle.together = forward.together
-                return
-        forward.together = None
-        if self.plan.config.probe == "together":
-            raise OptionError("--probe together: not with these weights of this model", hint="--probe copy")
-
-    def _read(self, row: int) -> Tokens:
-        """Tokens of a row that the model reads."""
-        found = self.train.tokens[row]
-        while found and not isinstance(found[0], int):
-            found = found[0]
-        return tuple(found)
-
-    def _logits(self, rows: Sequence[int]) -> torch.Tensor:
-        if isinstance(self.task, tasks.Generating):
-            return torch.tensor(self.task.log_probabilities([o for i in rows for o in self.train.tokens[i][1]]))
-        return self.task.logits(self.train, rows)
 
     def base(self) -> Mapping[str, torch.Tensor]:
         """The starting weights again, from the model's own files."""
@@ -593,12 +515,6 @@ def load_with(cfg: RunConfig, found: models.Found, classes: list[str]) -> models
     if found.adapter:
         adapters.load(loaded, found.adapter)
     return loaded
-
-
-def _likelihood(task: tasks.Task, words: Sequence[Option]) -> float:
-    """Mean log-probability of the words, in nats a token."""
-    assert isinstance(task, tasks.Generating)
-    return math.fsum(task.log_probabilities(words)) / sum(len(o.targets) for o in words)
 
 
 def mean(scores: Sequence[Score]) -> Score:

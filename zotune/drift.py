@@ -1,0 +1,46 @@
+"""How far a model that generates text has moved from where it began, measured with forward passes alone.
+
+What it said before anything was tuned, sampled on some training prompts, and how much less likely the model as it is
+now finds that: an unbiased estimate of KL(start ‖ now), in nats a token.
+
+Knows tasks; knows no objective and no optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from zotune import tasks
+from zotune.processes import Processes
+from zotune.scoring import Option
+
+PROMPTS = 32
+"""Training prompts whose completions it is measured on."""
+
+
+class Drift:
+    """Call it for how far the model has moved since this was made; `of` makes it."""
+
+    def __init__(self, task: tasks.Generating, words: list[Option]) -> None:
+        self._task, self._words = task, words
+        self._before = self._likelihood()
+
+    @classmethod
+    def of(cls, task: tasks.Task, train: tasks.Rows, processes: Processes) -> Drift | None:
+        """None where the model generates nothing."""
+        if not isinstance(task, tasks.Generating):
+            return None
+        with processes.apart():
+            words = task.own_words(train, range(min(PROMPTS, len(train))))
+            return cls(task, words) if words else None
+
+    def __call__(self) -> float:
+        """Nats a token."""
+        return self._before - self._likelihood()
+
+    def _likelihood(self) -> float:
+        """Mean log-probability of the words, in nats a token."""
+        return math.fsum(self._task.log_probabilities(self._words)) / sum(len(o.targets) for o in self._words)
+
+
+__all__ = ["Drift"]
