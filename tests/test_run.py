@@ -590,3 +590,29 @@ def test_rows_without_classes_are_not_stratified(tiny_llama: Path, tmp_path: Pat
     write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"one {k}", "completion": f"two {k}"} for k in range(20)])
     with pytest.raises(OptionError, match="--stratify draws batches by class, and this task has none"):
         zotune.fit(model=str(tiny_llama), dataset=str(tmp_path / "train.jsonl"), objective="rougeL", stratify=True)
+
+
+def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look back at the end needs them; a probe is fitted once, and what is read again goes to the host's memory."""
+    from zotune import probe, session
+
+    loaded, fitted = [], []
+    load, write = session.load, probe.write
+    monkeypatch.setattr(session, "load", lambda cfg, *more: loaded.append(cfg.device) or load(cfg, *more))
+    monkeypatch.setattr(probe, "write", lambda *args: fitted.append(1) or write(*args))
+    lines = {}
+    for name in ("copied", "read"):
+        if name == "read":
+            monkeypatch.setattr(session, "SMALL", 0)
+            monkeypatch.setattr(session, "SMALL_SHARE", 0)
+        del loaded[:], fitted[:]
+        found = zotune.fit(
+            objective="accuracy", init="linear-probe", **options(tiny_encoder, toy, tmp_path / name, eval_steps=2)
+        )
+        lines[name] = list(Journal.open(Path(found.folder) / "journal.jsonl", read_only=True).lines)[1:]
+        assert any(x["kind"] == "between" for x in lines[name])
+        assert fitted == [1]
+        assert loaded[1:] == [] if name == "copied" else loaded[1:] and set(loaded[1:]) == {"cpu"}
+    assert lines["copied"] == lines["read"]

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -487,7 +487,7 @@ def set_labels(loaded: Loaded, names: list[str]) -> None:
     config.label2id = {n: i for i, n in enumerate(names)}
 
 
-def base_weights(loaded: Loaded, names: Mapping[str, nn.Parameter], again: Loaded) -> dict[str, Tensor]:
+def base_weights(names: Iterable[str], again: Loaded) -> dict[str, Tensor]:
     """The tuned tensors as they are in a freshly loaded copy of the same model."""
     from zotune.space import named_tensors
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zotune.errors import DataError, OptionError
-from zotune.models import add_linear_head
+from zotune.models import Loaded, add_linear_head
 from zotune.tasks import Rows, Task, Whole
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -44,19 +44,23 @@ def scores(task: Whole, search: Any, rows: Rows) -> Tensor:
     return out
 
 
-def write(task: Task, train: Rows) -> None:
+def layer_of(loaded: Loaded, classes: int) -> nn.Linear:
+    """The layer that a probe is written into: a classification head's last one; over embeddings a new one, of zeros."""
+    return loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
+
+
+def write(task: Task, train: Rows) -> nn.Linear:
     """Write the probe into the head that the model's scores come from, so that tuning starts where the probe ends.
 
-    An embedding model gets a linear head over its embeddings in place of label descriptions. Raises OptionError for a
-    head of words, DataError where a class has fewer than two rows.
+    An embedding model gets a linear head over its embeddings in place of label descriptions. The layer that was
+    written. Raises OptionError for a head of words, DataError where a class has fewer than two rows.
     """
     if not isinstance(task, Whole):
         raise OptionError(
             f"--init linear-probe writes a linear head; the head {task.loaded.head!r} has none",
             hint="--head classification or embedding",
         )
-    loaded, classes = task.loaded, len(task.spec.classes.words) if task.spec.classes else 0
-    layer = loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
+    layer = layer_of(task.loaded, len(task.spec.classes.words) if task.spec.classes else 0)
     search = fit(task, train, intercept=layer.bias is not None)
     if search is None:
         raise DataError("--init linear-probe needs two classes, and two training rows of each")
@@ -71,6 +75,7 @@ def write(task: Task, train: Rows) -> None:
         if layer.bias is not None:
             layer.bias.fill_(-30.0)
             layer.bias[rows] = bias.expand(len(rows)).to(layer.bias)
+    return layer
 
 
-__all__ = ["fit", "scores", "write"]
+__all__ = ["fit", "layer_of", "scores", "write"]

@@ -6,8 +6,8 @@ Joins model, task, objective and space; runs nothing by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ UNLIMITED = 600
 """Evaluations that a run limited by time or steps alone is taken to have, for its preflight."""
 PROBING = 0.1
 """Of the budget, at most, for a linear probe to compare with."""
+SMALL, SMALL_SHARE = 64 << 20, 1 / 16
+"""Bytes of tuned weights, and their share of the model's, up to which a copy of them as they were is kept."""
 CPU_ROWS = 16
 """Rows a forward on the CPU at most: sorted by length, small groups compute less padding."""
 
@@ -71,6 +73,7 @@ class Session:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         emit("phase", {"text": f"loading {plan.model_name}"})
+        self._probe: dict[str, torch.Tensor] | None = None
         self.loaded = self.load()
         self.task = self._task(self.loaded)
         self.train = self.task.rows(plan.splits.train)
@@ -80,6 +83,7 @@ class Session:
         self._every = self.sent = 0
         chosen = tuned(self.loaded, cfg.tune, cfg.embeddings)
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
+        self._begun = self._copied()
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
@@ -112,14 +116,19 @@ class Session:
         if cut:
             emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
 
-    def load(self) -> models.Loaded:
-        """The model as tuning starts from it: with the linear probe and the adapter that were asked for."""
-        plan, cfg = self.plan, self.plan.config
+    def load(self, cfg: RunConfig | None = None) -> models.Loaded:
+        """The model as tuning starts from it: with the linear probe, fitted the first time, and the adapter that were
+        asked for."""
+        plan = self.plan
+        cfg = cfg or plan.config
         loaded = load(cfg, plan.found, plan.spec)
-        if cfg.init == "linear-probe":
+        if cfg.init == "linear-probe" and self._probe is None:
             self.emit("phase", {"text": "fitting a linear probe to start from"})
             task = self._task(loaded)
-            probe.write(task, task.rows(plan.splits.train))
+            layer = probe.write(task, task.rows(plan.splits.train))
+            self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
+        elif self._probe is not None:
+            probe.layer_of(loaded, len(self._probe["weight"])).load_state_dict(self._probe)
         adapters.attach(loaded, plan.adapter, cfg.seed)
         return loaded
 
@@ -318,8 +327,19 @@ class Session:
             self.emit("note", {"text": f"{text} ({names})"})
 
     def base(self) -> Mapping[str, torch.Tensor]:
-        """The starting weights again, from the model's own files."""
-        return models.base_weights(self.loaded, self.space.params, self.load())
+        """The starting weights again: a copy where they are few, else from the model's own files, read into the host's
+        memory, for beside a model there may be no room for another."""
+        if self._begun is not None:
+            return self._begun
+        dtype = str(next(iter(self.space.params.values())).dtype).removeprefix("torch.")
+        again = replace(self.plan.config, device="cpu", device_map=None, dtype=dtype)
+        return models.base_weights(self.space.params, self.load(again))
+
+    def _copied(self) -> Mapping[str, torch.Tensor] | None:
+        """The tuned weights, which are still those of the start, where a copy of them is small beside the model."""
+        params, cfg = self.space.params, self.plan.config
+        few = _bytes(params.values()) <= max(SMALL, SMALL_SHARE * _bytes(self.loaded.model.parameters()))
+        return {n: p.detach().cpu().clone() for n, p in params.items()} if few or cfg.quantize else None
 
     def budget(self) -> Budget:
         cfg = self.plan.config
@@ -515,6 +535,10 @@ def load_with(cfg: RunConfig, found: models.Found, classes: list[str]) -> models
     if found.adapter:
         adapters.load(loaded, found.adapter)
     return loaded
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def mean(scores: Sequence[Score]) -> Score:
