@@ -332,8 +332,8 @@ class Session:
         if self._begun is not None:
             return self._begun
         dtype = str(next(iter(self.space.params.values())).dtype).removeprefix("torch.")
-        again = replace(self.plan.config, device="cpu", device_map=None, dtype=dtype)
-        return models.base_weights(self.space.params, self.load(again))
+        cfg = replace(self.plan.config, device="cpu", device_map=None, dtype=dtype, attn_implementation=None)
+        return models.base_weights(self.space.params, self.load(cfg))
 
     def _copied(self) -> Mapping[str, torch.Tensor] | None:
         """The tuned weights, which are still those of the start, where a copy of them is small beside the model."""
