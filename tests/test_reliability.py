@@ -478,6 +478,25 @@ def test_only_the_journal_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path,
     assert replaying.replay(tmp_path / "out", tmp_path / "model").confirmed
 
 
+def test_verify_knows_the_files_below_a_sentence_encoder(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    """What names how its vectors are pooled lies in a folder of its own, as that of the embedded encoder does."""
+    encoder = shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    (encoder / "1_Pooling").mkdir()
+    pooling = json.dumps({"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True})
+    (encoder / "1_Pooling" / "config.json").write_text(pooling)
+    (encoder / "modules.json").write_text("[]")
+    zotune.fit(**made(encoder, toy, tmp_path))
+    good = tmp_path / "out"
+    assert "1_Pooling/config.json" in [c.name for c in replaying.verify(good) if c.ok]
+    assert differing(good) == []
+    (good / "1_Pooling" / "config.json").write_text("{}")
+    assert differing(good)[0] == "1_Pooling/config.json"
+    shutil.rmtree(good / "1_Pooling")
+    (good / "1_Pooling").symlink_to(encoder / "1_Pooling")
+    (found,) = [c for c in replaying.verify(good) if c.name == "1_Pooling/config.json"]
+    assert (found.ok, found.said) == (False, "is no file of this folder")
+
+
 def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     zotune.fit(**made(tiny_encoder, toy, tmp_path))
     good = tmp_path / "out"

@@ -388,13 +388,15 @@ def test_what_a_run_folder_says_of_its_files_is_shown_plain_and_not_followed(
     fit(tiny_encoder, toy, tmp_path / "run")
     result = tmp_path / "run" / "result.json"
     said = json.loads(result.read_text())
-    result.write_text(json.dumps({**said, "files": {**said["files"], ESCAPE: "00", "/dev/zero": "00", "../x": "00"}}))
+    result.write_text(
+        json.dumps({**said, "files": {**said["files"], ESCAPE: "00", "/dev/zero": "00", "../x": "00", "\0": "00"}})
+    )
     with Effects() as effects, pytest.raises(SystemExit) as ended:
         cli.main(["verify", str(tmp_path / "run")])
     assert ended.value.code == 1
     told = capsys.readouterr().out
     assert not obeyed(told)
-    assert told.count("is no file of this folder") == 2
+    assert told.count("is no file of this folder") == 3
     assert "/dev/zero" not in effects.reads
 
 

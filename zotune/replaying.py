@@ -295,7 +295,11 @@ def _checked(path: Path, journal: Journal) -> Check:
 
 
 def _file(folder: Path, name: str, wanted: str) -> Check:
-    if Path(name).name != name:
+    try:
+        inside = "\0" not in name and (folder / name).parent.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # no path at all, or one that leads to itself
+        inside = False
+    if not inside:
         return Check(name, False, "is no file of this folder")
     try:
         same = checkpoint.file_sum(folder / name) == wanted
