@@ -1,9 +1,8 @@
 """Hidden states before the first tuned block, computed once.
 
-Where only later blocks are tuned, what the earlier ones compute for a row never changes. Their output is stored row
-by row, without
-padding, and fed back: the frozen blocks hand it on instead of computing. Rows are filled in an order that does not
-depend on the run, so the bits do not either.
+Where only later blocks are tuned, or a head that comes after all of them, what the earlier ones compute for a row never
+changes. Their output is stored row by row, without padding, and fed back: the frozen blocks hand it on instead of
+computing. Rows are filled in an order that does not depend on the run, so the bits do not either.
 
 Knows modules and tokens; knows no task and no objective.
 """
@@ -20,18 +19,16 @@ from torch import Tensor, nn
 
 MAX_BYTES = 512 << 20
 Tokens = tuple[int, ...]
-
-
-BLOCK = re.compile(r"(.*?)\.(\d+)\.")
+_BLOCK = re.compile(r"(.*?)\.(\d+)\.")
 
 
 def find_blocks(module: nn.Module, tuned: Iterable[str], run: Callable[[], Any]) -> tuple[nn.ModuleList, int] | None:
     """The list of blocks, and the first that holds a tuned tensor, or the last where all tuned tensors come after the
     blocks; None where that saves nothing. run: makes a forward pass, which shows what comes after them."""
     names = list(tuned)
-    inside = [p for name in names if (p := BLOCK.match(name))]
-    outside = [name for name in names if not BLOCK.match(name)]
-    paths = {p[1] for p in inside} or {p[1] for name, _ in module.named_parameters() if (p := BLOCK.match(name))}
+    inside = [p for name in names if (p := _BLOCK.match(name))]
+    outside = [name for name in names if not _BLOCK.match(name)]
+    paths = {p[1] for p in inside} or {p[1] for name, _ in module.named_parameters() if (p := _BLOCK.match(name))}
     if len(paths) != 1:
         return None
     try:

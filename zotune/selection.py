@@ -32,8 +32,8 @@ def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head, embeddin
     """Names of the tensors that `--tune` means: all, auto, head, value, bias, norm, bias+norm, last:N, or a pattern.
 
     auto: the biases of the last block but one where the model has them, else the value projections of the last third of
-    the blocks, else every matrix but embeddings; and a classification head's own weights. At equal damage to the model
-    a step in these gains several times what one in all weights does, and the blocks before are computed once
+    the blocks, else every matrix but embeddings; and the matrices of a classification head. At equal damage to the
+    model a step in these gains several times what one in all weights does, and the blocks before are computed once
     (docs/log.md). head: what lies outside all blocks and is no embedding and no norm. Raises OptionError where nothing
     is meant.
     """

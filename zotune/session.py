@@ -83,7 +83,7 @@ class Session:
         self._every = self.sent = 0
         chosen = tuned(self.loaded, cfg.tune, cfg.embeddings)
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
-        self._begun = self._copied()
+        self._base = self._copied()
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
@@ -329,8 +329,8 @@ class Session:
     def base(self) -> Mapping[str, torch.Tensor]:
         """The starting weights again: a copy where they are few, else from the model's own files, read into the host's
         memory, for beside a model there may be no room for another."""
-        if self._begun is not None:
-            return self._begun
+        if self._base is not None:
+            return self._base
         dtype = str(next(iter(self.space.params.values())).dtype).removeprefix("torch.")
         cfg = replace(self.plan.config, device="cpu", device_map=None, dtype=dtype, attn_implementation=None)
         return models.base_weights(self.space.params, self.load(cfg))

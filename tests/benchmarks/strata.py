@@ -50,15 +50,15 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
     """For either way of drawing, for each direction: differences over all rows and over each of some batches."""
     session = Session(plan(config.resolve({**options, "threads": 1, "seed": seed}, None)), lambda kind, event: None)
     space, task, train, goal, tape = session.space, session.task, session.train, session.plan.objective, Tape()
-    everything = range(len(train))
+    everything = list(range(len(train)))
 
     def at(t: int) -> At:
         session.oracle.begin(tape, t)
         return At(space, session.batches, tape, t, 300, 0.0)
 
-    def score(outputs: dict[str, Any], chosen: Sequence[int]) -> float:
-        some = {k: v[list(chosen)] if isinstance(v, torch.Tensor) else v for k, v in outputs.items() if k != "model"}
-        some = {k: [v[i] for i in chosen] if isinstance(v, list) else v for k, v in some.items()}
+    def score(outputs: dict[str, Any], chosen: list[int]) -> float:
+        columns = {k: v for k, v in outputs.items() if k != "model"}
+        some = {k: v[chosen] if isinstance(v, torch.Tensor) else [v[i] for i in chosen] for k, v in columns.items()}
         drawn = task.sampled(train, chosen, some["logits"], session.smooth)
         return mean([goal.score(len(chosen), some | one) for one in drawn]).value
 
@@ -74,7 +74,7 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
         up, down = both
         whole = score(up, everything) - score(down, everything)
         for way, batches in ways.items():
-            drawn = [batches.at(k, 1 + j).rows for j in range(DRAWS)]
+            drawn = [list(batches.at(k, 1 + j).rows) for j in range(DRAWS)]
             found[way].append([(whole, score(up, b) - score(down, b)) for b in drawn])
     return found
 
