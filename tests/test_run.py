@@ -616,3 +616,20 @@ def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
         assert fitted == [1]
         assert loaded[1:] == [] if name == "copied" else loaded[1:] and set(loaded[1:]) == {"cpu"}
     assert lines["copied"] == lines["read"]
+
+
+def test_a_score_that_fails_now_and_then_costs_no_interval(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    """One of a thousand resamples that fails would take the guard's standard error with it."""
+    calls = 0
+
+    def share(predictions: Any, labels: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            raise RuntimeError("every fifth time")
+        return sum(p == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
+
+    found = zotune.fit(objective=share, **options(tiny_encoder, toy, tmp_path, optimizer="mezo", learning_rate=1e-2))
+    assert found.before.error
+    assert found.difference.error is not None
+    assert found.difference.low is not None

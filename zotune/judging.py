@@ -106,10 +106,12 @@ class HeldOut:
         return read(self.objective.name, won, len(self.rows))
 
     def on(self, outputs: Outputs, indices: Sequence[int]) -> float:
-        """The objective on some of the rows."""
-        return self.objective.score(
-            len(indices), {k: _some(v, indices) for k, v in outputs.items() if k != "model"}
-        ).value
+        """The objective on some of the rows; a failing score is asked for again, once. Raises ObjectiveError."""
+        some = {k: _some(v, indices) for k, v in outputs.items() if k != "model"}
+        try:
+            return self.objective.score(len(indices), some).value
+        except ObjectiveError:
+            return self.objective.score(len(indices), some).value
 
     def resamples(self) -> bool:
         """Whether the objective can be computed again without the model, and soon."""
