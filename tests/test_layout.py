@@ -76,17 +76,22 @@ LIGHT = {
 }
 
 
+def modules() -> set[str]:
+    """Every module of the package, by its dotted name below zotune."""
+    paths = (p.relative_to(PACKAGE).with_suffix("") for p in PACKAGE.rglob("*.py") if p.stem != "__init__")
+    return {".".join(p.parts) for p in paths}
+
+
 def imports(name: str) -> tuple[set[str], set[str]]:
     """(modules of zotune, other top-level modules) that a module imports when it is imported itself."""
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text())
     ours: set[str] = set()
     others: set[str] = set()
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "zotune":
-                ours |= {a.name for a in node.names}
-            elif node.module.startswith("zotune."):
-                ours.add(node.module.split(".")[1])
+            if node.module.split(".")[0] == "zotune":
+                inside = node.module[len("zotune.") :]
+                ours |= {inside} if inside in modules() else {f"{inside}.{a.name}".strip(".") for a in node.names}
             else:
                 others.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):
@@ -95,15 +100,14 @@ def imports(name: str) -> tuple[set[str], set[str]]:
 
 
 def test_every_module_has_its_layer() -> None:
-    assert {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} == set().union(*LAYERS)
+    assert modules() == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("name", sorted(set().union(*LAYERS)))
 def test_imports_run_downward_only(name: str) -> None:
     level = next(i for i, layer in enumerate(LAYERS) if name in layer)
     below = set().union(*LAYERS[: level + 1]) - {name}
-    modules = {p.stem for p in PACKAGE.glob("*.py")}
-    assert imports(name)[0] & modules <= below
+    assert imports(name)[0] & modules() <= below
 
 
 @pytest.mark.parametrize("name", sorted(LIGHT))
@@ -113,18 +117,22 @@ def test_light_modules_import_nothing_heavy(name: str) -> None:
 
 
 def test_only_models_uses_transformers() -> None:
-    for path in PACKAGE.glob("*.py"):
-        if path.stem not in ("models",):
-            assert "transformers" not in {
-                (n.module or "").split(".")[0]
-                for n in ast.walk(ast.parse(path.read_text()))
-                if isinstance(n, ast.ImportFrom)
-            }, path
+    for name in modules() - {"models"}:
+        tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text())
+        found = {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert "transformers" not in found, name
 
 
 def test_the_engine_knows_no_metric_and_no_model() -> None:
     ours, others = imports("engine")
-    assert not ours & {"models", "tasks", "data", "objectives", "run"}
+    below = {
+        "models",
+        "tasks",
+        "data",
+        "objectives",
+        "run",
+    }
+    assert not ours & below
     assert "torch" not in others
 
 
