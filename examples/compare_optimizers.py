@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import zotune
 from zotune import data as records
-from zotune import host
+from zotune import plugins
 from zotune.models import default_folder
 from zotune.plan import embedded_data
 
@@ -213,7 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.touch()
-    names = [n for n in host.default().names("optimizer") if "/" not in n]
+    names = [n for n in plugins.default().names("optimizer") if "/" not in n]
     wanted = args.data or [d for d in LABELS if (SHARED / d).is_dir()] or ["support"]
     for data in [] if args.only_table else wanted:
         texts, truth, words = rows_of(data)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zotune import host, noise
+from zotune import noise, plugins
 from zotune.journal import Tape
 from zotune.oracle import At
 from zotune.recipe import Noise
@@ -77,7 +77,7 @@ class Reference:
 
 
 def load(name: str, **options: Any) -> Any:
-    return host.default().find("optimizer", name).load()(**options)
+    return plugins.default().find("optimizer", name).load()(**options)
 
 
 class Flat(Reference):

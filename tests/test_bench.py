@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from zotune import bench, cli, cli_bench, host, instruments, models, textbook
+from zotune import bench, cli, cli_bench, instruments, models, plugins, textbook
 from zotune.bench import Options
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
 from zotune.shapes import SHAPES
@@ -98,7 +98,7 @@ def test_the_json_has_every_key_and_its_numbers_are_positive(everything: tuple[d
 def test_all_covers_every_installed_optimizer_or_says_why_not(everything: tuple[dict[str, Any], bool]) -> None:
     found, _ = everything
     measured, skipped = {e["name"] for e in found["optimizers"]}, {s["name"]: s["reason"] for s in found["skipped"]}
-    assert measured | set(skipped) == {*host.default().names("optimizer")}
+    assert measured | set(skipped) == {*plugins.default().names("optimizer")}
     assert not measured & set(skipped)
     assert all(skipped.values())
     assert {"mezo", "auto", "mezo-svrg", "dizo", "zo-muon", "grzo", "es"} <= measured

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import asking, cli, config, data, host, measure, models, presets, readers
+from zotune import asking, cli, config, data, measure, models, plugins, presets, readers
 from zotune.config import RunConfig
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.journal import Journal, Tape
@@ -97,7 +97,7 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("warm")
     (folder / "a.yaml").write_text("seed: 1")
     config.resolve({}, str(folder / "a.yaml"))
-    for plugin in host.default().plugins:
+    for plugin in plugins.default().plugins:
         plugin.load()
 
 
@@ -209,7 +209,7 @@ def test_configuration_as_values(place: Path, values: dict[str, Any]) -> None:
     read_config(place, json.dumps(values).encode())
 
 
-OPTIONS = {p.name: p.load() for p in host.default().plugins if isinstance(p.load(), type)}
+OPTIONS = {p.name: p.load() for p in plugins.default().plugins if isinstance(p.load(), type)}
 
 
 @fuzz(2)

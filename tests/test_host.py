@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from zotune import hookimpl, host
+from zotune import hookimpl, plugins
 from zotune.errors import PluginError
-from zotune.host import Host, Source
+from zotune.plugins import Host, Source
 
 
 class Good:
@@ -106,7 +106,7 @@ def test_string_targets_are_imported_on_use_and_checked() -> None:
 
 def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(PluginError, match="did you mean 'mezo'"):
-        host.default().find("optimizer", "mezzo")
+        plugins.default().find("optimizer", "mezzo")
 
 
 def test_disabled_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +133,9 @@ def test_a_failing_observer_is_told_once_and_switched_off() -> None:
 
 
 def test_built_ins_come_through_the_entry_points() -> None:
-    found = {(p.kind, p.name) for p in host.default().plugins if p.distribution == "zotune"}
+    found = {(p.kind, p.name) for p in plugins.default().plugins if p.distribution == "zotune"}
     assert found >= {("optimizer", "auto"), ("optimizer", "mezo"), ("objective", "f1"), ("objective", "accuracy")}
-    assert not host.default().check()
+    assert not plugins.default().check()
 
 
 LIMIT = 0.8
@@ -163,11 +163,11 @@ def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str])
 
 def test_file_targets(tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text("def score(predictions): return 1.0\nboom = 1\n")
-    assert host.by_path(f"{tmp_path}/mine.py:score", "objective")(predictions=[]) == 1.0
+    assert plugins.by_path(f"{tmp_path}/mine.py:score", "objective")(predictions=[]) == 1.0
     with pytest.raises(PluginError, match="did you mean 'score'"):
-        host.by_path(f"{tmp_path}/mine.py:scores", "objective")
+        plugins.by_path(f"{tmp_path}/mine.py:scores", "objective")
     with pytest.raises(PluginError, match="does not exist"):
-        host.by_path(f"{tmp_path}/none.py:score", "objective")
+        plugins.by_path(f"{tmp_path}/none.py:score", "objective")
     (tmp_path / "broken.py").write_text("raise ValueError('half written')")
     with pytest.raises(PluginError, match="half written"):
-        host.by_path(f"{tmp_path}/broken.py:score", "objective")
+        plugins.by_path(f"{tmp_path}/broken.py:score", "objective")

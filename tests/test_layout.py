@@ -13,8 +13,8 @@ import zotune
 
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
-    {"errors", "hookspecs", "keys", "shapes", "shown"},
-    {"host", "noise", "readers", "spending", "textbook", "types"},
+    {"errors", "hookspecs", "seeds", "shapes", "text"},
+    {"plugins", "noise", "readers", "spending", "textbook", "types"},
     {"config", "presets", "ratings", "recipe", "scaffold"},
     {"calls", "state", "program", "rating_page", "rating_terminal"},
     {"objectives"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"evaluation"},
     {"space"},
     {"together"},
-    {"journal", "locking", "processes"},
+    {"journal", "lock", "distributed"},
     {"checkpoint"},
     {"oracle"},
     {"calibration", "preflight"},
@@ -49,12 +49,12 @@ LAYERS = [
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
     "calls",
-    "keys",
+    "seeds",
     "errors",
     "hookspecs",
-    "host",
+    "plugins",
     "types",
-    "shown",
+    "text",
     "config",
     "presets",
     "ratings",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from zotune import host, objectives
+from zotune import objectives, plugins
 from zotune.errors import ObjectiveError, OptionError
 
 
@@ -310,7 +310,7 @@ def test_what_is_refused_for_the_number_of_classes() -> None:
 def test_the_metric_has_to_be_named() -> None:
     with pytest.raises(OptionError, match="metric"):
         objectives.resolve("sklearn", {})
-    assert host.default().find("objective", "sklearn").load().__name__ == "Sklearn"
+    assert plugins.default().find("objective", "sklearn").load().__name__ == "Sklearn"
 
 
 # -- SQuAD, DROP -------------------------------------------------------------------------------------------------------

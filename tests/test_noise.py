@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from zotune import keys, noise
+from zotune import noise, seeds
 
 CPU = torch.device("cpu")
 N = 1 << 20
 
 
 def z(kind: str = "normal", seed: int = 0, step: int = 0, draw: int = 0, name: str = "w") -> torch.Tensor:
-    key = noise.stream_key(seed, step, draw, kind, keys.name_key(name))
+    key = noise.stream_key(seed, step, draw, kind, seeds.name_key(name))
     return noise.units(kind, key, 0, N, CPU).double() * noise.scale(kind)
 
 
@@ -31,7 +31,7 @@ def reference_word(key: int, index: int) -> int:
 
 @pytest.mark.parametrize("start", [0, 5, 2**31 - 40, 2**32 - 64])
 def test_units_equal_a_reference_in_python_integers(start: int) -> None:
-    key = noise.stream_key(11, 3, 1, "normal", keys.name_key("a.weight"))
+    key = noise.stream_key(11, 3, 1, "normal", seeds.name_key("a.weight"))
     got = noise.units("normal", key, start, 40, CPU).tolist()
     words = [reference_word(key, i) for i in range(start, start + 40)]
     assert got == [sum((w >> s) & 255 for s in (0, 8, 16, 24)) - 510 for w in words]
@@ -79,11 +79,11 @@ def test_neighbouring_streams_do_not_correlate(kind: str, other: dict[str, int])
 def test_statistics_of_a_hundred_million(kind: str, kurtosis: float) -> None:
     """Moments, autocorrelation and neighbouring streams, at five standard errors of 10⁸ samples."""
     n, piece = 10**8, 1 << 22
-    tensor = keys.name_key("w")
+    tensor = seeds.name_key("w")
 
     def stream(**at: Any) -> torch.Tensor:
         where = {"seed": 0, "step": 0, "draw": 0, **{k: v for k, v in at.items() if k != "name"}}
-        key = noise.stream_key(**where, kind=kind, tensor=keys.name_key(at["name"]) if "name" in at else tensor)
+        key = noise.stream_key(**where, kind=kind, tensor=seeds.name_key(at["name"]) if "name" in at else tensor)
         return noise.units(kind, key, 0, n, CPU).float() * noise.scale(kind)
 
     def mean(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -130,6 +130,6 @@ def test_coefficient_times_unit_is_exact(dtype: torch.dtype, bits: int) -> None:
 
 
 def test_uniform_stays_inside() -> None:
-    u = keys.uniform(10000, 1, "x")
+    u = seeds.uniform(10000, 1, "x")
     assert 0 < min(u) < max(u) < 1
     assert abs(sum(u) / len(u) - 0.5) < 0.02

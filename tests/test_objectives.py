@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import zotune
-from zotune import host, objectives
+from zotune import objectives, plugins
 from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
 from zotune.testing import ObjectiveContract
 from zotune.types import Score
@@ -28,14 +28,14 @@ ELSEWHERE = {"exec", "http", "https", "reward-model", "judge", "human"}
 give an order (tests/test_goals.py, tests/test_people.py)."""
 
 
-@pytest.mark.parametrize("name", [n for n in host.default().names("objective") if n not in ELSEWHERE])
+@pytest.mark.parametrize("name", [n for n in plugins.default().names("objective") if n not in ELSEWHERE])
 class TestEveryInstalledObjective(ObjectiveContract):
     @pytest.fixture(autouse=True)
     def _chosen(self, name: str) -> None:
         self.name = name
 
     def objective(self) -> Callable[..., Any]:
-        target = host.default().find("objective", self.name).load()
+        target = plugins.default().find("objective", self.name).load()
         return target(**EXAMPLES.get(self.name, {})) if isinstance(target, type) else target
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from references import load, loss, net
 
-from zotune import host
+from zotune import plugins
 from zotune.config import parameters
 from zotune.errors import OptionError
 from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
@@ -27,13 +27,13 @@ OWN = {"grzo": {"lr": 2e-4}, "es": {"n": 8}}
 
 def tiny(name: str) -> Any:
     """An installed optimizer with options that move a tiny net; what needs no learning rate keeps its own."""
-    target = host.default().find("optimizer", name).load()
+    target = plugins.default().find("optimizer", name).load()
     known = parameters(target)
     chosen = {k: v for k, v in TINY.items() if k in known} if {"lr", "lr1"} & set(known) else {}
     return target(**(chosen | OWN.get(name, {})))
 
 
-@pytest.mark.parametrize("name", host.default().names("optimizer"))
+@pytest.mark.parametrize("name", plugins.default().names("optimizer"))
 class TestEveryInstalledOptimizer(OptimizerContract):
     @pytest.fixture(autouse=True)
     def _chosen(self, name: str) -> None:
@@ -52,7 +52,7 @@ class TestEveryInstalledOptimizer(OptimizerContract):
     def test_options_are_a_frozen_dataclass_with_meanings(self) -> None:
         from zotune.config import comments
 
-        target = host.default().find("optimizer", self.name).load()
+        target = plugins.default().find("optimizer", self.name).load()
         assert dataclasses.is_dataclass(target)
         with pytest.raises(dataclasses.FrozenInstanceError):
             self.optimizer().__setattr__(dataclasses.fields(target)[0].name, 1)
@@ -174,7 +174,7 @@ def test_a_recomputed_anchor_is_refused_in_half_precision() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", host.default().names("optimizer"))
+@pytest.mark.parametrize("name", plugins.default().names("optimizer"))
 def test_two_hundred_steps_of_the_real_encoder_in_half_precision(name: str, dtype: torch.dtype, minilm: Any) -> None:
     """Its last block, on what the blocks before it give, computed once."""
     from transformers import AutoModel
@@ -206,7 +206,7 @@ def test_two_hundred_steps_of_the_real_encoder_in_half_precision(name: str, dtyp
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", host.default().names("optimizer"))
+@pytest.mark.parametrize("name", plugins.default().names("optimizer"))
 def test_half_precision_stays_finite(name: str, dtype: torch.dtype) -> None:
     bench = Bench(tiny(name), steps=100, dtype=dtype).run()
     assert all(torch.isfinite(p).all() for p in bench.weights().values())
@@ -259,7 +259,7 @@ class RightReference(OptimizerContract):
     """The hook for a reference, on the smallest optimizer there is."""
 
     def optimizer(self) -> Any:
-        return host.default().find("optimizer", "mezo").load()(lr=1e-2, eps=1e-2)
+        return plugins.default().find("optimizer", "mezo").load()(lr=1e-2, eps=1e-2)
 
     def reference(self, given: Given) -> Any:
         z = given.noise()

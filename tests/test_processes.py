@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import rows, write_jsonl
 
-from zotune import processes
+from zotune import distributed
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Journal
 
@@ -131,7 +131,7 @@ def _variables(pid: int) -> list[tuple[str, str]]:
 SCRIPT = """
     import sys, torch
     from zotune.errors import ObjectiveError, ZotuneError
-    from zotune.processes import Processes
+    from zotune.distributed import Processes
 
     them = Processes.join()
     rank, notes = them.rank, []
@@ -196,7 +196,7 @@ def test_an_error_is_said_once(tmp_path: Path, tiny_classifier: Path, reviews: P
 
 
 def test_alone() -> None:
-    one = processes.Processes()
+    one = distributed.Processes()
     assert one.alone
     assert one.first(lambda: 1) == 1
     assert one.all(lambda: 1) == [1]
@@ -218,7 +218,7 @@ def test_others_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="torchrun"):
-        processes.Processes.join()
+        distributed.Processes.join()
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE is 'two'"):
-        processes.Processes.join()
+        distributed.Processes.join()

@@ -112,7 +112,7 @@ class Page:
 
 def simple(count: int, answers: int = 2) -> list[Question]:
     """Questions before which no repeat is due."""
-    from zotune.keys import derive
+    from zotune.seeds import derive
 
     keys = [k for k in (f"k{i}" for i in range(100)) if derive(0, "repeat", k) % 10][:count]
     return [Question(k, f"prompt {k}", tuple(f"{k} answer {i}" for i in range(answers))) for k in keys]

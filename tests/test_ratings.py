@@ -34,7 +34,7 @@ def person(store: Ratings, verdict: str = "1", limit: int = 10**6) -> list[Shown
 
 def plain(count: int, purpose: str = "tune") -> list[Question]:
     """Questions before which no repeat is due, so that a test sees only what it asked."""
-    from zotune.keys import derive
+    from zotune.seeds import derive
 
     names = (f"p{i}" for i in itertools.count())
     return [
@@ -44,7 +44,7 @@ def plain(count: int, purpose: str = "tune") -> list[Question]:
 
 def due(count: int) -> list[Question]:
     """Questions before which a repeat is due."""
-    from zotune.keys import derive
+    from zotune.seeds import derive
 
     names = (f"d{i}" for i in itertools.count())
     return [question(k) for k in itertools.islice((k for k in names if not derive(0, "repeat", k) % 10), count)]

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from test_run import options
 
 import zotune
-from zotune import checkpoint, locking, provenance, replaying
+from zotune import checkpoint, lock, provenance, replaying
 from zotune.cli import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.journal import Journal, begun
@@ -289,7 +289,7 @@ def test_what_a_checkpoint_lost_is_rebuilt(whole: tuple[Path, dict[str, torch.Te
 HOLD = """
 import sys, time
 from pathlib import Path
-from zotune import locking
+from zotune import lock as locking
 with locking.held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -301,30 +301,30 @@ def test_two_processes_never_share_a_run_folder(tmp_path: Path) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     said = rf"in use by process {holder.pid} on {socket.gethostname()} \(wait for it, or end it\)"
-    with pytest.raises(RunFolderError, match=said), locking.held(tmp_path):
+    with pytest.raises(RunFolderError, match=said), lock.held(tmp_path):
         pass
     holder.kill()
     holder.communicate()
-    assert (tmp_path / locking.LOCK).exists(), "a stale lock"
-    with locking.held(tmp_path):
-        assert json.loads((tmp_path / locking.LOCK).read_text())["pid"] == os.getpid()
-        with pytest.raises(RunFolderError, match="in use"), locking.held(tmp_path):
+    assert (tmp_path / lock.LOCK).exists(), "a stale lock"
+    with lock.held(tmp_path):
+        assert json.loads((tmp_path / lock.LOCK).read_text())["pid"] == os.getpid()
+        with pytest.raises(RunFolderError, match="in use"), lock.held(tmp_path):
             pass
-    assert not (tmp_path / locking.LOCK).exists()
+    assert not (tmp_path / lock.LOCK).exists()
 
 
 def test_where_no_file_can_be_locked_the_holder_is_looked_for(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(locking, "fcntl", None)
-    path, dead = tmp_path / locking.LOCK, subprocess.Popen([sys.executable, "-c", ""])
+    monkeypatch.setattr(lock, "fcntl", None)
+    path, dead = tmp_path / lock.LOCK, subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for text in ("", "{", json.dumps({"pid": dead.pid, "host": socket.gethostname()})):
         path.write_text(text)
-        with locking.held(tmp_path):
+        with lock.held(tmp_path):
             pass
     for record in ({"pid": 1, "host": socket.gethostname()}, {"pid": dead.pid, "host": "elsewhere"}):
         path.write_text(json.dumps(record))
         with pytest.raises(RunFolderError, match=f"process {record['pid']} on {record['host']}"):
-            locking.held(tmp_path).__enter__()
+            lock.held(tmp_path).__enter__()
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
@@ -576,7 +576,7 @@ def test_a_run_killed_before_its_journal_began_starts_anew(tiny_encoder: Path, t
         assert files(tmp_path / "out") == whole
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").mkdir()
-    for name in (locking.LOCK, ".config.yaml.tmp"):
+    for name in (lock.LOCK, ".config.yaml.tmp"):
         (tmp_path / "out" / name).write_text("")
     zotune.fit(**usual)  # the lock of one that died: nothing is in there
     assert files(tmp_path / "out") == whole
@@ -725,7 +725,7 @@ def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp
     assert "zotune resume" in said
     assert said.count("zotune: left at once") == twice
     assert bool(list((tmp_path / "cut").glob("checkpoint-*"))) != twice
-    assert not (tmp_path / "cut" / locking.LOCK).exists()
+    assert not (tmp_path / "cut" / lock.LOCK).exists()
     *checked, last = replaying.verify(tmp_path / "cut")
     assert all(c.ok for c in checked)
     assert "the run has not ended" in last.said
@@ -757,7 +757,7 @@ def test_the_commands(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch
         code, _, err = cli(*wrong)
         assert code == 2
         assert len([x for x in err.splitlines() if x.startswith("zotune: ")]) == 1
-    with locking.held(tmp_path / "out"):
+    with lock.held(tmp_path / "out"):
         code, _, err = cli("resume", "out", "-q")
     assert code == 2
     assert f"out is in use by process {os.getpid()}" in err

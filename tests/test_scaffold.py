@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zotune import config, host, objectives, scaffold
+from zotune import config, objectives, plugins, scaffold
 from zotune.errors import OptionError
 
 FLAGS = {"objective": "-o", "optimizer": "--optimizer"}
@@ -68,7 +68,7 @@ def test_a_single_file_passes_and_is_used_by_its_path(kind: str, tmp_path: Path)
     some = "options or worked or finite or reference"  # the package's tests are the same, and all are run there
     tests = run("-m", "pytest", "-p", "no:cacheprovider", "-k", some, "mine", cwd=tmp_path)
     assert tests.returncode == 0, tests.stdout
-    used = host.by_path(f"{tmp_path / 'mine' / 'terse.py'}:Terse", kind)
+    used = plugins.by_path(f"{tmp_path / 'mine' / 'terse.py'}:Terse", kind)
     if kind == "objective":
         goal = objectives.wrap(config.build(used, {"price": "0.5"}, "terse"), "terse")
         assert goal.score(2, {"completions": ["yes", "no"], "references": ["yes", "yes"]}).samples == (0.5, -0.5)

@@ -25,7 +25,8 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config, models, objectives, presets, rating_terminal, replaying, shown
+from zotune import cli, config, models, objectives, presets, rating_terminal, replaying
+from zotune import text as shown
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.ratings import Question, Ratings
 from zotune.terminal import Terminal

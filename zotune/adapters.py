@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zotune import keys
+from zotune import seeds
 from zotune.errors import ModelError, OptionError
 from zotune.models import Loaded, attach_linear_head, quiet
 
@@ -62,7 +62,7 @@ def attach(loaded: Loaded, adapter: Adapter, seed: int) -> None:
         raise OptionError(f"{loaded.source} has an adapter already; --peft none goes on with it")
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with quiet(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(keys.derive(seed, "adapter"))
+        torch.manual_seed(seeds.derive(seed, "adapter"))
         _attach_lora(loaded, adapter) if adapter.method == "lora" else _attach_prefix(loaded, adapter, seed)
     loaded.model.eval()
 
@@ -142,7 +142,7 @@ def _real_tokens(loaded: Loaded, count: int, seed: int) -> Tensor:
     usual = [i for i in range(min(len(loaded.tokenizer), loaded.config.vocab_size)) if i not in special]
     if len(usual) < count:
         raise OptionError(f"--prefix-tokens {count}: the vocabulary has {len(usual)} tokens")
-    drawn = keys.uniform(count, seed, "prefix", 0)
+    drawn = seeds.uniform(count, seed, "prefix", 0)
     return torch.tensor([[usual[int(u * len(usual))] for u in drawn]], device=loaded.device)
 
 

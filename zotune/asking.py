@@ -205,7 +205,7 @@ def demonstrations(spec: Spec, rows: Sequence[Record], count: int, seed: int) ->
     """Training records with their right answers, drawn by seed, to stand before every prompt. Raises DataError."""
     import random
 
-    from zotune.keys import derive
+    from zotune.seeds import derive
 
     if count > len(rows):
         raise DataError(f"--shots {count}: there are {len(rows)} training rows to draw from")

@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, checkpoint, host, models, optimizers, textbook
+from zotune import adapters, checkpoint, models, optimizers, plugins, textbook
 from zotune.adapters import Adapter
 from zotune.engine import Budget, Emit, Engine, cost_of
 from zotune.errors import OptionError, PluginError, ZotuneError
@@ -291,7 +291,7 @@ def resolve(
         if name != ALL:
             made[name] = optimizers.resolve(name, options or {})
             continue
-        known = host.default()
+        known = plugins.default()
         for p in (p for p in known.plugins if p.kind == "optimizer"):
             short = p.name if known.find("optimizer", p.name) is p else p.qualified
             try:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from zotune import __version__, config, host
+from zotune import __version__, config
+from zotune import plugins as host
 from zotune.cli_bench import bench
 from zotune.cli_check import check
 from zotune.cli_compare import compare
@@ -23,7 +24,7 @@ from zotune.cli_new import new
 from zotune.cli_rate import rate
 from zotune.cli_runs import replay, resume, run_to_the_end, verify
 from zotune.errors import UsageError, ZotuneError
-from zotune.shown import one_line
+from zotune.text import one_line
 
 app = typer.Typer(
     name="zotune",

@@ -237,7 +237,7 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Rows) -> 
     from rich.table import Table
     from rich.text import Text as Shown
 
-    from zotune.shown import plain
+    from zotune.text import plain
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i, column in enumerate(columns):

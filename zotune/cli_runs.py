@@ -16,7 +16,7 @@ import typer
 
 from zotune import config
 from zotune.errors import RunFolderError
-from zotune.shown import plain
+from zotune.text import plain
 
 Opt = typer.Option
 Text = str | None
@@ -61,7 +61,7 @@ class Stoppable:
 def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Fit, and say what came of it."""
     from zotune import run
-    from zotune.processes import follows, launched
+    from zotune.distributed import follows, launched
     from zotune.report import verdict
     from zotune.terminal import Terminal, show_result
 

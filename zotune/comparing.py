@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import asking, config, host, measure, models, objectives, rating_terminal, tasks
+from zotune import asking, config, measure, models, objectives, plugins, rating_terminal, tasks
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.data import Record
@@ -440,7 +440,7 @@ def _judged(
 def _source(judge: str) -> str:
     """A hash of the file that the judge is in; a file is not run again for it."""
     file = Path(judge.rpartition(":")[0])
-    return _hash(file.read_bytes()) if file.suffix == ".py" else source_hash(host.by_path(judge, "judge"))
+    return _hash(file.read_bytes()) if file.suffix == ".py" else source_hash(plugins.by_path(judge, "judge"))
 
 
 def _judged_before(path: Path) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from zotune.errors import DataError, OptionError, nearest
-from zotune.keys import derive
 from zotune.readers import SUFFIXES as SUFFIXES
 from zotune.readers import Record, kind_of, looks_like_hub_id, read_file, read_hub
+from zotune.seeds import derive
 
 _ALIASES = {
     "validation": ("validation", "validation_matched", "valid", "val", "dev", "eval"),

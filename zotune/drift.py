@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from zotune import tasks
-from zotune.processes import Processes
+from zotune.distributed import Processes
 from zotune.scoring import Option
 
 PROMPTS = 32

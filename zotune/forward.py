@@ -16,10 +16,10 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
 from zotune.models import Loaded
 from zotune.prefix import Prefix, find_blocks
-from zotune.processes import ALONE
 from zotune.prompts import Spec
 from zotune.together import Together
 from zotune.tokens import Coder

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune import keys
+from zotune import seeds
 from zotune.data import Record
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.forward import Tokens, fitted
@@ -228,7 +228,7 @@ class Generating(Worded):
         parts = [*list(indices)[:1], *which]
         if not them.alone and them.split == "batch":  # rows of their own, and randomness of their own
             parts += [them.rank] if them.rank else []
-        seed = keys.derive(self.seed, "sampling", self.step, *parts)
+        seed = seeds.derive(self.seed, "sampling", self.step, *parts)
         with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
             if temperature > 0:
                 torch.manual_seed(seed)

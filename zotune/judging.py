@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from zotune import probe, tasks
+from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError
 from zotune.objectives import Objective, read
-from zotune.processes import ALONE, Processes
 from zotune.types import Score
 
 Outputs = Mapping[str, Any]

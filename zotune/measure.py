@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints, overload
 
-from zotune import asking, config, data, keys, objectives, tasks
+from zotune import asking, config, data, objectives, seeds, tasks
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.engine import Emit
@@ -113,7 +113,7 @@ def _score(held: HeldOut, outputs: Mapping[str, Any], seed: int) -> Scored:
         score = held.objective.score(len(held.rows), outputs)
     except ObjectiveError as error:
         raise ObjectiveFailures(str(error)) from error
-    return held.scored(outputs, score, keys.derive(seed, "bootstrap"))
+    return held.scored(outputs, score, seeds.derive(seed, "bootstrap"))
 
 
 def held_out(cfg: RunConfig, split: str | None) -> tuple[data.Source, str, list[data.Record]]:

@@ -23,7 +23,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from zotune.keys import MASK64, splitmix64
+from zotune.seeds import MASK64, splitmix64
 
 VERSION: Final = 2
 """Changes whenever the same key would give other bits; the journal's header carries it."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from zotune import config, host
+from zotune import config, plugins
 from zotune.calls import Cache, Calls, Meter, call, is_async, row_key, some
 from zotune.errors import ObjectiveError, OptionError, Stopped, UsageError, nearest
 from zotune.types import Direction, ObjectiveInfo, Score
@@ -420,14 +420,14 @@ def _target(spec: Spec) -> Any:
         return spec
     name, colon, text = spec.partition(":")
     if not colon:
-        return host.default().find("objective", spec).load()
-    if host.default().has("objective", name):
-        target = host.default().find("objective", name).load()
+        return plugins.default().find("objective", spec).load()
+    if plugins.default().has("objective", name):
+        target = plugins.default().find("objective", name).load()
         known = list(config.parameters(target)) if inspect.isclass(target) else []
         if not known:
             raise OptionError(f"objective {name!r} takes nothing after a colon, got {text!r}")
         return _Given(target, {known[0]: text})
-    return host.by_path(spec, "objective")
+    return plugins.by_path(spec, "objective")
 
 
 @dataclass(frozen=True)

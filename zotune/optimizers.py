@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from zotune import config, host
+from zotune import config, plugins
 from zotune.errors import OptionError, UsageError
 from zotune.objectives import Objective
 from zotune.types import Optimizer
@@ -31,9 +31,9 @@ def resolve(
             raise OptionError("options are given to an optimizer's name, not to an instance")
         return spec
     if ":" in spec:
-        target = host.by_path(spec, "optimizer")
+        target = plugins.by_path(spec, "optimizer")
     else:
-        target = host.default().find("optimizer", spec).load()
+        target = plugins.default().find("optimizer", spec).load()
     known = config.parameters(target)
     for value, names in ((lr, NAMES["lr"]), (eps, NAMES["eps"])):
         if value not in (None, AUTO):

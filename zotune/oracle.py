@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 
 import torch
 
-from zotune import keys
+from zotune import seeds
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Tape
 from zotune.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
@@ -71,7 +71,7 @@ class Batches:
         return self.rows // self.size
 
     def _permutation(self, epoch: int) -> list[int]:
-        rng = random.Random(keys.derive(self.seed, "epoch", epoch))
+        rng = random.Random(seeds.derive(self.seed, "epoch", epoch))
         if self._members:
             return self._spread(rng)
         order = list(range(self.rows))
@@ -94,13 +94,13 @@ class Batches:
         if self.size == self.rows:
             return self.full
         if draw:
-            return self._sample(random.Random(keys.derive(self.seed, "draw", step, draw)), self.size)
+            return self._sample(random.Random(seeds.derive(self.seed, "draw", step, draw)), self.size)
         epoch, place = divmod(step, self.per_epoch)
         return Batch(tuple(self._epoch(epoch)[place * self.size : (place + 1) * self.size]))
 
     def sample(self, step: int, rows: int) -> Batch:
         """A seeded sample of max(rows, size) rows without replacement."""
-        rng = random.Random(keys.derive(self.seed, "sample", step))
+        rng = random.Random(seeds.derive(self.seed, "sample", step))
         return self._sample(rng, min(max(rows, self.size), self.rows))
 
     @property
@@ -178,7 +178,7 @@ class At:
 
     def vector(self, length: int, draw: int = 0) -> list[float]:
         """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
-        rng = random.Random(keys.derive(self._space.seed, "vector", self.t, draw))
+        rng = random.Random(seeds.derive(self._space.seed, "vector", self.t, draw))
         return [rng.gauss(0.0, 1.0) for _ in range(length)]
 
     @property

@@ -14,11 +14,11 @@ import torch
 
 from zotune import tasks
 from zotune.config import RunConfig
+from zotune.distributed import Processes
 from zotune.errors import OptionError
 from zotune.forward import Tokens
 from zotune.oracle import Batches, Oracle
 from zotune.probing import InForward
-from zotune.processes import Processes
 from zotune.space import Space
 from zotune.together import Together
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, checkpoint, keys, models, noise
+from zotune import adapters, checkpoint, models, noise, seeds
 from zotune.plan import Plan
 from zotune.session import Session
 from zotune.space import named_tensors
@@ -30,7 +30,7 @@ def header(session: Session) -> dict[str, Any]:
     """Everything that the bits depend on."""
     plan, space = session.plan, session.space
     cfg, them = plan.config, session.processes
-    tensors = {t.name: [list(t.shape), f"{keys.name_key(t.name):016x}"] for t in space.theta.tensors}
+    tensors = {t.name: [list(t.shape), f"{seeds.name_key(t.name):016x}"] for t in space.theta.tensors}
     libraries = [*LIBRARIES, *(["peft"] if adapters.is_adapter(session.loaded) else [])]
     others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
     return {

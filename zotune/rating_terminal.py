@@ -9,7 +9,7 @@ from typing import Final
 
 from zotune.errors import RunFolderError
 from zotune.ratings import FILE, Progress, Ratings, Shown
-from zotune.shown import plain
+from zotune.text import plain
 
 POLL: Final = 0.5
 _KEYS = {"t": "tie", "b": "bad", "s": "skip"}

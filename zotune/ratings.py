@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from zotune.errors import OptionError, RunFolderError, ZotuneError, nearest
-from zotune.keys import derive
+from zotune.seeds import derive
 
 FILE: Final = "ratings.sqlite"
 FORMAT: Final = 1

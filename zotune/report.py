@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zotune.shown import one_line
+from zotune.text import one_line
 
 if TYPE_CHECKING:
     from zotune.judging import Scored

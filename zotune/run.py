@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zotune import checkpoint, config, exporting, host, keys, locking, ratings, replaying, report
+from zotune import checkpoint, config, exporting, lock, plugins, ratings, replaying, report, seeds
 from zotune.config import RunConfig
+from zotune.distributed import Processes
 from zotune.engine import Emit, Engine, Outcome, Progress, best_weights
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
 from zotune.journal import Journal, begun
 from zotune.judging import Difference, Scored, linear_probe
 from zotune.objectives import Goal
 from zotune.plan import embedded_data, plan
-from zotune.processes import Processes
 from zotune.provenance import environment
 from zotune.provenance import header as made_with
 from zotune.recipe import Noise
@@ -33,7 +33,7 @@ from zotune.types import Optimizer, Score
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
 SHARED = {"points": "points of a step", "batch": "rows of a batch"}
-UNBEGUN = {locking.LOCK, ".config.yaml.tmp"}
+UNBEGUN = {lock.LOCK, ".config.yaml.tmp"}
 """What a folder may hold of a run that was killed before anything could go on."""
 
 
@@ -138,7 +138,7 @@ def fit(
     try:
         with contextlib.ExitStack() as held:
             if resume:
-                them.first(lambda: held.enter_context(locking.held(folder)))
+                them.first(lambda: held.enter_context(lock.held(folder)))
             return _fit(them.own(lambda: Session(made, emit, them)), folder, resume, force, stop, started)
     finally:
         made.objective.close()
@@ -182,7 +182,7 @@ def _fit(
         def take() -> None:
             with checkpoint.written(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            open_files.enter_context(locking.held(folder))
+            open_files.enter_context(lock.held(folder))
 
         if not resume:
             them.first(take)
@@ -235,7 +235,7 @@ def _tuned(
     def conclude() -> dict[str, Any]:
         found = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started).json()
         emit("result", found)
-        host.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=found)
+        plugins.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=found)
         return found
 
     return Result.of(them.first(conclude))
@@ -273,7 +273,7 @@ def _conclude(
     """Judge the best weights once on rows that chose nothing: they are kept where they win by `--guard` paired standard
     errors, 2 by default, and lie within `--max-kl`; else the start is."""
     cfg, p = session.plan.config, outcome.progress
-    seed = keys.derive(cfg.seed, "bootstrap")
+    seed = seeds.derive(cfg.seed, "bootstrap")
     reason, after = outcome.reason, before
     try:
         if reason != "interrupted":
@@ -362,7 +362,7 @@ class _Metrics:
             shown = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
             _append(self._path, [shown])  # the journal has every digit
             note = lambda text: self._emit("note", {"text": text})  # noqa: E731
-            host.default().notify("on_step_end", note, step=event["step"], metrics=event)
+            plugins.default().notify("on_step_end", note, step=event["step"], metrics=event)
         self._emit(kind, event)
 
 
@@ -395,7 +395,7 @@ def _probe(session: Session) -> Scored | None:
     kept = space.snapshot()
     space.load(session.base())
     try:
-        return linear_probe(session.judge, session.train, keys.derive(session.plan.config.seed, "bootstrap"))
+        return linear_probe(session.judge, session.train, seeds.derive(session.plan.config.seed, "bootstrap"))
     finally:
         space.load(kept)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from zotune import host
+from zotune import plugins
 from zotune.errors import OptionError, nearest
 
 _OBJECTIVE = '''"""$name: right completions, short ones first.
@@ -136,7 +136,7 @@ _REGISTERED_TEST = """
 
 def test_it_is_found_by_name():
     import $package
-    from zotune.host import Host, Source
+    from zotune.plugins import Host, Source
 
     found = Host([Source("$name", "$distribution", "0.1.0", lambda: $package)])
     assert found.names("$kind") == ["$name"]
@@ -240,8 +240,8 @@ def _words(kind: str, name: str) -> dict[str, str]:
     module = short.replace("-", "_")
     if keyword.iskeyword(module):
         raise OptionError(f"{name!r} is a word of Python's own", hint=f"my-{short}")
-    if host.default().has(kind, short):
-        owner = host.default().find(kind, short).distribution
+    if plugins.default().has(kind, short):
+        owner = plugins.default().find(kind, short).distribution
         raise OptionError(f"{kind} {short!r} is {owner}'s already", hint=f"my-{short}")
     _, _, flag, summary = _PARTS[kind]
     names = {"kind": kind, "name": short, "module": module, "package": f"zotune_{module}", "cls": class_of(plain)}

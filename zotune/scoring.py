@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zotune import keys
+from zotune import seeds
 from zotune.data import Record
 from zotune.errors import ModelError, OptionError
 from zotune.forward import Forward, Tokens, fitted
@@ -150,7 +150,7 @@ class Choosing:
 
     def _sample_noise(self, row: int, draws: int, width: int) -> Tensor:
         """Gumbel noise (draws, width) of one row: the largest of logits + noise is a sample of their softmax."""
-        uniform = torch.tensor(keys.uniform(draws * width, self.seed, "prediction", row), dtype=torch.float64)
+        uniform = torch.tensor(seeds.uniform(draws * width, self.seed, "prediction", row), dtype=torch.float64)
         return -(-uniform.log()).log().float().view(draws, width)
 
     # -- records -------------------------------------------------------------------------------------------------------

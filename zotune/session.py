@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, asking, checkpoint, keys, models, optimizers, probe, tasks
+from zotune import adapters, asking, checkpoint, models, optimizers, probe, seeds, tasks
 from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
+from zotune.distributed import ALONE, Processes
 from zotune.drift import Drift
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
@@ -27,7 +28,6 @@ from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
 from zotune.points import Points
 from zotune.preflight import Preflight
-from zotune.processes import ALONE, Processes
 from zotune.prompts import Spec
 from zotune.selection import tuned
 from zotune.space import Space
@@ -249,7 +249,7 @@ class Session:
             return ""
         if moved is not None and cfg.max_kl and moved > cfg.max_kl:
             return f"moved {moved:.3g} nats a token, beyond --max-kl {cfg.max_kl:g}"
-        worse = self.select.deficit(self._start, (outputs, score), keys.derive(cfg.seed, "ruined"))
+        worse = self.select.deficit(self._start, (outputs, score), seeds.derive(cfg.seed, "ruined"))
         return f"{worse:.1f} paired standard errors worse than the start" if worse and worse > cfg.rollback else ""
 
     def _examples(self, outputs: Mapping[str, Any], score: Score) -> list[dict[str, Any]]:
@@ -457,7 +457,7 @@ class Session:
         if task.spec.kind != "classification" or forwards > PROBING * evals:
             return []
         try:
-            found = linear_probe(self.select, self.train, keys.derive(self.plan.config.seed, "bootstrap"))
+            found = linear_probe(self.select, self.train, seeds.derive(self.plan.config.seed, "bootstrap"))
         except ObjectiveError:
             return []
         if found is None or self._start is None:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zotune import keys, noise
+from zotune import noise, seeds
 from zotune.errors import UsageError
 from zotune.evaluation import SMALL, Evaluation, Keys, compute_dtype
 from zotune.kernels import CHUNK, Kernels
@@ -115,7 +115,7 @@ class Space:
         self.small = SMALL
         self._key_tables = Keys(self.key)
         self._rounded = any(p.dtype != compute_dtype(p.dtype) for p in chosen.values())
-        self._keys = {name: keys.name_key(name) for name in chosen}
+        self._keys = {name: seeds.name_key(name) for name in chosen}
         if len(set(self._keys.values())) != len(self._keys):
             raise UsageError("two parameter names have the same 64-bit hash; rename one")
         self._copy: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zotune.report import number, scored
-from zotune.shown import plain
+from zotune.text import plain
 
 EVERY_SECONDS = 10.0  # a plain progress line at most this often
 

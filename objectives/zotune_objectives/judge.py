@@ -21,7 +21,7 @@ from itertools import combinations
 from typing import Any, ClassVar
 
 import zotune
-from zotune import host
+from zotune import plugins
 from zotune.calls import Calls, call, some
 from zotune.errors import ObjectiveError, OptionError
 from zotune.objectives import read_list, texts
@@ -40,7 +40,7 @@ class Judge:
     cached: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        found = host.by_path(self.function, "judge")
+        found = plugins.by_path(self.function, "judge")
         found = found() if inspect.isclass(found) else found
         found = getattr(found, "judge", found)
         if not callable(found):

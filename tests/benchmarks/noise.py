@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zotune import keys, noise
+from zotune import noise, seeds
 from zotune.recipe import Noise
 from zotune.space import Space
 
@@ -62,7 +62,7 @@ def study(hash32: Hash) -> tuple[float, float, float, int]:
     index = torch.arange(COUNT, dtype=torch.int32)
     sums, fourth = [0.0] * len(LAGS), 0.0
     for seed in range(STREAMS):
-        k0, k1 = noise.block_key(noise.stream_key(seed, 0, 0, "normal", keys.name_key("w")), 0)
+        k0, k1 = noise.block_key(noise.stream_key(seed, 0, 0, "normal", seeds.name_key("w")), 0)
         z = normal(hash32(index, k0, k1))
         fourth += float((z.double() ** 4).mean()) / STREAMS
         for j, lag in enumerate(LAGS):
