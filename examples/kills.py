@@ -46,7 +46,7 @@ COMPARED = ("journal.jsonl", "metrics.jsonl", "model.safetensors", "config.json"
 PLACES = {
     "in a forward": "torch.nn:Linear.forward",
     "at a journal line": "zotune.journal:Journal._write",
-    "at a write of weights": "zotune.evaluation:Evaluation.run_all",
+    "at a write of weights": "zotune.core.evaluation:Evaluation.run_all",
     "at a row of metrics": "zotune.run:_append",
     "at a checkpoint's tensors": "zotune.checkpoint:save_file",
     "at a checkpoint's sync": "zotune.checkpoint:_sync",

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from zotune import noise, plugins
+from zotune import plugins
+from zotune.core import noise
+from zotune.core.recipe import Noise
 from zotune.journal import Tape
 from zotune.oracle import At
-from zotune.recipe import Noise
 from zotune.testing import Bench, data
 from zotune.types import Score
 

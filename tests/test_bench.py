@@ -15,9 +15,9 @@ from torch import nn
 
 from zotune import bench, cli, cli_bench, instruments, models, plugins, textbook
 from zotune.bench import Options
+from zotune.core.space import named_tensors
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
 from zotune.shapes import SHAPES
-from zotune.space import named_tensors
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 KEYS = {

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zotune import kernels
-from zotune.recipe import Factor, Noise, Recipe, maximum, only, outer, sign, sqrt, weighted_sum, where
-from zotune.space import Space
+from zotune.core import kernels
+from zotune.core.recipe import Factor, Noise, Recipe, maximum, only, outer, sign, sqrt, weighted_sum, where
+from zotune.core.space import Space
 from zotune.testing import Bench
 
 

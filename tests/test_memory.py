@@ -15,11 +15,11 @@ from torch import nn
 
 import zotune
 from zotune import cli, forward, tasks
+from zotune.core.recipe import Noise
+from zotune.core.space import Space
 from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.models import inspect, load
 from zotune.prompts import Classes, Spec, Template
-from zotune.recipe import Noise
-from zotune.space import Space
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 ERRORS: tuple[Callable[[], BaseException], ...] = (

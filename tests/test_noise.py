@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from zotune import noise, seeds
+from zotune import seeds
+from zotune.core import noise
 
 CPU = torch.device("cpu")
 N = 1 << 20

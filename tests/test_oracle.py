@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from zotune.core.space import Space
 from zotune.errors import RunFolderError, UsageError
 from zotune.journal import Tape
 from zotune.oracle import At, Batches, Oracle
-from zotune.space import Space
 from zotune.testing import Bench, TinyNet
 from zotune.types import Score
 

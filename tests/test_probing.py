@@ -10,9 +10,9 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from zotune.probing import InForward, Scratch, outputs_of, same_outputs
-from zotune.recipe import Factor, Noise, Recipe, outer, weighted_sum
-from zotune.space import Space
+from zotune.core.in_forward import InForward, Scratch, outputs_of, same_outputs
+from zotune.core.recipe import Factor, Noise, Recipe, outer, weighted_sum
+from zotune.core.space import Space
 from zotune.testing import TinyNet
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from zotune import Tuner, each, noise, only, outer, weighted_sum, where
+from zotune import Tuner, each, only, outer, weighted_sum, where
+from zotune.core import noise
+from zotune.core.recipe import Factor, Noise, maximum, minimum, sign, sqrt
+from zotune.core.space import Space
 from zotune.errors import ObjectiveError, RecipeError, UsageError
 from zotune.journal import Tape
 from zotune.objectives import objective, wrap
 from zotune.optimizers import check_needs
 from zotune.oracle import At, Batches, Oracle
-from zotune.recipe import Factor, Noise, maximum, minimum, sign, sqrt
-from zotune.space import Space
 from zotune.testing import OptimizerContract, TinyNet
 from zotune.types import Score
 

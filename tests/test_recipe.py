@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zotune import clip, maximum, minimum, sign, sqrt, weighted_sum, where
+from zotune.core.codegen import Output, lower
+from zotune.core.recipe import Constant, Noise, Op, PerTensor
+from zotune.core.space import Space
 from zotune.errors import RecipeError
-from zotune.program import Output, lower
-from zotune.recipe import Constant, Noise, Op, PerTensor
-from zotune.space import Space
 from zotune.testing import TinyNet
 
 
@@ -111,7 +111,7 @@ def test_division_and_root_round_once_in_float32() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.sampled_from(["add", "sub", "mul", "maximum", "minimum"]))
 def test_constants_fold_as_python_does(a: float, b: float, name: str) -> None:
-    from zotune.recipe import _op
+    from zotune.core.recipe import _op
 
     result = _op(name, a, b)
     expected = {"add": a + b, "sub": a - b, "mul": a * b, "maximum": max(a, b), "minimum": min(a, b)}[name]

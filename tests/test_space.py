@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from zotune.core.codegen import round_stochastically
+from zotune.core.recipe import Noise, only, sqrt
+from zotune.core.space import Space, canonical_name, describe, named_tensors
 from zotune.errors import UsageError
-from zotune.program import round_stochastically
-from zotune.recipe import Noise, only, sqrt
-from zotune.space import Space, canonical_name, describe, named_tensors
 from zotune.testing import TinyNet, Weights
 
 
@@ -162,7 +162,7 @@ def test_selection_and_frozen_parameters() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_stochastic_rounding_is_unbiased_and_keeps_exact_values(dtype: torch.dtype) -> None:
-    from zotune import noise
+    from zotune.core import noise
 
     words = noise.units("rounding", 99, 0, 1 << 16, torch.device("cpu"))
     for x in (1.0 + 1e-4, -0.3333, 3e-5, 123.456, 2047.7 if dtype == torch.float16 else 2047.1):

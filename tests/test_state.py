@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from zotune import state
+from zotune.core import state_codec
+from zotune.core.recipe import Field, Noise, PerTensor
 from zotune.errors import RunFolderError, ZotuneError
-from zotune.recipe import Field, Noise, PerTensor
 
 
 class Pair(NamedTuple):
@@ -32,7 +32,7 @@ def test_round_trip() -> None:
         "p": Pair(Field("p.a"), PerTensor({"w": 1.5})),
         "r": Record(1e-300, Noise("normal", -1, 2)),
     }
-    back = state.decode(json.loads(json.dumps(state.encode(made))), __name__)
+    back = state_codec.decode(json.loads(json.dumps(state_codec.encode(made))), __name__)
     assert back["t"] == (1, [2, None])
     assert back["p"].a.path == "p.a"
     assert back["p"].b.values == {"w": 1.5}
@@ -42,10 +42,10 @@ def test_round_trip() -> None:
 def test_only_the_optimizers_own_types_are_rebuilt() -> None:
     for name in ("json.loads", "subprocess.Popen", "pytest", "__builtins__", "test_round_trip"):
         with pytest.raises(RunFolderError, match="not defined in"):
-            state.decode({"$type": name, "of": {}}, __name__)
+            state_codec.decode({"$type": name, "of": {}}, __name__)
 
 
 @pytest.mark.parametrize("bad", [object(), {1: 2}, {"$x": 1}, {1, 2}])
 def test_what_cannot_be_saved_is_named(bad: Any) -> None:
     with pytest.raises(ZotuneError, match="optimizer state"):
-        state.encode(bad)
+        state_codec.encode(bad)

@@ -12,12 +12,12 @@ from conftest import rows, write_jsonl
 from torch import nn
 
 from zotune import config
+from zotune.core.joint_forward import joined, part_of
+from zotune.core.recipe import Noise
 from zotune.errors import ModelError, ObjectiveError, OptionError
 from zotune.journal import Tape
 from zotune.plan import plan
-from zotune.recipe import Noise
 from zotune.session import Session
-from zotune.together import joined, part_of
 
 POINTS = 3
 

@@ -14,19 +14,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zotune.core.recipe import clip as clip
+    from zotune.core.recipe import each as each
+    from zotune.core.recipe import maximum as maximum
+    from zotune.core.recipe import minimum as minimum
+    from zotune.core.recipe import only as only
+    from zotune.core.recipe import outer as outer
+    from zotune.core.recipe import sign as sign
+    from zotune.core.recipe import sqrt as sqrt
+    from zotune.core.recipe import weighted_sum as weighted_sum
+    from zotune.core.recipe import where as where
     from zotune.hookspecs import hookimpl as hookimpl
     from zotune.measure import evaluate as evaluate
     from zotune.objectives import objective as objective
-    from zotune.recipe import clip as clip
-    from zotune.recipe import each as each
-    from zotune.recipe import maximum as maximum
-    from zotune.recipe import minimum as minimum
-    from zotune.recipe import only as only
-    from zotune.recipe import outer as outer
-    from zotune.recipe import sign as sign
-    from zotune.recipe import sqrt as sqrt
-    from zotune.recipe import weighted_sum as weighted_sum
-    from zotune.recipe import where as where
     from zotune.run import fit as fit
     from zotune.tuner import Tuner as Tuner
 
@@ -38,7 +38,7 @@ _HOME = {
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
         ("clip", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),
-        "zotune.recipe",
+        "zotune.core.recipe",
     ),
 }
 

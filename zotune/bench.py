@@ -36,6 +36,7 @@ import torch
 
 from zotune import adapters, checkpoint, models, optimizers, plugins, textbook
 from zotune.adapters import Adapter
+from zotune.core.space import Space, named_tensors
 from zotune.engine import Budget, Emit, Engine, cost_of
 from zotune.errors import OptionError, PluginError, ZotuneError
 from zotune.instruments import SET, Clock, Options, Subject, Watched, Write, bytes_of, peak
@@ -46,7 +47,6 @@ from zotune.plan import EMBEDDED
 from zotune.points import MANY
 from zotune.selection import tuned
 from zotune.shapes import SHAPES
-from zotune.space import Space, named_tensors
 from zotune.types import Optimizer
 
 ALL = "all"

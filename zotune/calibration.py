@@ -21,10 +21,10 @@ from typing import Any
 
 from torch import Tensor
 
+from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Tape
 from zotune.oracle import At, Batches, Oracle, begun
-from zotune.space import Space
 
 TOLERANCE = 0.05
 """Share of the objective, or nats a token, that a perturbation may cost on average."""

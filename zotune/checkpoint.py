@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from zotune.core.space import Space
 from zotune.errors import RunFolderError, ZotuneError
 from zotune.journal import RESUME, Journal
-from zotune.space import Space
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE = "trainer_state.json"

@@ -16,12 +16,12 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from zotune.core.joint_forward import Together
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
 from zotune.models import Loaded
 from zotune.prefix import Prefix, find_blocks
 from zotune.prompts import Spec
-from zotune.together import Together
 from zotune.tokens import Coder
 
 T = TypeVar("T")

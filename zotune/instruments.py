@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zotune.core.recipe import Noise, Recipe
+from zotune.core.space import Space
 from zotune.errors import ModelError, OptionError, OutOfMemory
 from zotune.forward import out_of_memory
 from zotune.models import Loaded
-from zotune.recipe import Noise, Recipe
 from zotune.selection import check_tune
-from zotune.space import Space
 from zotune.types import Score
 from zotune.workbench import LiveTensors
 

@@ -489,7 +489,7 @@ def set_labels(loaded: Loaded, names: list[str]) -> None:
 
 def base_weights(names: Iterable[str], again: Loaded) -> dict[str, Tensor]:
     """The tuned tensors as they are in a freshly loaded copy of the same model."""
-    from zotune.space import named_tensors
+    from zotune.core.space import named_tensors
 
     fresh = named_tensors(again.model)
     return {n: fresh[n].detach() for n in names}

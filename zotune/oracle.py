@@ -21,10 +21,10 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 import torch
 
 from zotune import seeds
+from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
+from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
 from zotune.journal import Tape
-from zotune.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
-from zotune.space import Space
 from zotune.types import Direction, Score
 
 T = TypeVar("T")

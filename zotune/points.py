@@ -14,13 +14,13 @@ import torch
 
 from zotune import tasks
 from zotune.config import RunConfig
+from zotune.core.in_forward import InForward
+from zotune.core.joint_forward import Together
+from zotune.core.space import Space
 from zotune.distributed import Processes
 from zotune.errors import OptionError
 from zotune.forward import Tokens
 from zotune.oracle import Batches, Oracle
-from zotune.probing import InForward
-from zotune.space import Space
-from zotune.together import Together
 
 MANY = 1 << 20
 """Tuned weights from which they are probed while a forward pass is under way instead of by copy."""

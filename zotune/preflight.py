@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zotune.core.space import Space
 from zotune.journal import Tape
 from zotune.oracle import At, Batch, Batches, Oracle
-from zotune.space import Space
 
 SHARE = 0.04
 """Of the budget, at most."""

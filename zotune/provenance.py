@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, checkpoint, models, noise, seeds
+from zotune import adapters, checkpoint, models, seeds
+from zotune.core import noise
+from zotune.core.space import named_tensors
 from zotune.plan import Plan
 from zotune.session import Session
-from zotune.space import named_tensors
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """What the bits of a run depend on beside its own files; with an adapter, peft too."""

@@ -16,19 +16,21 @@ from typing import Any, NoReturn
 
 import torch
 
-from zotune import adapters, checkpoint, config, exporting, models, noise, optimizers, state
+from zotune import adapters, checkpoint, config, exporting, models, optimizers
 from zotune.adapters import Adapter
 from zotune.config import RunConfig
+from zotune.core import noise
+from zotune.core import state_codec as state
+from zotune.core.kernels import worth_compiling
+from zotune.core.recipe import Each, Recipe
+from zotune.core.space import Space, named_tensors
 from zotune.engine import Budget, Emit, Engine
 from zotune.errors import OptionError, RunFolderError, UsageError, ZotuneError, nearest
 from zotune.journal import Journal
-from zotune.kernels import worth_compiling
 from zotune.oracle import Batches, Oracle
 from zotune.plan import EMBEDDED, plan
 from zotune.provenance import environment
-from zotune.recipe import Each, Recipe
 from zotune.session import Session, load_with
-from zotune.space import Space, named_tensors
 from zotune.types import Optimizer
 
 NEEDED = frozenset(

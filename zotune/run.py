@@ -17,6 +17,7 @@ from typing import Any
 
 from zotune import checkpoint, config, exporting, lock, plugins, ratings, replaying, report, seeds
 from zotune.config import RunConfig
+from zotune.core.recipe import Noise
 from zotune.distributed import Processes
 from zotune.engine import Emit, Engine, Outcome, Progress, best_weights
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
@@ -26,7 +27,6 @@ from zotune.objectives import Goal
 from zotune.plan import embedded_data, plan
 from zotune.provenance import environment
 from zotune.provenance import header as made_with
-from zotune.recipe import Noise
 from zotune.replaying import JOURNAL
 from zotune.session import Scoring, Session
 from zotune.types import Optimizer, Score

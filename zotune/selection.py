@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 
 from zotune import adapters, models
+from zotune.core.recipe import TensorInfo
+from zotune.core.space import describe, named_tensors
 from zotune.errors import OptionError
 from zotune.models import Loaded
-from zotune.recipe import TensorInfo
-from zotune.space import describe, named_tensors
 
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""

@@ -16,13 +16,14 @@ import torch
 from zotune import adapters, asking, checkpoint, models, optimizers, probe, seeds, tasks
 from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
+from zotune.core.kernels import worth_compiling
+from zotune.core.space import Space
 from zotune.distributed import ALONE, Processes
 from zotune.drift import Drift
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
 from zotune.journal import Journal
 from zotune.judging import HeldOut, linear_probe, scored_once, wins
-from zotune.kernels import worth_compiling
 from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
@@ -30,7 +31,6 @@ from zotune.points import Points
 from zotune.preflight import Preflight
 from zotune.prompts import Spec
 from zotune.selection import tuned
-from zotune.space import Space
 from zotune.spending import ScoreBudget
 from zotune.types import Score
 

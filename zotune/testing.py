@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from zotune import checkpoint, objectives
+from zotune.core.recipe import Noise
+from zotune.core.space import Space
 from zotune.journal import Journal
-from zotune.recipe import Noise
-from zotune.space import Space
 from zotune.types import Optimizer, Score
 from zotune.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
 
@@ -253,7 +253,7 @@ class OptimizerContract:
         assert again._loss(held).value == losses[best]
 
     def test_state_survives_json(self) -> None:
-        from zotune import state as states
+        from zotune.core import state_codec as states
 
         bench = self.bench().run()
         coded = json.loads(json.dumps(states.encode(bench.engine.state)))

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from zotune import checkpoint, objectives, optimizers
+from zotune.core.recipe import TensorInfo
+from zotune.core.space import Space
 from zotune.engine import Budget, Emit, Engine, Outcome, best_weights
 from zotune.journal import Journal
 from zotune.oracle import Batches, Oracle
-from zotune.recipe import TensorInfo
-from zotune.space import Space
 from zotune.types import Optimizer, Score
 
 DEFAULT_BATCH = 32

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zotune import checkpoint
+from zotune.core.recipe import Noise
+from zotune.core.space import Space
 from zotune.engine import Budget, Engine
 from zotune.errors import ObjectiveError
 from zotune.journal import Journal
 from zotune.oracle import Batches, Oracle
-from zotune.recipe import Noise
-from zotune.space import Space
 from zotune.types import Optimizer, Score
 
 

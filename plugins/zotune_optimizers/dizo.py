@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import only
+from zotune.core.recipe import only
 from zotune_optimizers.parts import at_least, decay, positive, require, slope
 
 QUERY_VALUE = r"q_proj|v_proj|query|value|c_attn|qkv|Wqkv|\.[qv]\."

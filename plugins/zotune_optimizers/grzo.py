@@ -25,7 +25,7 @@ from functools import partial
 from statistics import pstdev
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import each, outer, weighted_sum, where
+from zotune.core.recipe import each, outer, weighted_sum, where
 from zotune_optimizers.parts import decay, matrix, positive, require
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zotune.recipe import Constant, minimum, sqrt
+from zotune.core.recipe import Constant, minimum, sqrt
 from zotune_optimizers.parts import decay, positive, require, share
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import each, only, outer, where
+from zotune.core.recipe import each, only, outer, where
 from zotune_optimizers.parts import ZERO, at_least, decay, matrix, positive, share, slope
 
 

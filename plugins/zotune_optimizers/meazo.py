@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import fsum, sqrt
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import weighted_sum
+from zotune.core.recipe import weighted_sum
 from zotune_optimizers.parts import at_least, check_decay, decay, positive, share, shrunk, slope
 
 

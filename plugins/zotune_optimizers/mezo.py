@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import weighted_sum
+from zotune.core.recipe import weighted_sum
 from zotune_optimizers.parts import at_least, check_decay, decay, layer_groups, positive, shrunk, slope
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import sqrt, weighted_sum
+from zotune.core.recipe import sqrt, weighted_sum
 from zotune_optimizers.parts import ZERO, at_least, check_decay, decay, positive, require, share, shrunk, slope
 
 

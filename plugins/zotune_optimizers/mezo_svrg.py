@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zotune.recipe import weighted_sum
+from zotune.core.recipe import weighted_sum
 from zotune_optimizers.parts import at_least, positive, require
 
 

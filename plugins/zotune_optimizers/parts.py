@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+from zotune.core.recipe import Constant
 from zotune.errors import OptionError
-from zotune.recipe import Constant
 
 ZERO: Final = Constant(0.0)
 """A field that starts at zero."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import weighted_sum
+from zotune.core.recipe import weighted_sum
 from zotune_optimizers.parts import at_least, decay, positive, require
 
 

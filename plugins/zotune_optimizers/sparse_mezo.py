@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import only, where
+from zotune.core.recipe import only, where
 from zotune_optimizers.parts import decay, positive, require, share, slope
 
 EVERY = 3e38

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import maximum, sqrt
+from zotune.core.recipe import maximum, sqrt
 from zotune_optimizers.parts import ZERO, check_decay, decay, positive, share, shrunk, slope
 
 

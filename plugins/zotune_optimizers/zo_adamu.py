@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import sign, sqrt
+from zotune.core.recipe import sign, sqrt
 from zotune_optimizers.parts import ZERO, decay, positive, require, slope
 
 

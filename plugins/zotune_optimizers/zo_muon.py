@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import each, outer, weighted_sum, where
+from zotune.core.recipe import each, outer, weighted_sum, where
 from zotune_optimizers.parts import at_least, decay, matrix, positive
 
 

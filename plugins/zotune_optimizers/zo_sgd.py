@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.recipe import sign
+from zotune.core.recipe import sign
 from zotune_optimizers.parts import decay, positive, slope
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zotune.recipe import weighted_sum
+from zotune.core.recipe import weighted_sum
 from zotune_optimizers.parts import ZERO, at_least, positive, slope
 
 

@@ -68,10 +68,10 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune_optimizers.mezo import MeZO
 
     from zotune import adapters, checkpoint, models
+    from zotune.core.space import Space, describe, named_tensors
     from zotune.engine import Budget, Engine
     from zotune.journal import Journal
     from zotune.oracle import Batches, Oracle
-    from zotune.space import Space, describe, named_tensors
     from zotune.types import Score
 
     torch.set_num_threads(1)

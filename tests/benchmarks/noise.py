@@ -18,9 +18,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zotune import noise, seeds
-from zotune.recipe import Noise
-from zotune.space import Space
+from zotune import seeds
+from zotune.core import noise
+from zotune.core.recipe import Noise
+from zotune.core.space import Space
 
 COUNT, STREAMS = 1 << 24, 8
 LAGS = [*range(1, 65), 384, 768, 1536, 3072, *(1 << k for k in range(7, 23))]

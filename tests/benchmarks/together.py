@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from zotune import config
+from zotune.core.recipe import Noise
 from zotune.journal import Tape
 from zotune.plan import plan
-from zotune.recipe import Noise
 from zotune.session import Session
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K" / "hf"

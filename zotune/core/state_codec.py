@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from zotune.core.recipe import Field, Noise, PerTensor, Recipe
 from zotune.errors import RunFolderError, ZotuneError
-from zotune.recipe import Field, Noise, PerTensor, Recipe
 
 
 def map_recipes(state: Any, fn: Callable[[str, Recipe], Any], path: str = "") -> Any:

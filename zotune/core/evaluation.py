@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune import noise
+from zotune.core import noise
+from zotune.core.codegen import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
+from zotune.core.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
+from zotune.core.recipe import Constant, Noise, WeightedSum, scalar_at
 from zotune.errors import RecipeError
-from zotune.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
-from zotune.program import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
-from zotune.recipe import Constant, Noise, WeightedSum, scalar_at
 
 SMALL = 1 << 13
 """Elements up to which tensors are evaluated together, and are probed by copy."""

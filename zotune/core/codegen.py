@@ -27,9 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zotune import noise
-from zotune.errors import RecipeError, UsageError
-from zotune.recipe import (
+from zotune.core import noise
+from zotune.core.recipe import (
     Constant,
     Each,
     Factor,
@@ -43,6 +42,7 @@ from zotune.recipe import (
     Theta,
     WeightedSum,
 )
+from zotune.errors import RecipeError, UsageError
 
 BATCH = 8
 """Terms of a weighted sum that one kernel call adds."""

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune import noise
-from zotune.program import function
+from zotune.core import noise
+from zotune.core.codegen import function
 
 CHUNK = 1 << 18
 """Elements that an uncompiled program takes at a time: a few megabytes of temporaries, small enough for the cache. A

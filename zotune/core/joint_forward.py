@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zotune.core.in_forward import owners
+from zotune.core.recipe import Noise, Recipe
+from zotune.core.space import Space
 from zotune.errors import ModelError
-from zotune.probing import owners
-from zotune.recipe import Noise, Recipe
-from zotune.space import Space
 
 
 class Together:
