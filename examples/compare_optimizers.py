@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 import zotune
-from zotune import data as records
 from zotune import plugins
+from zotune.data import splits as records
 from zotune.models import default_folder
 from zotune.plan import embedded_data
 

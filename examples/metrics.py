@@ -22,7 +22,7 @@ from typing import Any
 
 import zotune
 from zotune import checking, config
-from zotune import data as records
+from zotune.data import splits as records
 from zotune.plan import embedded_data
 
 OBJECTIVES, SEEDS, FORWARDS, PROBES = ("cross-entropy", "accuracy", "f1"), 2, 1200, 200

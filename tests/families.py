@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zotune import models, tasks
+from zotune.data.templates import Classes, Spec, Template
 from zotune.models import Loaded
-from zotune.prompts import Classes, Spec, Template
 
 WORDS = (
     "the a was it so very not and who what said says because film plot cast dog cat man left ran sat saw great good "

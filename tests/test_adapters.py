@@ -12,9 +12,9 @@ from families import CAUSAL, Families, classification, greedy, mean, option_scor
 
 from zotune import adapters, models, tasks
 from zotune.adapters import Adapter
+from zotune.data.templates import Spec, Template
 from zotune.errors import ModelError, OptionError
 from zotune.models import Loaded
-from zotune.prompts import Spec, Template
 
 TARGETS = {
     "llama": ["q_proj", "v_proj"],

@@ -10,8 +10,8 @@ import torch
 from families import CAUSAL, MASKED, SEQ2SEQ, Families, classification, log_p, mean, option_scores
 
 from zotune import tasks
+from zotune.data.templates import Spec, Template
 from zotune.errors import ModelError, OptionError
-from zotune.prompts import Spec, Template
 
 TEXTS = [
     "the film was bad",
@@ -197,7 +197,7 @@ def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family
     ],
 )
 def test_a_number_is_an_index_and_a_text_an_option(options: list[str], label: Any, right: list[int]) -> None:
-    from zotune.prompts import options_of, right_options
+    from zotune.data.templates import options_of, right_options
 
     record = {"options": options, "label": label}
     assert right_options(record, options_of(record, ("options",))) == right

@@ -32,11 +32,13 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import asking, cli, config, data, measure, models, plugins, presets, readers
+from zotune import asking, cli, config, measure, models, plugins
 from zotune.config import RunConfig
+from zotune.data import presets, readers
+from zotune.data import splits as data
+from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.journal import Journal, Tape
-from zotune.prompts import Template
 from zotune.rating_page import Server, serve
 from zotune.ratings import Question, Ratings
 

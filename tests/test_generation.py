@@ -13,8 +13,8 @@ import torch
 from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 
 from zotune import models, tasks
+from zotune.data.templates import Spec, Template
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.prompts import Spec, Template
 
 FAMILIES = (*CAUSAL, *SEQ2SEQ)
 QUESTIONS = [

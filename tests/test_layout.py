@@ -14,8 +14,8 @@ import zotune
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "seeds", "shapes", "text"},
-    {"plugins", "core.noise", "readers", "spending", "textbook", "types"},
-    {"config", "presets", "ratings", "core.recipe", "scaffold"},
+    {"plugins", "core.noise", "data.readers", "spending", "textbook", "types"},
+    {"config", "data.presets", "ratings", "core.recipe", "scaffold"},
     {"calls", "core.state_codec", "core.codegen", "rating_page", "rating_terminal"},
     {"objectives"},
     {"core.kernels", "optimizers", "core.in_forward"},
@@ -26,9 +26,9 @@ LAYERS = [
     {"checkpoint"},
     {"oracle"},
     {"calibration", "preflight"},
-    {"engine", "data", "models", "prefix"},
-    {"adapters", "prompts", "tuner", "workbench"},
-    {"exporting", "selection", "tokens"},
+    {"engine", "data.splits", "models", "prefix"},
+    {"adapters", "data.templates", "tuner", "workbench"},
+    {"exporting", "selection", "data.tokenization"},
     {"forward"},
     {"prompt_cache"},
     {"scoring"},
@@ -56,7 +56,7 @@ LIGHT = {
     "types",
     "text",
     "config",
-    "presets",
+    "data.presets",
     "ratings",
     "rating_page",
     "rating_terminal",
@@ -69,8 +69,8 @@ LIGHT = {
     "cli",
     "objectives",
     "optimizers",
-    "data",
-    "readers",
+    "data.splits",
+    "data.readers",
     "report",
     "terminal",
 }
@@ -128,7 +128,7 @@ def test_the_engine_knows_no_metric_and_no_model() -> None:
     below = {
         "models",
         "tasks",
-        "data",
+        "data.splits",
         "objectives",
         "run",
     }

@@ -17,9 +17,9 @@ import zotune
 from zotune import cli, forward, tasks
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
+from zotune.data.templates import Classes, Spec, Template
 from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.models import inspect, load
-from zotune.prompts import Classes, Spec, Template
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 ERRORS: tuple[Callable[[], BaseException], ...] = (

@@ -12,8 +12,8 @@ from conftest import rows
 from torch import nn
 
 from zotune import models, tasks
+from zotune.data.templates import Classes, Spec, Template
 from zotune.prefix import find_blocks
-from zotune.prompts import Classes, Spec, Template
 
 RECORDS = rows(24)
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from zotune import presets
 from zotune.config import read_yaml
+from zotune.data import presets
+from zotune.data.presets import LabelWord, TaskFile
 from zotune.errors import OptionError
-from zotune.presets import LabelWord, TaskFile
 
 FOLDER = Path(presets.__file__).parent / "embedded" / "tasks"
 FILTERS = {

@@ -14,9 +14,9 @@ from test_generation import QUESTIONS
 
 from zotune import config, models, prompt_cache, tasks
 from zotune.core.recipe import Noise
+from zotune.data.templates import Spec, Template
 from zotune.journal import Tape
 from zotune.plan import plan
-from zotune.prompts import Spec, Template
 from zotune.session import Session
 
 ASKED = "it was true because the dog ran and the cat saw it . question : the man was so good . "

@@ -25,8 +25,9 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config, models, objectives, presets, rating_terminal, replaying
+from zotune import cli, config, models, objectives, rating_terminal, replaying
 from zotune import text as shown
+from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.ratings import Question, Ratings
 from zotune.terminal import Terminal
@@ -280,7 +281,7 @@ def test_replaying_and_verifying_run_nothing_that_only_the_folder_names(
 
 
 def test_templates_reach_no_attributes() -> None:
-    from zotune.prompts import Template
+    from zotune.data.templates import Template
 
     for text in ("{text.__class__}", "{text[0]}", "{text!r}", "{text:>10}", "{0.__init__.__globals__}", "{text.a|cap}"):
         with pytest.raises(OptionError, match="plain column name"):
@@ -560,7 +561,7 @@ def test_a_run_writes_in_its_folder_and_nowhere_else(
 
 
 def test_a_table_names_no_file_that_is_read(tmp_path: Path) -> None:
-    from zotune.readers import read_file
+    from zotune.data.readers import read_file
 
     secret = tmp_path / "secret.txt"
     secret.write_text("top secret")

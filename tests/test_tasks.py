@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import rows
 
-from zotune import models, prompts, tasks
+from zotune import models, tasks
+from zotune.data import templates
+from zotune.data.templates import Classes, Spec, Template
 from zotune.errors import DataError, OptionError
-from zotune.prompts import Classes, Spec, Template
 
 
 def task(
@@ -145,13 +146,13 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     ],
 )
 def test_classes(labels: list[Any], given_: str | None, keys: tuple[str, ...], words: tuple[str, ...]) -> None:
-    found = prompts.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
+    found = templates.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
     assert (found.keys, found.words) == (keys, words)
 
 
 def test_label_text_names_numbers() -> None:
     records = [{"label": 1, "label_text": "positive"}, {"label": 0, "label_text": "negative"}]
-    assert prompts.find_classes({"train": records}, None, True).words == ("negative", "positive")
+    assert templates.find_classes({"train": records}, None, True).words == ("negative", "positive")
 
 
 @pytest.mark.parametrize(
@@ -171,10 +172,10 @@ def test_label_text_names_numbers() -> None:
 def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: Any, said: str) -> None:
     records = {"train": [{"label": x} for x in labels]}
     if error is None:
-        prompts.find_classes(records, given_, True)
+        templates.find_classes(records, given_, True)
     else:
         with pytest.raises(error, match=said):
-            prompts.find_classes(records, given_, True)
+            templates.find_classes(records, given_, True)
 
 
 @pytest.mark.parametrize(
@@ -183,14 +184,14 @@ def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: An
 def test_templates_reach_nothing_but_columns(text: str) -> None:
     with pytest.raises(OptionError):
         made = Template(text)
-        prompts.check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
+        templates.check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
 
 
 def test_template_columns_are_checked() -> None:
     with pytest.raises(DataError, match=r"train record 2 has no column 'premise'; columns found: premise, text"):
-        prompts.check_template(
+        templates.check_template(
             Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding"
         )
     with pytest.raises(OptionError, match=r"no \{label\}"):
-        prompts.check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
+        templates.check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
     assert Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zotune import models, presets, tasks
+from zotune import models, tasks
 from zotune.config import RunConfig
-from zotune.data import Record, columns_of, rename
-from zotune.errors import DataError, OptionError
-from zotune.generation import PAIRS
-from zotune.prompts import (
+from zotune.data import presets
+from zotune.data.splits import Record, columns_of, rename
+from zotune.data.templates import (
     KINDS,
     TARGET,
     WORDED,
@@ -26,6 +25,8 @@ from zotune.prompts import (
     preset_classes,
     references_of,
 )
+from zotune.errors import DataError, OptionError
+from zotune.generation import PAIRS
 
 Parts = dict[str, list[Record]]
 COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response", "chosen")

@@ -340,7 +340,7 @@ def evaluate(
 @ls_app.command("tasks")
 def list_tasks(as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
     """Tasks that --task knows by name; your own is a file of the same form."""
-    from zotune import presets
+    from zotune.data import presets
 
     found = [presets.load(name) for name in presets.names()]
     if as_json:

@@ -26,13 +26,13 @@ import torch
 from zotune import asking, config, measure, models, objectives, plugins, rating_terminal, tasks
 from zotune.calls import Calls
 from zotune.config import RunConfig
-from zotune.data import Record
+from zotune.data.splits import Record
+from zotune.data.templates import Spec
 from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.generation import asked_turns, right_texts
 from zotune.judging import wins
 from zotune.objectives import Objective, texts
-from zotune.prompts import Spec
 from zotune.provenance import source_hash
 from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
 from zotune.session import load

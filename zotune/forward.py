@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from zotune.core.joint_forward import Together
+from zotune.data.templates import Spec
+from zotune.data.tokenization import Coder
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
 from zotune.models import Loaded
 from zotune.prefix import Prefix, find_blocks
-from zotune.prompts import Spec
-from zotune.tokens import Coder
 
 T = TypeVar("T")
 P = ParamSpec("P")

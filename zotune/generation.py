@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from zotune import seeds
-from zotune.data import Record
+from zotune.data.splits import Record
+from zotune.data.templates import SHOTS, Filled, Spec, references_of
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.forward import Tokens, fitted
 from zotune.models import generation_settings, own_settings_aside, quiet
 from zotune.objectives import texts
 from zotune.prompt_cache import PromptCache
-from zotune.prompts import SHOTS, Filled, Spec, references_of
 from zotune.scoring import Option, Rows, Worded
 
 PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"})

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints, overload
 
-from zotune import asking, config, data, objectives, seeds, tasks
+from zotune import asking, config, objectives, seeds, tasks
 from zotune.calls import Calls
 from zotune.config import RunConfig
+from zotune.data import splits
+from zotune.data.templates import WORDED
 from zotune.engine import Emit
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.judging import HeldOut, Scored
 from zotune.plan import embedded_data
-from zotune.prompts import WORDED
 from zotune.session import load
 
 Goal = str | Callable[..., Any]
@@ -68,7 +69,7 @@ def evaluate(
     if shots and cfg.train_split not in source.splits:
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
-        parts["train"] = data.rename(source.splits[cfg.train_split], cfg.columns)
+        parts["train"] = splits.rename(source.splits[cfg.train_split], cfg.columns)
     found, spec, parts = asking.resolve(cfg, task, parts)
     if (shots or calibrate) and found.head not in WORDED:
         raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
@@ -116,12 +117,12 @@ def _score(held: HeldOut, outputs: Mapping[str, Any], seed: int) -> Scored:
     return held.scored(outputs, score, seeds.derive(seed, "bootstrap"))
 
 
-def held_out(cfg: RunConfig, split: str | None) -> tuple[data.Source, str, list[data.Record]]:
+def held_out(cfg: RunConfig, split: str | None) -> tuple[splits.Source, str, list[splits.Record]]:
     """The data, and of it the split (test, else validation, else the first) and its rows that are scored. Raises
     DataError."""
-    source = data.load(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
+    source = splits.load(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
     name = split or next((s for s in ("test", "validation") if s in source.splits), next(iter(source.splits)))
-    return source, name, data.rename(source.pick(name), cfg.columns)[: cfg.limit]
+    return source, name, splits.rename(source.pick(name), cfg.columns)[: cfg.limit]
 
 
 def inherit(cfg: RunConfig) -> RunConfig:

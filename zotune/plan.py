@@ -10,13 +10,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zotune import asking, data, models, objectives, optimizers
+from zotune import asking, models, objectives, optimizers
 from zotune.adapters import Adapter
 from zotune.calls import Calls
 from zotune.config import RunConfig
+from zotune.data import splits as data
+from zotune.data.templates import Spec
 from zotune.errors import OptionError
 from zotune.objectives import Goal, Objective
-from zotune.prompts import Spec
 from zotune.selection import check_tune
 from zotune.types import Optimizer
 
@@ -50,7 +51,7 @@ class Plan:
 
 def embedded_data() -> Path:
     """The folder of the data set that ships with the package: messages to a shop's support, in six intents."""
-    return Path(str(resources.files("zotune") / "embedded" / "support"))
+    return Path(str(resources.files("zotune") / "data" / "support"))
 
 
 def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -> Plan:

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from zotune import seeds
-from zotune.data import Record
+from zotune.data.splits import Record
+from zotune.data.templates import Filled, Spec, Template, options_of, right_options
 from zotune.errors import ModelError, OptionError
 from zotune.forward import Forward, Tokens, fitted
 from zotune.models import LINEAR_HEAD, Loaded
-from zotune.prompts import Filled, Spec, Template, options_of, right_options
 
 TEMPERATURE = 20.0
 """Cosines times this are an embedding model's logits, as sentence-transformers trains them."""

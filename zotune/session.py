@@ -18,6 +18,7 @@ from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
 from zotune.core.kernels import worth_compiling
 from zotune.core.space import Space
+from zotune.data.templates import Spec
 from zotune.distributed import ALONE, Processes
 from zotune.drift import Drift
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
@@ -29,7 +30,6 @@ from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
 from zotune.points import Points
 from zotune.preflight import Preflight
-from zotune.prompts import Spec
 from zotune.selection import tuned
 from zotune.spending import ScoreBudget
 from zotune.types import Score

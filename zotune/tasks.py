@@ -5,10 +5,10 @@ Knows every kind of task; computes nothing itself.
 
 from __future__ import annotations
 
+from zotune.data.templates import WORDED, Spec
 from zotune.errors import OptionError
 from zotune.generation import Generating
 from zotune.models import Head, Loaded
-from zotune.prompts import WORDED, Spec
 from zotune.scoring import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
 
 Task = Choosing

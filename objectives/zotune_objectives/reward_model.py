@@ -140,8 +140,8 @@ class RewardModel:
         """The model, loaded once."""
         if not self._made:
             from zotune import models
+            from zotune.data.templates import Spec, Template
             from zotune.forward import Forward
-            from zotune.prompts import Spec, Template
 
             found, device, dtype = self._found, self.device, self.dtype
             try:
@@ -158,7 +158,7 @@ class RewardModel:
     # -- text ----------------------------------------------------------------------------------------------------------
 
     def _tokens(self, forward: Any, prompt: Any, completion: Any, messages: Any) -> tuple[int, ...]:
-        from zotune.prompts import SHOTS, Filled
+        from zotune.data.templates import SHOTS, Filled
 
         chat = bool(getattr(forward.loaded.tokenizer, "chat_template", None))
         if self.template == "chat" or (self.template == "auto" and chat and not self.pair):
@@ -175,7 +175,7 @@ class RewardModel:
 
     def _conversation(self, tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> Any:
         """A conversation in the chat template; what was said before its last turn may be shortened."""
-        from zotune.prompts import SHOTS, Filled
+        from zotune.data.templates import SHOTS, Filled
 
         try:
             text: str = tokenizer.apply_chat_template(list(turns), tokenize=False)

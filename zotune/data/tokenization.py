@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zotune.data.templates import SHOTS, Filled
 from zotune.errors import OptionError
-from zotune.prompts import SHOTS, Filled
 
 
 @dataclass(frozen=True)

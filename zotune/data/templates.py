@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from zotune.data import Record, columns_of
+from zotune.data.splits import Record, columns_of
 from zotune.errors import DataError, OptionError, nearest
 
 Kind = Literal["classification", "choice", "generation"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zotune.data.readers import SUFFIXES as SUFFIXES
+from zotune.data.readers import Record, kind_of, looks_like_hub_id, read_file, read_hub
 from zotune.errors import DataError, OptionError, nearest
-from zotune.readers import SUFFIXES as SUFFIXES
-from zotune.readers import Record, kind_of, looks_like_hub_id, read_file, read_hub
 from zotune.seeds import derive
 
 _ALIASES = {

@@ -27,7 +27,7 @@ WORD_HEADS = ("causal", "masked", "seq2seq")
 """Heads that score or write the words at the target. The others see a row's own texts, never a label."""
 
 HEADS = (*WORD_HEADS, "classification", "embedding")
-_SHIPPED = Path(str(resources.files("zotune") / "embedded" / "tasks"))
+_SHIPPED = Path(str(resources.files("zotune") / "data" / "tasks"))
 
 
 @dataclass(frozen=True)
