@@ -36,7 +36,7 @@ from transformers import AutoModel, AutoTokenizer
 import zotune
 from zotune.data import presets
 from zotune.data import splits as records
-from zotune.models import default_folder
+from zotune.models.loading import default_folder
 from zotune.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 import zotune
 from zotune import plugins
 from zotune.data import splits as records
-from zotune.models import default_folder
+from zotune.models.loading import default_folder
 from zotune.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

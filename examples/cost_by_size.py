@@ -15,14 +15,15 @@ import argparse
 
 import torch
 
-from zotune import bench, models
+from zotune import bench
+from zotune.models import loading
 
 SHAPES = {1: (64, 8), 5: (192, 8), 20: (384, 10), 60: (640, 11), 200: (1024, 15)}
 """Width and layers, by millions of weights."""
 WORDS, HEAD = 8192, 64
 
 
-def shaped(width: int, layers: int, tokens: int, seed: int) -> models.Loaded:
+def shaped(width: int, layers: int, tokens: int, seed: int) -> loading.Loaded:
     heads = width // HEAD
     sizes = {
         "vocab_size": WORDS,
@@ -34,7 +35,7 @@ def shaped(width: int, layers: int, tokens: int, seed: int) -> models.Loaded:
         "max_position_embeddings": tokens,
         "tie_word_embeddings": True,
     }
-    return models.random("llama", sizes, seed=seed, name=f"llama {layers} x {width}")
+    return loading.random("llama", sizes, seed=seed, name=f"llama {layers} x {width}")
 
 
 def main() -> None:

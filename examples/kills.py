@@ -28,7 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zotune import cli, models
+from zotune import cli
+from zotune.models import loading
 from zotune.plan import embedded_data
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
@@ -52,7 +53,7 @@ PLACES = {
     "at a checkpoint's sync": "zotune.checkpoint:_sync",
     "at an old checkpoint": "zotune.checkpoint:_remove",
     "at a small file": "zotune.checkpoint:replace",
-    "at the model's files": "zotune.models:save",
+    "at the model's files": "zotune.models.loading:save",
     "in a replay": "zotune.engine:Engine._step",
 }
 TORN, TIME = "in the middle of a journal line", "after a time"
@@ -222,8 +223,8 @@ def same(a: Path, b: Path) -> bool:
 
 def warm() -> None:
     """Import once, for all attempts, what a run imports."""
-    found = models.inspect(None)
-    models.load(found.source, found.folder, found.head)
+    found = loading.inspect(None)
+    loading.load(found.source, found.folder, found.head)
     for where in PLACES.values():
         find(where)
 

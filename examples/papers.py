@@ -236,7 +236,7 @@ FORWARDS, SEEDS = 500, 3
 def divergence(out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    from zotune.models import default_folder
+    from zotune.models.loading import default_folder
     from zotune.plan import embedded_data
 
     rows = [json.loads(x) for x in (Path(embedded_data()) / "train.jsonl").open()][:256]

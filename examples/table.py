@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import zotune
-from zotune.models import default_folder
+from zotune.models.loading import default_folder
 
 SST2 = Path(__file__).resolve().parents[2] / "shared" / "data" / "sst2"
 CASES = {

@@ -36,8 +36,8 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    from zotune import models
     from zotune.errors import ModelError
+    from zotune.models import loading as models
 
     try:
         return models.default_folder()

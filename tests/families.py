@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune import models, tasks
+from zotune import tasks
 from zotune.data.templates import Classes, Spec, Template
-from zotune.models import Loaded
+from zotune.models import loading
+from zotune.models.loading import Loaded
 
 WORDS = (
     "the a was it so very not and who what said says because film plot cast dog cat man left ran sat saw great good "
@@ -133,8 +134,8 @@ class Families:
         return folder
 
     def load(self, name: str, kind: str = "words", classes: int | None = None) -> Loaded:
-        found = models.inspect(str(self.folder(name, kind)))
-        return models.load(found.source, found.folder, found.head, device="cpu", classes=classes)
+        found = loading.inspect(str(self.folder(name, kind)))
+        return loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
 
     def task(self, name: str, spec: Spec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:
         classes = len(spec.classes.words) if spec.classes else None

@@ -10,11 +10,12 @@ import pytest
 import torch
 from families import CAUSAL, Families, classification, greedy, mean, option_scores
 
-from zotune import adapters, models, tasks
-from zotune.adapters import Adapter
+from zotune import tasks
 from zotune.data.templates import Spec, Template
 from zotune.errors import ModelError, OptionError
-from zotune.models import Loaded
+from zotune.models import adapters, loading
+from zotune.models.adapters import Adapter
+from zotune.models.loading import Loaded
 
 TARGETS = {
     "llama": ["q_proj", "v_proj"],
@@ -54,9 +55,9 @@ def change(loaded: Loaded) -> None:
 
 
 def again(folder: Path, classes: int | None = None) -> Loaded:
-    found = models.inspect(str(folder))
+    found = loading.inspect(str(folder))
     assert found.adapter == folder
-    loaded = models.load(found.source, found.folder, found.head, device="cpu", classes=classes)
+    loaded = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
     adapters.load(loaded, found.adapter)
     return loaded
 
@@ -94,22 +95,22 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
     change(loaded)
     want = scores(loaded)
     assert (want - plain).abs().max() > 1e-3
-    models.save(loaded, tmp_path)
+    loading.save(loaded, tmp_path)
     assert not (tmp_path / "model.safetensors").exists(), "the base model is not written again"
     read = again(tmp_path, 3 if family.endswith("-head") else None)
     assert torch.equal(scores(read), want)
     assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
-    cls = getattr(transformers, models.AUTO[loaded.head])
-    base = json.loads((tmp_path / models.ADAPTER_FILE).read_text())["base_model_name_or_path"]
-    with models.quiet():
+    cls = getattr(transformers, loading.AUTO[loaded.head])
+    base = json.loads((tmp_path / loading.ADAPTER_FILE).read_text())["base_model_name_or_path"]
+    with loading.quiet():
         alone = peft.PeftModel.from_pretrained(cls.from_pretrained(base), tmp_path).eval()
     read.model = alone
     assert torch.equal(scores(read), want)
     adapters.merge(loaded)
     assert not adapters.is_adapter(loaded)
     torch.testing.assert_close(scores(loaded), want, rtol=0, atol=1e-5)
-    models.save(loaded, tmp_path / "whole")
-    whole = models.load(str(tmp_path / "whole"), tmp_path / "whole", loaded.head, device="cpu")
+    loading.save(loaded, tmp_path / "whole")
+    whole = loading.load(str(tmp_path / "whole"), tmp_path / "whole", loaded.head, device="cpu")
     assert torch.equal(scores(whole), scores(loaded))
 
 
@@ -180,7 +181,7 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     change(loaded)
     want = scores(loaded)
     torch.testing.assert_close(scores(loaded, micro=1), want, rtol=0, atol=1e-5)
-    models.save(loaded, tmp_path)
+    loading.save(loaded, tmp_path)
     read = again(tmp_path, 3 if family == "llama-head" else None)
     assert read.virtual_tokens == TOKENS
     assert torch.equal(scores(read), want)
@@ -188,8 +189,8 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     change(read)
     change(loaded)
     assert torch.equal(scores(read), scores(loaded))
-    cls = getattr(transformers, models.AUTO[loaded.head])
-    with models.quiet():
+    cls = getattr(transformers, loading.AUTO[loaded.head])
+    with loading.quiet():
         alone = peft.PeftModel.from_pretrained(cls.from_pretrained(families.folder(family)), tmp_path).eval()
     read.model = alone
     assert torch.equal(scores(read), want)

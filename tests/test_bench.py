@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from zotune import bench, cli, cli_bench, instruments, models, plugins, textbook
+from zotune import bench, cli, cli_bench, instruments, plugins, textbook
 from zotune.bench import Options
 from zotune.core.space import named_tensors
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
+from zotune.models import loading
 from zotune.shapes import SHAPES
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -53,12 +54,12 @@ def small(**more: Any) -> Options:
         return Options(**{"rows": 2, "tokens": 5, "rounds": 1, "warmup": 0, "compile": False, **more})
 
 
-def tiny(head: models.Head = "embedding", family: str = "bert", **more: Any) -> models.Loaded:
+def tiny(head: loading.Head = "embedding", family: str = "bert", **more: Any) -> loading.Loaded:
     sizes = {**TINY, "intermediate_size": 32, "max_position_embeddings": 12, **more}
-    return models.random(family, sizes, head=head, device="cpu")
+    return loading.random(family, sizes, head=head, device="cpu")
 
 
-def bits(loaded: models.Loaded) -> dict[str, bytes]:
+def bits(loaded: loading.Loaded) -> dict[str, bytes]:
     named = named_tensors(loaded.model).items()
     return {n: p.detach().clone().view(-1).view(torch.uint8).numpy().tobytes() for n, p in named}
 
@@ -152,7 +153,7 @@ def test_tables_hold_every_optimizer_in_a_hundred_columns(everything: tuple[dict
         ("seq2seq", "t5", {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "decoder_start_token_id": 0}),
     ],
 )
-def test_every_head_has_a_number(head: models.Head, family: str, more: dict[str, Any]) -> None:
+def test_every_head_has_a_number(head: loading.Head, family: str, more: dict[str, Any]) -> None:
     loaded = tiny(head, family, **more)
     before = bits(loaded)
     found = bench.measure(loaded, bench.resolve(["mezo"])[0], small())
@@ -283,7 +284,7 @@ def test_more_tokens_than_the_model_takes() -> None:
 
 def test_a_shape_that_cannot_be_made() -> None:
     with pytest.raises(ModelError, match="no-such-family"):
-        models.random("no-such-family", {}, device="cpu")
+        loading.random("no-such-family", {}, device="cpu")
 
 
 def test_an_optimizer_that_cannot_begin_is_named_or_raises() -> None:

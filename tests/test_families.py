@@ -230,14 +230,14 @@ def test_a_head_that_reads_the_last_token_knows_the_padding(families: Families, 
     import json
     import shutil
 
-    from zotune import models
+    from zotune.models import loading
 
     spec = classification("{text}", ("a", "b", "c"))
     folder = tmp_path / "llama"
     shutil.copytree(families.folder("llama-head"), folder)
     config = json.loads((folder / "config.json").read_text()) | {"pad_token_id": pad}
     (folder / "config.json").write_text(json.dumps(config))
-    loaded = models.load(str(folder), folder, "classification", device="cpu", classes=3)
+    loaded = loading.load(str(folder), folder, "classification", device="cpu", classes=3)
     loaded.tokenizer.pad_token = "</s>" if pad == 5 else "<pad>"
     one, many = (tasks.build(loaded, spec, 90, micro) for micro in (1, 16))
     close(scores(one, ROWS), scores(many, ROWS))

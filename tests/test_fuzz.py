@@ -32,13 +32,14 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import asking, cli, config, measure, models, plugins
+from zotune import asking, cli, config, measure, plugins
 from zotune.config import RunConfig
 from zotune.data import presets, readers
 from zotune.data import splits as data
 from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.journal import Journal, Tape
+from zotune.models import loading
 from zotune.rating_page import Server, serve
 from zotune.ratings import Question, Ratings
 
@@ -464,7 +465,7 @@ def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None
     text = json.dumps(value).replace("{here}", str(folder))
     (folder / name).write_bytes(text.encode() if raw is None else raw)
     with contextlib.chdir(place), harmless():
-        models.inspect(str(folder))
+        loading.inspect(str(folder))
 
 
 @fuzz()

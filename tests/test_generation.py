@@ -12,9 +12,10 @@ import pytest
 import torch
 from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 
-from zotune import models, tasks
+from zotune import tasks
 from zotune.data.templates import Spec, Template
 from zotune.errors import DataError, ModelError, OptionError
+from zotune.models import loading
 
 FAMILIES = (*CAUSAL, *SEQ2SEQ)
 QUESTIONS = [
@@ -70,8 +71,8 @@ def test_the_models_own_settings_do_not_mix_in(families: Families, family: str, 
     want, got = (said(tasks.build(x, SPEC, 90, 4), ROWS)["completion_ids"] for x in (plain, penal))
     assert got == want
     assert penal.model.generation_config is own
-    models.save(plain, tmp_path)
-    again = models.load(str(tmp_path), tmp_path, plain.head, device="cpu").model.generation_config
+    loading.save(plain, tmp_path)
+    again = loading.load(str(tmp_path), tmp_path, plain.head, device="cpu").model.generation_config
     assert again.eos_token_id == plain.model.generation_config.eos_token_id
 
 

@@ -19,7 +19,7 @@ from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.data.templates import Classes, Spec, Template
 from zotune.errors import ObjectiveError, OutOfMemory
-from zotune.models import inspect, load
+from zotune.models.loading import inspect, load
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 ERRORS: tuple[Callable[[], BaseException], ...] = (
@@ -323,7 +323,7 @@ def test_the_command_says_it_in_one_line(
     def load(*args: Any, **kwargs: Any) -> Any:
         raise ERRORS[0]()
 
-    monkeypatch.setattr("zotune.models.load", load)
+    monkeypatch.setattr("zotune.models.loading.load", load)
     with pytest.raises(SystemExit) as ended:
         cli.main(["eval", "-d", str(toy), "--labels", "bad,good"])
     assert ended.value.code == 1

@@ -11,16 +11,17 @@ import torch
 from conftest import rows
 from torch import nn
 
-from zotune import models, tasks
+from zotune import tasks
 from zotune.data.templates import Classes, Spec, Template
+from zotune.models import loading
 from zotune.prefix import find_blocks
 
 RECORDS = rows(24)
 
 
 def made(folder: Path, micro: int = 16) -> tasks.Task:
-    found = models.inspect(str(folder))
-    loaded = models.load(found.source, found.folder, found.head, classes=2)
+    found = loading.inspect(str(folder))
+    loaded = loading.load(found.source, found.folder, found.head, classes=2)
     template = "{text} it was {label}" if found.head == "causal" else "{text}"
     return tasks.build(
         loaded, Spec("classification", Template(template), Classes(("0", "1"), ("bad", "good"))), 32, micro
@@ -55,7 +56,7 @@ def test_fed_states_give_the_same_scores(fixture: str, path: str, request: pytes
 
 def test_a_linear_head_on_embeddings_comes_after_all_blocks(tiny_encoder: Path) -> None:
     task = made(tiny_encoder)
-    torch.nn.init.normal_(models.add_linear_head(task.loaded, 2).weight)
+    torch.nn.init.normal_(loading.add_linear_head(task.loaded, 2).weight)
     task = tasks.build(task.loaded, task.spec, 32, 16)
     found = task.rows(RECORDS)
     plain = task.logits(found, range(24))

@@ -10,9 +10,10 @@ import pytest
 import torch
 from families import Families, classification
 
-from zotune import adapters, models, probe, tasks
-from zotune.adapters import Adapter
+from zotune import probe, tasks
 from zotune.errors import DataError, OptionError
+from zotune.models import adapters, loading
+from zotune.models.adapters import Adapter
 
 SUBJECTS = ["the film", "a cat", "the plot and the cast", "it", "what a dog"]
 ADJECTIVES = [["bad", "poor", "awful"], ["good", "great", "fine"], ["right", "true", "wrong"]]
@@ -27,7 +28,7 @@ def rows(classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def built(loaded: models.Loaded, classes: int) -> tasks.Whole:
+def built(loaded: loading.Loaded, classes: int) -> tasks.Whole:
     made = tasks.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
     assert isinstance(made, tasks.Whole)
     return made
@@ -57,9 +58,9 @@ def test_the_model_predicts_as_the_probe(families: Families, head: str, classes:
         assert loaded.linear_head.weight.shape == (classes, 32)
     else:
         assert (loaded.last_linear().bias is not None) == has_bias
-    models.save(loaded, tmp_path)
-    found = models.inspect(str(tmp_path))
-    again = models.load(found.source, found.folder, found.head, device="cpu", classes=classes)
+    loading.save(loaded, tmp_path)
+    found = loading.inspect(str(tmp_path))
+    again = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
     assert torch.equal(built(again, classes).logits(train, range(len(train))), logits)
     assert (again.linear_head is not None) == (head == "bert-embedding")
 
@@ -79,15 +80,15 @@ def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path
             if p.requires_grad:
                 p.add_(0.01)
     want = built(loaded, 3).logits(train, range(len(train)))
-    models.save(loaded, tmp_path)
-    found = models.inspect(str(tmp_path))
-    again = models.load(found.source, found.folder, found.head, device="cpu", classes=3)
+    loading.save(loaded, tmp_path)
+    found = loading.inspect(str(tmp_path))
+    again = loading.load(found.source, found.folder, found.head, device="cpu", classes=3)
     adapters.load(again, tmp_path)
     assert torch.equal(built(again, 3).logits(train, range(len(train))), want)
     adapters.merge(again)
     torch.testing.assert_close(built(again, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
-    models.save(again, tmp_path / "whole")
-    whole = models.load(str(tmp_path / "whole"), tmp_path / "whole", again.head, device="cpu", classes=3)
+    loading.save(again, tmp_path / "whole")
+    whole = loading.load(str(tmp_path / "whole"), tmp_path / "whole", again.head, device="cpu", classes=3)
     torch.testing.assert_close(built(whole, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
 
 

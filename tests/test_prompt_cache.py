@@ -12,10 +12,11 @@ import torch
 from families import BOS, CAUSAL, EOS, PAD, Families, greedy, tokenizer
 from test_generation import QUESTIONS
 
-from zotune import config, models, prompt_cache, tasks
+from zotune import config, prompt_cache, tasks
 from zotune.core.recipe import Noise
 from zotune.data.templates import Spec, Template
 from zotune.journal import Tape
+from zotune.models import loading
 from zotune.plan import plan
 from zotune.session import Session
 
@@ -95,8 +96,8 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
             p.data.add_(torch.randn_like(p) * 0.2)
     model.save_pretrained(tmp_path)
     coder.save_pretrained(tmp_path)
-    found = models.inspect(str(tmp_path))
-    loaded = models.load(found.source, found.folder, found.head, device="cpu")
+    found = loading.inspect(str(tmp_path))
+    loaded = loading.load(found.source, found.folder, found.head, device="cpu")
     task, whole = (tasks.build(loaded, SPEC, 90, 16) for _ in range(2))
     whole.prompts.possible = False
     assert said(task) == said(whole)

@@ -613,9 +613,10 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
 ) -> None:
     usual = made(tiny_encoder, toy, tmp_path)
     zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
-    from zotune import models, run
+    from zotune import run
+    from zotune.models import loading
 
-    owner: Any = {"_append": run, "save": models}.get(place, checkpoint)
+    owner: Any = {"_append": run, "save": loading}.get(place, checkpoint)
     really, calls = getattr(owner, place), 0
     at = {"_append": 4, "replace": 4, "save": 1}.get(place, 2)  # past the first step
 
@@ -639,12 +640,12 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
 def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from zotune import models
+    from zotune.models import loading
 
     def full(*_: Any) -> None:
         raise Exception("No space left on device (os error 28)")
 
-    monkeypatch.setattr(models, "save", full)
+    monkeypatch.setattr(loading, "save", full)
     with pytest.raises(ZotuneError, match="out cannot be written: No space left on device"):
         zotune.fit(**made(tiny_encoder, toy, tmp_path))
     with pytest.raises(ZotuneError, match="again cannot be written: No space left on device") as error:

@@ -520,7 +520,7 @@ def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: 
 
     from zotune.core.recipe import TensorInfo
     from zotune.core.space import describe
-    from zotune.selection import choose
+    from zotune.models.trainable import choose
 
     bert = list(describe(AutoModel.from_pretrained(tiny_encoder)).values())
     llama = list(describe(AutoModelForCausalLM.from_pretrained(tiny_llama)).values())

@@ -9,17 +9,18 @@ import pytest
 import torch
 from conftest import rows
 
-from zotune import models, tasks
+from zotune import tasks
 from zotune.data import templates
 from zotune.data.templates import Classes, Spec, Template
 from zotune.errors import DataError, OptionError
+from zotune.models import loading
 
 
 def task(
     folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16, length: int = 32
 ) -> tasks.Task:
-    found = models.inspect(str(folder))
-    loaded = models.load(found.source, found.folder, found.head, classes=len(words))
+    found = loading.inspect(str(folder))
+    loaded = loading.load(found.source, found.folder, found.head, classes=len(words))
     spec = Spec("classification", Template(template), Classes(("0", "1"), words))
     return tasks.build(loaded, spec, length, micro)
 
@@ -81,7 +82,7 @@ def test_batch_size_and_order_change_nothing(fixture: str, request: pytest.Fixtu
 
 def test_a_new_head_comes_from_the_seed_and_leaves_the_global_generator(tiny_encoder: Path) -> None:
     state = torch.get_rng_state()
-    made = [models.load(str(tiny_encoder), tiny_encoder, "classification", classes=3, seed=s) for s in (1, 1, 2)]
+    made = [loading.load(str(tiny_encoder), tiny_encoder, "classification", classes=3, seed=s) for s in (1, 1, 2)]
     a, b, c = (m.model.classifier.weight for m in made)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)

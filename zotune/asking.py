@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zotune import models, tasks
+from zotune import tasks
 from zotune.config import RunConfig
 from zotune.data import presets
 from zotune.data.splits import Record, columns_of, rename
@@ -27,6 +27,7 @@ from zotune.data.templates import (
 )
 from zotune.errors import DataError, OptionError
 from zotune.generation import PAIRS
+from zotune.models import loading
 
 Parts = dict[str, list[Record]]
 COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response", "chosen")
@@ -61,14 +62,14 @@ def read(task: str | None) -> Task:
     return Task(file, file.kind)
 
 
-def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -> tuple[models.Found, Spec, Parts]:
+def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -> tuple[loading.Found, Spec, Parts]:
     """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
     kind = kind_of(cfg, task, first)
-    found = models.inspect(cfg.model, cfg.head, cfg.allow_pickle)
+    found = loading.inspect(cfg.model, cfg.head, cfg.allow_pickle)
     if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
-        found = models.inspect(cfg.model, "classification", cfg.allow_pickle)
+        found = loading.inspect(cfg.model, "classification", cfg.allow_pickle)
     if kind == "generation":
         rows = {name: _completed(records) for name, records in rows.items()}
     values = task.file.values if task.file else {}
@@ -99,7 +100,7 @@ def max_length(cfg: RunConfig, spec: Spec) -> int:
     return cfg.max_length or MAX_LENGTH[spec.kind]
 
 
-def offered(spec: Spec, head: models.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
+def offered(spec: Spec, head: loading.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
     """What objectives may ask for: without right texts there are no references and no losses."""
     names = tasks.kind_of(spec, head).offered
     if spec.kind != "generation":

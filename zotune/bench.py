@@ -34,18 +34,19 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, checkpoint, models, optimizers, plugins, textbook
-from zotune.adapters import Adapter
+from zotune import checkpoint, optimizers, plugins, textbook
 from zotune.core.space import Space, named_tensors
 from zotune.engine import Budget, Emit, Engine, cost_of
 from zotune.errors import OptionError, PluginError, ZotuneError
 from zotune.instruments import SET, Clock, Options, Subject, Watched, Write, bytes_of, peak
 from zotune.journal import Journal
-from zotune.models import Loaded
+from zotune.models import adapters, loading
+from zotune.models.adapters import Adapter
+from zotune.models.loading import Loaded
+from zotune.models.trainable import tuned
 from zotune.oracle import Batches, Oracle
 from zotune.plan import EMBEDDED
 from zotune.points import MANY
-from zotune.selection import tuned
 from zotune.shapes import SHAPES
 from zotune.types import Optimizer
 
@@ -259,10 +260,10 @@ def load(
         if peft == "prefix":
             raise OptionError("--peft prefix starts from real tokens, and --config has no tokenizer")
         family, sizes = SHAPES[shape]
-        loaded = models.random(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
+        loaded = loading.random(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
     else:
-        found = models.inspect(model, head)
-        loaded = models.load(
+        found = loading.inspect(model, head)
+        loaded = loading.load(
             found.source,
             found.folder,
             found.head,

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import asking, config, measure, models, objectives, plugins, rating_terminal, tasks
+from zotune import asking, config, measure, objectives, plugins, rating_terminal, tasks
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.data.splits import Record
@@ -32,6 +32,7 @@ from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.generation import asked_turns, right_texts
 from zotune.judging import wins
+from zotune.models import loading
 from zotune.objectives import Objective, texts
 from zotune.provenance import source_hash
 from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
@@ -216,7 +217,7 @@ def _shown(record: Record, spec: Spec) -> str:
 def _settings(
     cfg: RunConfig,
     names: Sequence[str],
-    asked: Sequence[tuple[models.Found, Spec, asking.Parts]],
+    asked: Sequence[tuple[loading.Found, Spec, asking.Parts]],
     split: str,
     rows: Sequence[Record],
 ) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def _settings(
     return plain
 
 
-def _digest(found: models.Found) -> str:
+def _digest(found: loading.Found) -> str:
     """A hash of a model's files, its adapter's too; of a model on the hub its id."""
     h = hashlib.blake2b(digest_size=16)
     for folder in (found.folder, found.adapter):
@@ -342,7 +343,7 @@ def _keep(folder: Path, made_of: Mapping[str, Any], pairs: Sequence[Pair]) -> li
 def _generate(
     sides: Sequence[RunConfig],
     names: Sequence[str],
-    asked: Sequence[tuple[models.Found, Spec, asking.Parts]],
+    asked: Sequence[tuple[loading.Found, Spec, asking.Parts]],
     split: str,
     emit: Emit,
 ) -> list[Pair]:
@@ -359,7 +360,7 @@ def _generate(
     return [Pair(*row) for row in zip(prompts, *said, strict=True)]
 
 
-def _completions(cfg: RunConfig, found: models.Found, spec: Spec, rows: Sequence[Record], emit: Emit) -> list[str]:
+def _completions(cfg: RunConfig, found: loading.Found, spec: Spec, rows: Sequence[Record], emit: Emit) -> list[str]:
     """What one model says to every row. It is loaded here and let go of."""
     loaded = load(cfg, found, spec)
     task = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)

@@ -9,9 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
-from zotune import adapters, config, models
+from zotune import config
 from zotune.checkpoint import file_sum, written
 from zotune.errors import ModelError, RunFolderError
+from zotune.models import adapters, loading
 
 
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:
@@ -24,10 +25,10 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
         raise RunFolderError(f"{folder}: no such run folder")
     free(target)
     saved = config.read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-    found = models.inspect(str(folder), str(saved.get("head") or "auto"))
+    found = loading.inspect(str(folder), str(saved.get("head") or "auto"))
     if merge and found.adapter is None:
         raise ModelError(f"{folder} holds no adapter to merge; its weights are whole", hint="without --merge")
-    loaded = models.load(found.source, found.folder, found.head, device="cpu", dtype=dtype, classes=_classes(folder))
+    loaded = loading.load(found.source, found.folder, found.head, device="cpu", dtype=dtype, classes=_classes(folder))
     if found.adapter:
         adapters.load(loaded, found.adapter)
     if merge:
@@ -41,7 +42,7 @@ def free(target: Path) -> None:
         raise RunFolderError(f"{target} exists already", hint="name a new folder")
 
 
-def write(loaded: models.Loaded, target: Path) -> Path:
+def write(loaded: loading.Loaded, target: Path) -> Path:
     """Save a model to a folder that is new or empty: all of it appears at once. Raises ZotuneError where the disk is
     full."""
     partial = target.with_name(target.name + ".partial")
@@ -56,7 +57,7 @@ def write(loaded: models.Loaded, target: Path) -> Path:
     return target
 
 
-def place(loaded: models.Loaded, folder: Path) -> dict[str, str]:
+def place(loaded: loading.Loaded, folder: Path) -> dict[str, str]:
     """Save a model into a folder that holds other files; returns a hash of each file that was written. Every file is
     the old or the new one, whenever the process is killed. Raises ZotuneError where the disk is full."""
     partial = folder / ".model.tmp"
@@ -74,9 +75,9 @@ def place(loaded: models.Loaded, folder: Path) -> dict[str, str]:
     return sums
 
 
-def _save(loaded: models.Loaded, folder: Path) -> None:
+def _save(loaded: loading.Loaded, folder: Path) -> None:
     try:
-        models.save(loaded, folder)
+        loading.save(loaded, folder)
     except Exception as error:
         if type(error) is not Exception:
             raise

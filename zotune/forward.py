@@ -21,7 +21,7 @@ from zotune.data.templates import Spec
 from zotune.data.tokenization import Coder
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
-from zotune.models import Loaded
+from zotune.models.loading import Loaded
 from zotune.prefix import Prefix, find_blocks
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from zotune.core.recipe import Noise, Recipe
 from zotune.core.space import Space
 from zotune.errors import ModelError, OptionError, OutOfMemory
 from zotune.forward import out_of_memory
-from zotune.models import Loaded
-from zotune.selection import check_tune
+from zotune.models.loading import Loaded
+from zotune.models.trainable import check_tune
 from zotune.types import Score
 from zotune.workbench import LiveTensors
 

@@ -10,15 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zotune import asking, models, objectives, optimizers
-from zotune.adapters import Adapter
+from zotune import asking, objectives, optimizers
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.data import splits as data
 from zotune.data.templates import Spec
 from zotune.errors import OptionError
+from zotune.models import loading
+from zotune.models.adapters import Adapter
+from zotune.models.trainable import check_tune
 from zotune.objectives import Goal, Objective
-from zotune.selection import check_tune
 from zotune.types import Optimizer
 
 EMBEDDED = "MiniLM (embedded)"
@@ -33,14 +34,14 @@ class Plan:
     objective: Objective
     optimizer: Optimizer
     splits: data.Splits
-    found: models.Found
+    found: loading.Found
     spec: Spec
     adapter: Adapter
     rule: str = "auto"
     notes: list[str] = field(default_factory=list)
 
     @property
-    def head(self) -> models.Head:
+    def head(self) -> loading.Head:
         return self.found.head
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zotune.errors import DataError, OptionError
-from zotune.models import Loaded, add_linear_head
+from zotune.models.loading import Loaded, add_linear_head
 from zotune.tasks import Rows, Task, Whole
 
 STRENGTHS = (1.0, 10.0, 100.0)

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, checkpoint, models, seeds
+from zotune import checkpoint, seeds
 from zotune.core import noise
 from zotune.core.space import named_tensors
+from zotune.models import adapters, loading
 from zotune.plan import Plan
 from zotune.session import Session
 
@@ -115,7 +116,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": str(models.pick_device("auto")),
+        "device": str(loading.pick_device("auto")),
         "versions": versions,
     }
 

@@ -91,7 +91,7 @@ Base model: {code(plan.model_name)}. {verdict(plan.objective.better, result)}
 
 def _loading(plan: Plan) -> str:
     """How to load the folder."""
-    from zotune.models import AUTO
+    from zotune.models.loading import AUTO
 
     name = AUTO[plan.head]
     if plan.adapter.method != "none" or plan.found.adapter:

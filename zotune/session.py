@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from zotune import adapters, asking, checkpoint, models, optimizers, probe, seeds, tasks
+from zotune import asking, checkpoint, optimizers, probe, seeds, tasks
 from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
 from zotune.core.kernels import worth_compiling
@@ -25,12 +25,13 @@ from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
 from zotune.journal import Journal
 from zotune.judging import HeldOut, linear_probe, scored_once, wins
+from zotune.models import adapters, loading
+from zotune.models.trainable import tuned
 from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
 from zotune.points import Points
 from zotune.preflight import Preflight
-from zotune.selection import tuned
 from zotune.spending import ScoreBudget
 from zotune.types import Score
 
@@ -116,7 +117,7 @@ class Session:
         if cut:
             emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
 
-    def load(self, cfg: RunConfig | None = None) -> models.Loaded:
+    def load(self, cfg: RunConfig | None = None) -> loading.Loaded:
         """The model as tuning starts from it: with the linear probe, fitted the first time, and the adapter that were
         asked for."""
         plan = self.plan
@@ -139,7 +140,7 @@ class Session:
         wanted = getattr(self.plan.optimizer, "stratifies", False) if said is None else said
         return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
 
-    def _task(self, loaded: models.Loaded) -> tasks.Task:
+    def _task(self, loaded: loading.Loaded) -> tasks.Task:
         cfg, spec = self.plan.config, self.plan.spec
         micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
         task = tasks.build(loaded, spec, asking.max_length(cfg, spec), micro, cfg.seed)
@@ -333,7 +334,7 @@ class Session:
             return self._base
         dtype = str(next(iter(self.space.params.values())).dtype).removeprefix("torch.")
         cfg = replace(self.plan.config, device="cpu", device_map=None, dtype=dtype, attn_implementation=None)
-        return models.base_weights(self.space.params, self.load(cfg))
+        return loading.base_weights(self.space.params, self.load(cfg))
 
     def _copied(self) -> Mapping[str, torch.Tensor] | None:
         """The tuned weights, which are still those of the start, where a copy of them is small beside the model."""
@@ -508,14 +509,14 @@ class Session:
         return list(zip(prompts, right, texts(out["completions"][:4]), strict=True))
 
 
-def load(cfg: RunConfig, found: models.Found, spec: Spec) -> models.Loaded:
+def load(cfg: RunConfig, found: loading.Found, spec: Spec) -> loading.Loaded:
     """The model with its class names, and its adapter where it has one. Raises ModelError."""
     return load_with(cfg, found, list(spec.classes.words) if spec.classes else [])
 
 
-def load_with(cfg: RunConfig, found: models.Found, classes: list[str]) -> models.Loaded:
+def load_with(cfg: RunConfig, found: loading.Found, classes: list[str]) -> loading.Loaded:
     """`load` where nothing but the names of the classes is known of the task."""
-    loaded = models.load(
+    loaded = loading.load(
         found.source,
         found.folder,
         found.head,
@@ -531,7 +532,7 @@ def load_with(cfg: RunConfig, found: models.Found, classes: list[str]) -> models
         quantize=cfg.quantize,
     )
     if found.head == "classification":
-        models.set_labels(loaded, classes)
+        loading.set_labels(loaded, classes)
     if found.adapter:
         adapters.load(loaded, found.adapter)
     return loaded

@@ -8,7 +8,7 @@ from __future__ import annotations
 from zotune.data.templates import WORDED, Spec
 from zotune.errors import OptionError
 from zotune.generation import Generating
-from zotune.models import Head, Loaded
+from zotune.models.loading import Head, Loaded
 from zotune.scoring import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
 
 Task = Choosing

@@ -50,17 +50,17 @@ class RewardModel:
     _notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        from zotune import models
+        from zotune.models import loading
 
         calls.check("reward-model", {"batch_size": self.batch_size, "max_length": self.max_length or 1})
         if self.pair and self.template == "chat":
             raise OptionError("reward-model: a chat template and pair=true exclude each other")
-        if self.dtype not in ("auto", *models.DTYPES):
-            raise OptionError(f"reward-model: dtype must be auto, {', '.join(models.DTYPES)}, got {self.dtype!r}")
+        if self.dtype not in ("auto", *loading.DTYPES):
+            raise OptionError(f"reward-model: dtype must be auto, {', '.join(loading.DTYPES)}, got {self.dtype!r}")
         try:
-            models.pick_device(self.device)
-            found = models.inspect(self.model)
-            config = models.saved_config(found)
+            loading.pick_device(self.device)
+            found = loading.inspect(self.model)
+            config = loading.saved_config(found)
         except ModelError as error:
             raise ModelError(_named(error)) from None
         if found.adapter is not None:
@@ -139,13 +139,13 @@ class RewardModel:
     def _forward(self) -> Any:
         """The model, loaded once."""
         if not self._made:
-            from zotune import models
             from zotune.data.templates import Spec, Template
             from zotune.forward import Forward
+            from zotune.models import loading
 
             found, device, dtype = self._found, self.device, self.dtype
             try:
-                loaded = models.load(found.source, found.folder, found.head, device=device, dtype=dtype, whole=True)
+                loaded = loading.load(found.source, found.folder, found.head, device=device, dtype=dtype, whole=True)
             except ModelError as error:
                 raise ModelError(_named(error)) from None
             spec = Spec("classification", Template("{text}"))

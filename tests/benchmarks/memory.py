@@ -67,15 +67,16 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from zotune_optimizers.mezo import MeZO
 
-    from zotune import adapters, checkpoint, models
+    from zotune import checkpoint
     from zotune.core.space import Space, describe, named_tensors
     from zotune.engine import Budget, Engine
     from zotune.journal import Journal
+    from zotune.models import adapters, loading
     from zotune.oracle import Batches, Oracle
     from zotune.types import Score
 
     torch.set_num_threads(1)
-    tokenizer: Any = AutoTokenizer.from_pretrained(models.default_folder())
+    tokenizer: Any = AutoTokenizer.from_pretrained(loading.default_folder())
     config = LlamaConfig(
         **SHAPE, num_attention_heads=HEADS, num_key_value_heads=KEY_VALUE_HEADS, tie_word_embeddings=True
     )
@@ -86,7 +87,7 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval().to(device)
     where = torch.device(device)
-    loaded = models.Loaded(model, tokenizer, "causal", "random", None, where)
+    loaded = loading.Loaded(model, tokenizer, "causal", "random", None, where)
     adapters.attach(loaded, adapters.Adapter(method), seed=0)
     tuned = {n for n, p in named_tensors(loaded.model).items() if p.requires_grad}
     ids = torch.randint(5, config.vocab_size, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0)).to(device)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from zotune import adapters, models
 from zotune.core.recipe import TensorInfo
 from zotune.core.space import describe, named_tensors
 from zotune.errors import OptionError
-from zotune.models import Loaded
+from zotune.models import adapters, loading
+from zotune.models.loading import Loaded
 
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
-LINEAR = f"{models.LINEAR_HEAD}."
+LINEAR = f"{loading.LINEAR_HEAD}."
 
 
 def tuned(loaded: Loaded, tune: str, embeddings: bool = True) -> set[str]:
@@ -28,7 +28,7 @@ def tuned(loaded: Loaded, tune: str, embeddings: bool = True) -> set[str]:
     return choose("all" if tune == "auto" else tune, [t for t in tensors if t.name in own], loaded.head)
 
 
-def choose(tune: str, tensors: Sequence[TensorInfo], head: models.Head, embeddings: bool = True) -> set[str]:
+def choose(tune: str, tensors: Sequence[TensorInfo], head: loading.Head, embeddings: bool = True) -> set[str]:
     """Names of the tensors that `--tune` means: all, auto, head, value, bias, norm, bias+norm, last:N, or a pattern.
 
     auto: the biases of the last block but one where the model has them, else the value projections of the last third of

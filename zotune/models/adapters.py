@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zotune import seeds
 from zotune.errors import ModelError, OptionError
-from zotune.models import Loaded, attach_linear_head, quiet
+from zotune.models.loading import Loaded, attach_linear_head, quiet
 
 METHODS = ("none", "lora", "prefix")
 TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classification": "SEQ_CLS"}
