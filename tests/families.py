@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune import tasks
 from zotune.data.templates import Classes, Spec, Template
 from zotune.models import loading
 from zotune.models.loading import Loaded
+from zotune.tasks import build
 
 WORDS = (
     "the a was it so very not and who what said says because film plot cast dog cat man left ran sat saw great good "
@@ -139,7 +139,7 @@ class Families:
 
     def task(self, name: str, spec: Spec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:
         classes = len(spec.classes.words) if spec.classes else None
-        return tasks.build(self.load(name, kind, classes), spec, length, micro)
+        return build.build(self.load(name, kind, classes), spec, length, micro)
 
 
 def classification(template: str, words: tuple[str, ...] = ("bad", "so good"), **more: Any) -> Spec:

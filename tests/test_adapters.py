@@ -10,12 +10,12 @@ import pytest
 import torch
 from families import CAUSAL, Families, classification, greedy, mean, option_scores
 
-from zotune import tasks
 from zotune.data.templates import Spec, Template
 from zotune.errors import ModelError, OptionError
 from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
 from zotune.models.loading import Loaded
+from zotune.tasks import build
 
 TARGETS = {
     "llama": ["q_proj", "v_proj"],
@@ -37,7 +37,7 @@ TOKENS = 4
 def scores(loaded: Loaded, micro: int = 4) -> torch.Tensor:
     worded = loaded.head not in ("classification", "embedding")
     spec = classification("{text} it was {label}" if worded else "{text}", ("bad", "so good", "great"))
-    task = tasks.build(loaded, spec, 90, micro)
+    task = build.build(loaded, spec, 90, micro)
     found: torch.Tensor = task.logits(task.rows(ROWS), range(3))
     return found
 
@@ -157,7 +157,7 @@ def test_a_prefix_starts_as_real_tokens_before_the_text(families: Families, fami
     assert {n for n in trainable(loaded) if "prompt_encoder" in n} == {"prompt_encoder.default.embedding.weight"}
     assert all("prompt_encoder" in n or "score" in n for n in trainable(loaded))
     rows = [tuple(loaded.tokenizer(t)["input_ids"]) for t in TEXTS]
-    task = tasks.build(loaded, classification("{text} {label}" if family in CAUSAL else "{text}"), 90, 4)
+    task = build.build(loaded, classification("{text} {label}" if family in CAUSAL else "{text}"), 90, 4)
     assert task.max_length == min(90, 96 if "head" not in family else 90) - TOKENS
     with torch.no_grad():
         got = task.forward.run(rows).logits
@@ -208,7 +208,7 @@ def test_a_prefix_scores_and_generates_as_a_plain_loop(families: Families, famil
     spec = Spec("generation", Template("{text} {completion}"), max_new_tokens=7)
     want = [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]
     for micro in (1, 3):
-        task = tasks.build(loaded, spec, 90, micro)
+        task = build.build(loaded, spec, 90, micro)
         rows = task.rows(ROWS)
         assert task.outputs(rows, range(3), frozenset({"completion_ids"}))["completion_ids"] == want
 
@@ -219,7 +219,7 @@ def test_lora_generates_as_a_plain_loop(families: Families, family: str) -> None
     adapters.attach(loaded, Adapter("lora", r=2), 5)
     change(loaded)
     own = loaded.plain.generation_config
-    task = tasks.build(loaded, Spec("generation", Template("{text} {completion}"), max_new_tokens=7), 90, 3)
+    task = build.build(loaded, Spec("generation", Template("{text} {completion}"), max_new_tokens=7), 90, 3)
     got: Any = task.outputs(task.rows(ROWS), range(3), frozenset({"completion_ids"}))["completion_ids"]
     loaded.model = adapters_merged(loaded)
     assert got == [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from families import CAUSAL, MASKED, SEQ2SEQ, Families, classification, log_p, mean, option_scores
 
-from zotune import tasks
 from zotune.data.templates import Spec, Template
 from zotune.errors import ModelError, OptionError
+from zotune.tasks import build
 
 TEXTS = [
     "the film was bad",
@@ -103,7 +103,7 @@ def test_a_masked_model_without_a_mask_is_refused(families: Families) -> None:
     loaded = families.load("bert")
     loaded.tokenizer.mask_token = None
     with pytest.raises(ModelError, match="no mask token"):
-        tasks.build(loaded, classification("{text} it was {label}"), 90, 4)
+        build.build(loaded, classification("{text} it was {label}"), 90, 4)
 
 
 def test_a_slow_tokenizer_scores_the_same(families: Families) -> None:
@@ -133,7 +133,7 @@ def test_a_slow_tokenizer_scores_the_same(families: Families) -> None:
 
     slow = families.load("llama")
     slow.tokenizer = Slow(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    made = tasks.build(slow, quick.spec, 90, 4)
+    made = build.build(slow, quick.spec, 90, 4)
     close(scores(made, ROWS), scores(quick, ROWS))
 
 
@@ -239,7 +239,7 @@ def test_a_head_that_reads_the_last_token_knows_the_padding(families: Families, 
     (folder / "config.json").write_text(json.dumps(config))
     loaded = loading.load(str(folder), folder, "classification", device="cpu", classes=3)
     loaded.tokenizer.pad_token = "</s>" if pad == 5 else "<pad>"
-    one, many = (tasks.build(loaded, spec, 90, micro) for micro in (1, 16))
+    one, many = (build.build(loaded, spec, 90, micro) for micro in (1, 16))
     close(scores(one, ROWS), scores(many, ROWS))
 
 
@@ -280,7 +280,7 @@ def test_types_are_for_models_that_were_trained_with_them(families: Families, fa
     """Generic tokenizers offer token types to GPT-2, which would add the first word's embedding to every place."""
     loaded = families.load(family)
     loaded.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    task = tasks.build(loaded, classification("{text}{sep}{text} it was {label}", ("bad", "good")), 90, 4)
+    task = build.build(loaded, classification("{text}{sep}{text} it was {label}", ("bad", "good")), 90, 4)
     plain = families.task(family, task.spec)
     close(scores(task, ROWS), scores(plain, ROWS))
     assert not task.forward.coder.typed

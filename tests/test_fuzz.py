@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import asking, cli, config, measure, plugins
+from zotune import cli, config, measure, plugins
 from zotune.config import RunConfig
 from zotune.data import presets, readers
 from zotune.data import splits as data
@@ -42,6 +42,7 @@ from zotune.journal import Journal, Tape
 from zotune.models import loading
 from zotune.rating_page import Server, serve
 from zotune.ratings import Question, Ratings
+from zotune.tasks import task_spec
 
 EXAMPLES = int(os.environ.get("ZOTUNE_FUZZ", "100"))
 SECONDS = 60
@@ -290,7 +291,7 @@ def use(path: Path, cfg: RunConfig) -> None:
     splits = data.split(path, seed=0, limit=cfg.limit, k_per_class=cfg.k_per_class, columns=cfg.columns)
     json.dumps(splits.train, default=str)
     parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
-    _, spec, found = asking.resolve(cfg, asking.read(cfg.task), parts)
+    _, spec, found = task_spec.resolve(cfg, task_spec.read(cfg.task), parts)
     for rows in found.values():
         for row in rows:
             spec.answers(row)

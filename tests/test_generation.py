@@ -12,10 +12,10 @@ import pytest
 import torch
 from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 
-from zotune import tasks
 from zotune.data.templates import Spec, Template
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models import loading
+from zotune.tasks import build
 
 FAMILIES = (*CAUSAL, *SEQ2SEQ)
 QUESTIONS = [
@@ -53,11 +53,11 @@ def test_completions_equal_single_loops(families: Families, family: str, kind: s
     want = [greedy(loaded, p, 9, ends) for p in prompts]
     assert len({len(w) for w in want}) > 1
     for micro in (1, 2, 16):
-        got = said(tasks.build(loaded, SPEC, 90, micro), ROWS)
+        got = said(build.build(loaded, SPEC, 90, micro), ROWS)
         assert got["completion_ids"] == want
         assert got["completions"] == [coder.decode(w, skip_special_tokens=True).removeprefix(" ") for w in want]
         assert got["prompts"] == PROMPTS
-    task = tasks.build(loaded, SPEC, 90, 3)
+    task = build.build(loaded, SPEC, 90, 3)
     rows = task.rows(ROWS)
     assert task.outputs(rows, [3, 0], frozenset({"completion_ids"}))["completion_ids"] == [want[3], want[0]]
 
@@ -68,7 +68,7 @@ def test_the_models_own_settings_do_not_mix_in(families: Families, family: str, 
     own = penal.model.generation_config
     own.update(repetition_penalty=9.0, num_beams=3, min_length=8, no_repeat_ngram_size=1, suppress_tokens=[5, 9, 14])
     own.update(forced_eos_token_id=EOS, eos_token_id=EOS, temperature=3.0, top_k=3)
-    want, got = (said(tasks.build(x, SPEC, 90, 4), ROWS)["completion_ids"] for x in (plain, penal))
+    want, got = (said(build.build(x, SPEC, 90, 4), ROWS)["completion_ids"] for x in (plain, penal))
     assert got == want
     assert penal.model.generation_config is own
     loading.save(plain, tmp_path)
@@ -80,7 +80,7 @@ def test_a_forced_first_token_is_no_part_of_the_answer(families: Families) -> No
     """Some BART models generate, and are trained, with a first token after the decoder's start."""
     loaded = families.load("bart")
     loaded.model.generation_config.forced_bos_token_id = 2
-    got = said(tasks.build(loaded, SPEC, 90, 4), ROWS[:1])
+    got = said(build.build(loaded, SPEC, 90, 4), ROWS[:1])
     encoder = torch.tensor([loaded.tokenizer(PROMPTS[0])["input_ids"]])
     decoder = [3, 2]
     for _ in range(len(got["completion_ids"][0])):
@@ -103,7 +103,7 @@ def test_a_stop_string_ends_a_completion(families: Families, family: str) -> Non
     texts = [coder.decode(x, skip_special_tokens=True) for x in free]
     row, stop = next((k, t[len(t) // 2 :][:2]) for k, t in enumerate(texts) if t[len(t) // 2 :][:2].isascii())
     spec = replace(SPEC, stop=("never said", stop))
-    one, many = (said(tasks.build(loaded, spec, 90, micro), ROWS) for micro in (1, 16))
+    one, many = (said(build.build(loaded, spec, 90, micro), ROWS) for micro in (1, 16))
     assert one["completions"] == many["completions"] == [t.split(stop)[0].removeprefix(" ") for t in texts]
     assert one["completion_ids"] == many["completion_ids"]
     assert len(many["completion_ids"][row]) < len(free[row])
@@ -114,10 +114,10 @@ def test_no_more_tokens_than_asked_for(families: Families) -> None:
     loaded = families.load("llama")
     loaded.model.generation_config.eos_token_id = loaded.tokenizer.eos_token = None
     for count in (1, 4):
-        got = said(tasks.build(loaded, replace(SPEC, max_new_tokens=count), 90, 4), ROWS)
+        got = said(build.build(loaded, replace(SPEC, max_new_tokens=count), 90, 4), ROWS)
         assert [len(x) for x in got["completion_ids"]] == [count] * 5
     with pytest.raises(OptionError, match="--max-new-tokens 40 leaves no room for a prompt in 40 tokens"):
-        tasks.build(loaded, replace(SPEC, max_new_tokens=40), 40, 4)
+        build.build(loaded, replace(SPEC, max_new_tokens=40), 40, 4)
 
 
 def test_an_end_token_after_the_prompt_does_not_end_it(families: Families) -> None:
@@ -129,14 +129,14 @@ def test_an_end_token_after_the_prompt_does_not_end_it(families: Families) -> No
         single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
     )
     assert loaded.tokenizer("what")["input_ids"][-1] == EOS
-    got, want = (said(tasks.build(x, SPEC, 90, 4), ROWS) for x in (loaded, plain))
+    got, want = (said(build.build(x, SPEC, 90, 4), ROWS) for x in (loaded, plain))
     assert got["completion_ids"] == want["completion_ids"]
     assert got["losses"] == want["losses"]
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_sampling_belongs_to_the_step(families: Families, family: str) -> None:
-    task = tasks.build(families.load(family), replace(SPEC, temperature=1.0, top_p=0.95), 90, 2, seed=5)
+    task = build.build(families.load(family), replace(SPEC, temperature=1.0, top_p=0.95), 90, 2, seed=5)
     before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
     first = said(task, ROWS)["completion_ids"]
     torch.rand(3)
@@ -150,10 +150,10 @@ def test_sampling_belongs_to_the_step(families: Families, family: str) -> None:
     torch.set_rng_state(before[0])
     assert np.random.get_state()[1].tolist() == before[1]
     assert random.getstate() == before[2]
-    other = tasks.build(task.loaded, task.spec, 90, 2, seed=6)
+    other = build.build(task.loaded, task.spec, 90, 2, seed=6)
     assert said(other, ROWS)["completion_ids"] != first
-    cold = tasks.build(task.loaded, replace(task.spec, temperature=1e-4), 90, 2, seed=5)
-    greedily = tasks.build(task.loaded, SPEC, 90, 2)
+    cold = build.build(task.loaded, replace(task.spec, temperature=1e-4), 90, 2, seed=5)
+    greedily = build.build(task.loaded, SPEC, 90, 2)
     assert said(cold, ROWS)["completion_ids"] == said(greedily, ROWS)["completion_ids"]
 
 
@@ -164,7 +164,7 @@ def test_sampling_belongs_to_the_step(families: Families, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
     """Of several right texts the first is taught; a row without one has no loss."""
-    task = tasks.build(families.load(family, kind), SPEC, 90, 3)
+    task = build.build(families.load(family, kind), SPEC, 90, 3)
     rows = [*ROWS, {"question": "who", "completion": ["the man", "a man"]}, {"question": "who", "completion": None}]
     got = said(task, rows, {"losses"})
     assert "completions" not in got, "nothing is generated that nobody asks for"
@@ -180,7 +180,7 @@ def test_losses_equal_a_plain_loop(families: Families, family: str, kind: str) -
 
 def test_an_answer_without_a_place_follows_the_prompt(families: Families) -> None:
     spec = replace(SPEC, template=Template("question : {question} ?"))
-    task = tasks.build(families.load("gpt2", "bytes"), spec, 90, 4)
+    task = build.build(families.load("gpt2", "bytes"), spec, 90, 4)
     got = said(task, [{"question": "who ran", "completion": " the dog"}])
     assert got["prompts"] == ["question : who ran ?"]
     want = -mean(option_scores(task.loaded, "question : who ran ?", " the dog"))
@@ -203,7 +203,7 @@ def test_messages_go_through_the_models_template(families: Families, family: str
     loaded = families.load(family)
     loaded.tokenizer.chat_template = CHAT
     spec = Spec("generation", Template("{messages}"), max_new_tokens=5)
-    got = said(tasks.build(loaded, spec, 90, 4), TURNS)
+    got = said(build.build(loaded, spec, 90, 4), TURNS)
     want = "<s> question : who ran </s> <s> answer : "
     ids = loaded.tokenizer(want, add_special_tokens=False)["input_ids"]
     assert got["prompts"][0] == want
@@ -220,7 +220,7 @@ def test_messages_go_through_the_models_template(families: Families, family: str
 
 def test_messages_without_a_template_are_refused(families: Families) -> None:
     loaded = families.load("llama")
-    task = tasks.build(loaded, Spec("generation", Template("{messages}")), 90, 4)
+    task = build.build(loaded, Spec("generation", Template("{messages}")), 90, 4)
     with pytest.raises(ModelError, match="has no chat template for `messages`"):
         task.rows(TURNS)
     loaded.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
@@ -235,7 +235,7 @@ def test_messages_without_a_template_are_refused(families: Families) -> None:
 def test_a_passage_is_cut_and_new_tokens_have_room(families: Families, family: str) -> None:
     template = Template("{text} question : {question} answer : {completion}")
     spec = Spec("generation", template, cut="text", max_new_tokens=8, demonstrations="a film was good\n\n" * 6)
-    task = tasks.build(families.load(family), spec, 32, 4)
+    task = build.build(families.load(family), spec, 32, 4)
     record = {"text": "the dog saw the cat and " * 9, "question": "who ran", "completion": "so very good"}
     rows = task.rows([record, {**record, "text": "a"}])
     assert rows.cut == 2, "the demonstrations alone are too much for the second"
@@ -251,7 +251,7 @@ def test_a_passage_is_cut_and_new_tokens_have_room(families: Families, family: s
 def test_a_long_conversation_loses_its_beginning(families: Families) -> None:
     loaded = families.load("llama")
     loaded.tokenizer.chat_template = CHAT
-    task = tasks.build(loaded, Spec("generation", Template("{messages}"), max_new_tokens=4), 16, 4)
+    task = build.build(loaded, Spec("generation", Template("{messages}"), max_new_tokens=4), 16, 4)
     turns = [{"role": "question", "content": "the film " * 9}, {"role": "question", "content": "who ran"}]
     rows = task.rows([{"messages": turns}])
     assert rows.cut == 1
@@ -261,7 +261,7 @@ def test_a_long_conversation_loses_its_beginning(families: Families) -> None:
 
 def test_an_answer_longer_than_the_limit_is_refused(families: Families) -> None:
     for family in FAMILIES:
-        task = tasks.build(families.load(family), replace(SPEC, max_new_tokens=4), 20, 4)
+        task = build.build(families.load(family), replace(SPEC, max_new_tokens=4), 20, 4)
         with pytest.raises(OptionError, match="alone is longer than --max-length 20"):
             task.rows([{"question": "who", "completion": "very " * 30 + "good"}])
 

@@ -14,12 +14,13 @@ from conftest import rows
 from torch import nn
 
 import zotune
-from zotune import cli, forward, tasks
+from zotune import cli
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.data.templates import Classes, Spec, Template
 from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.models.loading import inspect, load
+from zotune.tasks import build, forward
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 ERRORS: tuple[Callable[[], BaseException], ...] = (
@@ -61,13 +62,13 @@ def llama(monkeypatch: pytest.MonkeyPatch) -> Injector:
     return Injector(monkeypatch, LlamaMLP, 10**6)
 
 
-def task_of(folder: Path, kind: str, micro: int = 16, **more: Any) -> tuple[tasks.Task, tasks.Rows]:
+def task_of(folder: Path, kind: str, micro: int = 16, **more: Any) -> tuple[build.Task, build.Rows]:
     """A task on ten rows."""
     found = inspect(str(folder))
     classes = Classes(("0", "1"), ("bad", "good")) if kind == "classification" else None
     text = {"classification": "{text} {label}" if found.head == "causal" else "{text}", "generation": "{text}"}[kind]
     spec = Spec(kind, Template(text), classes=classes, max_new_tokens=6, **more)  # type: ignore[arg-type]
-    task = tasks.build(load(found.source, found.folder, found.head, classes=2), spec, 32, micro)
+    task = build.build(load(found.source, found.folder, found.head, classes=2), spec, 32, micro)
     records = rows(10) if kind == "classification" else [{**r, "completion": "good"} for r in rows(10)]
     return task, task.rows(records)
 
@@ -133,7 +134,7 @@ def test_many_labels_are_embedded_in_parts(tiny_encoder: Path, bert: Injector) -
     words = ("good", "fine", "nice", "great", "lovely")
     spec = Spec("classification", Template("{text}"), classes=Classes(tuple("01234"), words))
     found = inspect(str(tiny_encoder))
-    task = tasks.build(load(found.source, found.folder, found.head), spec, 32, 16)
+    task = build.build(load(found.source, found.folder, found.head), spec, 32, 16)
     coded = task.rows([{"text": "the film was good", "label": 0}])
     whole = task.logits(coded, [0])
     bert.most = 2

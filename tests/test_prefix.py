@@ -11,25 +11,25 @@ import torch
 from conftest import rows
 from torch import nn
 
-from zotune import tasks
 from zotune.data.templates import Classes, Spec, Template
 from zotune.models import loading
-from zotune.prefix import find_blocks
+from zotune.tasks import build
+from zotune.tasks.frozen_prefix import find_blocks
 
 RECORDS = rows(24)
 
 
-def made(folder: Path, micro: int = 16) -> tasks.Task:
+def made(folder: Path, micro: int = 16) -> build.Task:
     found = loading.inspect(str(folder))
     loaded = loading.load(found.source, found.folder, found.head, classes=2)
     template = "{text} it was {label}" if found.head == "causal" else "{text}"
-    return tasks.build(
+    return build.build(
         loaded, Spec("classification", Template(template), Classes(("0", "1"), ("bad", "good"))), 32, micro
     )
 
 
 def changed_alike(
-    task: tasks.Task, found: tasks.Rows, names: list[str], plain: torch.Tensor, change: Any, atol: float
+    task: build.Task, found: build.Rows, names: list[str], plain: torch.Tensor, change: Any, atol: float
 ) -> None:
     """Other weights of these names give other scores, and fed states the same ones as the whole model does."""
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_fed_states_give_the_same_scores(fixture: str, path: str, request: pytes
 def test_a_linear_head_on_embeddings_comes_after_all_blocks(tiny_encoder: Path) -> None:
     task = made(tiny_encoder)
     torch.nn.init.normal_(loading.add_linear_head(task.loaded, 2).weight)
-    task = tasks.build(task.loaded, task.spec, 32, 16)
+    task = build.build(task.loaded, task.spec, 32, 16)
     found = task.rows(RECORDS)
     plain = task.logits(found, range(24))
     assert task.cache_prefix(["encoder.layer.1.output.dense.bias", "linear_head.weight"], [found])
@@ -167,7 +167,7 @@ def test_a_classification_head_comes_after_all_blocks(
 
 
 def test_too_large_a_cache_is_given_up(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zotune.prefix.MAX_BYTES", 100)
+    monkeypatch.setattr("zotune.tasks.frozen_prefix.MAX_BYTES", 100)
     task = made(tiny_encoder)
     found = task.rows(RECORDS)
     plain = task.logits(found, range(24))

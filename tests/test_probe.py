@@ -10,10 +10,10 @@ import pytest
 import torch
 from families import Families, classification
 
-from zotune import probe, tasks
 from zotune.errors import DataError, OptionError
 from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
+from zotune.tasks import build, linear_probe
 
 SUBJECTS = ["the film", "a cat", "the plot and the cast", "it", "what a dog"]
 ADJECTIVES = [["bad", "poor", "awful"], ["good", "great", "fine"], ["right", "true", "wrong"]]
@@ -28,9 +28,9 @@ def rows(classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def built(loaded: loading.Loaded, classes: int) -> tasks.Whole:
-    made = tasks.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
-    assert isinstance(made, tasks.Whole)
+def built(loaded: loading.Loaded, classes: int) -> build.Whole:
+    made = build.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
+    assert isinstance(made, build.Whole)
     return made
 
 
@@ -45,12 +45,12 @@ def test_the_model_predicts_as_the_probe(families: Families, head: str, classes:
     task = built(loaded, classes)
     train = task.rows(records)
     has_bias = head != "llama-head"
-    search = probe.fit(task, train, intercept=has_bias)
+    search = linear_probe.fit(task, train, intercept=has_bias)
     assert search is not None
     want = search.predict(task.features(train).numpy())
     assert len(set(want.tolist())) == classes
-    log_p = probe.scores(task, search, train)
-    probe.write(task, train)
+    log_p = linear_probe.scores(task, search, train)
+    linear_probe.write(task, train)
     logits = task.logits(train, range(len(train)))
     assert np.array_equal(logits.argmax(-1).numpy(), want)
     torch.testing.assert_close(torch.log_softmax(logits, -1), log_p, rtol=0, atol=1e-4)
@@ -71,7 +71,7 @@ def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path
     loaded = families.load(head, classes=3)
     task = built(loaded, 3)
     train = task.rows(rows(3))
-    probe.write(task, train)
+    linear_probe.write(task, train)
     want = task.logits(train, range(len(train)))
     adapters.attach(loaded, Adapter("lora", r=2), 1)
     assert torch.equal(built(loaded, 3).logits(train, range(len(train))), want)
@@ -97,7 +97,7 @@ def test_a_class_that_was_not_seen_is_not_predicted(families: Families, head: st
     loaded = families.load(head, classes=3)
     task = built(loaded, 3)
     train = task.rows([r for r in rows(3) if r["label"] != 1])
-    probe.write(task, train)
+    linear_probe.write(task, train)
     assert set(task.logits(train, range(len(train))).argmax(-1).tolist()) == {0, 2}
 
 
@@ -113,9 +113,9 @@ def test_features_are_of_the_token_that_the_head_reads(families: Families) -> No
 
 
 def test_what_has_no_probe_is_refused(families: Families) -> None:
-    words = tasks.build(families.load("llama"), classification("{text} {label}"), 90, 8)
+    words = build.build(families.load("llama"), classification("{text} {label}"), 90, 8)
     with pytest.raises(OptionError, match="the head 'causal' has none"):
-        probe.write(words, words.rows(rows(2)))
+        linear_probe.write(words, words.rows(rows(2)))
     task = built(families.load("bert-head", classes=2), 2)
     with pytest.raises(DataError, match="two training rows of each"):
-        probe.write(task, task.rows(rows(2)[:16]))
+        linear_probe.write(task, task.rows(rows(2)[:16]))

@@ -12,13 +12,14 @@ import torch
 from families import BOS, CAUSAL, EOS, PAD, Families, greedy, tokenizer
 from test_generation import QUESTIONS
 
-from zotune import config, prompt_cache, tasks
+from zotune import config
 from zotune.core.recipe import Noise
 from zotune.data.templates import Spec, Template
 from zotune.journal import Tape
 from zotune.models import loading
 from zotune.plan import plan
 from zotune.session import Session
+from zotune.tasks import build, prompt_cache
 
 ASKED = "it was true because the dog ran and the cat saw it . question : the man was so good . "
 SPEC = Spec("generation", Template(ASKED + ASKED + "who : {question} ? answer : {completion}"), max_new_tokens=6)
@@ -48,7 +49,7 @@ def reads(model: Any) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("family", CAUSAL)
 def test_completions_are_those_of_whole_prompts(families: Families, family: str) -> None:
     loaded = families.load(family)
-    task = tasks.build(loaded, SPEC, 90, 16)
+    task = build.build(loaded, SPEC, 90, 16)
     prompts = [task.rows([r]).tokens[0][0] for r in ROWS]
     length = prompt_cache.common(prompts)
     assert length >= prompt_cache.LEAST
@@ -98,7 +99,7 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
     coder.save_pretrained(tmp_path)
     found = loading.inspect(str(tmp_path))
     loaded = loading.load(found.source, found.folder, found.head, device="cpu")
-    task, whole = (tasks.build(loaded, SPEC, 90, 16) for _ in range(2))
+    task, whole = (build.build(loaded, SPEC, 90, 16) for _ in range(2))
     whole.prompts.possible = False
     assert said(task) == said(whole)
     assert (task.prompts._tried == {False: True}) == shared
@@ -107,11 +108,11 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
 def test_what_has_little_in_common_is_read_whole(families: Families) -> None:
     loaded = families.load("llama")
     seen = reads(loaded.plain)
-    task = tasks.build(loaded, Spec("generation", Template("who : {question} ?{completion}"), max_new_tokens=3), 90, 16)
+    task = build.build(loaded, Spec("generation", Template("who : {question} ?{completion}"), max_new_tokens=3), 90, 16)
     assert said(task, [{"question": q + " " + ASKED, "completion": ""} for q in QUESTIONS])
     assert all(rows == len(ROWS) for rows, _ in seen)
     seen.clear()
-    said(tasks.build(loaded, SPEC, 90, 16), ROWS[:1])  # one row saves nothing
+    said(build.build(loaded, SPEC, 90, 16), ROWS[:1])  # one row saves nothing
     assert len(seen[0]) == 2
     assert seen[0][1] > prompt_cache.LEAST
 
@@ -128,7 +129,7 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
 ) -> None:
     """It takes no cache, or counts padding as places."""
     loaded = families.load("llama")
-    want = [greedy(loaded, list(tasks.build(loaded, SPEC, 90, 16).rows([r]).tokens[0][0]), 6) for r in ROWS]
+    want = [greedy(loaded, list(build.build(loaded, SPEC, 90, 16).rows([r]).tokens[0][0]), 6) for r in ROWS]
     plain = type(loaded.plain).forward
     failed = []
 
@@ -147,7 +148,7 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
         return plain(self, *args, **more)
 
     monkeypatch.setattr(type(loaded.plain), "forward", other)
-    task = tasks.build(loaded, SPEC, 90, 16)
+    task = build.build(loaded, SPEC, 90, 16)
     assert said(task) == want
     assert said(task) == want
     assert task.prompts._tried == {False: fault == "memory"}
@@ -166,10 +167,10 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
 )
 def test_windows_see_no_padding(families: Families, more: dict[str, Any], possible: bool) -> None:
     loaded = families.load("llama")
-    assert tasks.build(loaded, SPEC, 90, 16).prompts.possible
+    assert build.build(loaded, SPEC, 90, 16).prompts.possible
     for name, value in more.items():
         setattr(loaded.plain.config, name, value)
-    assert tasks.build(loaded, SPEC, 90, 16).prompts.possible == possible
+    assert build.build(loaded, SPEC, 90, 16).prompts.possible == possible
 
 
 @pytest.mark.parametrize("tuned", [{"tune": "bias|norm"}, {"peft": "lora"}], ids=["norms", "lora"])

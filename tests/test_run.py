@@ -596,7 +596,8 @@ def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look back at the end needs them; a probe is fitted once, and what is read again goes to the host's memory."""
-    from zotune import probe, session
+    from zotune import session
+    from zotune.tasks import linear_probe as probe
 
     loaded, fitted = [], []
     load, write = session.load, probe.write

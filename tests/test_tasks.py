@@ -9,20 +9,20 @@ import pytest
 import torch
 from conftest import rows
 
-from zotune import tasks
 from zotune.data import templates
 from zotune.data.templates import Classes, Spec, Template
 from zotune.errors import DataError, OptionError
 from zotune.models import loading
+from zotune.tasks import build
 
 
 def task(
     folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16, length: int = 32
-) -> tasks.Task:
+) -> build.Task:
     found = loading.inspect(str(folder))
     loaded = loading.load(found.source, found.folder, found.head, classes=len(words))
     spec = Spec("classification", Template(template), Classes(("0", "1"), words))
-    return tasks.build(loaded, spec, length, micro)
+    return build.build(loaded, spec, length, micro)
 
 
 RECORDS = rows(12)
@@ -119,7 +119,7 @@ def test_shared_llama_scores_label_words(shared: Path) -> None:
 def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     made = task(tiny_encoder, "{text}")
     found = made.rows(RECORDS * 4)
-    gap = tasks.SAMPLING_TEMPERATURE * 1.0986  # probabilities 1/4 and 3/4
+    gap = build.SAMPLING_TEMPERATURE * 1.0986  # probabilities 1/4 and 3/4
     logits = torch.tensor([[0.0, gap]]).repeat(48, 1)
     assert len(found) == 48
     draws = [d["predictions"] for d in made.sampled(found, range(48), logits, 100)]

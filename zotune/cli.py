@@ -494,7 +494,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
-        from zotune.forward import out_of_memory
+        from zotune.tasks.forward import out_of_memory
 
         if debug or not out_of_memory(error):
             raise

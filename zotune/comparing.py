@@ -23,20 +23,21 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import asking, config, measure, objectives, plugins, rating_terminal, tasks
+from zotune import config, measure, objectives, plugins, rating_terminal
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import Spec
 from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
-from zotune.generation import asked_turns, right_texts
 from zotune.judging import wins
 from zotune.models import loading
 from zotune.objectives import Objective, texts
 from zotune.provenance import source_hash
 from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
 from zotune.session import load
+from zotune.tasks import build, task_spec
+from zotune.tasks.generation import asked_turns, right_texts
 
 SETTINGS: Final = "compare.json"
 COMPLETIONS: Final = "completions.jsonl"
@@ -136,9 +137,9 @@ def compare(
     first, second = _sides(config.resolve({"dataset": dataset, **options}, None), a, b)
     if first.dataset is None:
         raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
-    task = asking.read(first.task)
+    task = task_spec.read(first.task)
     _, name, rows = measure.held_out(first, split)
-    kind = asking.kind_of(first, task, rows[0])
+    kind = task_spec.kind_of(first, task, rows[0])
     if kind == "classification" and not (first.task or first.labels or "label" in rows[0]):  # nothing says that it is
         kind, task = "generation", replace(task, kind="generation")
     if kind != "generation":
@@ -148,11 +149,11 @@ def compare(
         )
     goal = _judge(judge, first) if judge is not None else None
     try:
-        asked = [asking.resolve(side, task, {name: rows}) for side in (first, second)]
+        asked = [task_spec.resolve(side, task, {name: rows}) for side in (first, second)]
         found, spec, parts = asked[0]
         rows = parts[name]
         if goal is not None:
-            goal.check(asking.offered(spec, found.head, parts), frozenset(rows[0]))
+            goal.check(task_spec.offered(spec, found.head, parts), frozenset(rows[0]))
         made_of = _settings(first, (a, b), asked, name, rows)
         folder, ours = _folder(output_dir, a, b, made_of)
         try:
@@ -217,7 +218,7 @@ def _shown(record: Record, spec: Spec) -> str:
 def _settings(
     cfg: RunConfig,
     names: Sequence[str],
-    asked: Sequence[tuple[loading.Found, Spec, asking.Parts]],
+    asked: Sequence[tuple[loading.Found, Spec, task_spec.Parts]],
     split: str,
     rows: Sequence[Record],
 ) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def _settings(
         "temperature": spec.temperature,
         "top_p": spec.top_p,
         "system": spec.system,
-        "max_length": asking.max_length(cfg, spec),
+        "max_length": task_spec.max_length(cfg, spec),
         "dtype": cfg.dtype,
         "seed": cfg.seed,
     }
@@ -343,7 +344,7 @@ def _keep(folder: Path, made_of: Mapping[str, Any], pairs: Sequence[Pair]) -> li
 def _generate(
     sides: Sequence[RunConfig],
     names: Sequence[str],
-    asked: Sequence[tuple[loading.Found, Spec, asking.Parts]],
+    asked: Sequence[tuple[loading.Found, Spec, task_spec.Parts]],
     split: str,
     emit: Emit,
 ) -> list[Pair]:
@@ -363,7 +364,7 @@ def _generate(
 def _completions(cfg: RunConfig, found: loading.Found, spec: Spec, rows: Sequence[Record], emit: Emit) -> list[str]:
     """What one model says to every row. It is loaded here and let go of."""
     loaded = load(cfg, found, spec)
-    task = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    task = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
     task.forward.tell = lambda text: emit("note", {"text": text})
     coded = task.rows(rows)
     if coded.cut:

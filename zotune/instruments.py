@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from zotune.core.recipe import Noise, Recipe
 from zotune.core.space import Space
 from zotune.errors import ModelError, OptionError, OutOfMemory
-from zotune.forward import out_of_memory
 from zotune.models.loading import Loaded
 from zotune.models.trainable import check_tune
+from zotune.tasks.forward import out_of_memory
 from zotune.types import Score
 from zotune.workbench import LiveTensors
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from zotune import probe, tasks
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError
 from zotune.objectives import Objective, read
+from zotune.tasks import build
+from zotune.tasks import linear_probe as probe
 from zotune.types import Score
 
 Outputs = Mapping[str, Any]
@@ -62,8 +63,8 @@ class HeldOut:
 
     def __init__(
         self,
-        task: tasks.Task,
-        rows: tasks.Rows,
+        task: build.Task,
+        rows: build.Rows,
         objective: Objective,
         counted: bool = False,
         processes: Processes = ALONE,
@@ -213,11 +214,11 @@ def _some(values: Any, indices: Sequence[int]) -> Any:
     return [values[i] for i in indices]
 
 
-def linear_probe(held: HeldOut, train: tasks.Rows, seed: int) -> Scored | None:
+def linear_probe(held: HeldOut, train: build.Rows, seed: int) -> Scored | None:
     """What logistic regression on the embeddings of the weights as they are scores on the held-out rows. None where a
     class has fewer than two rows, or the objective cannot use it."""
     task, rows = held.task, held.rows
-    if not isinstance(task, tasks.Whole) or (search := probe.fit(task, train)) is None:
+    if not isinstance(task, build.Whole) or (search := probe.fit(task, train)) is None:
         return None
     outputs = task.described(rows, range(len(rows)), probe.scores(task, search, rows))
     try:

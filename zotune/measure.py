@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints, overload
 
-from zotune import asking, config, objectives, seeds, tasks
+from zotune import config, objectives, seeds
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.data import splits
@@ -20,6 +20,7 @@ from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionEr
 from zotune.judging import HeldOut, Scored
 from zotune.plan import embedded_data
 from zotune.session import load
+from zotune.tasks import build, task_spec
 
 Goal = str | Callable[..., Any]
 REMEMBERED = (
@@ -61,7 +62,7 @@ def evaluate(
     ObjectiveFailures where an objective fails.
     """
     cfg = inherit(config.resolve({"model": model, "dataset": dataset, **options}, None))
-    task = asking.read(cfg.task)
+    task = task_spec.read(cfg.task)
     source, name, rows = held_out(cfg, split)
     parts = {name: rows}
     if shots and name == cfg.train_split:
@@ -70,7 +71,7 @@ def evaluate(
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
         parts["train"] = splits.rename(source.splits[cfg.train_split], cfg.columns)
-    found, spec, parts = asking.resolve(cfg, task, parts)
+    found, spec, parts = task_spec.resolve(cfg, task, parts)
     if (shots or calibrate) and found.head not in WORDED:
         raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
     if calibrate and spec.kind == "generation":
@@ -78,8 +79,8 @@ def evaluate(
     rows = parts[name]
     spec = replace(
         spec,
-        demonstrations=asking.demonstrations(spec, parts["train"], shots, cfg.seed) if shots else "",
-        calibration=asking.calibration(task, spec) if calibrate else None,
+        demonstrations=task_spec.demonstrations(spec, parts["train"], shots, cfg.seed) if shots else "",
+        calibration=task_spec.calibration(task, spec) if calibrate else None,
     )
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     asked = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
@@ -92,9 +93,9 @@ def evaluate(
                 f"objective {goal.name!r} compares two models and has no score of one",
                 hint="zotune compare A B, with --judge or answered by a person",
             )
-        goal.check(asking.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
+        goal.check(task_spec.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
     loaded = load(cfg, found, spec)
-    asks = tasks.build(loaded, spec, asking.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    asks = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
     asks.forward.tell = lambda text: emit("note", {"text": text})
     coded = asks.rows(rows)
     if coded.cut:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zotune import asking, objectives, optimizers
+from zotune import objectives, optimizers
 from zotune.calls import Calls
 from zotune.config import RunConfig
 from zotune.data import splits as data
@@ -20,6 +20,7 @@ from zotune.models import loading
 from zotune.models.adapters import Adapter
 from zotune.models.trainable import check_tune
 from zotune.objectives import Goal, Objective
+from zotune.tasks import task_spec
 from zotune.types import Optimizer
 
 EMBEDDED = "MiniLM (embedded)"
@@ -59,7 +60,7 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     """Resolve and check everything that needs no model. Raises UsageError of all kinds."""
     notes: list[str] = []
     check_tune(cfg.tune)
-    task = asking.read(cfg.task)
+    task = task_spec.read(cfg.task)
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
     goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction, calls, cfg.weight)
     chosen, own = optimizer or cfg.optimizer, dict(cfg.optimizer_args)
@@ -86,7 +87,7 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
         k_per_class=cfg.k_per_class,
     )
     parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
-    found, spec, parts = asking.resolve(cfg, task, parts)
+    found, spec, parts = task_spec.resolve(cfg, task, parts)
     judged = getattr(goal.function, "judged", None)
     splits = replace(splits, train=parts["train"], select=parts["selection"], judge=parts["judging"][:judged])
     if goal.ordered and chosen == "auto" and spec.kind != "generation":  # auto is calibrated by values, or by drift
@@ -101,7 +102,7 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
         raise OptionError("--max-kl limits what tuning does to generated text; this task generates none")
     if cfg.stratify and spec.kind != "classification":
         raise OptionError("--stratify draws batches by class, and this task has none")
-    goal.check(asking.offered(spec, found.head, parts), frozenset(splits.train[0]))
+    goal.check(task_spec.offered(spec, found.head, parts), frozenset(splits.train[0]))
     _check_metric(goal, spec)
     named = chosen if isinstance(chosen, str) else type(chosen).__name__
     return Plan(cfg, goal, rule, splits, found, spec, adapter, named, notes)

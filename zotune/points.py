@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import torch
 
-from zotune import tasks
 from zotune.config import RunConfig
 from zotune.core.in_forward import InForward
 from zotune.core.joint_forward import Together
 from zotune.core.space import Space
 from zotune.distributed import Processes
 from zotune.errors import OptionError
-from zotune.forward import Tokens
 from zotune.oracle import Batches, Oracle
+from zotune.tasks import build
+from zotune.tasks.forward import Tokens
 
 MANY = 1 << 20
 """Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
@@ -35,8 +35,8 @@ class Points:
     """wants: what the objective asks for."""
 
     config: RunConfig
-    task: tasks.Task
-    train: tasks.Rows
+    task: build.Task
+    train: build.Rows
     wants: frozenset[str]
     space: Space
     batches: Batches
@@ -78,7 +78,7 @@ class Points:
     @property
     def _says(self) -> bool:
         """Whether text is generated for the objective."""
-        return isinstance(self.task, tasks.Generating) and bool(self.wants & {"completions", "completion_ids"})
+        return isinstance(self.task, build.Generating) and bool(self.wants & {"completions", "completion_ids"})
 
     def _share(self) -> None:
         """Evaluate points in one pass, where that gives what a pass each gives."""
@@ -106,7 +106,7 @@ class Points:
         return tuple(found)
 
     def _logits(self, rows: Sequence[int]) -> torch.Tensor:
-        if isinstance(self.task, tasks.Generating):
+        if isinstance(self.task, build.Generating):
             return torch.tensor(self.task.log_probabilities([o for i in rows for o in self.train.tokens[i][1]]))
         return self.task.logits(self.train, rows)
 

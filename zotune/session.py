@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from zotune import asking, checkpoint, optimizers, probe, seeds, tasks
+from zotune import checkpoint, optimizers, seeds
 from zotune.calibration import Calibration, Found
 from zotune.config import RunConfig
 from zotune.core.kernels import worth_compiling
 from zotune.core.space import Space
 from zotune.data.templates import Spec
 from zotune.distributed import ALONE, Processes
-from zotune.drift import Drift
 from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
 from zotune.journal import Journal
@@ -33,6 +32,9 @@ from zotune.plan import Plan
 from zotune.points import Points
 from zotune.preflight import Preflight
 from zotune.spending import ScoreBudget
+from zotune.tasks import build, task_spec
+from zotune.tasks import linear_probe as probe
+from zotune.tasks.kl import Drift
 from zotune.types import Score
 
 DEFAULT_EVALS = 2400
@@ -140,10 +142,10 @@ class Session:
         wanted = getattr(self.plan.optimizer, "stratifies", False) if said is None else said
         return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
 
-    def _task(self, loaded: loading.Loaded) -> tasks.Task:
+    def _task(self, loaded: loading.Loaded) -> build.Task:
         cfg, spec = self.plan.config, self.plan.spec
         micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
-        task = tasks.build(loaded, spec, asking.max_length(cfg, spec), micro, cfg.seed)
+        task = build.build(loaded, spec, task_spec.max_length(cfg, spec), micro, cfg.seed)
         task.forward.tell, task.forward.processes = self._short_of_memory, self.processes
         return task
 
@@ -165,7 +167,7 @@ class Session:
         randomness at every point: its expectation, which moves with every logit. Held-out rows are never smoothed.
         """
         objective, task, count = self.plan.objective, self.task, len(indices)
-        if isinstance(task, tasks.Generating):
+        if isinstance(task, build.Generating):
             said = [self._generated(indices, k) for k in range(self.samples)]
             return scored_once(self.processes, lambda: mean([objective.score(count, one) for one in said]))
         outputs = task.outputs(self.train, indices, objective.wants)
@@ -177,7 +179,7 @@ class Session:
     def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
         """What the model says to training rows: the sampling's randomness belongs to the step and the draw."""
         task = self.task
-        assert isinstance(task, tasks.Generating)
+        assert isinstance(task, build.Generating)
         task.step, task.draw = self.space.step, draw
         try:
             return task.outputs(self.train, indices, self.plan.objective.wants)
@@ -191,7 +193,7 @@ class Session:
 
     def collect(self, indices: Sequence[int]) -> dict[str, Any]:
         """What is to be compared: what the weights as they are now say on these rows."""
-        if isinstance(self.task, tasks.Generating):
+        if isinstance(self.task, build.Generating):
             return self._generated(indices, 0)
         return self.task.outputs(self.train, indices, self.plan.objective.wants)
 
@@ -255,7 +257,7 @@ class Session:
 
     def _examples(self, outputs: Mapping[str, Any], score: Score) -> list[dict[str, Any]]:
         """Some of what was generated on the selection rows, with its scores: lines of completions.jsonl."""
-        if not isinstance(self.task, tasks.Generating) or "completions" not in outputs:
+        if not isinstance(self.task, build.Generating) or "completions" not in outputs:
             return []
         names = {"prompts": "prompt", "completions": "completion", "references": "reference"}
         count = min(EXAMPLES, len(self.select.rows))
@@ -452,7 +454,7 @@ class Session:
         """Whether a linear probe does better than the start on the selection rows, where one can be fitted soon."""
         task = self.task
         evals = self.budget().evals or self.planned()[1] or UNLIMITED
-        if not isinstance(task, tasks.Whole) or self.plan.config.init == "linear-probe" or not self.select.resamples():
+        if not isinstance(task, build.Whole) or self.plan.config.init == "linear-probe" or not self.select.resamples():
             return []
         forwards = -(-len(self.train) // self.batches.size)
         if task.spec.kind != "classification" or forwards > PROBING * evals:

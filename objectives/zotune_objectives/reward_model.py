@@ -140,8 +140,8 @@ class RewardModel:
         """The model, loaded once."""
         if not self._made:
             from zotune.data.templates import Spec, Template
-            from zotune.forward import Forward
             from zotune.models import loading
+            from zotune.tasks.forward import Forward
 
             found, device, dtype = self._found, self.device, self.dtype
             try:

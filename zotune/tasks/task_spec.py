@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zotune import tasks
 from zotune.config import RunConfig
 from zotune.data import presets
 from zotune.data.splits import Record, columns_of, rename
@@ -26,8 +25,9 @@ from zotune.data.templates import (
     references_of,
 )
 from zotune.errors import DataError, OptionError
-from zotune.generation import PAIRS
 from zotune.models import loading
+from zotune.tasks import build
+from zotune.tasks.generation import PAIRS
 
 Parts = dict[str, list[Record]]
 COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response", "chosen")
@@ -91,7 +91,7 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
         top_p=cfg.top_p,
         system=cfg.system,
     )
-    tasks.kind_of(spec, found.head)
+    build.kind_of(spec, found.head)
     spec.check(rows, found.head)
     return found, spec, rows
 
@@ -102,7 +102,7 @@ def max_length(cfg: RunConfig, spec: Spec) -> int:
 
 def offered(spec: Spec, head: loading.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
     """What objectives may ask for: without right texts there are no references and no losses."""
-    names = tasks.kind_of(spec, head).offered
+    names = build.kind_of(spec, head).offered
     if spec.kind != "generation":
         return names
     every = [row for rows in parts.values() for row in rows]

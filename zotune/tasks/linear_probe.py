@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zotune.errors import DataError, OptionError
 from zotune.models.loading import Loaded, add_linear_head
-from zotune.tasks import Rows, Task, Whole
+from zotune.tasks.build import Rows, Task, Whole
 
 STRENGTHS = (1.0, 10.0, 100.0)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from zotune.data.templates import WORDED, Spec
 from zotune.errors import OptionError
-from zotune.generation import Generating
 from zotune.models.loading import Head, Loaded
-from zotune.scoring import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
+from zotune.tasks.classification import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
+from zotune.tasks.generation import Generating
 
 Task = Choosing
 

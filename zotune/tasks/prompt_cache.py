@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from zotune.forward import Forward, Tokens, out_of_memory
 from zotune.models.loading import attends_to_all, empty_cache, generation_settings, own_settings_aside
+from zotune.tasks.forward import Forward, Tokens, out_of_memory
 
 LEAST = 16
 """Tokens that are worth a pass of their own."""

@@ -22,8 +22,8 @@ from zotune import seeds
 from zotune.data.splits import Record
 from zotune.data.templates import Filled, Spec, Template, options_of, right_options
 from zotune.errors import ModelError, OptionError
-from zotune.forward import Forward, Tokens, fitted
 from zotune.models.loading import LINEAR_HEAD, Loaded
+from zotune.tasks.forward import Forward, Tokens, fitted
 
 TEMPERATURE = 20.0
 """Cosines times this are an embedding model's logits, as sentence-transformers trains them."""

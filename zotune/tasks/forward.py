@@ -22,7 +22,7 @@ from zotune.data.tokenization import Coder
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
 from zotune.models.loading import Loaded
-from zotune.prefix import Prefix, find_blocks
+from zotune.tasks.frozen_prefix import Prefix, find_blocks
 
 T = TypeVar("T")
 P = ParamSpec("P")

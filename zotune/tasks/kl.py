@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-from zotune import tasks
 from zotune.distributed import Processes
-from zotune.scoring import Option
+from zotune.tasks import build
+from zotune.tasks.classification import Option
 
 PROMPTS = 32
 """Training prompts whose completions it is measured on."""
@@ -21,14 +21,14 @@ PROMPTS = 32
 class Drift:
     """Call it for how far the model has moved since this was made; `of` makes it."""
 
-    def __init__(self, task: tasks.Generating, words: list[Option]) -> None:
+    def __init__(self, task: build.Generating, words: list[Option]) -> None:
         self._task, self._words = task, words
         self._before = self._likelihood()
 
     @classmethod
-    def of(cls, task: tasks.Task, train: tasks.Rows, processes: Processes) -> Drift | None:
+    def of(cls, task: build.Task, train: build.Rows, processes: Processes) -> Drift | None:
         """None where the model generates nothing."""
-        if not isinstance(task, tasks.Generating):
+        if not isinstance(task, build.Generating):
             return None
         with processes.apart():
             words = task.own_words(train, range(min(PROMPTS, len(train))))

@@ -19,11 +19,11 @@ from zotune import seeds
 from zotune.data.splits import Record
 from zotune.data.templates import SHOTS, Filled, Spec, references_of
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.forward import Tokens, fitted
 from zotune.models.loading import generation_settings, own_settings_aside, quiet
 from zotune.objectives import texts
-from zotune.prompt_cache import PromptCache
-from zotune.scoring import Option, Rows, Worded
+from zotune.tasks.classification import Option, Rows, Worded
+from zotune.tasks.forward import Tokens, fitted
+from zotune.tasks.prompt_cache import PromptCache
 
 PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"})
 """What pairs of a chosen and a rejected completion give: Σ log p of the tokens, and how many there are."""
