@@ -14,10 +14,10 @@ import zotune
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "hookspecs", "seeds", "shapes", "text"},
-    {"plugins", "core.noise", "data.readers", "spending", "textbook", "types"},
+    {"plugins", "core.noise", "data.readers", "scoring.score_budget", "textbook", "types"},
     {"config", "data.presets", "ratings", "core.recipe", "scaffold"},
-    {"calls", "core.state_codec", "core.codegen", "rating_page", "rating_terminal"},
-    {"objectives"},
+    {"scoring.calls", "core.state_codec", "core.codegen", "rating_page", "rating_terminal"},
+    {"scoring.objective"},
     {"core.kernels", "optimizers", "core.in_forward"},
     {"core.evaluation"},
     {"core.space"},
@@ -48,7 +48,7 @@ LAYERS = [
 ]
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
-    "calls",
+    "scoring.calls",
     "seeds",
     "errors",
     "hookspecs",
@@ -67,7 +67,7 @@ LIGHT = {
     "cli_new",
     "scaffold",
     "cli",
-    "objectives",
+    "scoring.objective",
     "optimizers",
     "data.splits",
     "data.readers",
@@ -129,7 +129,7 @@ def test_the_engine_knows_no_metric_and_no_model() -> None:
         "models.loading",
         "tasks.build",
         "data.splits",
-        "objectives",
+        "scoring.objective",
         "run",
     }
     assert not ours & below

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import zotune
-from zotune import objectives, plugins
+from zotune import plugins
 from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
+from zotune.scoring import objective as objectives
 from zotune.testing import ObjectiveContract
 from zotune.types import Score
 

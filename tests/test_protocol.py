@@ -17,9 +17,9 @@ from zotune.core.recipe import Factor, Noise, maximum, minimum, sign, sqrt
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, RecipeError, UsageError
 from zotune.journal import Tape
-from zotune.objectives import objective, wrap
 from zotune.optimizers import check_needs
 from zotune.oracle import At, Batches, Oracle
+from zotune.scoring.objective import objective, wrap
 from zotune.testing import OptimizerContract, TinyNet
 from zotune.types import Score
 

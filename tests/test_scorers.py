@@ -20,8 +20,8 @@ from zotune_objectives.exec_ import Exec
 from zotune_objectives.http import Http, Https
 from zotune_objectives.reward_model import RewardModel
 
-from zotune import objectives
 from zotune.errors import ModelError, ObjectiveError, OptionError
+from zotune.scoring import objective as objectives
 from zotune.testing import ObjectiveContract
 
 ROWS: dict[str, Any] = {

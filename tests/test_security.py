@@ -25,12 +25,13 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config, objectives, rating_terminal, replaying
+from zotune import cli, config, rating_terminal, replaying
 from zotune import text as shown
 from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.models import loading
 from zotune.ratings import Question, Ratings
+from zotune.scoring import objective as objectives
 from zotune.terminal import Terminal
 
 SECRET = "sk-verysecret-4711"

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from zotune.core.recipe import where as where
     from zotune.hookspecs import hookimpl as hookimpl
     from zotune.measure import evaluate as evaluate
-    from zotune.objectives import objective as objective
     from zotune.run import fit as fit
+    from zotune.scoring.objective import objective as objective
     from zotune.tuner import Tuner as Tuner
 
 _HOME = {
     "hookimpl": "zotune.hookspecs",
-    "objective": "zotune.objectives",
+    "objective": "zotune.scoring.objective",
     "fit": "zotune.run",
     "evaluate": "zotune.measure",
     "Tuner": "zotune.tuner",

@@ -21,9 +21,9 @@ from zotune.core.recipe import Noise
 from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.journal import Tape
-from zotune.objectives import Goal, Objective
 from zotune.oracle import At, begun
 from zotune.plan import plan
+from zotune.scoring.objective import Goal, Objective
 from zotune.session import Session
 from zotune.types import Score
 

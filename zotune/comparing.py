@@ -23,8 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import config, measure, objectives, plugins, rating_terminal
-from zotune.calls import Calls
+from zotune import config, measure, plugins, rating_terminal
 from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import Spec
@@ -32,9 +31,11 @@ from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.judging import wins
 from zotune.models import loading
-from zotune.objectives import Objective, texts
 from zotune.provenance import source_hash
 from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
+from zotune.scoring import objective
+from zotune.scoring.calls import Calls
+from zotune.scoring.objective import Objective, texts
 from zotune.session import load
 from zotune.tasks import build, task_spec
 from zotune.tasks.generation import asked_turns, right_texts
@@ -409,7 +410,7 @@ def _asked(folder: Path, pairs: Sequence[Pair], cfg: RunConfig, ask: Callable[[P
 def _judge(spec: str, cfg: RunConfig) -> Objective:
     """The judge as an objective that orders. Raises PluginError and OptionError."""
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
-    return objectives.resolve(f"judge:{spec}", {}, calls=calls)
+    return objective.resolve(f"judge:{spec}", {}, calls=calls)
 
 
 def _judged(

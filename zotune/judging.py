@@ -17,7 +17,7 @@ import torch
 
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError
-from zotune.objectives import Objective, read
+from zotune.scoring.objective import Objective, read
 from zotune.tasks import build
 from zotune.tasks import linear_probe as probe
 from zotune.types import Score

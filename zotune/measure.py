@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints, overload
 
-from zotune import config, objectives, seeds
-from zotune.calls import Calls
+from zotune import config, seeds
 from zotune.config import RunConfig
 from zotune.data import splits
 from zotune.data.templates import WORDED
@@ -19,6 +18,8 @@ from zotune.engine import Emit
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.judging import HeldOut, Scored
 from zotune.plan import embedded_data
+from zotune.scoring import objective as objectives
+from zotune.scoring.calls import Calls
 from zotune.session import load
 from zotune.tasks import build, task_spec
 

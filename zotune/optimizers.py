@@ -8,7 +8,7 @@ from typing import Any
 
 from zotune import config, plugins
 from zotune.errors import OptionError, UsageError
-from zotune.objectives import Objective
+from zotune.scoring.objective import Objective
 from zotune.types import Optimizer
 
 AUTO = "auto"

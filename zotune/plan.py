@@ -10,8 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zotune import objectives, optimizers
-from zotune.calls import Calls
+from zotune import optimizers
 from zotune.config import RunConfig
 from zotune.data import splits as data
 from zotune.data.templates import Spec
@@ -19,7 +18,9 @@ from zotune.errors import OptionError
 from zotune.models import loading
 from zotune.models.adapters import Adapter
 from zotune.models.trainable import check_tune
-from zotune.objectives import Goal, Objective
+from zotune.scoring import objective as objectives
+from zotune.scoring.calls import Calls
+from zotune.scoring.objective import Goal, Objective
 from zotune.tasks import task_spec
 from zotune.types import Optimizer
 

@@ -23,11 +23,11 @@ from zotune.engine import Emit, Engine, Outcome, Progress, best_weights
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
 from zotune.journal import Journal, begun
 from zotune.judging import Difference, Scored, linear_probe
-from zotune.objectives import Goal
 from zotune.plan import embedded_data, plan
 from zotune.provenance import environment
 from zotune.provenance import header as made_with
 from zotune.replaying import JOURNAL
+from zotune.scoring.objective import Goal
 from zotune.session import Scoring, Session
 from zotune.types import Optimizer, Score
 

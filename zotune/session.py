@@ -26,12 +26,12 @@ from zotune.journal import Journal
 from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.models import adapters, loading
 from zotune.models.trainable import tuned
-from zotune.objectives import texts
 from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
 from zotune.points import Points
 from zotune.preflight import Preflight
-from zotune.spending import ScoreBudget
+from zotune.scoring.objective import texts
+from zotune.scoring.score_budget import ScoreBudget
 from zotune.tasks import build, task_spec
 from zotune.tasks import linear_probe as probe
 from zotune.tasks.kl import Drift

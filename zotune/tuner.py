@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from zotune import checkpoint, objectives, optimizers
+from zotune import checkpoint, optimizers
 from zotune.core.recipe import TensorInfo
 from zotune.core.space import Space
 from zotune.engine import Budget, Emit, Engine, Outcome, best_weights
 from zotune.journal import Journal
 from zotune.oracle import Batches, Oracle
+from zotune.scoring import objective as objectives
 from zotune.types import Optimizer, Score
 
 DEFAULT_BATCH = 32

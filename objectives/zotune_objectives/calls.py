@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from zotune.errors import OptionError
-from zotune.objectives import PROVIDED
+from zotune.scoring.objective import PROVIDED
 from zotune.types import ObjectiveInfo
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import zotune
 from zotune.errors import OptionError
-from zotune.objectives import texts
+from zotune.scoring.objective import texts
 
 
 @zotune.objective(direction="maximize", level="sample")

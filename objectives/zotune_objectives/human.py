@@ -24,8 +24,8 @@ from typing import Any
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.objectives import texts
 from zotune.ratings import DONE, Question, Ratings
+from zotune.scoring.objective import texts
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 POLL = 0.05

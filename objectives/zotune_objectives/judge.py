@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 
 import zotune
 from zotune import plugins
-from zotune.calls import Calls, call, some
 from zotune.errors import ObjectiveError, OptionError
-from zotune.objectives import read_list, texts
+from zotune.scoring.calls import Calls, call, some
+from zotune.scoring.objective import read_list, texts
 
 
 @zotune.objective(gives="order")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import zotune
 from zotune.errors import OptionError
-from zotune.objectives import texts
+from zotune.scoring.objective import texts
 
 
 @zotune.objective(direction="minimize", level="sample")

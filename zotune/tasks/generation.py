@@ -20,7 +20,7 @@ from zotune.data.splits import Record
 from zotune.data.templates import SHOTS, Filled, Spec, references_of
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.loading import generation_settings, own_settings_aside, quiet
-from zotune.objectives import texts
+from zotune.scoring.objective import texts
 from zotune.tasks.classification import Option, Rows, Worded
 from zotune.tasks.forward import Tokens, fitted
 from zotune.tasks.prompt_cache import PromptCache

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from zotune import config, plugins
-from zotune.calls import Cache, Calls, Meter, call, is_async, row_key, some
 from zotune.errors import ObjectiveError, OptionError, Stopped, UsageError, nearest
+from zotune.scoring.calls import Cache, Calls, Meter, call, is_async, row_key, some
 from zotune.types import Direction, ObjectiveInfo, Score
 
 PROVIDED = frozenset(
