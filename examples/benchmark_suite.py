@@ -31,8 +31,8 @@ import torch
 
 import zotune
 from zotune import config
-from zotune.journal import Journal
 from zotune.plan import embedded_data, plan
+from zotune.search.journal import Journal
 from zotune.session import Session
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -46,15 +46,15 @@ STEPS, ROWS = 8, {"train": 16, "validation": 6, "test": 6}
 COMPARED = ("journal.jsonl", "metrics.jsonl", "model.safetensors", "config.json")
 PLACES = {
     "in a forward": "torch.nn:Linear.forward",
-    "at a journal line": "zotune.journal:Journal._write",
+    "at a journal line": "zotune.search.journal:Journal._write",
     "at a write of weights": "zotune.core.evaluation:Evaluation.run_all",
     "at a row of metrics": "zotune.run:_append",
-    "at a checkpoint's tensors": "zotune.checkpoint:save_file",
-    "at a checkpoint's sync": "zotune.checkpoint:_sync",
-    "at an old checkpoint": "zotune.checkpoint:_remove",
-    "at a small file": "zotune.checkpoint:replace",
+    "at a checkpoint's tensors": "zotune.search.checkpoint:save_file",
+    "at a checkpoint's sync": "zotune.search.checkpoint:_sync",
+    "at an old checkpoint": "zotune.search.checkpoint:_remove",
+    "at a small file": "zotune.search.checkpoint:replace",
     "at the model's files": "zotune.models.loading:save",
-    "in a replay": "zotune.engine:Engine._step",
+    "in a replay": "zotune.search.engine:Engine._step",
 }
 TORN, TIME = "in the middle of a journal line", "after a time"
 

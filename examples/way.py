@@ -17,8 +17,9 @@ from typing import Any
 from benchmark_suite import cases, mute
 
 import zotune
-from zotune import checkpoint, config
+from zotune import config
 from zotune.plan import plan
+from zotune.search import checkpoint
 from zotune.session import Session
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)

@@ -14,9 +14,9 @@ import torch
 from zotune_optimizers import es, meazo, mezo, mezo_adam, zo_sgd
 
 import zotune
-from zotune.calibration import Calibration
 from zotune.errors import OptionError, UsageError
-from zotune.journal import Journal
+from zotune.search.calibration import Calibration
+from zotune.search.journal import Journal
 from zotune.types import Score
 from zotune.workbench import Bench, same
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 import zotune
 from zotune.cli import main
 from zotune.errors import ObjectiveFailures, OptionError
-from zotune.journal import Journal
+from zotune.search.journal import Journal
 
 THINGS = WORDS.split()[13:33]
 """film, plot, … yes, no"""

@@ -38,10 +38,10 @@ from zotune.data import presets, readers
 from zotune.data import splits as data
 from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
-from zotune.journal import Journal, Tape
 from zotune.models import loading
 from zotune.rating_page import Server, serve
 from zotune.ratings import Question, Ratings
+from zotune.search.journal import Journal, Tape
 from zotune.tasks import task_spec
 
 EXAMPLES = int(os.environ.get("ZOTUNE_FUZZ", "100"))

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import zotune
-from zotune.checkpoint import between
-from zotune.engine import best_weights
-from zotune.journal import Journal
+from zotune.search.checkpoint import between
+from zotune.search.engine import best_weights
+from zotune.search.journal import Journal
 from zotune.session import Session
 from zotune.workbench import Bench, Weights, same
 

@@ -18,15 +18,15 @@ LAYERS = [
     {"config", "data.presets", "ratings", "core.recipe", "scaffold"},
     {"scoring.calls", "core.state_codec", "core.codegen", "rating_page", "rating_terminal"},
     {"scoring.objective"},
-    {"core.kernels", "optimizers", "core.in_forward"},
+    {"core.kernels", "search.optimizer_spec", "core.in_forward"},
     {"core.evaluation"},
     {"core.space"},
     {"core.joint_forward"},
-    {"journal", "lock", "distributed"},
-    {"checkpoint"},
-    {"oracle"},
-    {"calibration", "preflight"},
-    {"engine", "data.splits", "models.loading", "tasks.frozen_prefix"},
+    {"search.journal", "lock", "distributed"},
+    {"search.checkpoint"},
+    {"search.oracle"},
+    {"search.calibration", "search.preflight"},
+    {"search.engine", "data.splits", "models.loading", "tasks.frozen_prefix"},
     {"models.adapters", "data.templates", "tuner", "workbench"},
     {"exporting", "models.trainable", "data.tokenization"},
     {"tasks.forward"},
@@ -34,7 +34,7 @@ LAYERS = [
     {"tasks.classification"},
     {"tasks.generation"},
     {"tasks.build"},
-    {"tasks.task_spec", "tasks.kl", "points", "tasks.linear_probe"},
+    {"tasks.task_spec", "tasks.kl", "search.perturb_mode", "tasks.linear_probe"},
     {"judging", "plan"},
     {"report", "session"},
     {"provenance"},
@@ -68,7 +68,7 @@ LIGHT = {
     "scaffold",
     "cli",
     "scoring.objective",
-    "optimizers",
+    "search.optimizer_spec",
     "data.splits",
     "data.readers",
     "report",
@@ -124,7 +124,7 @@ def test_only_models_uses_transformers() -> None:
 
 
 def test_the_engine_knows_no_metric_and_no_model() -> None:
-    ours, others = imports("engine")
+    ours, others = imports("search.engine")
     below = {
         "models.loading",
         "tasks.build",

@@ -13,8 +13,8 @@ import torch
 
 from zotune.core.space import Space
 from zotune.errors import RunFolderError, UsageError
-from zotune.journal import Tape
-from zotune.oracle import At, Batches, Oracle
+from zotune.search.journal import Tape
+from zotune.search.oracle import At, Batches, Oracle
 from zotune.testing import Bench, TinyNet
 from zotune.types import Score
 

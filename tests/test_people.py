@@ -25,9 +25,9 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.cli import main
-from zotune.journal import Journal
 from zotune.rating_page import serve
 from zotune.ratings import DONE, FILE, Ratings, Shown
+from zotune.search.journal import Journal
 
 WAITS = "waiting for answers"
 THINGS = WORDS.split()[13:33]

@@ -12,10 +12,10 @@ import torch
 from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
 
 import zotune
-from zotune import preflight
-from zotune.journal import Journal, Tape
 from zotune.plan import embedded_data
-from zotune.preflight import Preflight
+from zotune.search import preflight
+from zotune.search.journal import Journal, Tape
+from zotune.search.preflight import Preflight
 from zotune.types import Score
 from zotune.workbench import Bench, Weights, same
 

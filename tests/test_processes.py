@@ -17,7 +17,7 @@ from conftest import rows, write_jsonl
 
 from zotune import distributed
 from zotune.errors import ObjectiveError, UsageError
-from zotune.journal import Journal
+from zotune.search.journal import Journal
 
 FIT = ["--optimizer", "mezo", "--lr", "0.05", "--eps", "0.05", "--tune", "all", "--smooth", "0", "--batch-size", "6"]
 SLOW = """

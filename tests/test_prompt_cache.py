@@ -15,9 +15,9 @@ from test_generation import QUESTIONS
 from zotune import config
 from zotune.core.recipe import Noise
 from zotune.data.templates import Spec, Template
-from zotune.journal import Tape
 from zotune.models import loading
 from zotune.plan import plan
+from zotune.search.journal import Tape
 from zotune.session import Session
 from zotune.tasks import build, prompt_cache
 

@@ -16,10 +16,10 @@ from zotune.core import noise
 from zotune.core.recipe import Factor, Noise, maximum, minimum, sign, sqrt
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, RecipeError, UsageError
-from zotune.journal import Tape
-from zotune.optimizers import check_needs
-from zotune.oracle import At, Batches, Oracle
 from zotune.scoring.objective import objective, wrap
+from zotune.search.journal import Tape
+from zotune.search.optimizer_spec import check_needs
+from zotune.search.oracle import At, Batches, Oracle
 from zotune.testing import OptimizerContract, TinyNet
 from zotune.types import Score
 

@@ -24,10 +24,11 @@ from safetensors.torch import load_file
 from test_run import options
 
 import zotune
-from zotune import checkpoint, lock, provenance, replaying
+from zotune import lock, provenance, replaying
 from zotune.cli import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
-from zotune.journal import Journal, begun
+from zotune.search import checkpoint
+from zotune.search.journal import Journal, begun
 from zotune.workbench import Bench, same
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.errors import OptionError
-from zotune.journal import Journal
 from zotune.judging import HeldOut
 from zotune.replaying import replay
+from zotune.search.journal import Journal
 from zotune.types import Score
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError, UsageError
-from zotune.journal import Journal
+from zotune.search.journal import Journal
 from zotune.session import Session
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

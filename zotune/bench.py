@@ -34,19 +34,20 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint, optimizers, plugins, textbook
+from zotune import plugins, textbook
 from zotune.core.space import Space, named_tensors
-from zotune.engine import Budget, Emit, Engine, cost_of
 from zotune.errors import OptionError, PluginError, ZotuneError
 from zotune.instruments import SET, Clock, Options, Subject, Watched, Write, bytes_of, peak
-from zotune.journal import Journal
 from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
 from zotune.models.loading import Loaded
 from zotune.models.trainable import tuned
-from zotune.oracle import Batches, Oracle
 from zotune.plan import EMBEDDED
-from zotune.points import MANY
+from zotune.search import checkpoint, optimizer_spec
+from zotune.search.engine import Budget, Emit, Engine, cost_of
+from zotune.search.journal import Journal
+from zotune.search.oracle import Batches, Oracle
+from zotune.search.perturb_mode import MANY
 from zotune.shapes import SHAPES
 from zotune.types import Optimizer
 
@@ -290,13 +291,13 @@ def resolve(
         raise OptionError("--optimizer-arg needs one --optimizer that it belongs to")
     for name in names:
         if name != ALL:
-            made[name] = optimizers.resolve(name, options or {})
+            made[name] = optimizer_spec.resolve(name, options or {})
             continue
         known = plugins.default()
         for p in (p for p in known.plugins if p.kind == "optimizer"):
             short = p.name if known.find("optimizer", p.name) is p else p.qualified
             try:
-                made.setdefault(short, optimizers.resolve(short, {}))
+                made.setdefault(short, optimizer_spec.resolve(short, {}))
             except (PluginError, OptionError) as error:
                 failed[short] = str(error)
     return made, failed

@@ -27,7 +27,6 @@ from zotune import config, measure, plugins, rating_terminal
 from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import Spec
-from zotune.engine import Emit
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.judging import wins
 from zotune.models import loading
@@ -36,6 +35,7 @@ from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
 from zotune.scoring import objective
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective, texts
+from zotune.search.engine import Emit
 from zotune.session import load
 from zotune.tasks import build, task_spec
 from zotune.tasks.generation import asked_turns, right_texts

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from zotune import config
-from zotune.checkpoint import file_sum, written
 from zotune.errors import ModelError, RunFolderError
 from zotune.models import adapters, loading
+from zotune.search.checkpoint import file_sum, written
 
 
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:

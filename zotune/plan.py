@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zotune import optimizers
 from zotune.config import RunConfig
 from zotune.data import splits as data
 from zotune.data.templates import Spec
@@ -21,6 +20,7 @@ from zotune.models.trainable import check_tune
 from zotune.scoring import objective as objectives
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Goal, Objective
+from zotune.search import optimizer_spec
 from zotune.tasks import task_spec
 from zotune.types import Optimizer
 
@@ -67,9 +67,9 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     chosen, own = optimizer or cfg.optimizer, dict(cfg.optimizer_args)
     if goal.ordered and chosen == "rank-sgd":
         own.setdefault("points", getattr(goal.function, "candidates", 4))
-    rule = optimizers.resolve(chosen, own, cfg.learning_rate, cfg.eps)
-    optimizers.check_needs(rule, goal)
-    optimizers.calibrated(rule, cfg.learning_rate, cfg.eps)
+    rule = optimizer_spec.resolve(chosen, own, cfg.learning_rate, cfg.eps)
+    optimizer_spec.check_needs(rule, goal)
+    optimizer_spec.calibrated(rule, cfg.learning_rate, cfg.eps)
     if cfg.dataset is None:
         if cfg.model is not None:
             raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
@@ -94,7 +94,7 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     if goal.ordered and chosen == "auto" and spec.kind != "generation":  # auto is calibrated by values, or by drift
         notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
         chosen, own = "rank-sgd", {"points": getattr(goal.function, "candidates", 4)}
-        rule = optimizers.resolve(chosen, own, cfg.learning_rate, cfg.eps)
+        rule = optimizer_spec.resolve(chosen, own, cfg.learning_rate, cfg.eps)
     adapter = adapter_of(cfg)
     adapter.check(found.head)
     if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):

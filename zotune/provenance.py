@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint, seeds
+from zotune import seeds
 from zotune.core import noise
 from zotune.core.space import named_tensors
 from zotune.models import adapters, loading
 from zotune.plan import Plan
+from zotune.search import checkpoint
 from zotune.session import Session
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")

@@ -16,21 +16,22 @@ from typing import Any, NoReturn
 
 import torch
 
-from zotune import checkpoint, config, exporting, optimizers
+from zotune import config, exporting
 from zotune.config import RunConfig
 from zotune.core import noise
 from zotune.core import state_codec as state
 from zotune.core.kernels import worth_compiling
 from zotune.core.recipe import Each, Recipe
 from zotune.core.space import Space, named_tensors
-from zotune.engine import Budget, Emit, Engine
 from zotune.errors import OptionError, RunFolderError, UsageError, ZotuneError, nearest
-from zotune.journal import Journal
 from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
-from zotune.oracle import Batches, Oracle
 from zotune.plan import EMBEDDED, plan
 from zotune.provenance import environment
+from zotune.search import checkpoint, optimizer_spec
+from zotune.search.engine import Budget, Emit, Engine
+from zotune.search.journal import Journal
+from zotune.search.oracle import Batches, Oracle
 from zotune.session import Session, load_with
 from zotune.types import Optimizer
 
@@ -212,7 +213,7 @@ def _rule(said: str | Optimizer | None, header: Mapping[str, Any]) -> Optimizer:
     if said is None and ":" in header["rule"]:
         raise OptionError(f"the run's optimizer is {header['rule']}", hint=f"--optimizer {header['rule']} allows it")
     try:
-        return optimizers.resolve(spec, header["optimizer_options"] if isinstance(spec, str) else {})
+        return optimizer_spec.resolve(spec, header["optimizer_options"] if isinstance(spec, str) else {})
     except UsageError as error:
         raise RunFolderError(f"the run's optimizer {header['rule']} is not at hand: {error}") from None
 

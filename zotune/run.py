@@ -15,19 +15,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zotune import checkpoint, config, exporting, lock, plugins, ratings, replaying, report, seeds
+from zotune import config, exporting, lock, plugins, ratings, replaying, report, seeds
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
-from zotune.engine import Emit, Engine, Outcome, Progress, best_weights
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
-from zotune.journal import Journal, begun
 from zotune.judging import Difference, Scored, linear_probe
 from zotune.plan import embedded_data, plan
 from zotune.provenance import environment
 from zotune.provenance import header as made_with
 from zotune.replaying import JOURNAL
 from zotune.scoring.objective import Goal
+from zotune.search import checkpoint
+from zotune.search.engine import Emit, Engine, Outcome, Progress, best_weights
+from zotune.search.journal import Journal, begun
 from zotune.session import Scoring, Session
 from zotune.types import Optimizer, Score
 

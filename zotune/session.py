@@ -13,25 +13,26 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint, optimizers, seeds
-from zotune.calibration import Calibration, Found
+from zotune import seeds
 from zotune.config import RunConfig
 from zotune.core.kernels import worth_compiling
 from zotune.core.space import Space
 from zotune.data.templates import Spec
 from zotune.distributed import ALONE, Processes
-from zotune.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.errors import ObjectiveError, OptionError
-from zotune.journal import Journal
 from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.models import adapters, loading
 from zotune.models.trainable import tuned
-from zotune.oracle import Batches, Oracle
 from zotune.plan import Plan
-from zotune.points import Points
-from zotune.preflight import Preflight
 from zotune.scoring.objective import texts
 from zotune.scoring.score_budget import ScoreBudget
+from zotune.search import checkpoint, optimizer_spec
+from zotune.search.calibration import Calibration, Found
+from zotune.search.engine import Budget, Emit, Engine, cost_of, planned
+from zotune.search.journal import Journal
+from zotune.search.oracle import Batches, Oracle
+from zotune.search.perturb_mode import Points
+from zotune.search.preflight import Preflight
 from zotune.tasks import build, task_spec
 from zotune.tasks import linear_probe as probe
 from zotune.tasks.kl import Drift
@@ -426,7 +427,7 @@ class Session:
     def _calibration(self) -> Callable[[], Found] | None:
         """What finds the options that the user leaves to it, if any."""
         cfg, rule = self.plan.config, self.plan.optimizer
-        wanted = optimizers.calibrated(rule, cfg.learning_rate, cfg.eps)
+        wanted = optimizer_spec.calibrated(rule, cfg.learning_rate, cfg.eps)
         if not wanted:
             return None
         budget, (steps, evals) = self.budget(), self.planned()

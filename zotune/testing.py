@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from zotune import checkpoint
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
-from zotune.journal import Journal
 from zotune.scoring import objective as objectives
+from zotune.search import checkpoint
+from zotune.search.journal import Journal
 from zotune.types import Optimizer, Score
 from zotune.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
 

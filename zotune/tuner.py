@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from zotune import checkpoint, optimizers
 from zotune.core.recipe import TensorInfo
 from zotune.core.space import Space
-from zotune.engine import Budget, Emit, Engine, Outcome, best_weights
-from zotune.journal import Journal
-from zotune.oracle import Batches, Oracle
 from zotune.scoring import objective as objectives
+from zotune.search import checkpoint, optimizer_spec
+from zotune.search.engine import Budget, Emit, Engine, Outcome, best_weights
+from zotune.search.journal import Journal
+from zotune.search.oracle import Batches, Oracle
 from zotune.types import Optimizer, Score
 
 DEFAULT_BATCH = 32
@@ -52,8 +52,8 @@ class Tuner:
         self.objective = objectives.wrap(
             _by_position(objective), getattr(objective, "__name__", "objective"), direction
         )
-        self.optimizer = optimizers.resolve(optimizer, optimizer_args or {})
-        optimizers.check_needs(self.optimizer, self.objective)
+        self.optimizer = optimizer_spec.resolve(optimizer, optimizer_args or {})
+        optimizer_spec.check_needs(self.optimizer, self.objective)
         self.space = Space(module, seed, select)
         self.batches = Batches(len(data) if data is not None else 1, batch_size, seed)
         self.oracle = Oracle(self.space, self._evaluate, self.batches, self.objective.direction)

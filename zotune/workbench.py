@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zotune import checkpoint
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
-from zotune.engine import Budget, Engine
 from zotune.errors import ObjectiveError
-from zotune.journal import Journal
-from zotune.oracle import Batches, Oracle
+from zotune.search import checkpoint
+from zotune.search.engine import Budget, Engine
+from zotune.search.journal import Journal
+from zotune.search.oracle import Batches, Oracle
 from zotune.types import Optimizer, Score
 
 

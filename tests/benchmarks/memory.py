@@ -67,12 +67,12 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from zotune_optimizers.mezo import MeZO
 
-    from zotune import checkpoint
     from zotune.core.space import Space, describe, named_tensors
-    from zotune.engine import Budget, Engine
-    from zotune.journal import Journal
     from zotune.models import adapters, loading
-    from zotune.oracle import Batches, Oracle
+    from zotune.search import checkpoint
+    from zotune.search.engine import Budget, Engine
+    from zotune.search.journal import Journal
+    from zotune.search.oracle import Batches, Oracle
     from zotune.types import Score
 
     torch.set_num_threads(1)

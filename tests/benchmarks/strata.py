@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from zotune import config
-from zotune.journal import Tape
-from zotune.oracle import At, Batches, begun
 from zotune.plan import plan
+from zotune.search.journal import Tape
+from zotune.search.oracle import At, Batches, begun
 from zotune.session import Session, mean
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -20,8 +20,8 @@ from typing import Any
 
 from zotune import config
 from zotune.core.recipe import Noise
-from zotune.journal import Tape
 from zotune.plan import plan
+from zotune.search.journal import Tape
 from zotune.session import Session
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K" / "hf"

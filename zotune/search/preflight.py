@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zotune.core.space import Space
-from zotune.journal import Tape
-from zotune.oracle import At, Batch, Batches, Oracle
+from zotune.search.journal import Tape
+from zotune.search.oracle import At, Batch, Batches, Oracle
 
 SHARE = 0.04
 """Of the budget, at most."""

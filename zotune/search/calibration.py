@@ -23,8 +23,8 @@ from torch import Tensor
 
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
-from zotune.journal import Tape
-from zotune.oracle import At, Batches, Oracle, begun
+from zotune.search.journal import Tape
+from zotune.search.oracle import At, Batches, Oracle, begun
 
 TOLERANCE = 0.05
 """Share of the objective, or nats a token, that a perturbation may cost on average."""

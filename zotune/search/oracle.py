@@ -24,7 +24,7 @@ from zotune import seeds
 from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
-from zotune.journal import Tape
+from zotune.search.journal import Tape
 from zotune.types import Direction, Score
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from zotune.core.space import Space
 from zotune.errors import RunFolderError, ZotuneError
-from zotune.journal import RESUME, Journal
+from zotune.search.journal import RESUME, Journal
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE = "trainer_state.json"

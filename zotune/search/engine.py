@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from zotune.calibration import Found
-from zotune.checkpoint import Store, between
 from zotune.core import state_codec as states
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
-from zotune.journal import Journal, Tape
-from zotune.oracle import At, Batches, Oracle, begun
+from zotune.search.calibration import Found
+from zotune.search.checkpoint import Store, between
+from zotune.search.journal import Journal, Tape
+from zotune.search.oracle import At, Batches, Oracle, begun
 from zotune.types import Optimizer
 
 SPENT = "score calls"
