@@ -24,11 +24,12 @@ import yaml
 from conftest import write_jsonl
 
 import zotune
-from zotune import cli_compare, comparing, rating_terminal
+from zotune import cli_compare, comparing
 from zotune.cli import main
 from zotune.comparing import Comparison, compare
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError
-from zotune.ratings import FILE, Ratings, wilson
+from zotune.humans import console
+from zotune.humans.store import FILE, Ratings, wilson
 
 WORDS = ("cat", "dog", "film", "plot", "man", "cast")
 PROMPTS = [f"question : who saw the {w} ? answer :" for w in WORDS]
@@ -317,7 +318,7 @@ def test_the_terminal(two: Any, data: Path, tmp_path: Path, told: Any, monkeypat
     assert json.loads(out)["ties"] == 2
     assert "1 of 6" in err
     assert "4 rows have no answer yet: --output-dir" in err
-    monkeypatch.setattr(rating_terminal, "POLL", 0.01)
+    monkeypatch.setattr(console, "POLL", 0.01)
     monkeypatch.setattr("builtins.input", lambda *prompt: "t")
     assert run(*arguments[:-3], *arguments[-2:]) == 0
     out, err = capsys.readouterr()

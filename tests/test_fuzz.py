@@ -38,9 +38,9 @@ from zotune.data import presets, readers
 from zotune.data import splits as data
 from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
+from zotune.humans.page import Server, serve
+from zotune.humans.store import Question, Ratings
 from zotune.models import loading
-from zotune.rating_page import Server, serve
-from zotune.ratings import Question, Ratings
 from zotune.search.journal import Journal, Tape
 from zotune.tasks import task_spec
 
@@ -242,7 +242,7 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
         patched.setattr("zotune.run.plan", refuse)
         patched.setattr("zotune.checking.plan", refuse)
         patched.setattr("zotune.measure.held_out", refuse)
-        patched.setattr("zotune.rating_page.serve", refuse)
+        patched.setattr("zotune.humans.page.serve", refuse)
         patched.setattr("zotune.run.run_folder", lambda cfg: place / "nothing-here")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), harmless():
             try:

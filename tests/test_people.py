@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.cli import main
-from zotune.rating_page import serve
-from zotune.ratings import DONE, FILE, Ratings, Shown
+from zotune.humans.page import serve
+from zotune.humans.store import DONE, FILE, Ratings, Shown
 from zotune.search.journal import Journal
 
 WAITS = "waiting for answers"

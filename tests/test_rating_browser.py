@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from zotune.rating_page import Server, serve
-from zotune.ratings import ASKED, DONE, Question, Ratings
+from zotune.humans.page import Server, serve
+from zotune.humans.store import ASKED, DONE, Question, Ratings
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

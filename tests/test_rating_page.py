@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from zotune import rating_page
 from zotune.errors import OptionError, RunFolderError
-from zotune.rating_page import LARGEST_BODY, Server, serve
-from zotune.ratings import DONE, FILE, Question, Ratings
+from zotune.humans import page as rating_page
+from zotune.humans.page import LARGEST_BODY, Server, serve
+from zotune.humans.store import DONE, FILE, Question, Ratings
 
 NASTY = ("<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>&amp;\u2028\x00\ud800")
 
@@ -127,7 +127,7 @@ def test_text_is_data(server: Server, store: Ratings) -> None:
 
 
 def test_the_page_sets_text_only_as_text() -> None:
-    code = (Path(rating_page.__file__).parent / "embedded/rate/rate.js").read_text()
+    code = (Path(rating_page.__file__).parent / "page_files/rate.js").read_text()
     for way in (
         "innerHTML",
         "outerHTML",
@@ -139,9 +139,9 @@ def test_the_page_sets_text_only_as_text() -> None:
         "DOMParser",
     ):
         assert way not in code
-    page = (Path(rating_page.__file__).parent / "embedded/rate/page.html").read_text()
+    page = (Path(rating_page.__file__).parent / "page_files/page.html").read_text()
     assert not re.search(r"\son\w+=|style=|javascript:|https?://|<script>|<style", page)
-    style = (Path(rating_page.__file__).parent / "embedded/rate/rate.css").read_text()
+    style = (Path(rating_page.__file__).parent / "page_files/rate.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from zotune import rating_terminal
 from zotune.errors import RunFolderError
-from zotune.rating_terminal import plain, rate, span, summary
-from zotune.ratings import DONE, FILE, Question, Ratings
+from zotune.humans import console
+from zotune.humans.console import plain, rate, span, summary
+from zotune.humans.store import DONE, FILE, Question, Ratings
 
 Cli = Callable[..., Any]
 
@@ -115,7 +115,7 @@ def test_waits_and_ends_with_the_tuner(tmp_path: Path, monkeypatch: pytest.Monke
 
     happening += [lambda: None, start, lambda: None]
     happening += [lambda: made[0]._beat(0), lambda: made[0].ask(questions(1)), lambda: made[0].state(DONE)]
-    monkeypatch.setattr(rating_terminal.time, "sleep", lambda seconds: happening.pop(0)())
+    monkeypatch.setattr(console.time, "sleep", lambda seconds: happening.pop(0)())
     person = Person("1")
     rate(tmp_path, person.ask, person.tell)
     made[0].close()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from zotune.errors import OptionError, RunFolderError
-from zotune.ratings import DONE, FILE, PATIENCE, Question, Ratings, Shown, wilson
+from zotune.humans.store import DONE, FILE, PATIENCE, Question, Ratings, Shown, wilson
 
 
 def question(key: str, count: int = 2, purpose: str = "tune") -> Question:
@@ -427,7 +427,7 @@ def test_win_rate(store: Ratings) -> None:
 
 ASKER = """
 import sys, time
-from zotune.ratings import Question, Ratings
+from zotune.humans.store import Question, Ratings
 folder, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with Ratings(folder) as store:
     for i in range(count):
@@ -440,7 +440,7 @@ with Ratings(folder) as store:
 """
 RATER = """
 import sys, time
-from zotune.ratings import Ratings
+from zotune.humans.store import Ratings
 taken = 0
 with Ratings(sys.argv[1]) as store:
     while store.progress().answered < int(sys.argv[2]):
@@ -494,7 +494,7 @@ def test_an_asker_killed_before_the_answer_finds_it_later(tmp_path: Path) -> Non
 
 def test_a_killed_rater_loses_no_answer(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom zotune.ratings import Ratings\n"
+        "import os, signal, sys\nfrom zotune.humans.store import Ratings\n"
         "store = Ratings(sys.argv[1])\n"
         "for _ in range(5):\n    assert store.answer(store.next().id, '1')\n"
         "store.next()\nos.kill(os.getpid(), signal.SIGKILL)\n"

@@ -25,12 +25,13 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config, rating_terminal, replaying
+from zotune import cli, config, replaying
 from zotune import text as shown
 from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
+from zotune.humans import console
+from zotune.humans.store import Question, Ratings
 from zotune.models import loading
-from zotune.ratings import Question, Ratings
 from zotune.scoring import objective as objectives
 from zotune.terminal import Terminal
 
@@ -409,7 +410,7 @@ def test_a_person_is_asked_in_plain_text(tmp_path: Path) -> None:
     with Ratings(tmp_path) as store:
         store.ask([Question("a", ESCAPE, (ESCAPE, f"{ESCAPE}!"))])
         store.state(ESCAPE)
-        rating_terminal.rate(tmp_path, lambda prompt: "q", lambda text: told.append(str(text)))
+        console.rate(tmp_path, lambda prompt: "q", lambda text: told.append(str(text)))
     assert "evil" in "".join(told)
     assert not any(obeyed(text) for text in told)
 

@@ -120,19 +120,19 @@ def lines(found: Comparison) -> list[str]:
 
 
 def _terminal(folder: Path, told: TextIO) -> None:
-    from zotune import rating_terminal
+    from zotune.humans import console
 
     def ask(prompt: str) -> str:
         print(prompt, end="", file=told, flush=True)
         return input()
 
-    rating_terminal.rate(folder, ask, lambda text: print(text, file=told, flush=True))
+    console.rate(folder, ask, lambda text: print(text, file=told, flush=True))
 
 
 def _page(folder: Path, port: int, open_browser: bool, told: TextIO) -> None:
     """Serve the questions until all are answered, and a moment more."""
-    from zotune.rating_page import serve
-    from zotune.ratings import Ratings
+    from zotune.humans.page import serve
+    from zotune.humans.store import Ratings
 
     with Ratings(folder) as store, serve(folder, port, open_browser) as server:
         print(server.address, file=told, flush=True)

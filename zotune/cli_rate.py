@@ -21,7 +21,7 @@ def rate(
 ) -> None:
     """Say which answers are better. Ctrl-C ends it; answers are kept, and it may be started again at any time."""
     from zotune.errors import RunFolderError
-    from zotune.ratings import FILE, Ratings
+    from zotune.humans.store import FILE, Ratings
 
     folder = Path(run)
     if export is not None:
@@ -34,16 +34,16 @@ def rate(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if terminal:
-            from zotune import rating_terminal
+            from zotune.humans import console
 
-            rating_terminal.rate(folder)
+            console.rate(folder)
         else:
             _serve(folder, port, open_browser)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # what the terminal echoed for Ctrl-C stays on its own line
     finally:
         signal.signal(signal.SIGTERM, before)
-    from zotune.rating_terminal import summary
+    from zotune.humans.console import summary
 
     if (folder / FILE).exists():
         with Ratings(folder) as store:
@@ -53,7 +53,7 @@ def rate(
 
 
 def _serve(folder: Path, port: int, open_browser: bool) -> None:
-    from zotune.rating_page import serve
+    from zotune.humans.page import serve
 
     with serve(folder, port, open_browser) as server:
         print(server.address, flush=True)

@@ -23,15 +23,16 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import config, measure, plugins, rating_terminal
+from zotune import config, measure, plugins
 from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import Spec
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
+from zotune.humans import console
+from zotune.humans.store import ASKED, FILE, Question, Ratings, rated, write_whole
 from zotune.judging import wins
 from zotune.models import loading
 from zotune.provenance import source_hash
-from zotune.ratings import ASKED, FILE, Question, Ratings, rated, write_whole
 from zotune.scoring import objective
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective, texts
@@ -118,7 +119,7 @@ def compare(
     split: str | None = None,
     judge: str | None = None,
     output_dir: str | None = None,
-    ask: Callable[[Path], object] = rating_terminal.rate,
+    ask: Callable[[Path], object] = console.rate,
     emit: Emit = lambda kind, event: None,
     **options: Any,
 ) -> Comparison:

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zotune import config, exporting, lock, plugins, ratings, replaying, report, seeds
+from zotune import config, exporting, lock, plugins, replaying, report, seeds
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
+from zotune.humans import store as ratings
 from zotune.judging import Difference, Scored, linear_probe
 from zotune.plan import embedded_data, plan
 from zotune.provenance import environment

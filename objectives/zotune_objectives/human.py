@@ -24,7 +24,7 @@ from typing import Any
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.ratings import DONE, Question, Ratings
+from zotune.humans.store import DONE, Question, Ratings
 from zotune.scoring.objective import texts
 
 Emit = Callable[[str, Mapping[str, Any]], None]

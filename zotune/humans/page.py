@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from zotune.errors import OptionError, RunFolderError, ZotuneError
-from zotune.ratings import FILE, Ratings
+from zotune.humans.store import FILE, Ratings
 
 LOCAL: Final = "127.0.0.1"
 LARGEST_BODY: Final = 4096
 SLOWEST: Final = 30.0
 """Seconds that a request may take to arrive."""
 
-_PAGE = Path(__file__).parent / "embedded" / "rate"
+_PAGE = Path(__file__).parent / "page_files"
 _FILES = {
     "": ("page.html", "text/html; charset=utf-8"),
     "rate.css": ("rate.css", "text/css; charset=utf-8"),

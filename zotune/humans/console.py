@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from zotune.errors import RunFolderError
-from zotune.ratings import FILE, Progress, Ratings, Shown
+from zotune.humans.store import FILE, Progress, Ratings, Shown
 from zotune.text import plain
 
 POLL: Final = 0.5
