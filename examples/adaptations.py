@@ -37,7 +37,7 @@ import zotune
 from zotune.data import presets
 from zotune.data import splits as records
 from zotune.models.loading import default_folder
-from zotune.plan import embedded_data
+from zotune.runs.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = ("sst2", "sst5", "rte", "cola")

@@ -31,9 +31,9 @@ import torch
 
 import zotune
 from zotune import config
-from zotune.plan import embedded_data, plan
+from zotune.runs.plan import embedded_data, plan
+from zotune.runs.session import Session
 from zotune.search.journal import Journal
-from zotune.session import Session
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BUDGETS, SEEDS = (600, 2400), 3

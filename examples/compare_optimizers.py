@@ -29,7 +29,7 @@ import zotune
 from zotune import plugins
 from zotune.data import splits as records
 from zotune.models.loading import default_folder
-from zotune.plan import embedded_data
+from zotune.runs.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LABELS = {"sst2": ["a terrible film", "a great film"], "cola": ["this is wrong English", "this is correct English"]}

@@ -30,7 +30,7 @@ from typing import Any
 
 from zotune import cli
 from zotune.models import loading
-from zotune.plan import embedded_data
+from zotune.runs.plan import embedded_data
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "mezo": ("lr=1e-4",),
@@ -48,7 +48,7 @@ PLACES = {
     "in a forward": "torch.nn:Linear.forward",
     "at a journal line": "zotune.search.journal:Journal._write",
     "at a write of weights": "zotune.core.evaluation:Evaluation.run_all",
-    "at a row of metrics": "zotune.run:_append",
+    "at a row of metrics": "zotune.runs.fit:_append",
     "at a checkpoint's tensors": "zotune.search.checkpoint:save_file",
     "at a checkpoint's sync": "zotune.search.checkpoint:_sync",
     "at an old checkpoint": "zotune.search.checkpoint:_remove",

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import zotune
-from zotune import checking, config
+from zotune import config
 from zotune.data import splits as records
-from zotune.plan import embedded_data
+from zotune.runs import check
+from zotune.runs.plan import embedded_data
 
 OBJECTIVES, SEEDS, FORWARDS, PROBES = ("cross-entropy", "accuracy", "f1"), 2, 1200, 200
 WHOLE = ("billing", "delivery")
@@ -66,8 +67,8 @@ def probed(**options: Any) -> dict[str, Any]:
 
 
 def advised() -> dict[str, Any]:
-    found = checking.check(config.resolve({**MEZO, "dataset": DATA, "eps": 1e-3}, None))
-    best = checking.recommended(found)
+    found = check.check(config.resolve({**MEZO, "dataset": DATA, "eps": 1e-3}, None))
+    best = check.recommended(found)
     if best is None:
         raise SystemExit("no ε moves it")
     return probed(eps=best.eps, batch_size=best.batch)

@@ -237,7 +237,7 @@ def divergence(out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     from zotune.models.loading import default_folder
-    from zotune.plan import embedded_data
+    from zotune.runs.plan import embedded_data
 
     rows = [json.loads(x) for x in (Path(embedded_data()) / "train.jsonl").open()][:256]
     names = sorted({r["label"] for r in rows})

@@ -18,9 +18,9 @@ from benchmark_suite import cases, mute
 
 import zotune
 from zotune import config
-from zotune.plan import plan
+from zotune.runs.plan import plan
+from zotune.runs.session import Session
 from zotune.search import checkpoint
-from zotune.session import Session
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)
 

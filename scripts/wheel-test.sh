@@ -18,7 +18,7 @@ cd "$work/outside/zotune"
 export HF_HUB_OFFLINE=1
 "$work/venv/bin/python" - "$root" <<'PY'
 import sys, zotune, zotune_optimizers, zotune_objectives
-from zotune.plan import embedded_data
+from zotune.runs.plan import embedded_data
 for module in (zotune, zotune_optimizers, zotune_objectives):
     assert "site-packages" in module.__file__, module.__file__
 assert (embedded_data() / "test.jsonl").is_file()

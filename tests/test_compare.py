@@ -24,12 +24,13 @@ import yaml
 from conftest import write_jsonl
 
 import zotune
-from zotune import cli_compare, comparing
+from zotune import cli_compare
 from zotune.cli import main
-from zotune.comparing import Comparison, compare
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError
 from zotune.humans import console
 from zotune.humans.store import FILE, Ratings, wilson
+from zotune.runs import compare as comparing
+from zotune.runs.compare import Comparison, compare
 
 WORDS = ("cat", "dog", "film", "plot", "man", "cast")
 PROMPTS = [f"question : who saw the {w} ? answer :" for w in WORDS]

@@ -146,7 +146,7 @@ def test_any_bytes_are_records_or_one_clear_error(suffix: str, raw: bytes) -> No
 
 
 def test_the_embedded_data_is_what_the_readme_says() -> None:
-    from zotune.plan import embedded_data
+    from zotune.runs.plan import embedded_data
 
     found = splits.read(embedded_data())
     assert {k: len(v) for k, v in found.items()} == {"train": 400, "validation": 200, "test": 300}

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import cli, config, measure, plugins
+from zotune import cli, config, plugins
 from zotune.config import RunConfig
 from zotune.data import presets, readers
 from zotune.data import splits as data
@@ -41,6 +41,7 @@ from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.humans.page import Server, serve
 from zotune.humans.store import Question, Ratings
 from zotune.models import loading
+from zotune.runs import evaluate
 from zotune.search.journal import Journal, Tape
 from zotune.tasks import task_spec
 
@@ -239,11 +240,11 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
     said = io.StringIO()
     code: Any = 0
     with pytest.MonkeyPatch.context() as patched, contextlib.chdir(place):
-        patched.setattr("zotune.run.plan", refuse)
-        patched.setattr("zotune.checking.plan", refuse)
-        patched.setattr("zotune.measure.held_out", refuse)
+        patched.setattr("zotune.runs.fit.plan", refuse)
+        patched.setattr("zotune.runs.check.plan", refuse)
+        patched.setattr("zotune.runs.evaluate.held_out", refuse)
         patched.setattr("zotune.humans.page.serve", refuse)
-        patched.setattr("zotune.run.run_folder", lambda cfg: place / "nothing-here")
+        patched.setattr("zotune.runs.fit.run_folder", lambda cfg: place / "nothing-here")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), harmless():
             try:
                 cli.main(["fit", *arguments] if arguments[:1] != ["fit"] and len(arguments) % 2 else arguments)
@@ -470,14 +471,14 @@ def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None
 
 
 @fuzz()
-@given(values=st.dictionaries(st.sampled_from(measure.REMEMBERED), VALUE, max_size=4))
+@given(values=st.dictionaries(st.sampled_from(evaluate.REMEMBERED), VALUE, max_size=4))
 @example(values={"template": 5})
 @example(values={"stop": 5, "columns": ["a"]})
 def test_what_a_run_folder_remembers(place: Path, values: dict[str, Any]) -> None:
     (place / "config.yaml").write_text(json.dumps(values), encoding="utf-8")
     with harmless():
-        found = measure.inherit(RunConfig(model=str(place)))
-        assert all(has_type(getattr(found, name), HINTS[name]) for name in measure.REMEMBERED)
+        found = evaluate.inherit(RunConfig(model=str(place)))
+        assert all(has_type(getattr(found, name), HINTS[name]) for name in evaluate.REMEMBERED)
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
-from zotune.judging import wins
+from zotune.runs.heldout import wins
 from zotune.scoring import objective
 from zotune.scoring.calls import Calls
 

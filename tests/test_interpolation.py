@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import zotune
+from zotune.runs.session import Session
 from zotune.search.checkpoint import between
 from zotune.search.engine import best_weights
 from zotune.search.journal import Journal
-from zotune.session import Session
 from zotune.workbench import Bench, Weights, same
 
 

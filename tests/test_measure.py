@@ -11,7 +11,7 @@ from conftest import rows, write_jsonl
 
 import zotune
 from zotune.errors import DataError, ModelError, OptionError, RunFolderError, UsageError
-from zotune.exporting import export
+from zotune.runs.export import export
 
 WORDS = {"template": "{text} it was {label}", "labels": "bad,good"}
 

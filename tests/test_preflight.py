@@ -12,7 +12,7 @@ import torch
 from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
 
 import zotune
-from zotune.plan import embedded_data
+from zotune.runs.plan import embedded_data
 from zotune.search import preflight
 from zotune.search.journal import Journal, Tape
 from zotune.search.preflight import Preflight

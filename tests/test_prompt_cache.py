@@ -16,9 +16,9 @@ from zotune import config
 from zotune.core.recipe import Noise
 from zotune.data.templates import Spec, Template
 from zotune.models import loading
-from zotune.plan import plan
+from zotune.runs.plan import plan
+from zotune.runs.session import Session
 from zotune.search.journal import Tape
-from zotune.session import Session
 from zotune.tasks import build, prompt_cache
 
 ASKED = "it was true because the dog ran and the cat saw it . question : the man was so good . "

@@ -24,9 +24,10 @@ from safetensors.torch import load_file
 from test_run import options
 
 import zotune
-from zotune import lock, provenance, replaying
+from zotune import lock
 from zotune.cli import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
+from zotune.runs import provenance, replay
 from zotune.search import checkpoint
 from zotune.search.journal import Journal, begun
 from zotune.workbench import Bench, same
@@ -341,7 +342,7 @@ def files(folder: Path) -> tuple[bytes, ...]:
 
 
 def differing(folder: Path) -> list[str]:
-    return [c.name for c in replaying.verify(folder) if c.ok is False]
+    return [c.name for c in replay.verify(folder) if c.ok is False]
 
 
 def test_a_larger_budget_goes_on_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_a_larger_budget_goes_on_and_replays(tiny_encoder: Path, toy: Path, tmp_
     assert [x["steps"] for x in lines if x["kind"] == "budget"] == [9, 11]
     assert sum(x["kind"] == "end" for x in lines) == 3
     assert differing(tmp_path / "out") == []
-    found = replaying.replay(tmp_path / "out", tmp_path / "again")
+    found = replay.replay(tmp_path / "out", tmp_path / "again")
     assert found.confirmed
     assert (
         load_file(tmp_path / "again/model.safetensors").keys() == load_file(tmp_path / "out/model.safetensors").keys()
@@ -374,7 +375,7 @@ def test_replay_gives_every_step_without_a_forward(
 
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda *_: pytest.fail("a forward pass"))
     for number in range(7):
-        found = replaying.replay(tmp_path / "out", tmp_path / f"step{number}", step=number)
+        found = replay.replay(tmp_path / "out", tmp_path / f"step{number}", step=number)
         made_by = load_file(tmp_path / f"step{number}/model.safetensors")
         saved = (
             (tmp_path / f"out/checkpoint-{number}/tuned.safetensors") if number else tiny_encoder / "model.safetensors"
@@ -384,16 +385,16 @@ def test_replay_gives_every_step_without_a_forward(
     AutoModel.from_pretrained(tmp_path / "step3")
     for bad in (-1, 7):
         with pytest.raises(OptionError, match=rf"--step {bad}: the journal goes from step 0 to 6"):
-            replaying.replay(tmp_path / "out", tmp_path / "no", step=bad)
+            replay.replay(tmp_path / "out", tmp_path / "no", step=bad)
     with pytest.raises(RunFolderError, match="step3 exists already"):
-        replaying.replay(tmp_path / "out", tmp_path / "step3")
+        replay.replay(tmp_path / "out", tmp_path / "step3")
     assert not (tmp_path / "no").exists()
 
 
 def test_replay_refuses_another_base_model(tiny_encoder: Path, tiny_llama: Path, toy: Path, tmp_path: Path) -> None:
     zotune.fit(**made(tiny_encoder, toy, tmp_path))
     with pytest.raises(ZotuneError, match="llama"):
-        replaying.replay(tmp_path / "out", tmp_path / "no", base=str(tiny_llama))
+        replay.replay(tmp_path / "out", tmp_path / "no", base=str(tiny_llama))
     shutil.copytree(tiny_encoder, tmp_path / "base")
     from safetensors.torch import save_file
 
@@ -401,9 +402,9 @@ def test_replay_refuses_another_base_model(tiny_encoder: Path, tiny_llama: Path,
     next(iter(tensors.values())).view(-1)[0] += 1.0
     save_file(tensors, tmp_path / "base/model.safetensors", {"format": "pt"})
     with pytest.raises(RunFolderError, match="are not those that the run started from"):
-        replaying.replay(tmp_path / "out", tmp_path / "no", base=str(tmp_path / "base"))
+        replay.replay(tmp_path / "out", tmp_path / "no", base=str(tmp_path / "base"))
     moved = shutil.copytree(tiny_encoder, tmp_path / "moved")
-    assert replaying.replay(tmp_path / "out", tmp_path / "yes", base=str(moved)).confirmed
+    assert replay.replay(tmp_path / "out", tmp_path / "yes", base=str(moved)).confirmed
     assert not (tmp_path / "no").exists()
 
 
@@ -424,8 +425,8 @@ def test_replay_runs_no_file_that_only_the_journal_names(tiny_encoder: Path, toy
     usual = {**made(tiny_encoder, toy, tmp_path), "optimizer": rule, "learning_rate": 1e-2}
     zotune.fit(**usual)
     with pytest.raises(OptionError, match=r"own.py:Own \(--optimizer .*own.py:Own allows it\)"):
-        replaying.replay(tmp_path / "out", tmp_path / "again")
-    assert replaying.replay(tmp_path / "out", tmp_path / "again", optimizer=rule).confirmed
+        replay.replay(tmp_path / "out", tmp_path / "again")
+    assert replay.replay(tmp_path / "out", tmp_path / "again", optimizer=rule).confirmed
 
 
 @pytest.mark.parametrize("optimizer", ["mezo", "dizo", "sparse-mezo", "zo-muon", "mezo-svrg"])
@@ -440,7 +441,7 @@ def test_the_same_bits_by_one_thread_or_two_eager_or_compiled(
     try:
         for number, (count, compile) in enumerate([(1, "off"), (2, "off")] + [(2, "on")] * (optimizer == "mezo")):
             out = tmp_path / str(number)
-            found.append(replaying.replay(tmp_path / "out", out, step=4, threads=count, compile=compile))
+            found.append(replay.replay(tmp_path / "out", out, step=4, threads=count, compile=compile))
     finally:
         torch.set_num_threads(threads)
     assert len({f.weights for f in found}) == 1
@@ -459,9 +460,9 @@ def test_only_the_journal_is_small_and_enough(tiny_encoder: Path, toy: Path, tmp
     assert result.files == {}
     from transformers import AutoModel
 
-    assert replaying.replay(folder, tmp_path / "model").confirmed
+    assert replay.replay(folder, tmp_path / "model").confirmed
     AutoModel.from_pretrained(tmp_path / "model")
-    assert [(c.name, c.ok) for c in replaying.verify(folder)] == [("journal", True), ("model", None)]
+    assert [(c.name, c.ok) for c in replay.verify(folder)] == [("journal", True), ("model", None)]
 
 
 @pytest.mark.parametrize("rule", [{"optimizer": "zo-adamu", "eps": 1e-2}, {"optimizer": "dizo"}])
@@ -476,7 +477,7 @@ def test_only_the_journal_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path,
     assert zotune.fit(**usual, resume="last").reason == "done"
     for name in ("journal.jsonl", "metrics.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert replaying.replay(tmp_path / "out", tmp_path / "model").confirmed
+    assert replay.replay(tmp_path / "out", tmp_path / "model").confirmed
 
 
 def test_verify_knows_the_files_below_a_sentence_encoder(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
@@ -488,13 +489,13 @@ def test_verify_knows_the_files_below_a_sentence_encoder(tiny_encoder: Path, toy
     (encoder / "modules.json").write_text("[]")
     zotune.fit(**made(encoder, toy, tmp_path))
     good = tmp_path / "out"
-    assert "1_Pooling/config.json" in [c.name for c in replaying.verify(good) if c.ok]
+    assert "1_Pooling/config.json" in [c.name for c in replay.verify(good) if c.ok]
     assert differing(good) == []
     (good / "1_Pooling" / "config.json").write_text("{}")
     assert differing(good)[0] == "1_Pooling/config.json"
     shutil.rmtree(good / "1_Pooling")
     (good / "1_Pooling").symlink_to(encoder / "1_Pooling")
-    (found,) = [c for c in replaying.verify(good) if c.name == "1_Pooling/config.json"]
+    (found,) = [c for c in replay.verify(good) if c.name == "1_Pooling/config.json"]
     assert (found.ok, found.said) == (False, "is no file of this folder")
 
 
@@ -614,8 +615,8 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
 ) -> None:
     usual = made(tiny_encoder, toy, tmp_path)
     zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
-    from zotune import run
     from zotune.models import loading
+    from zotune.runs import fit as run
 
     owner: Any = {"_append": run, "save": loading}.get(place, checkpoint)
     really, calls = getattr(owner, place), 0
@@ -650,7 +651,7 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
     with pytest.raises(ZotuneError, match="out cannot be written: No space left on device"):
         zotune.fit(**made(tiny_encoder, toy, tmp_path))
     with pytest.raises(ZotuneError, match="again cannot be written: No space left on device") as error:
-        replaying.replay(tmp_path / "out", tmp_path / "again")
+        replay.replay(tmp_path / "out", tmp_path / "again")
     assert "resume" not in str(error.value)
     assert not list(tmp_path.glob("again*"))
 
@@ -658,8 +659,8 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
 def test_a_journal_of_something_else_is_one_line(tmp_path: Path) -> None:
     written(tmp_path / "journal.jsonl")
     with pytest.raises(RunFolderError, match=r"line 1: the header has no base_weights, .*no whole run"):
-        replaying.replay(tmp_path, tmp_path / "again")
-    assert [c.ok for c in replaying.verify(tmp_path)] == [True, None]
+        replay.replay(tmp_path, tmp_path / "again")
+    assert [c.ok for c in replay.verify(tmp_path)] == [True, None]
 
 
 @pytest.fixture
@@ -728,7 +729,7 @@ def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp
     assert said.count("zotune: left at once") == twice
     assert bool(list((tmp_path / "cut").glob("checkpoint-*"))) != twice
     assert not (tmp_path / "cut" / lock.LOCK).exists()
-    *checked, last = replaying.verify(tmp_path / "cut")
+    *checked, last = replay.verify(tmp_path / "cut")
     assert all(c.ok for c in checked)
     assert "the run has not ended" in last.said
 

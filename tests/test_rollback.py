@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.errors import OptionError
-from zotune.judging import HeldOut
-from zotune.replaying import replay
+from zotune.runs.heldout import HeldOut
+from zotune.runs.replay import replay
 from zotune.search.journal import Journal
 from zotune.types import Score
 

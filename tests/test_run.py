@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError, UsageError
+from zotune.runs.session import Session
 from zotune.search.journal import Journal
-from zotune.session import Session
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("--max-steps", 6, "--eval-steps", 2, "--batch-size", 8)
@@ -596,7 +596,7 @@ def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look back at the end needs them; a probe is fitted once, and what is read again goes to the host's memory."""
-    from zotune import session
+    from zotune.runs import session
     from zotune.tasks import linear_probe as probe
 
     loaded, fitted = [], []

@@ -25,13 +25,14 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config, replaying
+from zotune import cli, config
 from zotune import text as shown
 from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.humans import console
 from zotune.humans.store import Question, Ratings
 from zotune.models import loading
+from zotune.runs import replay
 from zotune.scoring import objective as objectives
 from zotune.terminal import Terminal
 
@@ -278,8 +279,8 @@ def test_replaying_and_verifying_run_nothing_that_only_the_folder_names(
     said = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert said["objective"] == f"{file}:score"
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({**said, "optimizer": f"{file}:Rule"}))
-    replaying.replay(tmp_path / "run", tmp_path / "again")
-    assert all(check.ok is not False for check in replaying.verify(tmp_path / "run"))
+    replay.replay(tmp_path / "run", tmp_path / "again")
+    assert all(check.ok is not False for check in replay.verify(tmp_path / "run"))
     assert not mark.exists()
 
 

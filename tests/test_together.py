@@ -15,9 +15,9 @@ from zotune import config
 from zotune.core.joint_forward import joined, part_of
 from zotune.core.recipe import Noise
 from zotune.errors import ModelError, ObjectiveError, OptionError
-from zotune.plan import plan
+from zotune.runs.plan import plan
+from zotune.runs.session import Session
 from zotune.search.journal import Tape
-from zotune.session import Session
 
 POINTS = 3
 

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from zotune.core.recipe import weighted_sum as weighted_sum
     from zotune.core.recipe import where as where
     from zotune.hookspecs import hookimpl as hookimpl
-    from zotune.measure import evaluate as evaluate
-    from zotune.run import fit as fit
+    from zotune.runs.evaluate import evaluate as evaluate
+    from zotune.runs.fit import fit as fit
     from zotune.scoring.objective import objective as objective
     from zotune.tuner import Tuner as Tuner
 
 _HOME = {
     "hookimpl": "zotune.hookspecs",
     "objective": "zotune.scoring.objective",
-    "fit": "zotune.run",
-    "evaluate": "zotune.measure",
+    "fit": "zotune.runs.fit",
+    "evaluate": "zotune.runs.evaluate",
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
         ("clip", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),

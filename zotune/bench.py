@@ -42,7 +42,7 @@ from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
 from zotune.models.loading import Loaded
 from zotune.models.trainable import tuned
-from zotune.plan import EMBEDDED
+from zotune.runs.plan import EMBEDDED
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.engine import Budget, Emit, Engine, cost_of
 from zotune.search.journal import Journal

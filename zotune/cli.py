@@ -249,7 +249,7 @@ def fit(
     if not dry_run:
         run_to_the_end(cfg, resume_from_checkpoint, force, quiet, as_json)
         return
-    from zotune import run
+    from zotune.runs import fit as run
     from zotune.terminal import Terminal
 
     terminal = Terminal(quiet)
@@ -323,8 +323,8 @@ def evaluate(
     said |= {"stop": tuple(stop or ()) or None, "columns": config.columns(column or [])}
     said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
 
-    from zotune import measure
-    from zotune.report import scored
+    from zotune.runs import evaluate as measure
+    from zotune.runs.model_card import scored
     from zotune.terminal import Terminal
 
     wanted: list[str | None] = [*objective] if objective else [None]
@@ -360,7 +360,7 @@ def export(
     dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
 ) -> None:
     """Copy the model of a run, without the run: weights, tokenizer and configuration."""
-    from zotune import exporting
+    from zotune.runs import export as exporting
 
     print(exporting.export(run, output_dir, merge=merge, dtype=dtype or "auto"))
 
@@ -461,7 +461,7 @@ def show(
 @app.command()
 def env(as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
     """Versions, device and threads: what a bug report needs."""
-    from zotune import provenance
+    from zotune.runs import provenance
 
     found = provenance.environment()
     if as_json:

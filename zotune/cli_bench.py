@@ -107,7 +107,7 @@ def _measured(
     import torch
 
     from zotune import bench as benches
-    from zotune.plan import EMBEDDED
+    from zotune.runs.plan import EMBEDDED
 
     o = benches.Options(**options)
     rules, failed = benches.resolve(names, given)

@@ -59,7 +59,7 @@ def check(
     said["columns"] = config.columns(column or [])
     cfg = config.resolve(said, None)
 
-    from zotune import checking
+    from zotune.runs import check as checking
     from zotune.terminal import Terminal
 
     terminal = Terminal()

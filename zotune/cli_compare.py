@@ -13,7 +13,7 @@ import typer
 from zotune import config
 
 if TYPE_CHECKING:
-    from zotune.comparing import Comparison
+    from zotune.runs.compare import Comparison
 
 Opt = typer.Option
 Text = str | None
@@ -72,7 +72,7 @@ def compare(
     if judge is not None and terminal:
         raise OptionError("--judge and --terminal exclude each other: a judge asks nobody")
 
-    from zotune import comparing
+    from zotune.runs import compare as comparing
     from zotune.terminal import Terminal
 
     show = Terminal()

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from zotune.report import number, scored
+from zotune.runs.model_card import number, scored
 from zotune.text import plain
 
 EVERY_SECONDS = 10.0  # a plain progress line at most this often

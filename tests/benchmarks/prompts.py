@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.benchmarks.together import BEGINNINGS, STORIES
 from zotune import config
-from zotune.plan import plan
-from zotune.session import Session
+from zotune.runs.plan import plan
+from zotune.runs.session import Session
 from zotune.tasks.prompt_cache import common
 
 TOLD = "Once upon a time there was a little girl who liked to play in the park with her dog and her friends. "

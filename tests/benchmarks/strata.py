@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from zotune import config
-from zotune.plan import plan
+from zotune.runs.plan import plan
+from zotune.runs.session import Session, mean
 from zotune.search.journal import Tape
 from zotune.search.oracle import At, Batches, begun
-from zotune.session import Session, mean
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 DRAWS, RESAMPLES = 8, 200

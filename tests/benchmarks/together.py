@@ -20,9 +20,9 @@ from typing import Any
 
 from zotune import config
 from zotune.core.recipe import Noise
-from zotune.plan import plan
+from zotune.runs.plan import plan
+from zotune.runs.session import Session
 from zotune.search.journal import Tape
-from zotune.session import Session
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K" / "hf"
 MODES = ("copy", "together")

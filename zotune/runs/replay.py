@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from zotune import config, exporting
+from zotune import config
 from zotune.config import RunConfig
 from zotune.core import noise
 from zotune.core import state_codec as state
@@ -26,13 +26,14 @@ from zotune.core.space import Space, named_tensors
 from zotune.errors import OptionError, RunFolderError, UsageError, ZotuneError, nearest
 from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
-from zotune.plan import EMBEDDED, plan
-from zotune.provenance import environment
+from zotune.runs import export
+from zotune.runs.plan import EMBEDDED, plan
+from zotune.runs.provenance import environment
+from zotune.runs.session import Session, load_with
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.engine import Budget, Emit, Engine
 from zotune.search.journal import Journal
 from zotune.search.oracle import Batches, Oracle
-from zotune.session import Session, load_with
 from zotune.types import Optimizer
 
 NEEDED = frozenset(
@@ -166,7 +167,7 @@ def replay(
     this cannot be done, ZotuneError where it gives other weights than the journal records.
     """
     folder, target = Path(run), Path(output)
-    exporting.free(target)
+    export.free(target)
     journal = Journal.open(folder / JOURNAL, read_only=True)
     header = _header(journal)
     last = sum(line["kind"] == "step" for line in journal.lines)
@@ -203,7 +204,7 @@ def replay(
             f"the weights of step {wanted} came out other than the run journaled",
             hint="" if space.portable else "this optimizer computes matrices by torch: replay where the run was made",
         )
-    exporting.write(loaded, target)
+    export.write(loaded, target)
     return Replayed(target, wanted, found, True if recorded else None, space.portable)
 
 

@@ -23,21 +23,22 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import config, measure, plugins
+from zotune import config, plugins
 from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import Spec
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.humans import console
 from zotune.humans.store import ASKED, FILE, Question, Ratings, rated, write_whole
-from zotune.judging import wins
 from zotune.models import loading
-from zotune.provenance import source_hash
+from zotune.runs import evaluate
+from zotune.runs.heldout import wins
+from zotune.runs.provenance import source_hash
+from zotune.runs.session import load
 from zotune.scoring import objective
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective, texts
 from zotune.search.engine import Emit
-from zotune.session import load
 from zotune.tasks import build, task_spec
 from zotune.tasks.generation import asked_turns, right_texts
 
@@ -140,7 +141,7 @@ def compare(
     if first.dataset is None:
         raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
     task = task_spec.read(first.task)
-    _, name, rows = measure.held_out(first, split)
+    _, name, rows = evaluate.held_out(first, split)
     kind = task_spec.kind_of(first, task, rows[0])
     if kind == "classification" and not (first.task or first.labels or "label" in rows[0]):  # nothing says that it is
         kind, task = "generation", replace(task, kind="generation")
@@ -183,9 +184,9 @@ def compare(
 def _sides(cfg: RunConfig, a: str, b: str) -> list[RunConfig]:
     """The configuration of each, with one task for both: as said, or as their run folders remember it. Raises
     OptionError where these remember different ones."""
-    own, default = [measure.inherit(replace(cfg, model=model)) for model in (a, b)], RunConfig()
+    own, default = [evaluate.inherit(replace(cfg, model=model)) for model in (a, b)], RunConfig()
     shared: dict[str, Any] = {}
-    for name in measure.REMEMBERED:
+    for name in evaluate.REMEMBERED:
         if name == "head":  # each model has its own
             continue
         said = [getattr(side, name) for side in own if getattr(side, name) != getattr(default, name)]

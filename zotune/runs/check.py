@@ -19,12 +19,12 @@ from typing import Any
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
-from zotune.plan import plan
+from zotune.runs.plan import plan
+from zotune.runs.session import Session
 from zotune.scoring.objective import Goal, Objective
 from zotune.search.engine import Emit
 from zotune.search.journal import Tape
 from zotune.search.oracle import At, begun
-from zotune.session import Session
 from zotune.types import Score
 
 STEPS = 6

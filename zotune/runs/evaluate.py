@@ -15,12 +15,12 @@ from zotune.config import RunConfig
 from zotune.data import splits
 from zotune.data.templates import WORDED
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
-from zotune.judging import HeldOut, Scored
-from zotune.plan import embedded_data
+from zotune.runs.heldout import HeldOut, Scored
+from zotune.runs.plan import embedded_data
+from zotune.runs.session import load
 from zotune.scoring import objective as objectives
 from zotune.scoring.calls import Calls
 from zotune.search.engine import Emit
-from zotune.session import load
 from zotune.tasks import build, task_spec
 
 Goal = str | Callable[..., Any]

@@ -21,9 +21,9 @@ from zotune import seeds
 from zotune.core import noise
 from zotune.core.space import named_tensors
 from zotune.models import adapters, loading
-from zotune.plan import Plan
+from zotune.runs.plan import Plan
+from zotune.runs.session import Session
 from zotune.search import checkpoint
-from zotune.session import Session
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """What the bits of a run depend on beside its own files; with an adapter, peft too."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zotune.text import one_line
 
 if TYPE_CHECKING:
-    from zotune.judging import Scored
-    from zotune.plan import Plan
-    from zotune.run import Result
+    from zotune.runs.fit import Result
+    from zotune.runs.heldout import Scored
+    from zotune.runs.plan import Plan
 
 
 def number(x: float) -> str:

@@ -20,10 +20,10 @@ from zotune.core.space import Space
 from zotune.data.templates import Spec
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError, OptionError
-from zotune.judging import HeldOut, linear_probe, scored_once, wins
 from zotune.models import adapters, loading
 from zotune.models.trainable import tuned
-from zotune.plan import Plan
+from zotune.runs.heldout import HeldOut, linear_probe, scored_once, wins
+from zotune.runs.plan import Plan
 from zotune.scoring.objective import texts
 from zotune.scoring.score_budget import ScoreBudget
 from zotune.search import checkpoint, optimizer_spec

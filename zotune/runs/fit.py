@@ -15,22 +15,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zotune import config, exporting, lock, plugins, replaying, report, seeds
+from zotune import config, lock, plugins, seeds
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
 from zotune.humans import store as ratings
-from zotune.judging import Difference, Scored, linear_probe
-from zotune.plan import embedded_data, plan
-from zotune.provenance import environment
-from zotune.provenance import header as made_with
-from zotune.replaying import JOURNAL
+from zotune.runs import export, model_card, replay
+from zotune.runs.heldout import Difference, Scored, linear_probe
+from zotune.runs.plan import embedded_data, plan
+from zotune.runs.provenance import environment
+from zotune.runs.provenance import header as made_with
+from zotune.runs.replay import JOURNAL
+from zotune.runs.session import Scoring, Session
 from zotune.scoring.objective import Goal
 from zotune.search import checkpoint
 from zotune.search.engine import Emit, Engine, Outcome, Progress, best_weights
 from zotune.search.journal import Journal, begun
-from zotune.session import Scoring, Session
 from zotune.types import Optimizer, Score
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
@@ -218,7 +219,7 @@ def _tuned(
         folder,
         0 if cfg.journal_only else cfg.save_total_limit,
         session.base,
-        lambda step: replaying.rebuilt(session.load(), made.optimizer, journal, step),
+        lambda step: replay.rebuilt(session.load(), made.optimizer, journal, step),
     )
     engine = session.engine(journal, store, lambda: them.any(stop()))
     if resume:
@@ -299,7 +300,7 @@ def _conclude(
             session.space.load(store.weights(0))
         step, share = (p.best_step, p.best_share) if kept == "tuned" else (0, 1.0)
         _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
-        files = {} if cfg.journal_only else exporting.place(session.loaded, folder)
+        files = {} if cfg.journal_only else export.place(session.loaded, folder)
         probe = _probe(session)
     result = Result(
         folder=folder,
@@ -320,8 +321,8 @@ def _conclude(
         files=files,
     )
     if reason != "interrupted":
-        checkpoint.replace(folder / "README.md", report.model_card(session.plan, result))
-        checkpoint.replace(folder / replaying.RESULT, json.dumps(result.json(), indent=1))
+        checkpoint.replace(folder / "README.md", model_card.model_card(session.plan, result))
+        checkpoint.replace(folder / replay.RESULT, json.dumps(result.json(), indent=1))
     return result
 
 
