@@ -15,7 +15,7 @@ import argparse
 
 import torch
 
-from zotune import bench
+from zotune.bench import bench
 from zotune.models import loading
 
 SHAPES = {1: (64, 8), 5: (192, 8), 20: (384, 10), 60: (640, 11), 200: (1024, 15)}

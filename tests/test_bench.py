@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from zotune import bench, cli, cli_bench, instruments, plugins, textbook
-from zotune.bench import Options
+from zotune import cli, cli_bench, plugins
+from zotune.bench import bench, instruments, textbook
+from zotune.bench.bench import Options
+from zotune.bench.shapes import SHAPES
 from zotune.core.space import named_tensors
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
 from zotune.models import loading
-from zotune.shapes import SHAPES
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 KEYS = {

@@ -14,11 +14,11 @@ import torch
 from zotune_optimizers import es, meazo, mezo, mezo_adam, zo_sgd
 
 import zotune
+from zotune.bench.workbench import Bench, same
 from zotune.errors import OptionError, UsageError
 from zotune.search.calibration import Calibration
 from zotune.search.journal import Journal
 from zotune.types import Score
-from zotune.workbench import Bench, same
 
 
 def calibration(bench: Bench, **more: Any) -> Calibration:

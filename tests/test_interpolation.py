@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import zotune
+from zotune.bench.workbench import Bench, Weights, same
 from zotune.runs.session import Session
 from zotune.search.checkpoint import between
 from zotune.search.engine import best_weights
 from zotune.search.journal import Journal
-from zotune.workbench import Bench, Weights, same
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import zotune
 
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
-    {"errors", "hookspecs", "seeds", "shapes", "text"},
-    {"plugins", "core.noise", "data.readers", "scoring.score_budget", "textbook", "types"},
+    {"errors", "hookspecs", "seeds", "bench.shapes", "text"},
+    {"plugins", "core.noise", "data.readers", "scoring.score_budget", "bench.textbook", "types"},
     {"config", "data.presets", "humans.store", "core.recipe", "scaffold"},
     {"scoring.calls", "core.state_codec", "core.codegen", "humans.page", "humans.console"},
     {"scoring.objective"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"search.oracle"},
     {"search.calibration", "search.preflight"},
     {"search.engine", "data.splits", "models.loading", "tasks.frozen_prefix"},
-    {"models.adapters", "data.templates", "tuner", "workbench"},
+    {"models.adapters", "data.templates", "tuner", "bench.workbench"},
     {"runs.export", "models.trainable", "data.tokenization"},
     {"tasks.forward"},
     {"tasks.prompt_cache"},
@@ -40,8 +40,8 @@ LAYERS = [
     {"runs.provenance"},
     {"runs.evaluate", "runs.replay"},
     {"runs.fit"},
-    {"instruments"},
-    {"bench", "runs.check", "runs.compare", "terminal", "testing"},
+    {"bench.instruments"},
+    {"bench.bench", "runs.check", "runs.compare", "terminal", "testing"},
     {"cli_bench", "cli_check", "cli_compare", "cli_new", "cli_rate", "cli_runs"},
     {"cli"},
     {"__main__"},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from references import Flat, Reference, load, quadratic
 
+from zotune.bench.workbench import same
 from zotune.testing import Bench
 from zotune.types import Score
-from zotune.workbench import same
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -12,12 +12,12 @@ import torch
 from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
 
 import zotune
+from zotune.bench.workbench import Bench, Weights, same
 from zotune.runs.plan import embedded_data
 from zotune.search import preflight
 from zotune.search.journal import Journal, Tape
 from zotune.search.preflight import Preflight
 from zotune.types import Score
-from zotune.workbench import Bench, Weights, same
 
 SIZE = 6
 

@@ -25,12 +25,12 @@ from test_run import options
 
 import zotune
 from zotune import lock
+from zotune.bench.workbench import Bench, same
 from zotune.cli import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.runs import provenance, replay
 from zotune.search import checkpoint
 from zotune.search.journal import Journal, begun
-from zotune.workbench import Bench, same
 
 
 def step(number: int) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _measured(
     """What `bench` is asked for. Options and names are looked at before a model is loaded."""
     import torch
 
-    from zotune import bench as benches
+    from zotune.bench import bench as benches
     from zotune.runs.plan import EMBEDDED
 
     o = benches.Options(**options)

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
+from zotune.bench.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.scoring import objective as objectives
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
 from zotune.types import Optimizer, Score
-from zotune.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
 
 
 class OptimizerContract:

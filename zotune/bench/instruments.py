@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zotune.bench.workbench import LiveTensors
 from zotune.core.recipe import Noise, Recipe
 from zotune.core.space import Space
 from zotune.errors import ModelError, OptionError, OutOfMemory
@@ -25,7 +26,6 @@ from zotune.models.loading import Loaded
 from zotune.models.trainable import check_tune
 from zotune.tasks.forward import out_of_memory
 from zotune.types import Score
-from zotune.workbench import LiveTensors
 
 SET = 4
 """Training rows, in batches: what an optimizer evaluates that asks for all of them."""

@@ -34,10 +34,12 @@ from typing import Any
 
 import torch
 
-from zotune import plugins, textbook
+from zotune import plugins
+from zotune.bench import textbook
+from zotune.bench.instruments import SET, Clock, Options, Subject, Watched, Write, bytes_of, peak
+from zotune.bench.shapes import SHAPES
 from zotune.core.space import Space, named_tensors
 from zotune.errors import OptionError, PluginError, ZotuneError
-from zotune.instruments import SET, Clock, Options, Subject, Watched, Write, bytes_of, peak
 from zotune.models import adapters, loading
 from zotune.models.adapters import Adapter
 from zotune.models.loading import Loaded
@@ -48,7 +50,6 @@ from zotune.search.engine import Budget, Emit, Engine, cost_of
 from zotune.search.journal import Journal
 from zotune.search.oracle import Batches, Oracle
 from zotune.search.perturb_mode import MANY
-from zotune.shapes import SHAPES
 from zotune.types import Optimizer
 
 ALL = "all"
