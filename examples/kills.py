@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zotune import cli
+from zotune.cli import app
 from zotune.models import loading
 from zotune.runs.plan import embedded_data
 
@@ -132,7 +132,7 @@ def start(arguments: list[str], log: Path, prepare: Callable[[], None]) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         prepare()
-        cli.main(arguments)
+        app.main(arguments)
         code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1

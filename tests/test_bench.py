@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from zotune import cli, cli_bench, plugins
+from zotune import plugins
 from zotune.bench import bench, instruments, textbook
 from zotune.bench.bench import Options
 from zotune.bench.shapes import SHAPES
+from zotune.cli import app, bench_command
 from zotune.core.space import named_tensors
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
 from zotune.models import loading
@@ -135,9 +136,9 @@ def test_tables_hold_every_optimizer_in_a_hundred_columns(everything: tuple[dict
 
     out = io.StringIO()
     found = {**everything[0], "skipped": [{"name": "other", "reason": "cannot [be] built"}]}
-    cli_bench.show(found, Console(file=out, width=cli_bench.WIDTH, highlight=False))
+    bench_command.show(found, Console(file=out, width=bench_command.WIDTH, highlight=False))
     text = out.getvalue()
-    assert max(map(len, text.splitlines())) <= cli_bench.WIDTH
+    assert max(map(len, text.splitlines())) <= bench_command.WIDTH
     assert "\x1b" not in text
     for e in found["optimizers"]:
         assert text.count(f"\n{e['name']} ") >= 3, e["name"]
@@ -226,7 +227,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 
     def run(*args: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
-            cli.main(["bench", *args])
+            app.main(["bench", *args])
         out, err = capsys.readouterr()
         return int(left.value.code or 0), out, err
 

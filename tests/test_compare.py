@@ -24,8 +24,8 @@ import yaml
 from conftest import write_jsonl
 
 import zotune
-from zotune import cli_compare
-from zotune.cli import main
+from zotune.cli import compare_command
+from zotune.cli.app import main
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError
 from zotune.humans import console
 from zotune.humans.store import FILE, Ratings, wilson
@@ -365,8 +365,8 @@ class Page:
 
 def test_the_page_ends_with_the_last_answer(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any) -> None:
     told |= {"llama-words": [*"234567"], "opt-words": [*"111119"]}
-    monkeypatch.setattr(cli_compare, "LOOK", 0.02)
-    monkeypatch.setattr(cli_compare, "STAY", 0.2)
+    monkeypatch.setattr(compare_command, "LOOK", 0.02)
+    monkeypatch.setattr(compare_command, "STAY", 0.2)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     page = Page(out.getvalue)

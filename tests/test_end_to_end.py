@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zotune
-from zotune.cli import main
+from zotune.cli.app import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's
 
@@ -64,14 +64,14 @@ def fit(shared: Path, data: Path, out: Path, *more: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line leaves with 0 where it succeeds; tests go on."""
-    from zotune import cli
+    from zotune.cli import app
 
-    command = cli.app
+    command = app.app
 
     def run(arguments: Any = None, **_: Any) -> None:
         command(arguments, standalone_mode=False)
 
-    monkeypatch.setattr(cli, "app", run)
+    monkeypatch.setattr(app, "app", run)
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix"])

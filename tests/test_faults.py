@@ -21,7 +21,7 @@ from families import WORDS, Families, option_scores
 from safetensors.torch import load_file
 
 import zotune
-from zotune.cli import main
+from zotune.cli.app import main
 from zotune.errors import ObjectiveFailures, OptionError
 from zotune.search.journal import Journal
 

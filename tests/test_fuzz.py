@@ -32,7 +32,8 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import cli, config, plugins
+from zotune import config, plugins
+from zotune.cli import app
 from zotune.config import RunConfig
 from zotune.data import presets, readers
 from zotune.data import splits as data
@@ -247,7 +248,7 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
         patched.setattr("zotune.runs.fit.run_folder", lambda cfg: place / "nothing-here")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), harmless():
             try:
-                cli.main(["fit", *arguments] if arguments[:1] != ["fit"] and len(arguments) % 2 else arguments)
+                app.main(["fit", *arguments] if arguments[:1] != ["fit"] and len(arguments) % 2 else arguments)
             except SystemExit as ended:
                 code = ended.code
     assert code in (0, 1, 2, None)

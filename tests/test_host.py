@@ -145,7 +145,7 @@ LIMIT = 0.8
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["plugins", "--json"]])
 def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from zotune.cli import main\n"
+        "import sys; from zotune.cli.app import main\n"
         f"try: main({arguments!r})\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'sklearn', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"

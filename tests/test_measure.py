@@ -94,7 +94,7 @@ def test_a_run_remembers_its_task_and_is_exported(tiny_llama: Path, data: Path, 
 
 
 def test_tasks_are_listed(capsys: Any) -> None:
-    from zotune.cli import main
+    from zotune.cli.app import main
 
     with pytest.raises(SystemExit):
         main(["ls", "tasks", "--json"])

@@ -14,7 +14,7 @@ from conftest import rows
 from torch import nn
 
 import zotune
-from zotune import cli
+from zotune.cli import app
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.data.templates import Classes, Spec, Template
@@ -326,7 +326,7 @@ def test_the_command_says_it_in_one_line(
 
     monkeypatch.setattr("zotune.models.loading.load", load)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["eval", "-d", str(toy), "--labels", "bad,good"])
+        app.main(["eval", "-d", str(toy), "--labels", "bad,good"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("zotune: out of memory: CUDA out of memory")
 

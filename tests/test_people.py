@@ -24,7 +24,7 @@ from families import WORDS, Families
 from safetensors.torch import load_file
 
 import zotune
-from zotune.cli import main
+from zotune.cli.app import main
 from zotune.humans.page import serve
 from zotune.humans.store import DONE, FILE, Ratings, Shown
 from zotune.search.journal import Journal

@@ -165,7 +165,7 @@ def test_summary(store: Ratings) -> None:
 
 
 def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from zotune.cli import main
+    from zotune.cli.app import main
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunFolderError, match="does not exist"):

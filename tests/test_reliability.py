@@ -26,7 +26,7 @@ from test_run import options
 import zotune
 from zotune import lock
 from zotune.bench.workbench import Bench, same
-from zotune.cli import main
+from zotune.cli.app import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.runs import provenance, replay
 from zotune.search import checkpoint

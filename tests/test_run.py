@@ -207,7 +207,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     capsys: Any,
     monkeypatch: Any,
 ) -> None:
-    from zotune.cli import main
+    from zotune.cli.app import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.py").write_text(BAD_METRIC)

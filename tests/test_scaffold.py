@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zotune import config, plugins, scaffold
+from zotune import config, plugins
+from zotune.cli import scaffold
 from zotune.errors import OptionError
 from zotune.scoring import objective
 

@@ -25,8 +25,10 @@ from effects import Effects
 from test_scorers import Server
 
 import zotune
-from zotune import cli, config
+from zotune import config
 from zotune import text as shown
+from zotune.cli import app
+from zotune.cli.terminal import Terminal
 from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.humans import console
@@ -34,7 +36,6 @@ from zotune.humans.store import Question, Ratings
 from zotune.models import loading
 from zotune.runs import replay
 from zotune.scoring import objective as objectives
-from zotune.terminal import Terminal
 
 SECRET = "sk-verysecret-4711"
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b1A\r\b\u202eevil"
@@ -381,7 +382,7 @@ def test_errors_reach_the_terminal_plain(tmp_path: Path, capsys: pytest.CaptureF
     path = write_jsonl(tmp_path / "x.jsonl", [{f"a{ESCAPE}": 1, "b": f"{ESCAPE}"}] * 8)
     for more in ([], ["--column", "label=b"], ["--column", f"label={ESCAPE}"], ["--labels", ESCAPE]):
         with pytest.raises(SystemExit) as ended:
-            cli.main(["fit", "-d", str(path), "-m", str(tmp_path), *more])
+            app.main(["fit", "-d", str(path), "-m", str(tmp_path), *more])
         assert ended.value.code == 2
         said = capsys.readouterr().err
         assert not obeyed(said)
@@ -398,7 +399,7 @@ def test_what_a_run_folder_says_of_its_files_is_shown_plain_and_not_followed(
         json.dumps({**said, "files": {**said["files"], ESCAPE: "00", "/dev/zero": "00", "../x": "00", "\0": "00"}})
     )
     with Effects() as effects, pytest.raises(SystemExit) as ended:
-        cli.main(["verify", str(tmp_path / "run")])
+        app.main(["verify", str(tmp_path / "run")])
     assert ended.value.code == 1
     told = capsys.readouterr().out
     assert not obeyed(told)
@@ -468,7 +469,7 @@ def test_secrets_stay_in_the_environment(
     arguments += ["--objective-arg", "query_env=SCORER_QUERY", "--output-dir", str(folder), "--no-score-cache"]
     arguments += ["--batch-size", "8"]
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
+        app.main(arguments)
     assert ended.value.code == 0
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
     said = capfd.readouterr()
@@ -487,7 +488,7 @@ def test_an_address_holds_no_secret(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["fit", "-d", str(toy), "-o", f"http:{address}"])
+        app.main(["fit", "-d", str(toy), "-o", f"http:{address}"])
     said = capfd.readouterr()
     assert ended.value.code == 2
     assert "must " in said.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zotune.cli import main
+from zotune.cli.app import main
 
 if __name__ == "__main__":
     main()

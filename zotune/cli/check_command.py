@@ -59,8 +59,8 @@ def check(
     said["columns"] = config.columns(column or [])
     cfg = config.resolve(said, None)
 
+    from zotune.cli.terminal import Terminal
     from zotune.runs import check as checking
-    from zotune.terminal import Terminal
 
     terminal = Terminal()
     found = checking.check(cfg, rows=rows, emit=terminal)

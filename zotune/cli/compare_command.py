@@ -72,8 +72,8 @@ def compare(
     if judge is not None and terminal:
         raise OptionError("--judge and --terminal exclude each other: a judge asks nobody")
 
+    from zotune.cli.terminal import Terminal
     from zotune.runs import compare as comparing
-    from zotune.terminal import Terminal
 
     show = Terminal()
     told = sys.stderr if as_json else sys.stdout

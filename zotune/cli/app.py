@@ -17,12 +17,12 @@ import typer
 
 from zotune import __version__, config
 from zotune import plugins as host
-from zotune.cli_bench import bench
-from zotune.cli_check import check
-from zotune.cli_compare import compare
-from zotune.cli_new import new
-from zotune.cli_rate import rate
-from zotune.cli_runs import replay, resume, run_to_the_end, verify
+from zotune.cli.bench_command import bench
+from zotune.cli.check_command import check
+from zotune.cli.compare_command import compare
+from zotune.cli.new_command import new
+from zotune.cli.rate_command import rate
+from zotune.cli.run_commands import replay, resume, run_to_the_end, verify
 from zotune.errors import UsageError, ZotuneError
 from zotune.text import one_line
 
@@ -249,8 +249,8 @@ def fit(
     if not dry_run:
         run_to_the_end(cfg, resume_from_checkpoint, force, quiet, as_json)
         return
+    from zotune.cli.terminal import Terminal
     from zotune.runs import fit as run
-    from zotune.terminal import Terminal
 
     terminal = Terminal(quiet)
     try:
@@ -323,9 +323,9 @@ def evaluate(
     said |= {"stop": tuple(stop or ()) or None, "columns": config.columns(column or [])}
     said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
 
+    from zotune.cli.terminal import Terminal
     from zotune.runs import evaluate as measure
     from zotune.runs.model_card import scored
-    from zotune.terminal import Terminal
 
     wanted: list[str | None] = [*objective] if objective else [None]
     found = measure.evaluate(objective=wanted, emit=Terminal(), **said)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zotune import scaffold
+from zotune.cli import scaffold
 
 
 def new(

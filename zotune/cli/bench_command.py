@@ -53,7 +53,7 @@ def bench(
         raise OptionError(f"--threads must be at least 1, got {threads}")
     given = config.pairs(optimizer_arg or [], "--optimizer-arg")
 
-    from zotune.terminal import Terminal
+    from zotune.cli.terminal import Terminal
 
     terminal = Terminal()
     found = _measured(

@@ -60,10 +60,10 @@ class Stoppable:
 
 def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Fit, and say what came of it."""
+    from zotune.cli.terminal import Terminal, show_result
     from zotune.distributed import follows, launched
     from zotune.runs import fit as run
     from zotune.runs.model_card import verdict
-    from zotune.terminal import Terminal, show_result
 
     terminal, stoppable = Terminal(quiet), None
     try:
@@ -121,8 +121,8 @@ def replay(
     as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Rebuild a run's weights from its base model and its journal alone, without a forward pass of the objective."""
+    from zotune.cli.terminal import Terminal
     from zotune.runs import replay as replaying
-    from zotune.terminal import Terminal
 
     found = replaying.replay(
         run,
@@ -162,8 +162,8 @@ def replayed(found: Any) -> list[str]:
 
 def verify(run: Folder, as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
     """Check a run folder: journal, checkpoints, the model's files and its weights. Exit code 1 where one differs."""
+    from zotune.cli.terminal import Terminal
     from zotune.runs import replay as replaying
-    from zotune.terminal import Terminal
 
     checks = replaying.verify(run, Terminal())
     bad = sum(c.ok is False for c in checks)
