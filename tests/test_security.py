@@ -1,6 +1,6 @@
 """What a model, a data file, a task, a scorer or a text may not do. Each promise with a test that tries to break it.
 
-The rating page has its own (tests/test_rating_page.py): loopback, token, Host, Origin, content policy, text as data.
+The rating page has its own (tests/humans/test_page.py): loopback, token, Host, Origin, content policy, text as data.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from zotune.data import presets
 from zotune.data.presets import LabelWord, TaskFile
 from zotune.errors import OptionError
 
-FOLDER = Path(presets.__file__).parent / "embedded" / "tasks"
+FOLDER = Path(presets.__file__).parent / "tasks"
 FILTERS = {
     "unstop": lambda s, _: s.removesuffix("."),
     "uncap": lambda s, _: s[:1].lower() + s[1:],

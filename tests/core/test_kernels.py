@@ -278,7 +278,7 @@ def test_a_kernel_whose_arguments_are_not_understood_is_refused() -> None:
 WORKER = """
 import hashlib, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
-from tests.test_kernels import STEPS, bits, run
+from tests.core.test_kernels import STEPS, bits, run
 for name in sys.argv[3:]:
     found = run(STEPS[name], torch.float32, compile=sys.argv[2] == "compiled")[1]
     h = hashlib.sha256(b"".join(bits(found[n]).numpy().tobytes() for n in sorted(found)))
@@ -287,7 +287,7 @@ for name in sys.argv[3:]:
 
 
 def test_threads_and_processes_change_no_bit() -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
 
     def worker(threads: int, how: str) -> str:
         command = [sys.executable, "-c", WORKER, str(threads), how, "mezo", "adam"]

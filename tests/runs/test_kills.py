@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = Path(__file__).resolve().parents[1] / "examples" / "kills.py"
+KILLS = Path(__file__).resolve().parents[2] / "examples" / "kills.py"
 
 pytestmark = pytest.mark.skipif(not KILLS.exists(), reason="the examples are not beside the tests")
 

@@ -172,7 +172,7 @@ class TestEveryPart(OptimizerContract):
         return self.example()
 
     def test_compiling_changes_no_bit(self) -> None:
-        if self.example in (LowRank, Population):  # what has kernels that tests/test_kernels.py has not
+        if self.example in (LowRank, Population):  # what has kernels that tests/core/test_kernels.py has not
             super().test_compiling_changes_no_bit()
 
     def test_it_converges_on_four_small_problems(self) -> None:
