@@ -11,7 +11,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
   "$(ls "$work"/dist/*.whl)[minilm,text]" pytest pytest-xdist hypothesis hatchling
 mkdir -p "$work/outside/zotune"
-cp -r tests examples pyproject.toml "$work/outside/zotune/"
+cp -r tests examples benchmarks pyproject.toml "$work/outside/zotune/"
 [ -d ../shared ] && ln -s "$root/../shared" "$work/outside/shared"
 
 cd "$work/outside/zotune"

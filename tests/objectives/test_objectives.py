@@ -25,8 +25,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 """Options of those that need some, or that score label words only with them."""
 ELSEWHERE = {"exec", "http", "https", "reward-model", "judge", "human"}
-"""Those that need a program, a server or a model (tests/objectives/test_scorers.py holds them to the contract), and those that
-give an order (tests/scoring/test_objective.py, tests/humans/test_human_runs.py)."""
+"""Objectives that need a program, a server or a model (tests/objectives/test_scorers.py runs their contract) and
+objectives that give an order (tests/scoring/test_objective.py, tests/humans/test_human_runs.py)."""
 
 
 @pytest.mark.parametrize("name", [n for n in plugins.default().names("objective") if n not in ELSEWHERE])

@@ -1,5 +1,5 @@
 """The embedded encoder, tuned by the command line and killed at seeded random moments: the short form of
-`examples/kills.py`."""
+`benchmarks/kills.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = Path(__file__).resolve().parents[2] / "examples" / "kills.py"
+KILLS = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
 
 pytestmark = pytest.mark.skipif(not KILLS.exists(), reason="the examples are not beside the tests")
 

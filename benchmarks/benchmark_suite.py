@@ -1,8 +1,8 @@
 """What learns without tuning: cases × methods × budgets × seeds at equal forwards, on rows that choose nothing.
 
-    python examples/benchmark_suite.py                      # restartable: finished runs are read from suite.jsonl
-    python examples/benchmark_suite.py --case support-f1 --method auto --budget 600 --seeds 1
-    python examples/benchmark_suite.py --only-table --picture suite.png
+    python benchmarks/benchmark_suite.py                      # restartable: finished runs are read from suite.jsonl
+    python benchmarks/benchmark_suite.py --case support-f1 --method auto --budget 600 --seeds 1
+    python benchmarks/benchmark_suite.py --only-table --picture suite.png
 
 Cases: the embedded encoder on the embedded messages (macro-F1, accuracy), on SST-2 (cross-entropy, accuracy) and on
 CoLA from a linear probe (macro-F1); stories260K for a word in its stories, for rougeL to one story, and for a reward

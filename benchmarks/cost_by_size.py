@@ -1,7 +1,7 @@
 """What a step costs by the size of the model, at the same tokens: random weights, all of them tuned.
 
-    python examples/cost_by_size.py                           # 1 M to 200 M weights, 16 x 32 tokens; a table
-    python examples/cost_by_size.py --most 60 --optimizer auto --threads 1
+    python benchmarks/cost_by_size.py                           # 1 M to 200 M weights, 16 x 32 tokens; a table
+    python benchmarks/cost_by_size.py --most 60 --optimizer auto --threads 1
 
 Models shaped as Llama, with tied embeddings of 8,192 words. A forward pass costs about tokens times weights, and what a
 step adds to it costs weights, so the ratio falls with tokens and depends little on size. Reading the cross-entropy off

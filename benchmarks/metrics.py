@@ -1,7 +1,7 @@
 """Metrics that jump, tuned directly: accuracy and macro-F1 on imbalanced data, beside cross-entropy at equal forwards.
 
-    python examples/metrics.py                  # restartable: finished runs are read from metrics.jsonl
-    python examples/metrics.py --only-table
+    python benchmarks/metrics.py                  # restartable: finished runs are read from metrics.jsonl
+    python benchmarks/metrics.py --only-table
 
 The embedded encoder on the embedded messages, of which two intents are kept whole and of the other four every fourth
 row: 4 to 42 % of the rows each. Each of three objectives is tuned with the defaults, 1,200 forwards, two seeds, and

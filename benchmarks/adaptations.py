@@ -1,8 +1,8 @@
 """Which weights to tune, and from where: ways to adapt the embedded encoder, with 16 and with 512 rows of each class.
 
-    python examples/adaptations.py                     # restartable: finished runs are read from adaptations.jsonl
-    python examples/adaptations.py --data sst2 --k 16  # a part of it
-    python examples/adaptations.py --only-table
+    python benchmarks/adaptations.py                     # restartable: finished runs are read from adaptations.jsonl
+    python benchmarks/adaptations.py --data sst2 --k 16  # a part of it
+    python benchmarks/adaptations.py --only-table
 
 MiniLM with label descriptions on SST-2, SST-5, RTE and CoLA from ../shared where that is at hand, else on the embedded
 messages. Zeroth-order runs have 300 forwards of 8 rows of at most 24 tokens, cross-entropy; `auto` takes no options,

@@ -1,7 +1,7 @@
 """A long run in one go: is memory flat, does the journal grow by the same bytes a step, does a step take the same time?
 
-    python examples/long_run.py                               # 20,000 steps; one JSON object
-    python examples/long_run.py --steps 2000 --out long.json
+    python benchmarks/long_run.py                               # 20,000 steps; one JSON object
+    python benchmarks/long_run.py --steps 2000 --out long.json
 
 A language model of 260,000 weights (../shared/models/stories260K) is tuned on 64 rows of SST-2 by `mezo`, 4 at a time.
 At 20 marks it is written down how much memory the process holds, how long the journal is, and what the median step

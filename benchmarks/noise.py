@@ -1,7 +1,7 @@
 """The noise: which cheaper hashes would not do, and how fast one perturbing pass is.
 
-    python -m tests.benchmarks.noise              # statistics (a minute or two), then speed
-    python -m tests.benchmarks.noise --threads 1
+    python -m benchmarks.noise              # statistics (a minute or two), then speed
+    python -m benchmarks.noise --threads 1
 
 For each hash, over several streams of 2**24 elements: kurtosis, and the largest and mean square autocorrelation over
 many lags in standard errors (about 3 and 1 where there is none).

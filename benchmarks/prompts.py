@@ -1,7 +1,7 @@
 """What it saves to read once what the prompts of a batch begin with.
 
-    python -m tests.benchmarks.prompts                   # stories260K; a table
-    python -m tests.benchmarks.prompts --threads 2 --rounds 9
+    python -m benchmarks.prompts                   # stories260K; a table
+    python -m benchmarks.prompts --threads 2 --rounds 9
 
 In every round, in turn: 16 prompts that begin with the same text and go on with some words of their own, each read
 whole, and with the beginning read once. Medians over the rounds, and their ratio.
@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.together import BEGINNINGS, STORIES
+from benchmarks.together import BEGINNINGS, STORIES
 from zotune import config
 from zotune.runs.plan import plan
 from zotune.runs.session import Session

@@ -1,7 +1,7 @@
 """Runs killed at random moments and resumed: weights, journal and metrics are those of a run left alone, bit for bit.
 
-    python examples/kills.py                                               # 50 kills a case; restartable
-    python examples/kills.py --kills 5 --optimizers mezo --dtypes float32  # what the tests do
+    python benchmarks/kills.py                                               # 50 kills a case; restartable
+    python benchmarks/kills.py --kills 5 --optimizers mezo --dtypes float32  # what the tests do
 
 A case is an optimizer and a dtype. Each attempt is the command line, tuning the embedded encoder in a process of its
 own, which SIGKILL ends: after so many seconds, or before or after a call somewhere between a forward pass and a

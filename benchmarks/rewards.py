@@ -1,8 +1,8 @@
 """One wish, told in six ways: a small language model is tuned until its stories have a happy word in them.
 
-    python examples/rewards.py                       # restartable: finished runs are read from rewards.jsonl
-    python examples/rewards.py --way exec --way http
-    python examples/rewards.py --only-table
+    python benchmarks/rewards.py                       # restartable: finished runs are read from rewards.jsonl
+    python benchmarks/rewards.py --way exec --way http
+    python benchmarks/rewards.py --only-table
 
 The wish is told by a Python function, a program that is kept alive, an HTTP server, a reward model that is trained
 here on the model's own stories, a judge of pairs, and by a person who answers on the page of `zotune rate` (scripted,

@@ -1,7 +1,7 @@
 """How well a two-point difference of a few rows agrees with that of all rows, drawn with and without regard to classes.
 
-    python -m tests.benchmarks.strata                    # a table; the share of variance that both have in common
-    python -m tests.benchmarks.strata --directions 80 --rows 32
+    python -m benchmarks.strata                    # a table; the share of variance that both have in common
+    python -m benchmarks.strata --directions 80 --rows 32
 
 At `auto`'s calibrated perturbation, for each of some random directions: the objective's difference over all training
 rows, and over several batches drawn by either way. r² with its standard error over resampled directions.
@@ -24,7 +24,7 @@ from zotune.runs.session import Session, mean
 from zotune.search.journal import Tape
 from zotune.search.oracle import At, Batches, begun
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DRAWS, RESAMPLES = 8, 200
 Pairs = list[list[tuple[float, float]]]
 """For each direction: the difference over all rows, and over each of some batches."""

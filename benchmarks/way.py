@@ -1,6 +1,6 @@
 """How far along the way from the start to the last weights is the best place? Held-out scores at shares of it.
 
-    python examples/way.py --case sst2-cross-entropy --budget 1200 --seed 0 --arg cap=3 >> way.jsonl
+    python benchmarks/way.py --case sst2-cross-entropy --budget 1200 --seed 0 --arg cap=3 >> way.jsonl
 
 Cases are those of benchmark_suite.py. One JSON line: for each share of the way the paired difference to the start on
 the judging rows, with its standard error. `auto` looks at half of the way and where a parabola has its minimum.

@@ -1,7 +1,7 @@
 """The README's table: the embedded encoder on two data sets, three objectives, two budgets.
 
-    python examples/table.py            # restartable: finished runs are read from table.jsonl
-    python examples/table.py --seeds 5  # only the embedded data and F1, five seeds: the default settings' promise
+    python benchmarks/table.py            # restartable: finished runs are read from table.jsonl
+    python benchmarks/table.py --seeds 5  # only the embedded data and F1, five seeds: the default settings' promise
 
 One JSON line a run; the table, in Markdown, at the end.
 """

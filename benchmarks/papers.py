@@ -1,9 +1,9 @@
 """The papers' own small experiments, again, with zotune's optimizers: a picture and a table each.
 
-    python examples/papers.py functions       # ZO-AdaMU, Figure 2: six functions of two variables
-    python examples/papers.py least-squares   # MeZO-SVRG, Appendix B.2: n = 1000, d = 100
-    python examples/papers.py sparsity        # Sparse-MeZO, Figure 2: learning rates, on the encoder and SST-2
-    python examples/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, matrix by matrix
+    python benchmarks/papers.py functions       # ZO-AdaMU, Figure 2: six functions of two variables
+    python benchmarks/papers.py least-squares   # MeZO-SVRG, Appendix B.2: n = 1000, d = 100
+    python benchmarks/papers.py sparsity        # Sparse-MeZO, Figure 2: learning rates, on the encoder and SST-2
+    python benchmarks/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, matrix by matrix
 
 Pictures go to docs/figures (--out). Needs matplotlib: `pip install -e .[examples]`.
 """

@@ -1,7 +1,7 @@
 """What it saves to evaluate a step's points in one pass, where few weights are tuned.
 
-    python -m tests.benchmarks.together                  # stories260K and MiniLM; a table
-    python -m tests.benchmarks.together --threads 2 --rounds 9
+    python -m benchmarks.together                  # stories260K and MiniLM; a table
+    python -m benchmarks.together --threads 2 --rounds 9
 
 In every round, in turn: some points one by one (`--probe copy`) and in passes that they share (`--probe together`), 16
 rows each. Medians over the rounds, and their ratio.
@@ -24,7 +24,7 @@ from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.search.journal import Tape
 
-STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K" / "hf"
+STORIES = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K" / "hf"
 MODES = ("copy", "together")
 BEGINNINGS = ("Once upon a time", "One day", "Lily and Tom", "The dog", "A girl named Sue", "Tim was", "The sun")
 

@@ -1,7 +1,7 @@
 """Every optimizer on real data at the same number of forwards: query and value of the embedded encoder's last block.
 
-    python examples/compare_optimizers.py                # restartable: finished runs are read from compare.jsonl
-    python examples/compare_optimizers.py --data sst2    # one data set alone
+    python benchmarks/compare_optimizers.py                # restartable: finished runs are read from compare.jsonl
+    python benchmarks/compare_optimizers.py --data sst2    # one data set alone
 
 600 forwards of 16 rows of at most 24 tokens, cross-entropy over label descriptions. Of a grid of values, mostly three,
 of what each optimizer's steps scale with (where the best of them lies at an end, up to two more beyond it), the one

@@ -1,7 +1,7 @@
 """Peak memory of a tuning step against plain evaluation of the same batch.
 
-    python -m tests.benchmarks.memory                  # a Markdown table, then JSON
-    python -m tests.benchmarks.memory --device cuda
+    python -m benchmarks.memory                  # a Markdown table, then JSON
+    python -m benchmarks.memory --device cuda
 
 A Llama-shaped causal model of random float32 weights, built from its configuration; all weights, LoRA, or a prefix are
 tuned by MeZO through the engine, probed in forward or by copy. Every figure comes from a fresh process. Evaluation:
@@ -130,7 +130,7 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
 def fresh(*arguments: str) -> dict[str, Any]:
     """`measure` in a process of its own. Freed memory goes back to the system at once there."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "tests.benchmarks.memory", "--one", *arguments]
+    command = [sys.executable, "-m", "benchmarks.memory", "--one", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
