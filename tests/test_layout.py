@@ -13,7 +13,7 @@ import zotune
 
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
-    {"errors", "hookspecs", "seeds", "bench.shapes", "text"},
+    {"errors", "hookspecs", "seeds", "bench.shapes", "text", "models.configuration"},
     {"plugins", "core.noise", "data.readers", "scoring.score_budget", "bench.textbook", "types"},
     {"config", "data.presets", "humans.store", "core.recipe", "cli.scaffold"},
     {"scoring.calls", "core.state_codec", "core.codegen", "humans.page", "humans.console"},

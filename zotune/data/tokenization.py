@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zotune.data.templates import SHOTS, Filled
 from zotune.errors import OptionError
+from zotune.models.configuration import config_value
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Coder:
     def __init__(self, tokenizer: Any, limit: int, cut: str | None = None) -> None:
         self.tokenizer, self.limit, self.cut = tokenizer, limit, cut
         self.pad = tokenizer.pad_token_id or 0
-        self.typed = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
+        self.typed = "token_type_ids" in config_value(tokenizer, "model_input_names", ())
 
     def encode(self, filled: Filled, special: bool = True, limit: int | None = None, tail: bool = True) -> Coded:
         """Tokens of a text, and which of them are its target's. tail: whether what follows the target is kept; without
@@ -67,7 +68,7 @@ class Coder:
         """Token ids, and the (start, end) of each in the text; (0, 0) for special ones."""
         text, p, tokenizer = filled.text, filled.pair, self.tokenizer
         both = (text,) if p is None else (text[:p].rstrip(), text[p:])
-        if getattr(tokenizer, "is_fast", False):
+        if config_value(tokenizer, "is_fast", False):
             coded = tokenizer(*both, return_offsets_mapping=True, add_special_tokens=special, verbose=False)
             shift = [0, 0 if p is None else p]
             parts = coded.sequence_ids(0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zotune import seeds
 from zotune.errors import ModelError, OptionError
+from zotune.models.configuration import config_value
 from zotune.models.loading import Loaded, attach_linear_head, quiet
 
 METHODS = ("none", "lora", "prefix")
@@ -176,7 +177,7 @@ def load(loaded: Loaded, folder: Path) -> None:
     except Exception as error:  # peft, safetensors and torch raise families of their own
         raise ModelError(f"the adapter in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     config = loaded.model.peft_config[loaded.model.active_adapter]
-    loaded.virtual_tokens = getattr(config, "num_virtual_tokens", None) or 0
+    loaded.virtual_tokens = config_value(config, "num_virtual_tokens") or 0
     if not lora:  # peft loads a prefix frozen
         config.inference_mode = False
         for name, p in loaded.model.named_parameters():
@@ -185,15 +186,16 @@ def load(loaded: Loaded, folder: Path) -> None:
 
 
 def is_adapter(loaded: Loaded) -> bool:
-    return hasattr(loaded.model, "peft_config")
+    return config_value(loaded.model, "peft_config") is not None
 
 
 def merge(loaded: Loaded) -> None:
     """Write LoRA into the base weights; a prefix cannot be merged. Raises ModelError."""
-    if not hasattr(loaded.model, "merge_and_unload"):
+    merge_and_unload = config_value(loaded.model, "merge_and_unload")
+    if merge_and_unload is None:
         raise ModelError("only LoRA can be merged into its base model", hint="load a prefix with PeftModel")
     try:
-        loaded.model = loaded.model.merge_and_unload()
+        loaded.model = merge_and_unload()
     except (AttributeError, NotImplementedError, ValueError):
         raise ModelError("only LoRA can be merged into its base model", hint="load a prefix with PeftModel") from None
 

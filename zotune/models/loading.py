@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from zotune.errors import ModelError
+from zotune.models.configuration import config_value, text_config
 
 Head = Literal["classification", "embedding", "causal", "masked", "seq2seq"]
 HEADS: tuple[Head, ...] = ("classification", "embedding", "causal", "masked", "seq2seq")
@@ -70,18 +71,18 @@ class Loaded:
     @property
     def plain(self) -> Any:
         """The transformers model, without an adapter's wrapping."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        unwrap = config_value(self.model, "get_base_model")
+        return self.model if unwrap is None else unwrap()
 
     @property
     def config(self) -> Any:
         """The transformers model's configuration; its text part where it has several."""
-        config = self.plain.config
-        return config.get_text_config() if hasattr(config, "get_text_config") else config
+        return text_config(self.plain.config)
 
     @property
     def linear_head(self) -> Any:
         """Weights and biases of the classes on an embedding model, where it has them."""
-        return getattr(self.plain, LINEAR_HEAD, None)
+        return config_value(self.plain, LINEAR_HEAD)
 
     def last_linear(self) -> nn.Linear:
         """The linear layer that a classification head ends in. Raises ModelError where there is none."""
@@ -95,10 +96,10 @@ class Loaded:
     def positions(self) -> int | None:
         """Tokens that the model takes at once, where its configuration says it; a prefix is among them."""
         config = self.config
-        said = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        said = config_value(config, "max_position_embeddings") or config_value(config, "n_positions")
         if not isinstance(said, int) or said <= 0:
             return None
-        shifted = getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer")
+        shifted = config_value(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer")
         return said - 2 if shifted else said  # their positions start after the padding's
 
     def takes(self, argument: str) -> bool:
@@ -107,16 +108,16 @@ class Loaded:
 
     def padding(self) -> int:
         """What rows are padded with: the id that the model's config has, as some models tell padding by it."""
-        found: int | None = getattr(self.config, "pad_token_id", None)
+        found: int | None = config_value(self.config, "pad_token_id")
         return self.tokenizer.pad_token_id or 0 if found is None else found
 
     def decoder_start(self) -> tuple[int, ...]:
         """What the decoder of a sequence-to-sequence model starts from."""
-        config, own = self.plain.config, getattr(self.plain, "generation_config", None)
-        start = getattr(config, "decoder_start_token_id", None)
-        start = getattr(own, "decoder_start_token_id", None) if start is None else start
+        config, own = self.plain.config, config_value(self.plain, "generation_config")
+        start = config_value(config, "decoder_start_token_id")
+        start = config_value(own, "decoder_start_token_id") if start is None else start
         start = config.pad_token_id if start is None else start
-        forced = getattr(own, "forced_bos_token_id", None)
+        forced = config_value(own, "forced_bos_token_id")
         return (start,) if forced is None else (start, forced)
 
 
@@ -169,7 +170,9 @@ def _folder(spec: str) -> Path:
         folder = Path(spec).expanduser()
         folder.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, of somebody unknown
-        raise ModelError(f"--model {spec!r:.80}: {getattr(error, 'strerror', None) or error}") from None
+        raise ModelError(
+            f"--model {spec!r:.80}: {(error.strerror if isinstance(error, OSError) else None) or error}"
+        ) from None
     return folder
 
 
@@ -311,8 +314,8 @@ def load(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     text = model.config.get_text_config()
-    pad = getattr(text, "pad_token_id", None)
-    if pad is None or not 0 <= pad < getattr(text, "vocab_size", pad + 1):
+    pad = config_value(text, "pad_token_id")
+    if pad is None or not 0 <= pad < config_value(text, "vocab_size", pad + 1):
         text.pad_token_id = tokenizer.pad_token_id or 0
     if device_map or quantize:
         where = _placed(model, source)
@@ -360,8 +363,8 @@ def generation_settings(loaded: Loaded, max_new_tokens: int, temperature: float,
     """Settings of `generate`: of the model's own, only where it starts and ends."""
     from transformers import GenerationConfig
 
-    own, tokenizer = getattr(loaded.plain, "generation_config", None), loaded.tokenizer
-    ends = getattr(own, "eos_token_id", None)
+    own, tokenizer = config_value(loaded.plain, "generation_config"), loaded.tokenizer
+    ends = config_value(own, "eos_token_id")
     ends = tokenizer.eos_token_id if ends is None else ends
     start, forced, *_ = (*loaded.decoder_start(), None, None)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -386,9 +389,9 @@ def empty_cache(loaded: Loaded) -> Any:
 def attends_to_all(config: Any, tokens: int) -> bool:
     """Whether every layer attends to all that came before, in rows of so many tokens: no window is shorter, and there
     are no states that forget."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    kinds = {*(getattr(text, "layer_types", None) or ()), *(getattr(text, "attention_layers", None) or ())}
-    window = getattr(text, "sliding_window", None)
+    text = text_config(config)
+    kinds = {*(config_value(text, "layer_types") or ()), *(config_value(text, "attention_layers") or ())}
+    window = config_value(text, "sliding_window")
     known = {"full_attention", "global"} | ({"sliding_attention"} if window else set())
     return kinds <= known and (not window or window >= tokens)
 
@@ -428,7 +431,7 @@ def _quantization(bits: str, device: torch.device) -> Any:
 def _placed(model: Any, source: str) -> torch.device:
     """Where a spread model takes its inputs. Raises ModelError where parts of it were left on disk or in main memory:
     weights that come and go cannot be tuned."""
-    places = set((getattr(model, "hf_device_map", None) or {}).values())
+    places = set((config_value(model, "hf_device_map") or {}).values())
     if away := places & {"disk", "meta"} or any(p.is_meta for p in model.parameters()):
         raise ModelError(
             f"--model {source!r} does not fit: parts of it are offloaded ({away})", hint="--dtype bfloat16"
