@@ -22,7 +22,8 @@ from zotune import config
 from zotune.runs.plan import plan
 from zotune.runs.session import Session, mean
 from zotune.search.journal import Tape
-from zotune.search.oracle import At, Batches, begun
+from zotune.search.optimizer_call import initial_state
+from zotune.search.oracle import At, Batches
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DRAWS, RESAMPLES = 8, 200
@@ -62,7 +63,7 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
         drawn = task.sampled(train, chosen, some["logits"], session.smooth)
         return mean([goal.score(len(chosen), some | one) for one in drawn]).value
 
-    state = begun(session.plan.optimizer, space, session.oracle, at(-1))
+    state = initial_state(session.plan.optimizer, space, session.oracle, at(-1))
     strata = [tuple(g) for g in train.gold]
     ways = {"at random": Batches(len(train), rows, seed), "by class": Batches(len(train), rows, seed, strata)}
     found: dict[str, Pairs] = {way: [] for way in ways}

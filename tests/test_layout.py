@@ -25,6 +25,7 @@ LAYERS = [
     {"search.journal", "lock", "distributed"},
     {"search.checkpoint"},
     {"search.oracle"},
+    {"search.optimizer_call"},
     {"search.calibration", "search.preflight"},
     {"search.engine", "data.splits", "models.loading", "tasks.frozen_prefix"},
     {"models.adapters", "data.templates", "tuner", "bench.workbench"},

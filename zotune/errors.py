@@ -9,6 +9,7 @@
     │   └── RunFolderError       a run folder that exists, is foreign, damaged or in use
     ├── OutOfMemory          a forward pass of a single row does not fit into memory
     ├── RecipeError              arithmetic that a recipe cannot express
+    ├── OptimizerError           an optimizer raised, or returned no pair or a number that is not finite
     ├── Stopped                  asked to stop while waiting for an answer; exit code 130
     ├── ObjectiveError           one evaluation failed: raised, not finite, wrong length or type
     └── ObjectiveFailures        too many evaluations failed; exit code 3
@@ -26,6 +27,7 @@ __all__ = [
     "ModelError",
     "ObjectiveError",
     "ObjectiveFailures",
+    "OptimizerError",
     "OptionError",
     "OutOfMemory",
     "PluginError",
@@ -88,6 +90,10 @@ class OutOfMemory(ZotuneError):
 
 
 class RecipeError(ZotuneError):
+    pass
+
+
+class OptimizerError(ZotuneError):
     pass
 
 

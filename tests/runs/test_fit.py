@@ -129,6 +129,14 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(flags: Any, tmp_path: Path, cl
     assert same(tmp_path / "cut", tmp_path / "whole")
 
 
+BROKEN_OPTIMIZER = """
+class Broken:
+    def init(self, theta):
+        return None
+
+    def step(self, theta, oracle, state, at):
+        raise ValueError("no such step")
+"""
 BAD_METRIC = """
 import zotune
 def raises(predictions): raise ValueError("no such gold")
@@ -162,6 +170,11 @@ value = 3
         (["--optimizer", "mezo", "--optimizer-arg", "epss=1"], 2, "did you mean 'eps'"),
         (["--optimizer", "mezo", "--optimizer-arg", "n=0"], 2, "n must be at least 1, got 0"),
         (["--optimizer", "random-search", "--lr", "0.1"], 2, "no option 'lr'"),
+        (
+            ["--optimizer", "broken.py:Broken"],
+            1,
+            "optimizer Broken: step raised ValueError: no such step (broken.py:7)",
+        ),
         (["--direction", "up"], 2, "maximize or minimize, got 'up'"),
         (["--max-steps", "-1"], 2, "must be positive, got -1"),
         (["--tune", "last:x"], 2, "how many of the last blocks"),
@@ -211,6 +224,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.py").write_text(BAD_METRIC)
+    (tmp_path / "broken.py").write_text(BROKEN_OPTIMIZER)
     (tmp_path / "bad.yaml").write_text("objectiv: f1\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"text": "a", "label": 1}\n{"text": \n')

@@ -24,7 +24,8 @@ from zotune.runs.session import Session
 from zotune.scoring.objective import Goal, Objective
 from zotune.search.engine import Emit
 from zotune.search.journal import Tape
-from zotune.search.oracle import At, begun
+from zotune.search.optimizer_call import checked_step, initial_state
+from zotune.search.oracle import At
 from zotune.types import Score
 
 STEPS = 6
@@ -115,10 +116,10 @@ def _timed(goal: Objective, rows: int, outputs: Mapping[str, Any]) -> tuple[Scor
 def _steps(session: Session) -> dict[str, Any]:
     """The optimizer as it is configured, on the weights as they are: how many of its steps would see no difference."""
     space, rule, flat, asked = session.space, session.plan.optimizer, 0, 0
-    state = begun(rule, space, session.oracle, _at(session, -1, Tape()))
+    state = initial_state(rule, space, session.oracle, _at(session, -1, Tape()))
     for t in range(STEPS):
         tape = Tape()
-        rule.step(space.theta, session.oracle, state, _at(session, t, tape))
+        checked_step(rule, space.theta, session.oracle, state, _at(session, t, tape))
         seen = [[v for v in values if v is not None] for kind, values in tape.entries if kind in ("values", "ranks")]
         seen = [values for values in seen if len(values) > 1]
         asked += bool(seen)

@@ -24,7 +24,8 @@ from torch import Tensor
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
 from zotune.search.journal import Tape
-from zotune.search.oracle import At, Batches, Oracle, begun
+from zotune.search.optimizer_call import checked_step, initial_state
+from zotune.search.oracle import At, Batches, Oracle
 
 TOLERANCE = 0.05
 """Share of the objective, or nats a token, that a perturbation may cost on average."""
@@ -136,11 +137,11 @@ class Calibration:
         for t in range(4):
             state = self._begun(rule)
             at = self._at(t)
-            after, _ = rule.step(self.space.theta, self.oracle, state, at)
+            after, _ = checked_step(rule, self.space.theta, self.oracle, state, at)
             yield math.sqrt(math.fsum(x * x for x in at.norm(after - self.space.theta).values.values()))
 
     def _begun(self, rule: Any) -> Any:
-        return begun(rule, self.space, self.oracle, self._at(-1))
+        return initial_state(rule, self.space, self.oracle, self._at(-1))
 
     def _walk(self, rule: Any, count: int) -> float:
         """The distance that some steps go; they are taken back."""
@@ -148,7 +149,7 @@ class Calibration:
         try:
             state = self._begun(rule)
             for t in range(count):
-                after, state = rule.step(self.space.theta, self.oracle, state, self._at(t))
+                after, state = checked_step(rule, self.space.theta, self.oracle, state, self._at(t))
                 state = self.space.assign(after, state)
             gone = math.fsum(
                 float((p.data.double() - start[n].to(p.device).double()).square().sum())

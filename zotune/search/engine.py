@@ -18,7 +18,8 @@ from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
 from zotune.search.calibration import Found
 from zotune.search.checkpoint import Store, between
 from zotune.search.journal import Journal, Tape
-from zotune.search.oracle import At, Batches, Oracle, begun
+from zotune.search.optimizer_call import check_weights, checked_step, initial_state
+from zotune.search.oracle import At, Batches, Oracle
 from zotune.types import Optimizer
 
 SPENT = "score calls"
@@ -334,7 +335,7 @@ class Engine:
         """The optimizer's state before the first step, of the weights as they are."""
         self.oracle.begin(tape, -1)
         at = At(self.space, self.batches, tape, -1, self._total(), 0.0)
-        self.state = begun(self.optimizer, self.space, self.oracle, at)
+        self.state = initial_state(self.optimizer, self.space, self.oracle, at)
 
     def _step(self) -> None:
         p, journal = self.progress, self.journal
@@ -346,8 +347,9 @@ class Engine:
             failed = line["dropped"]
         else:
             try:
-                theta, state = self.optimizer.step(self.space.theta, self.oracle, self.state, at)
+                theta, state = checked_step(self.optimizer, self.space.theta, self.oracle, self.state, at)
             except ObjectiveError as error:
+                check_weights(self.optimizer, self.space, p.step)
                 failed = str(error)
         p.seconds = line.get("seconds", p.seconds) if line else time.monotonic() - self._clock
         if line:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import math
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -420,10 +419,4 @@ def _checked(found: Sequence[Any], points: int) -> list[float | None]:
     return [None if x is None else float(x) for x in found]
 
 
-def begun(optimizer: Any, space: Space, oracle: Oracle, at: At) -> Any:
-    """An optimizer's state before its first step, its fields in the space; init may want to probe, or not."""
-    many = len(inspect.signature(optimizer.init).parameters) >= 3
-    return space.assign(space.theta, optimizer.init(space.theta, *((oracle, at) if many else ())))
-
-
-__all__ = ["At", "Batch", "Batches", "Evaluate", "Oracle", "begun"]
+__all__ = ["At", "Batch", "Batches", "Evaluate", "Oracle"]

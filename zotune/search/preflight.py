@@ -23,6 +23,7 @@ from typing import Any
 
 from zotune.core.space import Space
 from zotune.search.journal import Tape
+from zotune.search.optimizer_call import checked_step
 from zotune.search.oracle import At, Batch, Batches, Oracle
 
 SHARE = 0.04
@@ -92,7 +93,8 @@ class Preflight:
         """The values, or places, that a step on this batch compares first; other: which further batches it draws."""
         tape, batches = Tape(), self.batches.reseeded(other)
         self.oracle.begin(tape, t, batch)
-        optimizer.step(self.space.theta, self.oracle, state, At(self.space, batches, tape, t, steps, 0.0, batch))
+        at = At(self.space, batches, tape, t, steps, 0.0, batch)
+        checked_step(optimizer, self.space.theta, self.oracle, state, at)
         asked = [[float(v) for v in values if v is not None] for kind, values in tape.entries if kind in ASKED]
         return next((values for values in asked if len(values) > 1), [])
 
