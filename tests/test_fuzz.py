@@ -40,7 +40,7 @@ from zotune.data import splits as data
 from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.humans.page import Server, serve
-from zotune.humans.store import Question, Ratings
+from zotune.humans.ratings import Question, Ratings
 from zotune.models import loading
 from zotune.runs import evaluate
 from zotune.search.journal import Journal, Tape
@@ -775,4 +775,4 @@ def test_requests_to_the_rating_page(
     assert b"Traceback" not in reply
     assert reply == b"" or reply.startswith((b"HTTP/1.0 ", b"zotune", b"<")) or b"\n" in reply
     assert server.token.encode() not in reply
-    assert store.waiting(["a"]) == 1
+    assert store.count_open(["a"]) == 1

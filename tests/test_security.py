@@ -32,7 +32,7 @@ from zotune.cli.terminal import Terminal
 from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
 from zotune.humans import console
-from zotune.humans.store import Question, Ratings
+from zotune.humans.ratings import Question, Ratings
 from zotune.models import loading
 from zotune.runs import replay
 from zotune.scoring import objective as objectives
@@ -411,7 +411,7 @@ def test_a_person_is_asked_in_plain_text(tmp_path: Path) -> None:
     told: list[str] = []
     with Ratings(tmp_path) as store:
         store.ask([Question("a", ESCAPE, (ESCAPE, f"{ESCAPE}!"))])
-        store.state(ESCAPE)
+        store.set_state(ESCAPE)
         console.rate(tmp_path, lambda prompt: "q", lambda text: told.append(str(text)))
     assert "evil" in "".join(told)
     assert not any(obeyed(text) for text in told)

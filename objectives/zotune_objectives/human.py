@@ -24,7 +24,7 @@ from typing import Any
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.humans.store import DONE, Question, Ratings
+from zotune.humans.ratings import DONE, Question, Ratings
 from zotune.scoring.objective import texts
 
 Emit = Callable[[str, Mapping[str, Any]], None]
@@ -59,9 +59,9 @@ class Human:
         """Where the run lies, whom to tell, when to stop waiting, and how many questions to expect."""
         stack = contextlib.ExitStack()
         ratings = stack.enter_context(Ratings(folder, seed))
-        ratings.plan(planned)
-        ratings.state("generating")
-        stack.enter_context(ratings.beating())
+        ratings.set_planned(planned)
+        ratings.set_state("generating")
+        stack.enter_context(ratings.heartbeat())
         self._run.update(ratings=ratings, stop=stop, stack=stack)
         emit("note", {"text": f"questions wait for answers: zotune rate {folder}"})
 
@@ -80,13 +80,13 @@ class Human:
         questions = [Question(_key(p, c), _said(p), tuple(texts(c))) for p, c in zip(prompts, candidates, strict=True)]
         keys = [q.key for q in questions]
         ratings.ask(questions)
-        ratings.state("waiting for answers")
-        while ratings.waiting(keys):
+        ratings.set_state("waiting for answers")
+        while ratings.count_open(keys):
             if self._run["stop"]():
                 raise Stopped("stopped while waiting for answers", hint="--resume-from-checkpoint last goes on")
             time.sleep(POLL)
-        found = ratings.use(keys)
-        ratings.state("generating")
+        found = ratings.take_scores(keys)
+        ratings.set_state("generating")
         return [found[key] for key in keys]
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: keys, phone width, hostile text, undo, closing and opening again. Skipped without one."""
+"""The page in a real browser: keys, phone width, hostile text, undo, reopening. Skipped if there is no Chromium."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from zotune.humans.page import Server, serve
-from zotune.humans.store import ASKED, DONE, Question, Ratings
+from zotune.humans.preferences import verdict_counts
+from zotune.humans.ratings import ALL_ASKED, DONE, Question, Ratings
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -71,7 +72,7 @@ class Page:
         return self.driver.execute_script(code, *arguments)
 
     def text(self, id: str) -> str:
-        """The text of a part that can be seen; empty where it cannot."""
+        """The text of an element; empty if it is not visible."""
         return str(
             self.run(
                 "const e = document.getElementById(arguments[0]); return e.checkVisibility() ? e.innerText : ''", id
@@ -90,7 +91,7 @@ class Page:
             time.sleep(0.02)
 
     def shows(self, prompt: str) -> None:
-        """Wait for this question, and for the moment after which keys are taken."""
+        """Wait for this question, and until the page accepts keys."""
         self.until(lambda: self.text("prompt") == prompt, f"waiting for the question {prompt!r}")
         time.sleep(0.2)
 
@@ -98,7 +99,7 @@ class Page:
         self.until(lambda: text in self.text(id), f"waiting for {text!r} in {id}")
 
     def rests(self, id: str, text: str) -> None:
-        """Wait for what is said while nothing is open; looks at once, as the page does when it comes into view."""
+        """Wait for a text shown while no question is open; polls at once, as a page that becomes visible does."""
         self.run("document.dispatchEvent(new Event('visibilitychange'))")
         self.says(id, text)
 
@@ -106,50 +107,50 @@ class Page:
         self.driver.find_element("tag name", "body").send_keys(keys)
 
     def complaints(self) -> list[str]:
-        """What the browser has to say: blocked content and errors of the script."""
+        """The browser's log: blocked content and errors of the script."""
         return [line["message"] for line in self.driver.get_log("browser")]
 
 
-def simple(count: int, answers: int = 2) -> list[Question]:
+def simple(count: int, completions: int = 2) -> list[Question]:
     """Questions before which no repeat is due."""
     from zotune.seeds import derive
 
     keys = [k for k in (f"k{i}" for i in range(100)) if derive(0, "repeat", k) % 10][:count]
-    return [Question(k, f"prompt {k}", tuple(f"{k} answer {i}" for i in range(answers))) for k in keys]
+    return [Question(k, f"prompt {k}", tuple(f"{k} answer {i}" for i in range(completions))) for k in keys]
 
 
-def test_a_person_answers_by_keys(chromium: Any, server: Server, store: Ratings) -> None:
+def test_keys(chromium: Any, server: Server, store: Ratings) -> None:
     page = Page(chromium, server)
     page.rests("pause-title", "Waiting for the tuner")
     assert not page.text("dock")
-    asked = simple(6, answers=3)
+    asked = simple(6, completions=3)
     keys = [q.key for q in asked]
-    store.plan(6)
+    store.set_planned(6)
     store.ask(asked)
     wanted = {"1": 0, "2": 1, "3": 2}
     for question, key in zip(asked, ("2", "t", "b", "s", "3"), strict=False):
         page.shows(question.prompt)
         shown = page.raw("article .text")
-        assert sorted(shown) == list(question.answers)
-        page.press("4x")  # no such answer, no such key
+        assert sorted(shown) == list(question.completions)
+        page.press("4x")  # keys without a meaning
         page.press(key)
-        page.until(lambda k=question.key: not store.waiting([k]), f"waiting for the answer {key} to {question.key}")
+        page.until(lambda k=question.key: not store.count_open([k]), f"waiting for the rating {key} of {question.key}")
         if key in wanted:
-            chosen = question.answers.index(shown[wanted[key]])
+            chosen = question.completions.index(shown[wanted[key]])
             assert store.scores([question.key]) == {question.key: tuple(float(i == chosen) for i in range(3))}
     assert [store.scores(keys)[k] for k in keys[1:4]] == [(0.5,) * 3, (0.5,) * 3, None]
-    assert store.verdicts() == {"chosen": 2, "tie": 1, "bad": 1, "skip": 1}
+    assert verdict_counts(store) == {"chosen": 2, "tie": 1, "bad": 1, "skip": 1}
     page.shows(asked[5].prompt)
-    assert "5 of 6" in page.text("facts")
+    assert "5 of 6" in page.text("status")
     assert "All bad" in page.text("dock")
     assert page.run("return [bar.value, bar.max]") == [5, 6]
     page.press("1")
-    page.rests("pause-title", "Waiting for the next answers")
-    store.state("generating for step 3")
+    page.rests("pause-title", "Waiting for the next question")
+    store.set_state("generating for step 3")
     page.rests("pause-text", "generating for step 3")
-    store._beat(0)
+    store._set_heartbeat(0)
     page.rests("pause-title", "The tuner is not running")
-    store.state(DONE)
+    store.set_state(DONE)
     page.rests("pause-title", "All done")
     assert "6 questions" in page.text("pause-text")
     assert not page.text("dock")
@@ -164,18 +165,18 @@ def test_buttons_and_undo(chromium: Any, server: Server, store: Ratings) -> None
     before = page.raw("article .text")
     chromium.find_elements("css selector", ".choose")[1].click()
     page.shows(asked[1].prompt)
-    assert store.scores([asked[0].key]) == {asked[0].key: tuple(float(a == before[1]) for a in asked[0].answers)}
+    assert store.scores([asked[0].key]) == {asked[0].key: tuple(float(a == before[1]) for a in asked[0].completions)}
     page.press("u")
     page.shows(asked[0].prompt)
-    page.says("said", "Taken back")
+    page.says("message", "Undone")
     assert page.raw("article .text") == before
-    assert store.waiting([asked[0].key]) == 1
+    assert store.count_open([asked[0].key]) == 1
     chromium.find_element("id", "tie").click()
     page.shows(asked[1].prompt)
-    store.use([asked[0].key])
+    store.take_scores([asked[0].key])
     chromium.find_element("id", "undo").click()
-    page.says("said", "The tuner has used that answer already")
-    assert page.text("prompt") == asked[1].prompt, "and it goes on where it was"
+    page.says("message", "The tuner has already used that rating")
+    assert page.text("prompt") == asked[1].prompt, "the current question stays"
     page.press("u" * 2)
     page.press("s")
     page.shows(asked[2].prompt)
@@ -183,7 +184,7 @@ def test_buttons_and_undo(chromium: Any, server: Server, store: Ratings) -> None
     assert page.complaints() == []
 
 
-def test_double_presses_and_two_pages_answer_once(chromium: Any, server: Server, store: Ratings) -> None:
+def test_double_presses_and_two_pages_rate_once(chromium: Any, server: Server, store: Ratings) -> None:
     asked = simple(4)
     store.ask(asked)
     page = Page(chromium, server)
@@ -193,16 +194,16 @@ def test_double_presses_and_two_pages_answer_once(chromium: Any, server: Server,
     page.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: '1', repeat: true }))")
     page.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: '1', ctrlKey: true }))")
     assert store.progress().answered == 1
-    elsewhere = store.next()
+    elsewhere = store.next_question()
     assert elsewhere
-    store.answer(elsewhere.id, "tie")
+    store.record(elsewhere.id, "tie")
     page.press("1")
-    page.says("said", "answered already")
+    page.says("message", "already rated")
     page.shows(asked[2].prompt)
     assert store.scores([asked[1].key]) == {asked[1].key: (0.5, 0.5)}
 
 
-def test_closing_and_opening_again_asks_nothing_twice(chromium: Any, tmp_path: Path, store: Ratings) -> None:
+def test_a_reopened_page_asks_nothing_twice(chromium: Any, tmp_path: Path, store: Ratings) -> None:
     asked = simple(4)
     store.ask(asked)
     with serve(tmp_path) as server:
@@ -215,8 +216,8 @@ def test_closing_and_opening_again_asks_nothing_twice(chromium: Any, tmp_path: P
         page.press("2")
         page.shows(asked[2].prompt)
     page.press("1")
-    page.says("said", "Not saved")
-    assert page.text("prompt") == asked[2].prompt, "the question stays until its answer is kept"
+    page.says("message", "Not saved")
+    assert page.text("prompt") == asked[2].prompt, "the question stays until its rating is saved"
     with serve(tmp_path, server.port) as again:
         page.press("1")
         page.rests("pause-title", "no longer valid")
@@ -228,10 +229,10 @@ def test_closing_and_opening_again_asks_nothing_twice(chromium: Any, tmp_path: P
     assert store.progress().answered == 3
 
 
-def test_what_is_done_stays_done_when_the_page_is_closed(chromium: Any, tmp_path: Path, store: Ratings) -> None:
+def test_the_last_screen_stays_when_the_server_ends(chromium: Any, tmp_path: Path, store: Ratings) -> None:
     asked = simple(1)
     store.ask(asked)
-    store.state(ASKED)
+    store.set_state(ALL_ASKED)
     with serve(tmp_path) as server:
         page = Page(chromium, server)
         page.shows(asked[0].prompt)
@@ -243,7 +244,7 @@ def test_what_is_done_stays_done_when_the_page_is_closed(chromium: Any, tmp_path
     assert "All done" in page.text("pause-title")
 
 
-def test_hostile_text_is_shown_and_runs_nothing(chromium: Any, server: Server, store: Ratings) -> None:
+def test_hostile_text_is_shown_as_text(chromium: Any, server: Server, store: Ratings) -> None:
     hostile = (
         "<img src=x onerror=\"document.title='owned'\">",
         "<script>document.title='owned'</script><style>body{display:none}</style>",
@@ -282,8 +283,8 @@ return button.top > 0 && button.bottom <= dock.top + 1;
 def test_widths(chromium: Any, server: Server, store: Ratings, width: int, answers: int) -> None:
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700}
     store.ask([Question("long", LONG + WORD, (LONG + WORD, CODE, "short")[:answers])])
-    store.plan(1000)
-    store.state("generating " + "x" * 80)
+    store.set_planned(1000)
+    store.set_state("generating " + "x" * 80)
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         page = Page(chromium, server)
@@ -306,7 +307,7 @@ def test_widths(chromium: Any, server: Server, store: Ratings, width: int, answe
         chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_keyboard_alone_and_what_is_read_aloud(chromium: Any, server: Server, store: Ratings) -> None:
+def test_keyboard_and_screen_reader(chromium: Any, server: Server, store: Ratings) -> None:
     from selenium.webdriver.common.keys import Keys
 
     asked = simple(2)
@@ -323,7 +324,7 @@ def test_keyboard_alone_and_what_is_read_aloud(chromium: Any, server: Server, st
     assert page.run(focus) == ["solid", True]
     chromium.switch_to.active_element.send_keys(Keys.ENTER)
     page.shows(asked[1].prompt)
-    assert page.run("return document.activeElement.id") == "ask", "focus stays at the question"
+    assert page.run("return document.activeElement.id") == "heading", "the focus moves to the heading"
     assert page.raw("[aria-live]")[1] == "New question with 2 answers"
     names = [b.accessible_name for b in chromium.find_elements("css selector", "button")]
     assert all(names)
@@ -333,7 +334,7 @@ def test_keyboard_alone_and_what_is_read_aloud(chromium: Any, server: Server, st
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(chromium: Any, server: Server, store: Ratings, scheme: str) -> None:
-    """Text against its ground by WCAG 2.2: 4.5 at least."""
+    """The contrast of text is at least 4.5, as WCAG 2.2 requires."""
     chromium.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
@@ -354,6 +355,6 @@ def test_contrast(chromium: Any, server: Server, store: Ratings, scheme: str) ->
 
     assert (light("paper") > 0.5) == (scheme == "light")
     pairs = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("soft", "tint")]
-    for text, ground in [*pairs, ("on-accent", "accent"), ("warn", "paper"), ("paper", "ink")]:
-        low, high = sorted((light(text), light(ground)))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+    for text, background in [*pairs, ("on-accent", "accent"), ("warn", "paper"), ("paper", "ink")]:
+        low, high = sorted((light(text), light(background)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, background)

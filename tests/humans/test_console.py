@@ -1,4 +1,4 @@
-"""Rating in the terminal, and `zotune rate` as a person starts and stops it."""
+"""Rating in the terminal, and `zotune rate` started and stopped as a user does it."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ import pytest
 
 from zotune.errors import RunFolderError
 from zotune.humans import console
-from zotune.humans.console import plain, rate, span, summary
-from zotune.humans.store import DONE, FILE, Question, Ratings
+from zotune.humans.console import duration, plain, rate, summary
+from zotune.humans.preferences import verdict_counts
+from zotune.humans.ratings import DONE, Question, Ratings
+from zotune.humans.store import FILE_NAME
 
 Cli = Callable[..., Any]
 
 
-def questions(count: int, answers: int = 2) -> list[Question]:
-    texts = [tuple(f"answer {j} to {i}" for j in range(answers)) for i in range(count)]
+def questions(count: int, completions: int = 2) -> list[Question]:
+    texts = [tuple(f"answer {j} to {i}" for j in range(completions)) for i in range(count)]
     return [Question(f"k{i}", f"prompt {i}", text) for i, text in enumerate(texts)]
 
 
 class Person:
-    """Types these lines; an answer's text stands for its key. Hears what is told."""
+    """Types these lines, a completion's text in place of its key, and records everything that is printed."""
 
     def __init__(self, *lines: str) -> None:
-        self.lines, self.heard = list(lines), ""
+        self.lines, self.output = list(lines), ""
 
-    def ask(self, prompt: str) -> str:
+    def read(self, prompt: str) -> str:
         if not self.lines:
             raise EOFError
         line = self.lines.pop(0)
         if line.startswith("answer"):
-            return self.heard[: self.heard.rindex(line) - 2].rpartition("[")[2]
+            return self.output[: self.output.rindex(line) - 2].rpartition("[")[2]
         return line
 
-    def tell(self, text: object) -> None:
-        self.heard += f"{text}\n"
+    def write(self, text: object) -> None:
+        self.output += f"{text}\n"
 
 
 @pytest.fixture
@@ -54,88 +56,92 @@ def store(tmp_path: Path) -> Iterator[Ratings]:
 
 
 def test_every_key(store: Ratings, tmp_path: Path) -> None:
-    store.ask(questions(5, answers=3))
-    store.plan(9)
+    store.ask(questions(5, completions=3))
+    store.set_planned(9)
     person = Person("u", "x", "4", "answer 2 to 0", " T ", "u", "b", "s", "q", "1")
-    rate(tmp_path, person.ask, person.tell)
+    rate(tmp_path, person.read, person.write)
     assert person.lines == ["1"], "nothing is read after q"
     assert store.scores([f"k{i}" for i in range(5)]) == {"k0": (0, 0, 1), "k1": (0.5, 0.5, 0.5), "k2": None}
-    assert store.verdicts() == {"chosen": 1, "tie": 0, "bad": 1, "skip": 1}
+    assert verdict_counts(store) == {"chosen": 1, "tie": 0, "bad": 1, "skip": 1}
     for text in (
         "nothing to undo",
-        "Taken back",
-        "The keys are 1, 2, 3, t, b, s, u and q",
+        "Undone",
+        "Type one of 1, 2, 3, t, b, s, u or q",
         "1 of 9",
         "all bad",
         "prompt 3",
     ):
-        assert text in person.heard
-    assert person.heard.count("The keys are") == 2
+        assert text in person.output
+    assert person.output.count("Type one of") == 2
 
 
-def test_quitting_and_starting_again_asks_nothing_twice(store: Ratings, tmp_path: Path) -> None:
+def test_quit_and_restart_ask_nothing_twice(store: Ratings, tmp_path: Path) -> None:
     store.ask(questions(4))
-    store.state(DONE)
+    store.set_state(DONE)
     first, second = Person("1", "2"), Person("1", "t")
-    rate(tmp_path, first.ask, first.tell)
-    rate(tmp_path, second.ask, second.tell)
-    assert "prompt 0" not in second.heard
-    assert "prompt 1" not in second.heard
+    rate(tmp_path, first.read, first.write)
+    rate(tmp_path, second.read, second.write)
+    assert "prompt 0" not in second.output
+    assert "prompt 1" not in second.output
     assert store.progress().answered == 4
 
 
-def test_used_and_late_answers(store: Ratings, tmp_path: Path) -> None:
+def test_used_and_late_ratings(store: Ratings, tmp_path: Path) -> None:
     store.ask(questions(3))
 
     class Slow(Person):
-        def ask(self, prompt: str) -> str:
-            line = super().ask(prompt)
-            if line == "late":  # somebody else answers, and the tuner takes it, while this person thinks
-                shown = store.next()
+        def read(self, prompt: str) -> str:
+            line = super().read(prompt)
+            if line == "late":  # another rater is faster, and the tuner uses that rating
+                shown = store.next_question()
                 assert shown
-                store.answer(shown.id, "tie")
-                store.use(["k0"])
+                store.record(shown.id, "tie")
+                store.take_scores(["k0"])
                 return "1"
             return line
 
     person = Slow("late", "u", "q")
-    rate(tmp_path, person.ask, person.tell)
-    assert "answered already" in person.heard
-    assert "used that answer already" in person.heard
+    rate(tmp_path, person.read, person.write)
+    assert "already rated" in person.output
+    assert "already used that rating" in person.output
     assert store.scores(["k0", "k1"]) == {"k0": (0.5, 0.5)}
 
 
-def test_waits_and_ends_with_the_tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    happening: list[Callable[[], object]] = []
-    made: list[Ratings] = []
+def test_waits_for_the_tuner_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Callable[[], object]] = []
+    opened: list[Ratings] = []
 
     def start() -> None:
-        made.append(Ratings(tmp_path))
-        made[0].state("generating\x1b[2J")
+        opened.append(Ratings(tmp_path))
+        opened[0].set_state("generating\x1b[2J")
 
-    happening += [lambda: None, start, lambda: None]
-    happening += [lambda: made[0]._beat(0), lambda: made[0].ask(questions(1)), lambda: made[0].state(DONE)]
-    monkeypatch.setattr(console.time, "sleep", lambda seconds: happening.pop(0)())
+    events += [lambda: None, start, lambda: None]
+    events += [
+        lambda: opened[0]._set_heartbeat(0),
+        lambda: opened[0].ask(questions(1)),
+        lambda: opened[0].set_state(DONE),
+    ]
+    monkeypatch.setattr(console.time, "sleep", lambda seconds: events.pop(0)())
     person = Person("1")
-    rate(tmp_path, person.ask, person.tell)
-    made[0].close()
-    lines = [line for line in person.heard.splitlines() if line]
+    rate(tmp_path, person.read, person.write)
+    opened[0].close()
+    lines = [line for line in person.output.splitlines() if line]
     assert lines[0] == "Waiting for the tuner …"
-    assert lines[1] == "Waiting for the next answers: generating\\x1b[2J …"
+    assert lines[1] == "Waiting for the next question: generating\\x1b[2J …"
     assert lines[2].startswith("The tuner is not running")
     assert lines[-1] == "All done, thank you."
-    assert person.heard.count("Waiting for the tuner") == 1
-    assert not happening
+    assert person.output.count("Waiting for the tuner") == 1
+    assert not events
 
 
-def test_text_is_shown_and_not_obeyed(store: Ratings, tmp_path: Path) -> None:
+def test_control_characters_are_escaped(store: Ratings, tmp_path: Path) -> None:
     nasty = "\x1b]0;owned\x07\x1b[31mred\r\x08\x9b1m\u202eback\ud800"
     store.ask([Question("a", nasty, (nasty, ""))])
     person = Person("q")
-    rate(tmp_path, person.ask, person.tell)
-    assert not set("\x1b\x07\r\x08\x9b\u202e\ud800") & set(person.heard)
-    assert r"\x1b[31mred" in person.heard
-    assert "(empty)" in person.heard
+    rate(tmp_path, person.read, person.write)
+    assert not set("\x1b\x07\r\x08\x9b\u202e\ud800") & set(person.output)
+    assert r"\x1b[31mred" in person.output
+    assert "(empty)" in person.output
     assert plain("a\r\nb\tc\n👩‍👩‍👧 naïve, שלום, می‌خواهم") == "a\nb\tc\n👩‍👩‍👧 naïve, שלום, می‌خواهم"
 
 
@@ -149,19 +155,19 @@ def test_text_is_shown_and_not_obeyed(store: Ratings, tmp_path: Path) -> None:
         (7860, "about 2 h 11 min"),
     ],
 )
-def test_span(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_summary(store: Ratings) -> None:
     assert summary(None) == "no questions yet"
-    assert summary(store.progress()) == "0 questions answered"
+    assert summary(store.progress()) == "0 questions rated"
     store.ask(questions(1))
-    shown = store.next()
+    shown = store.next_question()
     assert shown
-    store.answer(shown.id, "1")
-    store.plan(8)
-    assert summary(store.progress()) == "1 question answered of 8"
+    store.record(shown.id, "1")
+    store.set_planned(8)
+    assert summary(store.progress()) == "1 of 8 questions rated"
 
 
 def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,18 +186,18 @@ def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         with pytest.raises(SystemExit) as stopped:
             main(["rate", *flags])
         assert stopped.value.code == 2
-        said = capsys.readouterr()
-        assert text in said.err
-        assert said.out == ""
+        output = capsys.readouterr()
+        assert text in output.err
+        assert output.out == ""
     assert not list(tmp_path.iterdir())
 
 
 def test_export(store: Ratings, tmp_path: Path, cli: Cli) -> None:
     store.ask(questions(2))
-    store.state(DONE)
+    store.set_state(DONE)
     done = cli("rate", ".", "--terminal", input="1\n1\n")
     assert done.returncode == 0
-    assert done.stderr.splitlines()[-1] == "2 questions answered"
+    assert done.stderr.splitlines()[-1] == "2 questions rated"
     done = cli("rate", ".", "--export", "pairs.jsonl")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "2 preferences written to pairs.jsonl\n")
     lines = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -208,21 +214,21 @@ def test_the_page_is_served_until_ctrl_c(number: int, tmp_path: Path) -> None:
         address = process.stdout.readline().strip()
         with urllib.request.urlopen(address, timeout=10) as page:
             assert b"zotune" in page.read()
-        assert not (tmp_path / FILE).exists(), "the page makes no store"
+        assert not (tmp_path / FILE_NAME).exists(), "the page creates no ratings file"
         if number == signal.SIGINT:
             with Ratings(tmp_path) as store:
                 store.ask(questions(1))
-                shown = store.next()
+                shown = store.next_question()
                 assert shown
-                store.answer(shown.id, "1")
+                store.record(shown.id, "1")
         began = time.monotonic()
         process.send_signal(number)
-        said, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=30)
         killer.cancel()
     assert process.returncode == 0
-    assert said == ""
+    assert output == ""
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == ("1 question answered" if number == signal.SIGINT else "no questions yet")
+    assert errors.splitlines()[-1] == ("1 question rated" if number == signal.SIGINT else "no questions yet")
     assert time.monotonic() - began < 10
 
 

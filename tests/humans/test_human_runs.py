@@ -1,5 +1,5 @@
-"""A person as the objective, from the first question to the kept weights: killed, interrupted, resumed, skipping, and
-through the page in a real browser. The person is a script that prefers the longer answer."""
+"""The `human` objective from the first question to the kept weights: killed, interrupted, resumed, skipping, and
+through the page in a real browser. The rater is a script that prefers the longer completion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from safetensors.torch import load_file
 import zotune
 from zotune.cli.app import main
 from zotune.humans.page import serve
-from zotune.humans.store import DONE, FILE, Ratings, Shown
+from zotune.humans.preferences import agreement
+from zotune.humans.ratings import DONE, BlindQuestion, Ratings
+from zotune.humans.store import FILE_NAME
 from zotune.search.journal import Journal
 
 WAITS = "waiting for answers"
@@ -41,18 +43,18 @@ SOON = 60.0
 """Seconds after which a test gives up waiting."""
 
 
-def verdict(answers: tuple[str, ...]) -> str:
-    """What the person says of these answers, in whatever places they are shown."""
-    sizes = [len(a) for a in answers]
+def verdict(completions: tuple[str, ...]) -> str:
+    """The rater's verdict on completions in the order of their places: the longest wins."""
+    sizes = [len(c) for c in completions]
     return "tie" if sizes.count(max(sizes)) > 1 else str(sizes.index(max(sizes)) + 1)
 
 
 class Person:
-    """Answers in another thread what is asked in a run folder: `most` questions, repeats included, then no more."""
+    """Rates the questions of a run directory in another thread, `most` of them at most, repeats included."""
 
-    def __init__(self, folder: Path, most: int = 1000, say: Callable[[Shown], str] | None = None) -> None:
+    def __init__(self, folder: Path, most: int = 1000, rate: Callable[[BlindQuestion], str] | None = None) -> None:
         self.folder, self.most = folder, most
-        self.say = say or (lambda shown: verdict(shown.answers))
+        self.rate = rate or (lambda shown: verdict(shown.completions))
         self.answered = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -66,15 +68,15 @@ class Person:
         self._thread.join()
 
     def _work(self) -> None:
-        while not (self.folder / FILE).exists():
+        while not (self.folder / FILE_NAME).exists():
             if self._end.wait(0.02):
                 return
         with Ratings(self.folder) as store:
             while self.answered < self.most and not self._end.is_set():
-                shown = store.next()
-                if shown is None:
+                question = store.next_question()
+                if question is None:
                     time.sleep(0.02)
-                elif store.answer(shown.id, self.say(shown)):
+                elif store.record(question.id, self.rate(question)):
                     self.answered += 1
 
 
@@ -87,14 +89,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(folder: Path) -> list[tuple[str, str]]:
+def questions(folder: Path) -> list[tuple[str, str]]:
     """Every question in the order of asking."""
-    with contextlib.closing(sqlite3.connect(folder / FILE)) as db:
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as db:
         return db.execute("SELECT key, body FROM questions ORDER BY number").fetchall()
 
 
 def showings(folder: Path) -> int:
-    with contextlib.closing(sqlite3.connect(folder / FILE)) as db:
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as db:
         (count,) = db.execute("SELECT count(*) FROM showings WHERE verdict IS NOT NULL").fetchone()
         return int(count)
 
@@ -103,17 +105,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def same(a: Path, b: Path) -> bool:
+def same_weights(a: Path, b: Path) -> bool:
     x, y = weights(a), weights(b)
     return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
+def journal_lines(folder: Path) -> list[dict[str, Any]]:
     return Journal.open(folder / "journal.jsonl", read_only=True).lines
 
 
 class Whole:
-    """A run that nobody disturbs."""
+    """An uninterrupted run."""
 
     def __init__(self, model: Path, data: Path, folder: Path) -> None:
         self.folder, self.tuning = folder, -1
@@ -123,7 +125,7 @@ class Whole:
 
     def _emit(self, kind: str, event: Any) -> None:
         if event.get("text") == "judging the best weights":
-            self.tuning = len(asked(self.folder))
+            self.tuning = len(questions(self.folder))
 
 
 def fit(model: Path, data: Path, folder: Path, **more: Any) -> Any:
@@ -144,25 +146,25 @@ def whole(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def command(model: Path, data: Path) -> list[str]:
-    """What follows `zotune`, without a run folder."""
-    made = ["fit", "-m", str(model), "-d", str(data), "-o", "human", "--optimizer", "rank-sgd"]
+    """The arguments of `zotune`, without a run directory."""
+    arguments = ["fit", "-m", str(model), "-d", str(data), "-o", "human", "--optimizer", "rank-sgd"]
     for name, value in OPTIONS.items():
-        made += [f"--{name.replace('_', '-')}", str(value)] if name != "objective" else []
+        arguments += [f"--{name.replace('_', '-')}", str(value)] if name != "objective" else []
     for flag in ("objective", "optimizer"):
-        made += [x for k, v in ARGS[f"{flag}_args"].items() for x in (f"--{flag}-arg", f"{k}={v}")]
-    return made
+        arguments += [x for k, v in ARGS[f"{flag}_args"].items() for x in (f"--{flag}-arg", f"{k}={v}")]
+    return arguments
 
 
 @pytest.fixture
 def tuner(command: list[str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """The command as a process of its own."""
+    """Starts the command as a process."""
     started: list[subprocess.Popen[str]] = []
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
     def start(folder: Path, *more: str) -> subprocess.Popen[str]:
         full = [sys.executable, "-m", "zotune", *command, "--output-dir", str(folder), *more]
-        with (tmp_path / "said").open("a") as said:
-            started.append(subprocess.Popen(full, cwd=tmp_path, env=env, stdout=said, stderr=said, text=True))
+        with (tmp_path / "log").open("a") as log:
+            started.append(subprocess.Popen(full, cwd=tmp_path, env=env, stdout=log, stderr=log, text=True))
         return started[-1]
 
     yield start
@@ -172,64 +174,64 @@ def tuner(command: list[str], tmp_path: Path) -> Iterator[Callable[..., subproce
             process.wait()
 
 
-def until(true: Callable[[], bool], what: str, said: Path | None = None) -> None:
+def until(true: Callable[[], bool], what: str, log: Path | None = None) -> None:
     end = time.monotonic() + SOON
     while not true():
-        assert time.monotonic() < end, f"waiting for {what}: {said.read_text() if said else ''}"
+        assert time.monotonic() < end, f"waiting for {what}: {log.read_text() if log else ''}"
         time.sleep(0.02)
 
 
-def waits(folder: Path, answered: int) -> bool:
-    """Whether a tuner has asked, and waits for more than so many answers."""
-    if not (folder / FILE).exists():
+def tuner_waits(folder: Path, answered: int) -> bool:
+    """Whether a tuner has asked questions and waits after so many ratings."""
+    if not (folder / FILE_NAME).exists():
         return False
     with Ratings(folder) as store:
-        found = store.progress()
-    return found.state == WAITS and found.answered == answered and found.open > 0
+        progress = store.progress()
+    return progress.state == WAITS and progress.answered == answered and progress.open > 0
 
 
 RESUME = ("--resume-from-checkpoint", "last")
 
 
-def test_killed_and_interrupted_it_asks_nothing_twice(
+def test_a_killed_and_interrupted_run_asks_nothing_twice(
     whole: Whole, tuner: Any, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert whole.result.reason == "done"
-    assert 4 < whole.tuning < len(asked(whole.folder)), "the person was asked while tuning, and to judge"
-    folder, said, given = tmp_path / "out", tmp_path / "said", 0
+    assert 4 < whole.tuning < len(questions(whole.folder)), "the rater was asked while tuning and at the end"
+    folder, log, ratings_given = tmp_path / "out", tmp_path / "log", 0
     again = [*command, "--output-dir", str(folder), *RESUME]
 
-    def answers(count: int) -> None:
-        """Give answers until there are so many, and leave the tuner waiting for the next."""
-        nonlocal given
-        while known(folder) < count:
-            answer_one(folder)
-            given += 1
-        until(lambda: waits(folder, count), f"question {count + 1}", said)
+    def rate_until(count: int) -> None:
+        """Rate until there are so many ratings; the tuner then waits for the next."""
+        nonlocal ratings_given
+        while count_rated(folder) < count:
+            rate_next(folder)
+            ratings_given += 1
+        until(lambda: tuner_waits(folder, count), f"question {count + 1}", log)
 
     def forget() -> None:
-        """What a tuner that was killed said of itself."""
+        """Overwrite the state that a killed tuner left."""
         with Ratings(folder) as store:
-            store.state("killed")
+            store.set_state("killed")
 
     process = tuner(folder)
-    answers(3)
+    rate_until(3)
     process.send_signal(signal.SIGKILL)
     assert process.wait(SOON) == -signal.SIGKILL
     forget()
     process = tuner(folder, *RESUME)
-    until(lambda: waits(folder, 3) or process.poll() is not None, "the question that was open", said)
+    until(lambda: tuner_waits(folder, 3) or process.poll() is not None, "the question that was open", log)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(SOON) == 130, said.read_text()
-    assert time.monotonic() - began < 20, "two seconds on a machine that does nothing else"
+    assert process.wait(SOON) == 130, log.read_text()
+    assert time.monotonic() - began < 20, "takes two seconds on an idle machine"
     with Ratings(folder) as store:
         assert store.progress().state == DONE
-    assert "Traceback" not in said.read_text()
+    assert "Traceback" not in log.read_text()
 
     def interrupt() -> None:
-        until(lambda: waits(folder, 3), "the question that was open")
-        answers(whole.tuning)
+        until(lambda: tuner_waits(folder, 3), "the question that was open")
+        rate_until(whole.tuning)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -240,15 +242,15 @@ def test_killed_and_interrupted_it_asks_nothing_twice(
     assert left.value.code == 130, capsys.readouterr().err
     assert "interrupted" in capsys.readouterr().err
     assert not (folder / "result.json").exists()
-    assert lines(folder)[-1]["kind"] == "end", "all steps were taken: the judging was interrupted"
+    assert journal_lines(folder)[-1]["kind"] == "end", "all steps were taken; the final comparison was interrupted"
     with Person(folder) as person, pytest.raises(SystemExit) as left:
         main(again)
     assert left.value.code == 0, capsys.readouterr().err
-    given += person.answered
-    assert asked(folder) == asked(whole.folder)
-    assert given == showings(folder), "every showing was answered once"
-    assert lines(folder) == lines(whole.folder)
-    assert same(folder, whole.folder)
+    ratings_given += person.answered
+    assert questions(folder) == questions(whole.folder)
+    assert ratings_given == showings(folder), "every showing was rated once"
+    assert journal_lines(folder) == journal_lines(whole.folder)
+    assert same_weights(folder, whole.folder)
     result, before = (json.loads((f / "result.json").read_text()) for f in (folder, whole.folder))
     for name in ("kept", "after", "difference", "steps", "zero_share"):
         assert result[name] == before[name]
@@ -260,29 +262,29 @@ def test_killed_and_interrupted_it_asks_nothing_twice(
     assert all(len(pair["chosen"]) > len(pair["rejected"]) for pair in exported)
 
 
-def known(folder: Path) -> int:
-    """Questions answered, repeats left out."""
-    if not (folder / FILE).exists():
+def count_rated(folder: Path) -> int:
+    """The number of rated questions without repeats."""
+    if not (folder / FILE_NAME).exists():
         return 0
     with Ratings(folder) as store:
         return store.progress().answered
 
 
-def answer_one(folder: Path) -> None:
+def rate_next(folder: Path) -> None:
     end = time.monotonic() + SOON
     while time.monotonic() < end:
-        if (folder / FILE).exists():
+        if (folder / FILE_NAME).exists():
             with Ratings(folder) as store:
-                if (shown := store.next()) is not None:
-                    assert store.answer(shown.id, verdict(shown.answers))
+                if (shown := store.next_question()) is not None:
+                    assert store.record(shown.id, verdict(shown.completions))
                     return
         time.sleep(0.02)
-    raise AssertionError("nothing is asked")
+    raise AssertionError("no question is open")
 
 
-def test_what_a_person_likes_is_learned(whole: Whole, model: Path) -> None:
-    """The journal holds places alone, and they are the person's."""
-    steps = [line["tape"] for line in lines(whole.folder) if line["kind"] == "step"]
+def test_the_rater_decides_the_journal(whole: Whole, model: Path) -> None:
+    """The journal holds ranks only, and they come from the rater."""
+    steps = [line["tape"] for line in journal_lines(whole.folder) if line["kind"] == "step"]
     assert {kind for tape in steps for kind, _ in tape} == {"ranks"}
     assert any(len({*places}) > 1 for tape in steps for _, places in tape)
     assert whole.result.before.value == 0.5
@@ -291,39 +293,37 @@ def test_what_a_person_likes_is_learned(whole: Whole, model: Path) -> None:
     kept = weights(whole.folder)
     assert any(not torch.equal(kept[k], base[k]) for k in base) == (whole.result.kept == "tuned")
     with Ratings(whole.folder) as store:
-        found = store.progress()
-        assert (found.open, found.done) == (0, True)
-        assert found.planned is not None
-        assert found.answered <= found.planned == 4 * 2 + 4
-        agreed, repeated = store.agreement()
-    assert agreed == repeated, "who goes by content alone agrees with themselves"
+        progress = store.progress()
+        assert (progress.open, progress.done) == (0, True)
+        assert progress.planned is not None
+        assert progress.answered <= progress.planned == 4 * 2 + 4
+        agreed, repeated = agreement(store)
+    assert agreed == repeated, "this rater is consistent"
 
 
-def test_a_person_who_skips_everything_changes_nothing(model: Path, data: Path, tmp_path: Path) -> None:
-    with Person(tmp_path / "out", say=lambda shown: "skip") as person:
+def test_skipping_everything_keeps_the_base_model(model: Path, data: Path, tmp_path: Path) -> None:
+    with Person(tmp_path / "out", rate=lambda shown: "skip") as person:
         result = fit(model, data, tmp_path / "out")
     assert person.answered > 0
     assert (result.reason, result.kept, result.zero_share) == ("done", "start", 1.0)
     assert (result.before.value, result.after.value) == (0.5, 0.5)
-    assert same(tmp_path / "out", model)
+    assert same_weights(tmp_path / "out", model)
 
 
-def test_a_person_who_skips_the_judging_alone_keeps_the_start(model: Path, data: Path, tmp_path: Path) -> None:
+def test_skipping_the_final_questions_keeps_the_base_model(model: Path, data: Path, tmp_path: Path) -> None:
     judging: list[int] = []
 
     def emit(kind: str, event: Any) -> None:
         if event.get("text") == "judging the best weights":
-            judging.append(len(asked(tmp_path / "out")))
+            judging.append(len(questions(tmp_path / "out")))
 
-    with Person(tmp_path / "out", say=lambda s: "skip" if judging else verdict(s.answers)):
+    with Person(tmp_path / "out", rate=lambda s: "skip" if judging else verdict(s.completions)):
         result = fit(model, data, tmp_path / "out", emit=emit)
-    assert len(asked(tmp_path / "out")) > judging[0]
+    assert len(questions(tmp_path / "out")) > judging[0]
     assert (result.reason, result.kept, result.tuned.value) == ("done", "start", 0.5)
     assert result.zero_share < 1
-    assert same(tmp_path / "out", model)
+    assert same_weights(tmp_path / "out", model)
 
-
-# -- the page ----------------------------------------------------------------------------------------------------------
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -354,22 +354,22 @@ def test_a_run_through_the_page(whole: Whole, model: Path, data: Path, chromium:
     pressed: list[str] = []
 
     def look() -> tuple[str, ...] | None:
-        found = chromium.execute_script(SEEN)
-        return None if found is None else tuple(found)
+        texts = chromium.execute_script(SEEN)
+        return None if texts is None else tuple(texts)
 
     def rate() -> None:
-        until((folder / FILE).exists, "the first question")
+        until((folder / FILE_NAME).exists, "the first question")
         with serve(folder) as server:
             chromium.get(server.address)
             while not ended.wait(0.02):
                 texts, before = look(), showings(folder)
                 if texts is None:
                     continue
-                time.sleep(0.25)  # keys are taken a moment after a question is shown
+                time.sleep(0.25)  # the page ignores keys for a moment after a new question
                 if look() != texts:
                     continue
                 chromium.find_element("tag name", "body").send_keys(keys[verdict(texts)])
-                pause = time.monotonic() + 3  # until the answer is kept, and the next question is shown, or none is
+                pause = time.monotonic() + 3  # until the rating is saved and the page has changed
                 while time.monotonic() < pause and (showings(folder) == before or look() == texts):
                     time.sleep(0.02)
                 pressed.extend(["key"] * (showings(folder) > before))
@@ -383,6 +383,6 @@ def test_a_run_through_the_page(whole: Whole, model: Path, data: Path, chromium:
         person.join()
     assert result.reason == "done"
     assert len(pressed) == showings(folder) == whole.answered
-    assert asked(folder) == asked(whole.folder)
-    assert lines(folder) == lines(whole.folder)
-    assert same(folder, whole.folder)
+    assert questions(folder) == questions(whole.folder)
+    assert journal_lines(folder) == journal_lines(whole.folder)
+    assert same_weights(folder, whole.folder)

@@ -1,4 +1,4 @@
-"""The page's server: who is let in, what is refused, and that the store is served."""
+"""The page's server: who has access, which requests are refused, and that questions are served."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ import pytest
 
 from zotune.errors import OptionError, RunFolderError
 from zotune.humans import page as rating_page
-from zotune.humans.page import LARGEST_BODY, Server, serve
-from zotune.humans.store import DONE, FILE, Question, Ratings
+from zotune.humans.page import MAX_BODY, Server, serve
+from zotune.humans.ratings import DONE, Question, Ratings
+from zotune.humans.store import FILE_NAME
 
 NASTY = ("<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>&amp;\u2028\x00\ud800")
 
 
 class Reply:
-    def __init__(self, found: http.client.HTTPResponse) -> None:
-        self.status, self.headers, self.body = found.status, found.headers, found.read()
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, response.read()
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -46,26 +47,25 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Ratings]]:
-    """A page with one open question, for all tests whose requests change nothing."""
+    """A page with one open question, for tests whose requests change nothing."""
     folder = tmp_path_factory.mktemp("standing")
     with Ratings(folder) as ratings, serve(folder) as page:
         ratings.ask([Question("a", "p", ("x", "y"))])
         yield page, ratings
-        assert ratings.waiting(["a"]) == 1
+        assert ratings.count_open(["a"]) == 1
 
 
 def ask(server: Server, method: str, path: str, body: bytes | None = None, **headers: str | None) -> Reply:
-    """One request; `path` beginning with / is taken as it is, else it is beside the page. Headers given as None are
-    left out."""
-    whole = path if path.startswith("/") else f"/{server.token}/{path}"
-    said: dict[str, str | None] = {"Host": f"127.0.0.1:{server.port}"}
+    """One request; a `path` without a leading / is relative to the page. Headers that are None are omitted."""
+    target = path if path.startswith("/") else f"/{server.token}/{path}"
+    sent: dict[str, str | None] = {"Host": f"127.0.0.1:{server.port}"}
     if body is not None:
-        said |= {"Origin": f"http://127.0.0.1:{server.port}", "Content-Type": "application/json"}
-        said |= {"Content-Length": str(len(body))}
-    said |= {name.replace("_", "-"): value for name, value in headers.items()}
+        sent |= {"Origin": f"http://127.0.0.1:{server.port}", "Content-Type": "application/json"}
+        sent |= {"Content-Length": str(len(body))}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as line:
-        line.putrequest(method, whole, skip_host=True, skip_accept_encoding=True)
-        for name, value in said.items():
+        line.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in sent.items():
             if value is not None:
                 line.putheader(name, value)
         line.endheaders(body)
@@ -76,12 +76,12 @@ def post(server: Server, path: str, value: Any) -> Reply:
     return ask(server, "POST", path, json.dumps(value).encode())
 
 
-def test_questions_and_answers(server: Server, store: Ratings) -> None:
-    store.plan(2)
+def test_questions_verdicts_and_undo(server: Server, store: Ratings) -> None:
+    store.set_planned(2)
     store.ask([Question("a", "p", ("x", "y")), Question("b", "q", ("x", "y", "z"))])
     first = ask(server, "GET", "next").json()
     assert first["question"]["prompt"] == "p"
-    assert set(first["question"]) == {"id", "prompt", "answers"}, "nothing that tells which answer is which"
+    assert set(first["question"]) == {"id", "prompt", "answers"}, "nothing identifies the completions"
     place = first["question"]["answers"].index("y") + 1
     second = post(server, "answer", {"id": first["question"]["id"], "verdict": str(place)}).json()
     assert second["taken"] is True
@@ -95,18 +95,18 @@ def test_questions_and_answers(server: Server, store: Ratings) -> None:
     undone = post(server, "undo", {}).json()
     assert (undone["undo"], undone["question"]["prompt"]) == ("undone", "p")
     post(server, "answer", {"id": undone["question"]["id"], "verdict": "skip"})
-    store.use(["a"])
+    store.take_scores(["a"])
     assert post(server, "undo", {}).json()["undo"] == "used"
     body = json.dumps({"id": second["question"]["id"], "verdict": "3"}).encode()
     last = ask(server, "POST", "answer", body, Sec_Fetch_Site="same-origin").json()
     assert last["taken"] is True
     assert last["question"] is None
     assert not last["progress"]["done"]
-    store.state(DONE)
+    store.set_state(DONE)
     assert ask(server, "GET", "next").json()["progress"]["done"]
 
 
-def test_the_page_waits_for_a_store_and_makes_none(tmp_path: Path) -> None:
+def test_the_page_waits_for_the_ratings_file_and_creates_none(tmp_path: Path) -> None:
     with serve(tmp_path) as server:
         assert ask(server, "GET", "next").json() == {"question": None, "progress": None}
         assert post(server, "undo", {}).json()["undo"] == "nothing"
@@ -117,16 +117,16 @@ def test_the_page_waits_for_a_store_and_makes_none(tmp_path: Path) -> None:
             assert ask(server, "GET", "next").json()["question"]["prompt"] == "p"
 
 
-def test_text_is_data(server: Server, store: Ratings) -> None:
+def test_completions_are_json_strings(server: Server, store: Ratings) -> None:
     store.ask([Question("a", NASTY[0], (NASTY[1], NASTY[0]))])
     reply = ask(server, "GET", "next")
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.json()["question"]["prompt"] == NASTY[0]
     assert sorted(reply.json()["question"]["answers"]) == sorted([NASTY[1], NASTY[0]])
-    assert b"alert" not in ask(server, "GET", "").body, "the page itself holds no text of a question"
+    assert b"alert" not in ask(server, "GET", "").body, "the page itself contains no text of a question"
 
 
-def test_the_page_sets_text_only_as_text() -> None:
+def test_the_script_inserts_text_only_as_text() -> None:
     code = (Path(rating_page.__file__).parent / "page_files/rate.js").read_text()
     for way in (
         "innerHTML",
@@ -196,19 +196,19 @@ def test_every_server_has_its_own_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "host", [None, "", "evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}"]
 )
-def test_other_names_for_this_computer_are_refused(standing: tuple[Server, Ratings], host: str | None) -> None:
+def test_other_host_names_are_refused(standing: tuple[Server, Ratings], host: str | None) -> None:
     server, _ = standing
-    said = host and host.format(port=server.port)
-    assert ask(server, "GET", "", Host=said).status == 403
-    assert ask(server, "GET", "next", Host=said).status == 403
+    sent = host and host.format(port=server.port)
+    assert ask(server, "GET", "", Host=sent).status == 403
+    assert ask(server, "GET", "next", Host=sent).status == 403
 
 
-def test_localhost_is_this_computer(standing: tuple[Server, Ratings]) -> None:
+def test_localhost_is_accepted(standing: tuple[Server, Ratings]) -> None:
     server, _ = standing
     host = f"localhost:{server.port}"
     assert ask(server, "GET", "", Host=host).status == 200
     assert ask(server, "POST", "undo", b"{}", Host=host, Origin=f"http://{host}").status == 200
-    assert ask(server, "POST", "undo", b"{}", Host=host).status == 403, "of one page under two names, one posts"
+    assert ask(server, "POST", "undo", b"{}", Host=host).status == 403, "the Origin must be the name in Host"
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,12 @@ def test_localhost_is_this_computer(standing: tuple[Server, Ratings]) -> None:
         {"Sec_Fetch_Site": "none"},
     ],
 )
-def test_other_pages_post_nothing(standing: tuple[Server, Ratings], headers: dict[str, str | None]) -> None:
+def test_posts_of_other_pages_are_refused(standing: tuple[Server, Ratings], headers: dict[str, str | None]) -> None:
     server, store = standing
     body = json.dumps({"id": 1, "verdict": "1"}).encode()
-    said = {k: v and v.format(port=server.port) for k, v in headers.items()}
-    assert ask(server, "POST", "answer", body, **said).status == 403
-    assert store.waiting(["a"]) == 1
+    sent = {k: v and v.format(port=server.port) for k, v in headers.items()}
+    assert ask(server, "POST", "answer", body, **sent).status == 403
+    assert store.count_open(["a"]) == 1
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"])
@@ -252,7 +252,7 @@ def test_get_and_post_are_not_the_same(standing: tuple[Server, Ratings]) -> None
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b"[" * LARGEST_BODY, b'{"id": 1}', b'{"verdict": "1"}',
+    [b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b"[" * MAX_BODY, b'{"id": 1}', b'{"verdict": "1"}',
      b'{"id": "1", "verdict": "1"}', b'{"id": true, "verdict": "1"}', b'{"id": 1.0, "verdict": "1"}',
      b'{"id": -1, "verdict": "1"}', b'{"id": 99999999999999999999, "verdict": "1"}', b'{"id": 1, "verdict": 1}',
      b'{"id": 1, "verdict": null}', b'{"id": 1, "verdict": "3"}', b'{"id": 1, "verdict": "good"}',
@@ -264,7 +264,7 @@ def test_malformed_bodies(standing: tuple[Server, Ratings], body: bytes, capfd: 
     assert reply.status == 400
     assert b"Traceback" not in reply.body
     assert capfd.readouterr().err == ""
-    assert store.waiting(["a"]) == 1
+    assert store.count_open(["a"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_malformed_bodies(standing: tuple[Server, Ratings], body: bytes, capfd: 
         ({"Content_Length": "1e3"}, 411),
         ({"Content_Length": "²"}, 411),
         ({"Transfer_Encoding": "chunked"}, 411),
-        ({"Content_Length": str(LARGEST_BODY + 1)}, 413),
+        ({"Content_Length": str(MAX_BODY + 1)}, 413),
         ({"Content_Length": "9" * 4000}, 413),
         ({"Content_Type": None}, 415),
         ({"Content_Type": "text/plain"}, 415),
@@ -300,7 +300,7 @@ def test_bodies_of_the_wrong_kind_or_size(
         b"GET /" + b"a" * 70000 + b" HTTP/1.0\r\n\r\n",
     ],
 )
-def test_what_is_no_request(standing: tuple[Server, Ratings], raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_malformed_requests(standing: tuple[Server, Ratings], raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     server, _ = standing
     with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
         line.sendall(raw)
@@ -314,7 +314,7 @@ def test_what_is_no_request(standing: tuple[Server, Ratings], raw: bytes, capfd:
     assert capfd.readouterr().err == ""
 
 
-def test_a_browser_that_hangs_up_is_no_news(server: Server, store: Ratings, capfd: pytest.CaptureFixture[str]) -> None:
+def test_aborted_connections_are_ignored(server: Server, store: Ratings, capfd: pytest.CaptureFixture[str]) -> None:
     store.ask([Question("a", "p" * 10**6, ("x" * 10**6, "y"))])
     for _ in range(3):
         with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), 10)) as line:
@@ -324,7 +324,7 @@ def test_a_browser_that_hangs_up_is_no_news(server: Server, store: Ratings, capf
     assert capfd.readouterr().err == ""
 
 
-def test_only_this_computer_is_listened_to(server: Server) -> None:
+def test_the_server_listens_on_this_computer_only(server: Server) -> None:
     assert server._http.socket.getsockname()[0] == "127.0.0.1"
     assert server.address.startswith(f"http://127.0.0.1:{server.port}/")
     outside = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
@@ -333,15 +333,15 @@ def test_only_this_computer_is_listened_to(server: Server) -> None:
             pass
 
 
-def test_a_store_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("not a database, but long enough to look at " * 40)
+def test_an_unreadable_ratings_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("not a database, but long enough to look at " * 40)
     with serve(tmp_path) as server:
         reply = ask(server, "GET", "next")
     assert reply.status == 503
     assert b"cannot be opened" in reply.body
 
 
-def test_a_port_in_use_and_a_folder_that_is_not(server: Server, tmp_path: Path) -> None:
+def test_used_ports_and_missing_directories(server: Server, tmp_path: Path) -> None:
     for port in (server.port, 70000, -1):
         with pytest.raises(OptionError, match=f"port {port} cannot be used"):
             serve(tmp_path, port)
@@ -352,9 +352,7 @@ def test_a_port_in_use_and_a_folder_that_is_not(server: Server, tmp_path: Path) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes")
-def test_the_browser_is_told_by_a_file_that_no_other_user_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_browser_gets_the_address_from_a_private_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     with serve(tmp_path, open_browser=True) as server:

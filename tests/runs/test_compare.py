@@ -28,7 +28,9 @@ from zotune.cli import compare_command
 from zotune.cli.app import main
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError
 from zotune.humans import console
-from zotune.humans.store import FILE, Ratings, wilson
+from zotune.humans.preferences import wilson_interval
+from zotune.humans.ratings import Ratings
+from zotune.humans.store import FILE_NAME
 from zotune.runs import compare as comparing
 from zotune.runs.compare import Comparison, compare
 
@@ -97,12 +99,12 @@ def person(taste: Callable[[str], Any], most: int = 1000) -> tuple[Callable[[Pat
     def ask(folder: Path) -> None:
         with Ratings(folder) as store:
             for _ in range(most):
-                question = store.next()
+                question = store.next_question()
                 if question is None:
                     return
                 shown.append(question.prompt)
-                first, second = map(taste, question.answers)
-                store.answer(question.id, "tie" if first == second else "1" if first > second else "2")
+                first, second = map(taste, question.completions)
+                store.record(question.id, "tie" if first == second else "1" if first > second else "2")
 
     return ask, shown
 
@@ -139,7 +141,7 @@ def test_a_judge(two: Any, data: Path, judge: Path, tmp_path: Path, monkeypatch:
     assert 0 < wins + losses <= 6
     assert [found[k] for k in ("wins", "losses", "ties", "rows", "left")] == [wins, losses, 6 - wins - losses, 6, 0]
     assert found["rate"] == (wins + found["ties"] / 2) / 6
-    assert (found["low"], found["high"]) == wilson(found["rate"], 6)
+    assert (found["low"], found["high"]) == wilson_interval(found["rate"], 6)
     assert json.loads((folder / "result.json").read_text()) == found
     asked = (tmp_path / "asked.txt").read_text()
     assert len(asked.splitlines()) == wins + losses
@@ -299,14 +301,14 @@ def test_skipped_rows_count_nowhere(two: Any, data: Path, tmp_path: Path, told: 
 
     def ask(folder: Path) -> None:
         with Ratings(folder) as store:
-            first = store.next()
+            first = store.next_question()
             assert first
-            store.answer(first.id, "skip")
+            store.record(first.id, "skip")
         person(int)[0](folder)
 
     found = compare(*two, dataset=str(data), output_dir=str(tmp_path / "out"), ask=ask)
     assert (found.skipped, found.wins, found.left, found.rate) == (1, 5, 0, 1.0)
-    assert (found.low, found.high) == wilson(1.0, 5)
+    assert (found.low, found.high) == wilson_interval(1.0, 5)
 
 
 def test_the_terminal(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any, capsys: Any) -> None:
@@ -582,4 +584,4 @@ def test_questions_are_known_by_all_of_their_text() -> None:
 
     different: Sequence[str] = [key("p", "a", "b"), key("p", "b", "a"), key("pa", "", "b"), key("p", "ab", "")]
     assert len({*different}) == 4
-    assert FILE == "ratings.sqlite"
+    assert FILE_NAME == "ratings.sqlite"

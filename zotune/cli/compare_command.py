@@ -132,7 +132,7 @@ def _terminal(folder: Path, told: TextIO) -> None:
 def _page(folder: Path, port: int, open_browser: bool, told: TextIO) -> None:
     """Serve the questions until all are answered, and a moment more."""
     from zotune.humans.page import serve
-    from zotune.humans.store import Ratings
+    from zotune.humans.ratings import Ratings
 
     with Ratings(folder) as store, serve(folder, port, open_browser) as server:
         print(server.address, file=told, flush=True)

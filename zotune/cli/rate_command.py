@@ -21,14 +21,16 @@ def rate(
 ) -> None:
     """Say which answers are better. Ctrl-C ends it; answers are kept, and it may be started again at any time."""
     from zotune.errors import RunFolderError
-    from zotune.humans.store import FILE, Ratings
+    from zotune.humans.preferences import export_preferences
+    from zotune.humans.ratings import Ratings
+    from zotune.humans.store import FILE_NAME
 
     folder = Path(run)
     if export is not None:
-        if not (folder / FILE).exists():
+        if not (folder / FILE_NAME).exists():
             raise RunFolderError(f"{folder} has no ratings")
         with Ratings(folder) as store:
-            count = store.export(export)
+            count = export_preferences(store, export)
         _say(f"{count} preferences written to {export}")
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -45,7 +47,7 @@ def rate(
         signal.signal(signal.SIGTERM, before)
     from zotune.humans.console import summary
 
-    if (folder / FILE).exists():
+    if (folder / FILE_NAME).exists():
         with Ratings(folder) as store:
             _say(summary(store.progress()))
     else:

@@ -1,4 +1,7 @@
-"""Rating in a terminal: the same questions, sides and keys as on the page, for where there is no browser."""
+"""Rating in a terminal: the same questions, sides and keys as on the page, for computers without a browser.
+
+This module knows the queue of questions and nothing of the tuner.
+"""
 
 from __future__ import annotations
 
@@ -8,110 +11,118 @@ from pathlib import Path
 from typing import Final
 
 from zotune.errors import RunFolderError
-from zotune.humans.store import FILE, Progress, Ratings, Shown
+from zotune.humans.ratings import BlindQuestion, Progress, Ratings
+from zotune.humans.store import FILE_NAME
 from zotune.text import plain
 
 POLL: Final = 0.5
+"""Seconds between two checks for a new question."""
 _KEYS = {"t": "tie", "b": "bad", "s": "skip"}
-_UNDONE = {
-    "undone": "Taken back. Answer it again.",
-    "used": "The tuner has used that answer already: it stays.",
+_UNDO_MESSAGES = {
+    "undone": "Undone. Rate this question again.",
+    "used": "The tuner has already used that rating, so it cannot be undone.",
     "nothing": "There is nothing to undo.",
 }
 
+Read = Callable[[str], str]
+Write = Callable[[str], object]
 
-def rate(folder: str | Path, ask: Callable[[str], str] = input, tell: Callable[[str], object] = print) -> None:
-    """Show questions and take answers until the tuner is done, the person quits, or the input ends.
 
-    Waits where there is nothing to answer yet, or no store. Raises RunFolderError where there is no folder.
+def rate(folder: str | Path, read: Read = input, write: Write = print) -> None:
+    """Show questions and record verdicts until the tuner is done, the rater quits, or the input ends.
+
+    Waits while no question is open or the tuner has not started. read: prints a prompt and returns a line, EOFError at
+    the end of the input; write: prints a text. Raises RunFolderError if the directory does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunFolderError(f"{folder} does not exist", hint="is this a run folder?")
-    told = _wait_for(folder, tell)
-    with Ratings(folder) as store:
+        raise RunFolderError(f"the run directory {folder} does not exist", hint="check the path")
+    status = _wait_for_store(folder, write)
+    with Ratings(folder) as ratings:
         while True:
-            shown, progress = store.next(), store.progress()
-            if shown is None:
+            question, progress = ratings.next_question(), ratings.progress()
+            if question is None:
                 if progress.done:
-                    tell("All done, thank you.")
+                    write("All done, thank you.")
                     return
-                told = _tell_once(_waiting(progress), told, tell)
+                status = _write_change(_waiting_text(progress), status, write)
                 time.sleep(POLL)
                 continue
-            told = ""
-            tell(_page(shown, progress))
-            if not _one(store, shown, ask, tell):
+            status = ""
+            write(_question_text(question, progress))
+            if not _rate_question(ratings, question, read, write):
                 return
 
 
 def summary(progress: Progress | None) -> str:
-    """One line: how many are answered, and how often a repeat had the same answer."""
+    """One line: how many questions are rated, and how often a repeat got the same rating."""
     if progress is None:
         return "no questions yet"
     count = progress.answered
-    text = f"{count} question{'' if count == 1 else 's'} answered"
-    if progress.planned:
-        text += f" of {progress.planned}"
+    text = f"{count} of {progress.planned} questions rated" if progress.planned else f"{count} questions rated"
+    if count == 1 and not progress.planned:
+        text = "1 question rated"
     if progress.repeated:
-        text += f"; the same answer on {progress.agreed} of {progress.repeated} repeats"
+        text += f"; {progress.agreed} of {progress.repeated} repeats got the same rating"
     return text
 
 
-def span(seconds: float) -> str:
-    """Seconds in words, to the minute."""
+def duration(seconds: float) -> str:
+    """Seconds in words, rounded to minutes."""
     hours, minutes = divmod(round(seconds / 60), 60)
     if hours:
         return f"about {hours} h {minutes} min" if minutes else f"about {hours} h"
     return f"about {minutes} min" if minutes else "under a minute"
 
 
-def _one(store: Ratings, shown: Shown, ask: Callable[[str], str], tell: Callable[[str], object]) -> bool:
-    """Take the answer to one question, or an undo; False where the person quits."""
-    places = [str(i + 1) for i in range(len(shown.answers))]
+def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write: Write) -> bool:
+    """Record one verdict or undo the last one; False if the rater quits."""
+    places = [str(i + 1) for i in range(len(question.completions))]
     while True:
         try:
-            said = ask("> ").strip().lower()
+            key = read("> ").strip().lower()
         except EOFError:
             return False
-        if said == "q":
+        if key == "q":
             return False
-        if said == "u":
-            tell(_UNDONE[store.undo()])
+        if key == "u":
+            write(_UNDO_MESSAGES[ratings.undo()])
             return True
-        if said in places or said in _KEYS:
-            if not store.answer(shown.id, _KEYS.get(said, said)):
-                tell("That one was answered already.")
+        if key in places or key in _KEYS:
+            if not ratings.record(question.id, _KEYS.get(key, key)):
+                write("This question was already rated.")
             return True
-        tell(f"The keys are {', '.join(places)}, t, b, s, u and q.")
+        write(f"Type one of {', '.join(places)}, t, b, s, u or q.")
 
 
-def _page(shown: Shown, progress: Progress) -> str:
+def _question_text(question: BlindQuestion, progress: Progress) -> str:
     head = f"{progress.answered + 1}" + (f" of {progress.planned}" if progress.planned else "")
     if progress.left:
-        head += f" · {span(progress.left)} left"
-    parts = [f"── {head} ──", plain(shown.prompt)]
-    parts += [f"[{i}]\n{plain(text) or '(empty)'}" for i, text in enumerate(shown.answers, 1)]
-    bad = "both bad" if len(shown.answers) == 2 else "all bad"
-    parts.append(f"1 to {len(shown.answers)} choose · t tie · b {bad} · s skip · u undo · q quit")
+        head += f" · {duration(progress.left)} left"
+    parts = [f"── {head} ──", plain(question.prompt)]
+    parts += [f"[{i}]\n{plain(text) or '(empty)'}" for i, text in enumerate(question.completions, 1)]
+    bad = "both bad" if len(question.completions) == 2 else "all bad"
+    parts.append(f"1 to {len(question.completions)} choose · t tie · b {bad} · s skip · u undo · q quit")
     return "\n" + "\n\n".join(parts)
 
 
-def _waiting(progress: Progress) -> str:
+def _waiting_text(progress: Progress) -> str:
     if progress.running:
-        return "Waiting for the next answers" + (f": {plain(progress.state)}" if progress.state else "") + " …"
-    return "The tuner is not running. Your answers are kept; waiting for it …"
+        return "Waiting for the next question" + (f": {plain(progress.state)}" if progress.state else "") + " …"
+    return "The tuner is not running. Your ratings are saved; waiting for the tuner to start again …"
 
 
-def _wait_for(folder: Path, tell: Callable[[str], object]) -> str:
-    told = ""
-    while not (folder / FILE).exists():
-        told = _tell_once("Waiting for the tuner …", told, tell)
+def _wait_for_store(folder: Path, write: Write) -> str:
+    """Wait until the tuner has created the ratings file; the last status line."""
+    status = ""
+    while not (folder / FILE_NAME).exists():
+        status = _write_change("Waiting for the tuner …", status, write)
         time.sleep(POLL)
-    return told
+    return status
 
 
-def _tell_once(text: str, told: str, tell: Callable[[str], object]) -> str:
-    if text != told:
-        tell(text)
+def _write_change(text: str, previous: str, write: Write) -> str:
+    """Write a status line unless it equals the previous one; returns it."""
+    if text != previous:
+        write(text)
     return text

@@ -29,7 +29,9 @@ from zotune.data.splits import Record
 from zotune.data.templates import Spec
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.humans import console
-from zotune.humans.store import ASKED, FILE, Question, Ratings, rated, write_whole
+from zotune.humans.preferences import WinRate, agreement
+from zotune.humans.ratings import ALL_ASKED, Question, Ratings
+from zotune.humans.store import FILE_NAME, write_whole
 from zotune.models import loading
 from zotune.runs import evaluate
 from zotune.runs.heldout import wins
@@ -78,7 +80,7 @@ class Comparison:
     """What comparing came to, in rows.
 
     wins, losses, ties: of A; same: ties because both said the same; skipped: answered by "cannot say"; left: without an
-    answer yet. rate: of A, a tie counting a half; low, high: its 95 % interval by Wilson (`Ratings.win_rate`). agreed,
+    answer yet. rate: of A, a tie counting a half; low, high: its 95 % interval by Wilson (`WinRate`). agreed,
     repeated: of the questions that a person was shown twice, how many had the same answer. judge: None: a person.
     """
 
@@ -396,15 +398,15 @@ def _asked(folder: Path, pairs: Sequence[Pair], cfg: RunConfig, ask: Callable[[P
         progress = store.progress()
         if progress.answered + progress.open > len(keys):
             raise RunFolderError(
-                f"{folder / FILE} holds questions about other completions", hint="another --output-dir"
+                f"{folder / FILE_NAME} holds questions about other completions", hint="another --output-dir"
             )
-        store.plan(len(keys))
-        store.state(ASKED)
-        if store.waiting(keys):
+        store.set_planned(len(keys))
+        store.set_state(ALL_ASKED)
+        if store.count_open(keys):
             with contextlib.suppress(KeyboardInterrupt):
                 ask(folder)
         found = store.scores(keys)
-        agreed, repeated = store.agreement()
+        agreed, repeated = agreement(store)
     strengths = {i: found[p.key] for i, p in enumerate(pairs) if p.key in found}
     return _Outcomes({i: None if s is None else s[0] for i, s in strengths.items()}, agreed, repeated)
 
@@ -479,7 +481,7 @@ def _result(
 ) -> Comparison:
     won = list(outcomes.won.values())
     same = sum(pair.same for pair in pairs)
-    counts = rated(won.count(1.0), won.count(0.0), won.count(0.5) + same)
+    counts = WinRate.from_counts(won.count(1.0), won.count(0.0), won.count(0.5) + same)
     return Comparison(
         folder=folder,
         a=names[0],

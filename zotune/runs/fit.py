@@ -20,7 +20,7 @@ from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
-from zotune.humans import store as ratings
+from zotune.humans.store import FILE_NAME as RATINGS_FILE
 from zotune.runs import export, model_card, replay
 from zotune.runs.heldout import Difference, Scored, linear_probe
 from zotune.runs.plan import embedded_data, plan
@@ -196,7 +196,7 @@ def _fit(
         try:
             return _tuned(session, journal, folder, resume, before, stop, started)
         except BaseException:  # Ctrl-C too: a folder without a step is no run
-            answered = (folder / ratings.FILE).exists()  # a person's answers are not thrown away
+            answered = (folder / RATINGS_FILE).exists()  # a person's answers are not thrown away
             tuned = any(line["kind"] == "step" for line in journal.lines)
             if not resume and not answered and not tuned and not them.rank:
                 journal.close()

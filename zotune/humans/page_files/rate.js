@@ -1,19 +1,22 @@
-// The page shows what /next gives and posts what a person says. All text goes in by textContent: nothing that a model
-// wrote is ever read as markup. Where a request fails, nothing is lost: the question stays and is asked for again.
+// The rating page: shows the question that /next returns and posts the rater's verdicts.
+// All text is inserted by textContent, so nothing that a model wrote is parsed as markup.
+// If a request fails, the question stays on the page and can be rated again.
 
-const POLL = 1200; // ms between looks for a question while none is open
-const SLOW = 5000; // the same when the tuner is done or the server is away
-const SETTLE = 180; // ms for which keys are not taken after a question has appeared: the second half of a double press
-const WORDS = { t: "tie", b: "bad", s: "skip" };
+const POLL = 1200; // ms between two requests while no question is open
+const SLOW_POLL = 5000; // ms between two requests while the tuner is done or the server does not reply
+const SETTLE = 180; // ms after a new question in which keys are ignored: the second press of a double press
+const MESSAGE_TIME = 6000; // ms for which a message is shown
+const VERDICTS = { t: "tie", b: "bad", s: "skip" };
+const TITLE = "Which answer is better?";
 
-const at = (id) => document.getElementById(id);
-let shown = null; // the question on the page
-let since = 0; // when it appeared
-let busy = false; // a request of the person's is on its way
-let timer = 0;
-let hush = 0;
+const element = (id) => document.getElementById(id);
+let current = null; // the question on the page
+let shownAt = 0; // when it appeared, in ms
+let busy = false; // whether a verdict or an undo is being sent
+let pollTimer = 0;
+let messageTimer = 0;
 
-async function call(name, body) {
+async function request(name, body) {
   const options = { cache: "no-store", credentials: "omit" };
   if (body) {
     Object.assign(options, { method: "POST", headers: { "Content-Type": "application/json" } });
@@ -24,94 +27,94 @@ async function call(name, body) {
   return reply.json();
 }
 
-function later(wait) {
-  clearTimeout(timer);
-  timer = setTimeout(look, wait);
+function schedulePoll(wait) {
+  clearTimeout(pollTimer);
+  pollTimer = setTimeout(poll, wait);
 }
 
-async function look() {
-  clearTimeout(timer);
+async function poll() {
+  clearTimeout(pollTimer);
   if (busy) return;
   try {
-    const found = await call("next");
-    if (!busy) show(found);
+    const reply = await request("next");
+    if (!busy) show(reply);
   } catch (error) {
-    away(error);
+    showError(error);
   }
 }
 
 async function send(name, body) {
   if (busy) return;
   busy = true;
-  clearTimeout(timer);
+  clearTimeout(pollTimer);
   document.body.classList.add("busy");
   try {
-    const found = await call(name, body);
+    const reply = await request(name, body);
     busy = false;
-    if (found.taken === false) say("That one was answered already.");
-    else if (found.undo === "used") say("The tuner has used that answer already: it stays.");
-    else if (found.undo === "nothing") say("There is nothing to undo.");
-    else if (found.undo === "undone") say("Taken back. Answer it again.");
-    else say("");
-    show(found);
+    if (reply.taken === false) showMessage("This question was already rated.");
+    else if (reply.undo === "used") showMessage("The tuner has already used that rating, so it cannot be undone.");
+    else if (reply.undo === "nothing") showMessage("There is nothing to undo.");
+    else if (reply.undo === "undone") showMessage("Undone. Rate this question again.");
+    else showMessage("");
+    show(reply);
   } catch (error) {
     busy = false;
-    if (shown && error.status !== 404) {
-      say(error.status ? `Not saved: ${error.message}` : "Not saved: nobody serves this page now. Start zotune again.");
-    } else away(error);
+    if (current && error.status !== 404) {
+      showMessage(`Not saved: ${error.status ? error.message : "zotune is not running. Start it again."}`);
+    } else showError(error);
   } finally {
     document.body.classList.remove("busy");
   }
 }
 
-function verdict(word) {
-  if (shown) send("answer", { id: shown.id, verdict: word });
+function rate(verdict) {
+  if (current) send("answer", { id: current.id, verdict });
 }
 
 function show({ question, progress }) {
-  const fresh = question && question.id !== shown?.id;
-  facts(progress);
-  at("dock").hidden = !progress || progress.done || (!question && !progress.answered);
-  for (const id of ["tie", "bad", "skip"]) at(id).hidden = !question;
-  at("question").hidden = !question;
-  at("pause").hidden = Boolean(question);
-  shown = question;
-  if (fresh) draw(question);
+  const isNew = question && question.id !== current?.id;
+  showStatus(progress);
+  element("dock").hidden = !progress || progress.done || (!question && !progress.answered);
+  for (const verdict of Object.values(VERDICTS)) element(verdict).hidden = !question;
+  element("question").hidden = !question;
+  element("pause").hidden = Boolean(question);
+  current = question;
+  if (isNew) showQuestion(question);
   if (question) return;
-  document.title = "Which answer is better?";
-  rest(progress);
+  document.title = TITLE;
+  showWaiting(progress);
 }
 
-function draw(question) {
-  const many = question.answers.length;
-  const held = document.activeElement?.closest("#answers");
-  fill(at("prompt"), question.prompt);
-  at("bad-word").textContent = many > 2 ? "All bad" : "Both bad";
-  at("ask").textContent = many > 2 ? "Which answer is the best?" : "Which answer is better?";
-  at("answers").dataset.many = many;
-  at("answers").replaceChildren(...question.answers.map(card));
-  at("question").dataset.id = question.id;
-  since = performance.now();
+function showQuestion(question) {
+  const count = question.answers.length;
+  const hadFocus = document.activeElement?.closest("#answers");
+  fill(element("prompt"), question.prompt);
+  element("bad-label").textContent = count > 2 ? "All bad" : "Both bad";
+  element("heading").textContent = count > 2 ? "Which answer is the best?" : TITLE;
+  element("answers").dataset.many = count;
+  element("answers").replaceChildren(...question.answers.map(answerCard));
+  element("question").dataset.id = question.id;
+  shownAt = performance.now();
   window.scrollTo(0, 0);
-  for (const part of [at("prompt"), at("answers")]) {
+  for (const part of [element("prompt"), element("answers")]) {
     part.classList.remove("new");
-    void part.offsetWidth; // so that the animation starts again
+    void part.offsetWidth; // a reflow restarts the animation
     part.classList.add("new");
   }
-  if (held) at("ask").focus({ preventScroll: true });
-  at("spoken").textContent = `New question with ${many} answers`;
+  if (hadFocus) element("heading").focus({ preventScroll: true });
+  element("announcement").textContent = `New question with ${count} answers`;
   if (document.hidden) document.title = "● A question is waiting";
 }
 
-function card(text, place) {
-  const key = String(place + 1);
-  const box = document.createElement("article");
+function answerCard(text, index) {
+  const key = String(index + 1);
+  const card = document.createElement("article");
   const body = document.createElement("div");
   const foot = document.createElement("div");
   const button = document.createElement("button");
   const badge = document.createElement("kbd");
-  const words = document.createElement("span");
-  box.setAttribute("aria-label", `Answer ${key}`);
+  const label = document.createElement("span");
+  card.setAttribute("aria-label", `Answer ${key}`);
   body.className = "text";
   body.dir = "auto";
   fill(body, text);
@@ -120,13 +123,13 @@ function card(text, place) {
   button.className = "choose";
   button.setAttribute("aria-keyshortcuts", key);
   badge.textContent = key;
-  words.textContent = "This one";
-  words.setAttribute("aria-label", `Choose answer ${key}`);
-  button.append(badge, words);
-  button.addEventListener("click", () => verdict(key));
+  label.textContent = "This one";
+  label.setAttribute("aria-label", `Choose answer ${key}`);
+  button.append(badge, label);
+  button.addEventListener("click", () => rate(key));
   foot.append(button);
-  box.append(body, foot);
-  return box;
+  card.append(body, foot);
+  return card;
 }
 
 function fill(box, text) {
@@ -135,8 +138,8 @@ function fill(box, text) {
   box.classList.toggle("empty", empty);
 }
 
-function facts(progress) {
-  const bar = at("bar");
+function showStatus(progress) {
+  const bar = element("bar");
   const parts = [];
   bar.hidden = !progress?.planned;
   if (progress) {
@@ -144,102 +147,103 @@ function facts(progress) {
       bar.max = progress.planned;
       bar.value = progress.answered;
       parts.push(`${progress.answered} of ${progress.planned}`);
-    } else if (progress.answered) parts.push(`${progress.answered} answered`);
-    if (progress.left !== null && progress.left > 0 && !progress.done) parts.push(`${span(progress.left)} left`);
-    if (progress.repeated) {
-      parts.push(`same answer on ${progress.agreed} of ${progress.repeated} repeats`);
-    }
+    } else if (progress.answered) parts.push(`${progress.answered} rated`);
+    if (progress.left !== null && progress.left > 0 && !progress.done) parts.push(`${duration(progress.left)} left`);
+    if (progress.repeated) parts.push(`same rating on ${progress.agreed} of ${progress.repeated} repeats`);
   }
-  at("facts").replaceChildren(
+  element("status").replaceChildren(
     ...parts.map((text) => Object.assign(document.createElement("span"), { textContent: text })),
   );
-  const tuner = at("tuner");
+  const tuner = element("tuner");
   const state = !progress ? "" : progress.done ? "done" : progress.running ? "running" : "stopped";
   tuner.dataset.state = state;
   tuner.textContent = { running: progress?.state || "tuner running", stopped: "tuner not running" }[state] ?? "";
 }
 
-function span(seconds) {
+function duration(seconds) {
   const minutes = Math.round(seconds / 60);
   if (minutes < 1) return "under a minute";
   if (minutes < 60) return `about ${minutes} min`;
   return `about ${Math.floor(minutes / 60)} h ${minutes % 60 ? `${minutes % 60} min` : ""}`.trim();
 }
 
-function rest(progress) {
-  const asked = progress && progress.answered > 0;
+function showWaiting(progress) {
+  const started = progress && progress.answered > 0;
   if (progress?.done) {
-    const same = progress.repeated
-      ? ` Of ${progress.repeated} shown twice you answered ${progress.agreed} the same way.`
+    const repeats = progress.repeated
+      ? ` ${progress.agreed} of ${progress.repeated} repeated questions got the same rating.`
       : "";
     const count = progress.answered === 1 ? "1 question" : `${progress.answered} questions`;
-    pause("done", "All done, thank you", `You answered ${count}.${same} This page can be closed.`);
-    later(SLOW);
+    showPause("done", "All done, thank you", `You rated ${count}.${repeats} You can close this page.`);
+    schedulePoll(SLOW_POLL);
   } else if (progress?.running) {
-    const doing = progress.state ? `The tuner is busy: ${progress.state}` : "The tuner is busy.";
-    pause("wait", asked ? "Waiting for the next answers" : "Waiting for the first answers", doing);
-    later(POLL);
-  } else if (asked || progress?.planned || progress?.state) {
-    pause("still", "The tuner is not running", "Your answers are kept. Start it again, and this page goes on by itself.");
-    later(POLL);
+    const activity = progress.state ? `The tuner is busy: ${progress.state}` : "The tuner is busy.";
+    showPause("wait", started ? "Waiting for the next question" : "Waiting for the first question", activity);
+    schedulePoll(POLL);
+  } else if (started || progress?.planned || progress?.state) {
+    showPause("still", "The tuner is not running", "Your ratings are saved. Start it again, and this page continues.");
+    schedulePoll(POLL);
   } else {
-    pause("wait", "Waiting for the tuner", "The first question appears here as soon as it asks. Leave this page open.");
-    later(POLL);
+    showPause("wait", "Waiting for the tuner", "The first question will appear here. Leave this page open.");
+    schedulePoll(POLL);
   }
 }
 
-function away(error) {
-  if (!error.status && !at("pause").hidden && at("mark").dataset.kind === "done") {
-    later(SLOW); // whoever served the page has ended with the last answer, and nothing is missing
+function showError(error) {
+  if (!error.status && !element("pause").hidden && element("mark").dataset.kind === "done") {
+    schedulePoll(SLOW_POLL); // the server ended after the last rating, and no rating is missing
   } else if (error.status === 404) {
-    gone("This address is no longer valid", "zotune was started again: open the address that it prints now.");
+    showUnavailable("This address is no longer valid", "zotune was started again: open the address that it printed last.");
   } else if (error.status) {
-    gone("The answers cannot be read", error.message);
-    later(SLOW);
+    showUnavailable("The ratings cannot be read", error.message);
+    schedulePoll(SLOW_POLL);
   } else {
-    gone("Nobody serves this page now", "Your answers are kept. Start zotune again and open the address that it prints.");
-    later(SLOW);
+    showUnavailable(
+      "zotune is not running",
+      "Your ratings are saved. Start zotune again and open the address that it prints.",
+    );
+    schedulePoll(SLOW_POLL);
   }
 }
 
-function gone(title, text) {
-  shown = null;
-  facts(null);
-  at("dock").hidden = true;
-  at("question").hidden = true;
-  at("pause").hidden = false;
-  pause("still", title, text);
+function showUnavailable(title, text) {
+  current = null;
+  showStatus(null);
+  element("dock").hidden = true;
+  element("question").hidden = true;
+  element("pause").hidden = false;
+  showPause("still", title, text);
 }
 
-function pause(kind, title, text) {
-  at("mark").dataset.kind = kind;
-  for (const [id, words] of [["pause-title", title], ["pause-text", text]]) {
-    if (at(id).textContent !== words) at(id).textContent = words;
+function showPause(kind, title, text) {
+  element("mark").dataset.kind = kind;
+  for (const [id, content] of [["pause-title", title], ["pause-text", text]]) {
+    if (element(id).textContent !== content) element(id).textContent = content;
   }
-  if (at("spoken").textContent !== title) at("spoken").textContent = title;
+  if (element("announcement").textContent !== title) element("announcement").textContent = title;
 }
 
-function say(text) {
-  clearTimeout(hush);
-  at("said").textContent = text;
-  if (text) hush = setTimeout(() => say(""), 6000);
+function showMessage(text) {
+  clearTimeout(messageTimer);
+  element("message").textContent = text;
+  if (text) messageTimer = setTimeout(() => showMessage(""), MESSAGE_TIME);
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   const key = event.key.toLowerCase();
-  if (key === "u" && !at("dock").hidden) send("undo", {});
-  else if (!shown || performance.now() - since < SETTLE) return;
-  else if (key in WORDS) verdict(WORDS[key]);
-  else if (/^[1-9]$/.test(key) && Number(key) <= shown.answers.length) verdict(key);
+  if (key === "u" && !element("dock").hidden) send("undo", {});
+  else if (!current || performance.now() - shownAt < SETTLE) return;
+  else if (key in VERDICTS) rate(VERDICTS[key]);
+  else if (/^[1-9]$/.test(key) && Number(key) <= current.answers.length) rate(key);
   else return;
   event.preventDefault();
 });
-for (const word of Object.values(WORDS)) at(word).addEventListener("click", () => verdict(word));
-at("undo").addEventListener("click", () => send("undo", {}));
+for (const verdict of Object.values(VERDICTS)) element(verdict).addEventListener("click", () => rate(verdict));
+element("undo").addEventListener("click", () => send("undo", {}));
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
-  document.title = "Which answer is better?";
-  look(); // what is on the page may have been answered elsewhere; and the time of an answer counts from here
+  document.title = TITLE;
+  poll(); // the question may have been rated elsewhere, and the time of a verdict counts from this request
 });
-look();
+poll();

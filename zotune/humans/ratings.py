@@ -1,0 +1,356 @@
+"""The queue of questions between a tuner and its raters: pairs of completions in, verdicts out.
+
+The tuner asks and reads scores; the page or the terminal shows questions and records verdicts. The two share only the
+file `ratings.sqlite` in the run directory, so each may be stopped, killed and started again at any time. A question is
+on disk before anybody sees it and a verdict is on disk before it is acknowledged, so nothing is lost or asked twice.
+
+Rating is blind: completions are shuffled by a hash of the seed and the question's key. Before about one question in ten
+an earlier question is shown again with its sides swapped, which measures how consistent a rater is.
+
+This module knows nothing of models, pages or terminals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from zotune.errors import OptionError, RunFolderError, ZotuneError, nearest
+from zotune.humans.preferences import count_agreement
+from zotune.humans.store import Store
+from zotune.seeds import derive
+
+PURPOSES: Final = ("tune", "judge", "compare")
+REPEATED_PURPOSES: Final = ("tune", "compare")
+NO_CHOICE: Final = ("tie", "bad", "skip")
+"""The verdicts that choose no completion."""
+DONE: Final = "done"
+"""The tuner's state after its last question."""
+ALL_ASKED: Final = "comparing"
+"""The state if all questions are asked at once: no tuner is waited for, and rating ends when none is open."""
+
+MAX_COMPLETIONS: Final = 9
+"""Completions in a question at most: the rater chooses with the keys 1 to 9."""
+REPEAT_EVERY: Final = 10
+"""One question in so many is preceded by a repeat."""
+HEARTBEAT_TIMEOUT: Final = 15.0
+"""Seconds without a heartbeat after which the tuner counts as stopped."""
+HEARTBEAT_PERIOD: Final = 2.0
+TIMED_VERDICTS: Final = 50
+"""Number of the latest verdicts whose median time predicts the time left."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with two to nine completions to compare. Raises OptionError if a field is out of range.
+
+    key: unique and stable; questions with the same key are the same question.
+    purpose: "tune" (a training step), "judge" (the final comparison with the base model) or "compare" (a win rate).
+    """
+
+    key: str
+    prompt: str
+    completions: tuple[str, ...]
+    purpose: str = "tune"
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            raise OptionError("a question needs a key, got ''")
+        if self.purpose not in PURPOSES:
+            raise OptionError(
+                f"a question's purpose must be one of {', '.join(PURPOSES)}, got {self.purpose!r}",
+                hint=nearest(str(self.purpose), PURPOSES),
+            )
+        if not 2 <= len(self.completions) <= MAX_COMPLETIONS:
+            raise OptionError(f"a question needs 2 to {MAX_COMPLETIONS} completions, got {len(self.completions)}")
+
+
+@dataclass(frozen=True)
+class BlindQuestion:
+    """A question as a rater sees it: completions in the order of their places, without anything that identifies them.
+
+    id: identifies this showing of the question; after an undo the question gets a new id.
+    """
+
+    id: int
+    prompt: str
+    completions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the rating is.
+
+    answered, open: questions with and without a verdict. planned: questions expected in total, None if unknown.
+    seconds: median time of the latest verdicts; left: seconds of rating left; None if unknown. agreed, repeated: see
+    `preferences.agreement`; the other counts exclude repeats. state: what the tuner does; running: whether it runs.
+    done: no question is open and none will come.
+    """
+
+    answered: int
+    open: int
+    planned: int | None
+    seconds: float | None
+    left: float | None
+    agreed: int
+    repeated: int
+    state: str
+    running: bool
+    done: bool
+
+
+class Ratings(Store):
+    """The questions and verdicts of one run directory; a context manager.
+
+    seed: shuffles the sides of the questions that this object asks. Raises RunFolderError as `Store` does.
+    """
+
+    def __init__(self, folder: str | Path, seed: int = 0) -> None:
+        super().__init__(folder)
+        self.seed = seed
+
+    def __enter__(self) -> Ratings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def ask(self, questions: Sequence[Question]) -> None:
+        """Tuner: add questions to the queue in this order, all or none. A question that was added before stays.
+
+        Raises RunFolderError if the key of a question belongs to another text.
+        """
+        with self.writing() as db:
+            for question in questions:
+                body = json.dumps([question.prompt, list(question.completions)])
+                stored = db.execute("SELECT purpose, body FROM questions WHERE key = ?", (question.key,)).fetchone()
+                if stored is None:
+                    cursor = db.execute(
+                        "INSERT INTO questions (key, purpose, body) VALUES (?, ?, ?)",
+                        (question.key, question.purpose, body),
+                    )
+                    sides = json.dumps(_shuffled(self.seed, question.key, len(question.completions)))
+                    _add_showing(db, cursor.lastrowid, None, sides)
+                elif stored != (question.purpose, body):
+                    raise RunFolderError(
+                        f"{self.path}: question {question.key!r} was asked before with another text",
+                        hint="use a new run directory",
+                    )
+            _set_facts(db, beat=time.time())
+
+    def scores(self, keys: Sequence[str]) -> dict[str, tuple[float, ...] | None]:
+        """Tuner: the scores of those of these questions that have a verdict, one float a completion in asking order.
+
+        The chosen completion scores 1 and the others 0; after "tie" and "bad" each scores 0.5; None after "skip".
+        Verdicts of repeats do not count.
+        """
+        with self.reading() as db:
+            return _scores(db, keys)
+
+    def take_scores(self, keys: Sequence[str]) -> dict[str, tuple[float, ...] | None]:
+        """Tuner: `scores`, and mark these ratings as used in the same transaction: they cannot be undone afterwards."""
+        with self.writing() as db:
+            scores = _scores(db, keys)
+            db.execute(
+                "UPDATE questions SET used = 1 WHERE key IN (SELECT value FROM json_each(?))",
+                (json.dumps([*scores]),),
+            )
+            return scores
+
+    def count_open(self, keys: Sequence[str]) -> int:
+        """Tuner: the number of these questions that have no verdict yet."""
+        return len(set(keys)) - len(self.scores(keys))
+
+    def set_planned(self, total: int) -> None:
+        """Tuner: set the number of questions expected in total, including those asked already."""
+        with self.writing() as db:
+            _set_facts(db, planned=total)
+
+    def set_state(self, text: str) -> None:
+        """Tuner: set the text that raters see while they wait, such as "generating". `DONE` ends the rating."""
+        with self.writing() as db:
+            _set_facts(db, state=text, beat=time.time())
+
+    @contextlib.contextmanager
+    def heartbeat(self, period: float = HEARTBEAT_PERIOD) -> Iterator[None]:
+        """Tuner: count as running inside the block, whatever is computed there, and as stopped after it."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(period):
+                with contextlib.suppress(ZotuneError):
+                    self._set_heartbeat(time.time())
+
+        self._set_heartbeat(time.time())
+        thread = threading.Thread(target=beat, name="zotune-ratings", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self._set_heartbeat(0.0)
+
+    def _set_heartbeat(self, moment: float) -> None:
+        with self.writing() as db:
+            _set_facts(db, beat=moment)
+
+    def next_question(self) -> BlindQuestion | None:
+        """Rater: the question to show, the oldest open one or a repeat that is due before it; None if none is open.
+
+        It stays the same until it is rated. The time of a verdict is measured from the last call.
+        """
+        with self.writing() as db:
+            row = db.execute(
+                "SELECT id, question, before FROM showings WHERE verdict IS NULL ORDER BY before IS NULL, question"
+            ).fetchone()
+            if row is None:
+                return None
+            id, number, before = row
+            if before is None:
+                id = _add_repeat(db, number) or id
+            db.execute("UPDATE showings SET shown = ? WHERE id = ?", (time.time(), id))
+            body, sides = db.execute(
+                "SELECT body, sides FROM showings JOIN questions ON number = question WHERE id = ?", (id,)
+            ).fetchone()
+            prompt, completions = json.loads(body)
+            return BlindQuestion(id, prompt, tuple(completions[i] for i in json.loads(sides)))
+
+    def record(self, id: int, verdict: str) -> bool:
+        """Rater: store a verdict: the place of the chosen completion ("1", "2", …), "tie", "bad" (all) or "skip".
+
+        Returns False, and stores nothing, if this showing is rated already, undone or unknown; `next_question` then
+        gives the question to show. Raises OptionError for any other verdict.
+        """
+        with self.writing() as db:
+            row = db.execute("SELECT sides, shown FROM showings WHERE id = ? AND verdict IS NULL", (id,)).fetchone()
+            if row is None:
+                _check_verdict(verdict, MAX_COMPLETIONS)
+                return False
+            sides, shown = json.loads(row[0]), row[1]
+            _check_verdict(verdict, len(sides))
+            word, chosen = (verdict, None) if verdict in NO_CHOICE else ("chosen", sides[int(verdict) - 1])
+            seconds = None if shown is None else max(time.time() - shown, 0.0)
+            db.execute(
+                "UPDATE showings SET verdict = ?, chosen = ?, seconds = ?,"
+                " turn = (SELECT coalesce(max(turn), 0) + 1 FROM showings) WHERE id = ?",
+                (word, chosen, seconds, id),
+            )
+            return True
+
+    def undo(self) -> Literal["undone", "used", "nothing"]:
+        """Rater: delete the last verdict, so that its question is the next one again.
+
+        "used": the tuner has used the verdict, which stays; "nothing": there is no verdict.
+        """
+        with self.writing() as db:
+            row = db.execute(
+                "SELECT id, question, before, sides, used FROM showings JOIN questions ON number = question"
+                " WHERE turn IS NOT NULL ORDER BY turn DESC"
+            ).fetchone()
+            if row is None:
+                return "nothing"
+            id, number, before, sides, used = row
+            if used and before is None:
+                return "used"
+            # A repeat that is not rated yet is deleted and drawn again later: the next undo may concern its question.
+            db.execute("DELETE FROM showings WHERE id = ? OR (before IS NOT NULL AND verdict IS NULL)", (id,))
+            _add_showing(db, number, before, sides)
+            return "undone"
+
+    def progress(self) -> Progress:
+        """Counts, times, and what the tuner does."""
+        with self.reading() as db:
+            facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
+            answered, open = db.execute(
+                "SELECT count(verdict), count(*) - count(verdict) FROM showings WHERE before IS NULL"
+            ).fetchone()
+            times = [
+                seconds
+                for (seconds,) in db.execute(
+                    "SELECT seconds FROM showings WHERE seconds IS NOT NULL ORDER BY turn DESC LIMIT ?",
+                    (TIMED_VERDICTS,),
+                )
+            ]
+            agreed, repeated = count_agreement(db)
+        state = facts.get("state", "")
+        done = state in (DONE, ALL_ASKED) and not open
+        planned = max(int(facts["planned"]), answered + open) if "planned" in facts else None
+        seconds = statistics.median(times) if times else None
+        remaining = open if planned is None or state in (DONE, ALL_ASKED) else planned - answered
+        left = None if seconds is None else seconds * remaining * (1 + 1 / REPEAT_EVERY)
+        alive = time.time() - float(facts.get("beat", 0)) < HEARTBEAT_TIMEOUT
+        running = state == ALL_ASKED or (state != DONE and alive)
+        return Progress(answered, open, planned, seconds, left, agreed, repeated, state, running, done)
+
+
+def _set_facts(db: sqlite3.Connection, **facts: Any) -> None:
+    db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
+
+
+def _shuffled(seed: int, key: str, count: int) -> list[int]:
+    """The completion's index at each place: a random order, all orders equally likely."""
+    return sorted(range(count), key=lambda i: derive(seed, "sides", key, i))
+
+
+def _add_showing(db: sqlite3.Connection, number: int | None, before: int | None, sides: str) -> int | None:
+    """Store that a question is to be shown; returns the id of the showing."""
+    return db.execute(
+        "INSERT INTO showings (question, before, sides) VALUES (?, ?, ?)", (number, before, sides)
+    ).lastrowid
+
+
+def _add_repeat(db: sqlite3.Connection, before: int) -> int | None:
+    """Store a repeat to show before the question with this number; None if none is due or no question can be repeated.
+
+    Repeated are questions of two completions that were not skipped, each once at most, except the one rated last.
+    """
+    (key,) = db.execute("SELECT key FROM questions WHERE number = ?", (before,)).fetchone()
+    if derive(0, "repeat", key) % REPEAT_EVERY:
+        return None
+    if db.execute("SELECT 1 FROM showings WHERE before = ?", (before,)).fetchone():
+        return None
+    candidates = db.execute(
+        "SELECT question, sides FROM showings JOIN questions ON number = question"
+        " WHERE before IS NULL AND verdict IN ('chosen', 'tie', 'bad') AND json_array_length(sides) = 2"
+        " AND purpose IN (SELECT value FROM json_each(?))"
+        " AND question NOT IN (SELECT question FROM showings WHERE before IS NOT NULL)"
+        " AND turn < (SELECT max(turn) FROM showings) ORDER BY question",
+        (json.dumps(REPEATED_PURPOSES),),
+    ).fetchall()
+    if not candidates:
+        return None
+    number, sides = candidates[derive(0, "repeated", key) % len(candidates)]
+    return _add_showing(db, number, before, json.dumps(json.loads(sides)[::-1]))
+
+
+def _scores(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[float, ...] | None]:
+    rows = db.execute(
+        "SELECT key, verdict, chosen, json_array_length(sides) FROM showings JOIN questions ON number = question"
+        " WHERE before IS NULL AND verdict IS NOT NULL AND key IN (SELECT value FROM json_each(?)) ORDER BY number",
+        (json.dumps([*keys]),),
+    )
+    scores: dict[str, tuple[float, ...] | None] = {}
+    for key, verdict, chosen, count in rows:
+        if verdict == "skip":
+            scores[key] = None
+        elif verdict == "chosen":
+            scores[key] = tuple(float(i == chosen) for i in range(count))
+        else:
+            scores[key] = (0.5,) * count
+    return scores
+
+
+def _check_verdict(verdict: str, count: int) -> None:
+    """Raises OptionError unless the verdict is possible for a question with so many completions."""
+    allowed = [*map(str, range(1, count + 1)), *NO_CHOICE]
+    if verdict not in allowed:
+        raise OptionError(f"verdict {verdict!r} is not possible", hint="possible: " + ", ".join(allowed))
