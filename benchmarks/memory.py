@@ -70,9 +70,10 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune.core.space import Space, describe, named_tensors
     from zotune.models import adapters, loading
     from zotune.search import checkpoint
+    from zotune.search.batches import Batches
     from zotune.search.engine import Budget, Engine
     from zotune.search.journal import Journal
-    from zotune.search.oracle import Batches, Oracle
+    from zotune.search.oracle import Oracle
     from zotune.types import Score
 
     torch.set_num_threads(1)

@@ -21,9 +21,10 @@ import torch
 from zotune import config
 from zotune.runs.plan import plan
 from zotune.runs.session import Session, mean
+from zotune.search.batches import Batches
+from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import initial_state
-from zotune.search.oracle import At, Batches
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DRAWS, RESAMPLES = 8, 200

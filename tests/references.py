@@ -11,8 +11,8 @@ import torch
 from zotune import plugins
 from zotune.core import noise
 from zotune.core.recipe import Noise
+from zotune.search.context import At
 from zotune.search.journal import Tape
-from zotune.search.oracle import At
 from zotune.testing import Bench, data
 from zotune.types import Score
 

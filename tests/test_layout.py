@@ -25,6 +25,8 @@ LAYERS = [
     {"core.joint_forward"},
     {"search.journal", "lock", "distributed"},
     {"search.checkpoint"},
+    {"search.schedule", "search.batches"},
+    {"search.context"},
     {"search.oracle"},
     {"search.optimizer_call"},
     {"search.calibration", "search.preflight"},

@@ -14,9 +14,10 @@ from zotune.core.recipe import TensorInfo
 from zotune.core.space import Space
 from zotune.scoring import objective as objectives
 from zotune.search import checkpoint, optimizer_spec
+from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Emit, Engine, Outcome, best_weights
 from zotune.search.journal import Journal
-from zotune.search.oracle import Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.types import Optimizer, Score
 
 DEFAULT_BATCH = 32

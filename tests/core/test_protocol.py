@@ -17,9 +17,11 @@ from zotune.core.recipe import Factor, Noise, maximum, minimum, sign, sqrt
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, RecipeError, UsageError
 from zotune.scoring.objective import objective, wrap
+from zotune.search.batches import Batches
+from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_spec import check_needs
-from zotune.search.oracle import At, Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.testing import OptimizerContract, TinyNet
 from zotune.types import Score
 

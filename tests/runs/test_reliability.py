@@ -30,7 +30,7 @@ from zotune.cli.app import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.runs import provenance, replay
 from zotune.search import checkpoint
-from zotune.search.journal import Journal, begun
+from zotune.search.journal import Journal, has_header
 
 
 def step(number: int) -> dict[str, Any]:
@@ -571,7 +571,7 @@ def test_a_run_killed_before_its_journal_began_starts_anew(tiny_encoder: Path, t
         (tmp_path / "out/config.yaml").write_bytes(config)
         if left is not None:
             (tmp_path / "out/journal.jsonl").write_bytes(left)
-        assert not begun(tmp_path / "out/journal.jsonl")
+        assert not has_header(tmp_path / "out/journal.jsonl")
         with pytest.raises(RunFolderError, match="exists already"):
             zotune.fit(**usual)
         zotune.fit(**usual, resume="last")

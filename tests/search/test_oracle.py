@@ -13,8 +13,10 @@ import torch
 
 from zotune.core.space import Space
 from zotune.errors import RunFolderError, UsageError
+from zotune.search.batches import Batches
+from zotune.search.context import At
 from zotune.search.journal import Tape
-from zotune.search.oracle import At, Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.testing import Bench, TinyNet
 from zotune.types import Score
 

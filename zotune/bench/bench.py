@@ -46,9 +46,10 @@ from zotune.models.loading import Loaded
 from zotune.models.trainable import tuned
 from zotune.runs.plan import EMBEDDED
 from zotune.search import checkpoint, optimizer_spec
+from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Emit, Engine, cost_of
 from zotune.search.journal import Journal
-from zotune.search.oracle import Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import MANY
 from zotune.types import Optimizer
 

@@ -20,9 +20,10 @@ from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError
 from zotune.search import checkpoint
+from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Engine
 from zotune.search.journal import Journal
-from zotune.search.oracle import Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.types import Optimizer, Score
 
 

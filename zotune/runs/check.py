@@ -22,10 +22,10 @@ from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.scoring.objective import Goal, Objective
+from zotune.search.context import At
 from zotune.search.engine import Emit
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
-from zotune.search.oracle import At
 from zotune.types import Score
 
 STEPS = 6

@@ -31,7 +31,7 @@ from zotune.runs.session import Scoring, Session
 from zotune.scoring.objective import Goal
 from zotune.search import checkpoint
 from zotune.search.engine import Emit, Engine, Outcome, Progress, best_weights
-from zotune.search.journal import Journal, begun
+from zotune.search.journal import Journal, has_header
 from zotune.types import Optimizer, Score
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
@@ -410,7 +410,7 @@ def _journal(session: Session, folder: Path, resume: bool, header: dict[str, Any
     opened: list[Journal] = []
 
     def lines() -> list[Any]:
-        if resume and begun(path):
+        if resume and has_header(path):
             opened.append(_reopen(path, header, cfg, force, session.emit))
         else:
             if resume:

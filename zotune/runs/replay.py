@@ -31,9 +31,10 @@ from zotune.runs.plan import EMBEDDED, plan
 from zotune.runs.provenance import environment
 from zotune.runs.session import Session, load_with
 from zotune.search import checkpoint, optimizer_spec
+from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Emit, Engine
 from zotune.search.journal import Journal
-from zotune.search.oracle import Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.types import Optimizer
 
 NEEDED = frozenset(

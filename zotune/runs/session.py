@@ -27,10 +27,11 @@ from zotune.runs.plan import Plan
 from zotune.scoring.objective import texts
 from zotune.scoring.score_budget import ScoreBudget
 from zotune.search import checkpoint, optimizer_spec
+from zotune.search.batches import Batches
 from zotune.search.calibration import Calibration, Found
 from zotune.search.engine import Budget, Emit, Engine, cost_of, planned
 from zotune.search.journal import Journal
-from zotune.search.oracle import Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import Points
 from zotune.search.preflight import Preflight
 from zotune.tasks import build, task_spec

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
+from zotune.search.batches import Batches
+from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
-from zotune.search.oracle import At, Batches, Oracle
+from zotune.search.oracle import Oracle
 
 TOLERANCE = 0.05
 """Share of the objective, or nats a token, that a perturbation may cost on average."""

@@ -15,11 +15,13 @@ from typing import Any
 from zotune.core import state_codec as states
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
+from zotune.search.batches import Batches
 from zotune.search.calibration import Found
 from zotune.search.checkpoint import Store, between
+from zotune.search.context import At
 from zotune.search.journal import Journal, Tape
 from zotune.search.optimizer_call import check_weights, checked_step, initial_state
-from zotune.search.oracle import At, Batches, Oracle
+from zotune.search.oracle import Oracle
 from zotune.types import Optimizer
 
 SPENT = "score calls"

@@ -242,7 +242,7 @@ def _own(value: Any) -> Any:
     return value
 
 
-def begun(path: Path) -> bool:
+def has_header(path: Path) -> bool:
     """Whether a journal has a whole header; without one nothing was done that could go on."""
     try:
         with path.open("rb") as file:

@@ -28,7 +28,8 @@ from zotune.core.space import Space
 from zotune.core.state_codec import map_recipes
 from zotune.errors import OptimizerError, RecipeError, ZotuneError
 from zotune.search import oracle as oracle_module
-from zotune.search.oracle import At, Oracle
+from zotune.search.context import At
+from zotune.search.oracle import Oracle
 from zotune.types import Optimizer
 
 INFINITE_OPERANDS = frozenset({"le", "lt", "ge", "gt", "maximum", "minimum"})

@@ -10,19 +10,14 @@ Knows spaces and journals; knows no model, no metric and no optimizer.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import random
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeVar, overload
 
-import torch
-
-from zotune import seeds
-from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
+from zotune.core.recipe import Recipe
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
+from zotune.search.batches import Batch, Batches
 from zotune.search.journal import Tape
 from zotune.types import Direction, Score
 
@@ -31,207 +26,6 @@ Evaluate = Callable[[Sequence[int]], Score]
 """Score the weights as they are now on these rows."""
 Deal = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
 """Make a JSON value of each item: one by one, or several at the same time."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Row indices into the training data."""
-
-    rows: tuple[int, ...]
-
-    @property
-    def each(self) -> tuple[Batch, ...]:
-        """Every row as a batch of its own."""
-        return tuple(Batch((row,)) for row in self.rows)
-
-
-class Batches:
-    """Batches as a pure function of (seed, step, draw): epochs are seeded permutations, no iterator state exists.
-
-    rows: number of training rows; size: rows a batch, at most all of them; strata: the stratum of each row (its class),
-    where every batch is to hold them in the proportions of all rows, but for rounding (proportional allocation, Neyman
-    1934); what differs between classes is then no noise of a batch. None: simple random samples.
-    """
-
-    def __init__(self, rows: int, size: int, seed: int, strata: Sequence[Hashable] | None = None) -> None:
-        if rows < 1 or size < 1:
-            raise UsageError(f"batches need at least one row and a size of at least 1, got {rows} rows and size {size}")
-        if strata is not None and len(strata) != rows:
-            raise UsageError(f"batches need a stratum for each row, got {len(strata)} for {rows} rows")
-        self.rows, self.size, self.seed, self.strata = rows, min(size, rows), seed, strata
-        members: dict[Hashable, list[int]] = {}
-        for row, stratum in enumerate(strata or ()):
-            members.setdefault(stratum, []).append(row)
-        self._members = tuple(members.values())
-        self._epoch = functools.lru_cache(2)(self._permutation)
-
-    @property
-    def per_epoch(self) -> int:
-        return self.rows // self.size
-
-    def _permutation(self, epoch: int) -> list[int]:
-        rng = random.Random(seeds.derive(self.seed, "epoch", epoch))
-        if self._members:
-            return self._spread(rng)
-        order = list(range(self.rows))
-        rng.shuffle(order)
-        return order
-
-    def _spread(self, rng: random.Random) -> list[int]:
-        """All rows in an order in which each stratum is shuffled and lies at even distances, from a random place on."""
-        places: list[tuple[float, int]] = []
-        for members in self._members:
-            shuffled, offset = rng.sample(members, len(members)), rng.random()
-            places += [((k + offset) / len(members), row) for k, row in enumerate(shuffled)]
-        return [row for _, row in sorted(places)]
-
-    def _sample(self, rng: random.Random, count: int) -> Batch:
-        return Batch(tuple(self._spread(rng)[:count] if self._members else rng.sample(range(self.rows), count)))
-
-    def at(self, step: int, draw: int = 0) -> Batch:
-        """Draw 0 walks through epochs without replacement; further draws of a step are independent samples."""
-        if self.size == self.rows:
-            return self.full
-        if draw:
-            return self._sample(random.Random(seeds.derive(self.seed, "draw", step, draw)), self.size)
-        epoch, place = divmod(step, self.per_epoch)
-        return Batch(tuple(self._epoch(epoch)[place * self.size : (place + 1) * self.size]))
-
-    def sample(self, step: int, rows: int) -> Batch:
-        """A seeded sample of max(rows, size) rows without replacement."""
-        rng = random.Random(seeds.derive(self.seed, "sample", step))
-        return self._sample(rng, min(max(rows, self.size), self.rows))
-
-    @property
-    def full(self) -> Batch:
-        return Batch(tuple(range(self.rows)))
-
-    def reseeded(self, by: int) -> Batches:
-        """The same rows, drawn by another seed."""
-        return Batches(self.rows, self.size, self.seed + by, self.strata)
-
-    def cost(self, batch: Batch) -> int:
-        """Evaluations that one point costs on this batch: ⌈rows / size⌉."""
-        return math.ceil(len(batch.rows) / self.size)
-
-
-class At:
-    """When and where a step is: time, noise, batches and reductions.
-
-    t: step, from 0 (-1 in init); total: planned steps, or None where only time limits the run; progress: share of the
-    budget that is used, in [0, 1); own: the step's own batch, where it is another than its number says.
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        batches: Batches,
-        tape: Tape,
-        t: int,
-        total: int | None,
-        progress: float,
-        own: Batch | None = None,
-    ) -> None:
-        self.t, self.total, self.progress = t, total, progress
-        self._space, self._batches, self._tape = space, batches, tape
-        self._own = own or batches.at(t)
-
-    @property
-    def epoch(self) -> int:
-        """Whole passes over the training rows before this step."""
-        return max(self.t, 0) // self._batches.per_epoch
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps that one pass over the training rows takes."""
-        return self._batches.per_epoch
-
-    def cost(self, batch: Batch) -> int:
-        """Evaluations that one point costs on this batch."""
-        return self._batches.cost(batch)
-
-    def normal(self, draw: int = 0, step: int | None = None) -> Noise:
-        """Noise of mean 0 and variance 1 for every element: explicit and repeatable, drawn when it is evaluated."""
-        return Noise("normal", self.t if step is None else step, draw)
-
-    def rademacher(self, draw: int = 0, step: int | None = None) -> Noise:
-        """Noise of -1 and 1, one random bit an element."""
-        return Noise("rademacher", self.t if step is None else step, draw)
-
-    def sphere(self, draw: int = 0, step: int | None = None) -> Recipe:
-        """Noise on the sphere of radius √d in d dimensions, so that E[zzᵀ] = I: `normal` divided by its length, which
-        is summed in float64 and journaled."""
-        z = self.normal(draw, step)
-        length = math.sqrt(math.fsum(n * n for n in self.norm(z).values.values()))
-        return math.sqrt(sum(t.numel for t in self._space.theta.tensors)) / length * z
-
-    def factor(
-        self, shape: Callable[[TensorInfo], tuple[int, int] | None], draw: int = 0, step: int | None = None
-    ) -> Factor:
-        """A small matrix of normal noise for each tensor: (rows, columns) as `shape` says, none where it says None.
-
-        `outer(U, V)` makes a direction of two: U of (t.shape[0], rank), V of (t.numel // t.shape[0], rank).
-        """
-        shapes = {t.name: s for t in self._space.theta.tensors if (s := shape(t)) is not None}
-        return Factor(shapes, self.t if step is None else step, draw)
-
-    def vector(self, length: int, draw: int = 0) -> list[float]:
-        """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
-        rng = random.Random(seeds.derive(self._space.seed, "vector", self.t, draw))
-        return [rng.gauss(0.0, 1.0) for _ in range(length)]
-
-    @property
-    def full(self) -> Batch:
-        """All training rows."""
-        return self._batches.full
-
-    def sample(self, draw: int) -> Batch:
-        """Another batch of this step: draw 0 is the step's own, further draws are independent samples."""
-        return self._batches.at(self.t, draw) if draw else self._own
-
-    def large(self, rows: int) -> Batch:
-        """A seeded sample of at least this many rows (all where there are fewer), for calibration."""
-        return self._batches.sample(self.t, rows)
-
-    def norm(self, recipe: Recipe) -> PerTensor:
-        """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""
-        return self._reduce("norm", recipe, _squares, lambda parts: math.sqrt(math.fsum(s for s, _ in parts)))
-
-    def rms(self, recipe: Recipe) -> PerTensor:
-        """Root mean square of each tensor's elements, journaled."""
-
-        def join(parts: Sequence[tuple[float, int]]) -> float:
-            return math.sqrt(math.fsum(s for s, _ in parts) / sum(n for _, n in parts))
-
-        return self._reduce("rms", recipe, _squares, join)
-
-    def quantile(self, recipe: Recipe, q: float) -> PerTensor:
-        """The q-quantile of each tensor's elements (linear interpolation), journaled. Nothing is sorted: a few passes
-        over the recipe count what is below, digit by digit (`Space.ordered`)."""
-        if not 0.0 <= q <= 1.0:
-            raise UsageError(f"quantile needs q in [0, 1], got {q}")
-
-        def values() -> dict[str, float]:
-            places = {n: q * (p.numel() - 1) for n, p in self._space.params.items()}
-            low = self._space.ordered(recipe, {n: math.floor(x) for n, x in places.items()})
-            high = self._space.ordered(recipe, {n: math.ceil(x) for n, x in places.items()})
-            return {n: low[n] + (high[n] - low[n]) * (x - math.floor(x)) for n, x in places.items()}
-
-        return self._journaled("quantile", values)
-
-    def _reduce(
-        self, kind: str, recipe: Recipe, fold: Callable[[torch.Tensor], Any], join: Callable[[Sequence[Any]], float]
-    ) -> PerTensor:
-        return self._journaled(kind, lambda: self._space.reduce(recipe, fold, join))
-
-    def _journaled(self, kind: str, compute: Callable[[], Mapping[str, float]]) -> PerTensor:
-        values = self._tape.take(kind, lambda: list(compute().values()))
-        return PerTensor(dict(zip(self._space.params, (float(v) for v in values), strict=True)))
-
-
-def _squares(part: torch.Tensor) -> tuple[float, int]:
-    """The sum of squares of a chunk in float64, and its length."""
-    return float(part.double().square().sum()), part.numel()
 
 
 class Together(Protocol):
@@ -419,4 +213,4 @@ def _checked(found: Sequence[Any], points: int) -> list[float | None]:
     return [None if x is None else float(x) for x in found]
 
 
-__all__ = ["At", "Batch", "Batches", "Evaluate", "Oracle"]
+__all__ = ["Evaluate", "Oracle"]

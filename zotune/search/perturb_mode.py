@@ -18,7 +18,8 @@ from zotune.core.joint_forward import Together
 from zotune.core.space import Space
 from zotune.distributed import Processes
 from zotune.errors import OptionError
-from zotune.search.oracle import Batches, Oracle
+from zotune.search.batches import Batches
+from zotune.search.oracle import Oracle
 from zotune.tasks import build
 from zotune.tasks.forward import Tokens
 

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zotune.core.space import Space
+from zotune.search.batches import Batch, Batches
+from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step
-from zotune.search.oracle import At, Batch, Batches, Oracle
+from zotune.search.oracle import Oracle
 
 SHARE = 0.04
 """Of the budget, at most."""

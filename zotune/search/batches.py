@@ -1,0 +1,100 @@
+"""Batches of training rows: which rows each step evaluates, as a pure function of the seed and the step.
+
+Knows row indices and seeds; knows no data, no model and no optimizer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from zotune import seeds
+from zotune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Row indices into the training data."""
+
+    rows: tuple[int, ...]
+
+    @property
+    def each(self) -> tuple[Batch, ...]:
+        """Every row as a batch of its own."""
+        return tuple(Batch((row,)) for row in self.rows)
+
+
+class Batches:
+    """Batches as a pure function of (seed, step, draw): epochs are seeded permutations, no iterator state exists.
+
+    rows: number of training rows; size: rows a batch, at most all of them; strata: the stratum of each row (its class),
+    where every batch is to hold them in the proportions of all rows, but for rounding (proportional allocation, Neyman
+    1934); what differs between classes is then no noise of a batch. None: simple random samples.
+    """
+
+    def __init__(self, rows: int, size: int, seed: int, strata: Sequence[Hashable] | None = None) -> None:
+        if rows < 1 or size < 1:
+            raise UsageError(f"batches need at least one row and a size of at least 1, got {rows} rows and size {size}")
+        if strata is not None and len(strata) != rows:
+            raise UsageError(f"batches need a stratum for each row, got {len(strata)} for {rows} rows")
+        self.rows, self.size, self.seed, self.strata = rows, min(size, rows), seed, strata
+        members: dict[Hashable, list[int]] = {}
+        for row, stratum in enumerate(strata or ()):
+            members.setdefault(stratum, []).append(row)
+        self._members = tuple(members.values())
+        self._epoch = functools.lru_cache(2)(self._permutation)
+
+    @property
+    def per_epoch(self) -> int:
+        return self.rows // self.size
+
+    def _permutation(self, epoch: int) -> list[int]:
+        rng = random.Random(seeds.derive(self.seed, "epoch", epoch))
+        if self._members:
+            return self._spread(rng)
+        order = list(range(self.rows))
+        rng.shuffle(order)
+        return order
+
+    def _spread(self, rng: random.Random) -> list[int]:
+        """All rows in an order in which each stratum is shuffled and lies at even distances, from a random place on."""
+        places: list[tuple[float, int]] = []
+        for members in self._members:
+            shuffled, offset = rng.sample(members, len(members)), rng.random()
+            places += [((k + offset) / len(members), row) for k, row in enumerate(shuffled)]
+        return [row for _, row in sorted(places)]
+
+    def _sample(self, rng: random.Random, count: int) -> Batch:
+        return Batch(tuple(self._spread(rng)[:count] if self._members else rng.sample(range(self.rows), count)))
+
+    def at(self, step: int, draw: int = 0) -> Batch:
+        """Draw 0 walks through epochs without replacement; further draws of a step are independent samples."""
+        if self.size == self.rows:
+            return self.full
+        if draw:
+            return self._sample(random.Random(seeds.derive(self.seed, "draw", step, draw)), self.size)
+        epoch, place = divmod(step, self.per_epoch)
+        return Batch(tuple(self._epoch(epoch)[place * self.size : (place + 1) * self.size]))
+
+    def sample(self, step: int, rows: int) -> Batch:
+        """A seeded sample of max(rows, size) rows without replacement."""
+        rng = random.Random(seeds.derive(self.seed, "sample", step))
+        return self._sample(rng, min(max(rows, self.size), self.rows))
+
+    @property
+    def full(self) -> Batch:
+        return Batch(tuple(range(self.rows)))
+
+    def reseeded(self, by: int) -> Batches:
+        """The same rows, drawn by another seed."""
+        return Batches(self.rows, self.size, self.seed + by, self.strata)
+
+    def cost(self, batch: Batch) -> int:
+        """Evaluations that one point costs on this batch: ⌈rows / size⌉."""
+        return math.ceil(len(batch.rows) / self.size)
+
+
+__all__ = ["Batch", "Batches"]

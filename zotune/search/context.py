@@ -1,0 +1,152 @@
+"""The context of a step (`At`): its number, noise, batches, learning-rate schedule and journaled reductions.
+
+Knows spaces, batches and the journal's tape; knows no objective and no optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from zotune import seeds
+from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
+from zotune.core.space import Space
+from zotune.errors import UsageError
+from zotune.search import schedule
+from zotune.search.batches import Batch, Batches
+from zotune.search.journal import Tape
+from zotune.search.schedule import Schedule
+
+
+class At:
+    """When and where a step is: time, noise, batches and reductions.
+
+    t: step, from 0 (-1 in init); total: planned steps, or None where only time limits the run; progress: share of the
+    budget that is used, in [0, 1); own: the step's own batch, where it is another than its number says.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        batches: Batches,
+        tape: Tape,
+        t: int,
+        total: int | None,
+        progress: float,
+        own: Batch | None = None,
+    ) -> None:
+        self.t, self.total, self.progress = t, total, progress
+        self._space, self._batches, self._tape = space, batches, tape
+        self._own = own or batches.at(t)
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes over the training rows before this step."""
+        return max(self.t, 0) // self._batches.per_epoch
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps that one pass over the training rows takes."""
+        return self._batches.per_epoch
+
+    def schedule(self, kind: Schedule) -> float:
+        """The factor of the learning rate at this step: 1 at the start of the budget, and by its end 1 ("constant") or
+        0 ("linear", "cosine"). Raises OptionError on an unknown schedule.
+
+            lr = self.lr * at.schedule(self.schedule)
+        """
+        return schedule.factor(kind, self.progress)
+
+    def cost(self, batch: Batch) -> int:
+        """Evaluations that one point costs on this batch."""
+        return self._batches.cost(batch)
+
+    def normal(self, draw: int = 0, step: int | None = None) -> Noise:
+        """Noise of mean 0 and variance 1 for every element: explicit and repeatable, drawn when it is evaluated."""
+        return Noise("normal", self.t if step is None else step, draw)
+
+    def rademacher(self, draw: int = 0, step: int | None = None) -> Noise:
+        """Noise of -1 and 1, one random bit an element."""
+        return Noise("rademacher", self.t if step is None else step, draw)
+
+    def sphere(self, draw: int = 0, step: int | None = None) -> Recipe:
+        """Noise on the sphere of radius √d in d dimensions, so that E[zzᵀ] = I: `normal` divided by its length, which
+        is summed in float64 and journaled."""
+        z = self.normal(draw, step)
+        length = math.sqrt(math.fsum(n * n for n in self.norm(z).values.values()))
+        return math.sqrt(sum(t.numel for t in self._space.theta.tensors)) / length * z
+
+    def factor(
+        self, shape: Callable[[TensorInfo], tuple[int, int] | None], draw: int = 0, step: int | None = None
+    ) -> Factor:
+        """A small matrix of normal noise for each tensor: (rows, columns) as `shape` says, none where it says None.
+
+        `outer(U, V)` makes a direction of two: U of (t.shape[0], rank), V of (t.numel // t.shape[0], rank).
+        """
+        shapes = {t.name: s for t in self._space.theta.tensors if (s := shape(t)) is not None}
+        return Factor(shapes, self.t if step is None else step, draw)
+
+    def vector(self, length: int, draw: int = 0) -> list[float]:
+        """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
+        rng = random.Random(seeds.derive(self._space.seed, "vector", self.t, draw))
+        return [rng.gauss(0.0, 1.0) for _ in range(length)]
+
+    @property
+    def full(self) -> Batch:
+        """All training rows."""
+        return self._batches.full
+
+    def sample(self, draw: int) -> Batch:
+        """Another batch of this step: draw 0 is the step's own, further draws are independent samples."""
+        return self._batches.at(self.t, draw) if draw else self._own
+
+    def large(self, rows: int) -> Batch:
+        """A seeded sample of at least this many rows (all where there are fewer), for calibration."""
+        return self._batches.sample(self.t, rows)
+
+    def norm(self, recipe: Recipe) -> PerTensor:
+        """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""
+        return self._reduce("norm", recipe, _squares, lambda parts: math.sqrt(math.fsum(s for s, _ in parts)))
+
+    def rms(self, recipe: Recipe) -> PerTensor:
+        """Root mean square of each tensor's elements, journaled."""
+
+        def join(parts: Sequence[tuple[float, int]]) -> float:
+            return math.sqrt(math.fsum(s for s, _ in parts) / sum(n for _, n in parts))
+
+        return self._reduce("rms", recipe, _squares, join)
+
+    def quantile(self, recipe: Recipe, q: float) -> PerTensor:
+        """The q-quantile of each tensor's elements (linear interpolation), journaled. Nothing is sorted: a few passes
+        over the recipe count what is below, digit by digit (`Space.ordered`)."""
+        if not 0.0 <= q <= 1.0:
+            raise UsageError(f"quantile needs q in [0, 1], got {q}")
+
+        def values() -> dict[str, float]:
+            places = {n: q * (p.numel() - 1) for n, p in self._space.params.items()}
+            low = self._space.ordered(recipe, {n: math.floor(x) for n, x in places.items()})
+            high = self._space.ordered(recipe, {n: math.ceil(x) for n, x in places.items()})
+            return {n: low[n] + (high[n] - low[n]) * (x - math.floor(x)) for n, x in places.items()}
+
+        return self._journaled("quantile", values)
+
+    def _reduce(
+        self, kind: str, recipe: Recipe, fold: Callable[[torch.Tensor], Any], join: Callable[[Sequence[Any]], float]
+    ) -> PerTensor:
+        return self._journaled(kind, lambda: self._space.reduce(recipe, fold, join))
+
+    def _journaled(self, kind: str, compute: Callable[[], Mapping[str, float]]) -> PerTensor:
+        values = self._tape.take(kind, lambda: list(compute().values()))
+        return PerTensor(dict(zip(self._space.params, (float(v) for v in values), strict=True)))
+
+
+def _squares(part: torch.Tensor) -> tuple[float, int]:
+    """The sum of squares of a chunk in float64, and its length."""
+    return float(part.double().square().sum()), part.numel()
+
+
+__all__ = ["At"]
