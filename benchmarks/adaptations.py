@@ -36,7 +36,7 @@ from transformers import AutoModel, AutoTokenizer
 import zotune
 from zotune.data import presets
 from zotune.data import splits as records
-from zotune.models.loading import default_folder
+from zotune.models.loading import embedded_model_folder
 from zotune.runs.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -76,7 +76,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
     To zotune, `test` are the rows that guard what is kept; the test rows lie in a file of their own."""
     source = SHARED / name if name in DATA else embedded_data()
-    rows = records.read(source)
+    rows = records.read_splits(source)
     drawn = random.Random(0).sample(rows["validation"], min(SELECT + GUARD, len(rows["validation"])))
     test = random.Random(0).sample(rows["test"], min(TEST, len(rows["test"])))
     half = len(drawn) // 2
@@ -89,7 +89,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
 def most(folder: Path, k: int) -> int:
     """k, or as many as the smallest class has."""
-    return min(k, *Counter(str(r["label"]) for r in records.read(folder / "fit")["train"]).values())
+    return min(k, *Counter(str(r["label"]) for r in records.read_splits(folder / "fit")["train"]).values())
 
 
 # -- zotune ------------------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str, labels: list[Any]) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(default_folder()).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(default_folder())
+        self.encoder = AutoModel.from_pretrained(embedded_model_folder()).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
         if name in DATA:
             described = {v: x.description for x in presets.load(name).labels for v in x.values}
             words = [described[str(value)] for value in labels]
@@ -151,14 +151,14 @@ class Encoder(nn.Module):
 
 def adam(name: str, folder: Path, k: int, seed: int, rate: float) -> dict[str, Any]:
     """A plain fine-tuning loop on the rows that zotune draws; the best of four checkpoints on the selection rows."""
-    split = records.split(folder / "fit", seed=seed, k_per_class=k)
+    split = records.load_splits(folder / "fit", seed=seed, k_per_class=k)
     labels = sorted({r["label"] for r in split.train})
     torch.manual_seed(seed)
     model, gold = Encoder(name, labels), {value: i for i, value in enumerate(labels)}
-    test = records.read(folder / "scored.jsonl")["train"]
+    test = records.read_splits(folder / "scored.jsonl")["train"]
     coded = {
         part: ([model.ids(r) for r in rows], torch.tensor([gold[r["label"]] for r in rows]))
-        for part, rows in (("train", split.train), ("select", split.select), ("test", test))
+        for part, rows in (("train", split.train), ("select", split.validation), ("test", test))
     }
     rng, order = random.Random(seed), []
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -269,7 +269,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as home:
                 folder = Path(home)
                 task = prepare(name, folder)
-                about = {"rows": len(records.read(folder / "scored.jsonl")["train"])}
+                about = {"rows": len(records.read_splits(folder / "scored.jsonl")["train"])}
                 if seed == 0:
                     once([name, 0, ZERO, 0], about, scored, folder=folder, **task)
                 for k in args.k or KS:

@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 import zotune
 from zotune import plugins
 from zotune.data import splits as records
-from zotune.models.loading import default_folder
+from zotune.models.loading import embedded_model_folder
 from zotune.runs.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -54,7 +54,7 @@ class LastBlock(nn.Module):
 
     def __init__(self, texts: list[str], labels: list[str]) -> None:
         super().__init__()
-        folder = default_folder()
+        folder = embedded_model_folder()
         encoder = AutoModel.from_pretrained(folder).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.block = encoder.encoder.layer[-1]
@@ -83,7 +83,7 @@ def rows_of(name: str) -> tuple[list[str], list[int], list[str]]:
         splits = [[json.loads(x) for x in (SHARED / name / f"{s}.jsonl").open()] for s in ("train", "validation")]
         rows, words = splits[0][:TRAIN] + splits[1][:HELD], LABELS[name]
         return [r["text"] for r in rows], [int(r["label"]) for r in rows], words
-    loaded = records.read(embedded_data())
+    loaded = records.read_splits(embedded_data())
     rows = loaded["train"][:TRAIN] + loaded["validation"] + loaded["test"]
     words = sorted({r["label"] for r in rows})
     return [r["text"] for r in rows], [words.index(r["label"]) for r in rows], words

@@ -23,7 +23,7 @@ SHAPES = {1: (64, 8), 5: (192, 8), 20: (384, 10), 60: (640, 11), 200: (1024, 15)
 WORDS, HEAD = 8192, 64
 
 
-def shaped(width: int, layers: int, tokens: int, seed: int) -> loading.Loaded:
+def shaped(width: int, layers: int, tokens: int, seed: int) -> loading.LoadedModel:
     heads = width // HEAD
     sizes = {
         "vocab_size": WORDS,
@@ -35,7 +35,7 @@ def shaped(width: int, layers: int, tokens: int, seed: int) -> loading.Loaded:
         "max_position_embeddings": tokens,
         "tie_word_embeddings": True,
     }
-    return loading.random("llama", sizes, seed=seed, name=f"llama {layers} x {width}")
+    return loading.random_model("llama", sizes, seed=seed, name=f"llama {layers} x {width}")
 
 
 def main() -> None:

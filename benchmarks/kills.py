@@ -223,7 +223,7 @@ def same(a: Path, b: Path) -> bool:
 
 def warm() -> None:
     """Import once, for all attempts, what a run imports."""
-    found = loading.inspect(None)
+    found = loading.find_model(None)
     loading.load(found.source, found.folder, found.head)
     for where in PLACES.values():
         find(where)

@@ -77,7 +77,7 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune.types import Score
 
     torch.set_num_threads(1)
-    tokenizer: Any = AutoTokenizer.from_pretrained(loading.default_folder())
+    tokenizer: Any = AutoTokenizer.from_pretrained(loading.embedded_model_folder())
     config = LlamaConfig(
         **SHAPE, num_attention_heads=HEADS, num_key_value_heads=KEY_VALUE_HEADS, tie_word_embeddings=True
     )
@@ -88,8 +88,8 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval().to(device)
     where = torch.device(device)
-    loaded = loading.Loaded(model, tokenizer, "causal", "random", None, where)
-    adapters.attach(loaded, adapters.Adapter(method), seed=0)
+    loaded = loading.LoadedModel(model, tokenizer, "causal", "random", None, where)
+    adapters.attach(loaded, adapters.AdapterConfig(method), seed=0)
     tuned = {n for n, p in named_tensors(loaded.model).items() if p.requires_grad}
     ids = torch.randint(5, config.vocab_size, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0)).to(device)
     mask = torch.ones_like(ids)

@@ -34,7 +34,7 @@ MEZO = {"objective": "accuracy", "optimizer": "mezo", "smooth": 0, "threads": 1}
 
 def imbalanced(folder: Path) -> str:
     """The embedded messages, thinned out; a folder of splits."""
-    for split, rows in records.read(embedded_data()).items():
+    for split, rows in records.read_splits(embedded_data()).items():
         seen: Counter[str] = Counter()
         kept = []
         for row in rows:

@@ -236,12 +236,12 @@ FORWARDS, SEEDS = 500, 3
 def divergence(out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    from zotune.models.loading import default_folder
+    from zotune.models.loading import embedded_model_folder
     from zotune.runs.plan import embedded_data
 
     rows = [json.loads(x) for x in (Path(embedded_data()) / "train.jsonl").open()][:256]
     names = sorted({r["label"] for r in rows})
-    tokenizer = AutoTokenizer.from_pretrained(default_folder())
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
 
     def encode(model: nn.Module, texts: list[str]) -> Tensor:
         ids = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
@@ -278,7 +278,7 @@ def divergence(out: Path) -> None:
     for ax, (label, name, options) in zip(axes, methods, strict=True):
         ends, first, forwards = [], {}, 0
         for seed in range(SEEDS):
-            model = AutoModel.from_pretrained(default_folder()).eval()
+            model = AutoModel.from_pretrained(embedded_model_folder()).eval()
             chosen = {n: p for n, p in model.named_parameters() if n.endswith(("query.weight", "value.weight"))}
             start = {n: p.detach().clone() for n, p in chosen.items()}
             paths: dict[str, list[float]] = {n: [0.0] for n in chosen}

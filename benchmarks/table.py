@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 import zotune
-from zotune.models.loading import default_folder
+from zotune.models.loading import embedded_model_folder
 
 SST2 = Path(__file__).resolve().parents[2] / "shared" / "data" / "sst2"
 CASES = {
     "support": {},
-    "sst2": {"model": str(default_folder()), "dataset": str(SST2), "labels": "a terrible film,a great film"},
+    "sst2": {"model": str(embedded_model_folder()), "dataset": str(SST2), "labels": "a terrible film,a great film"},
 }
 
 

@@ -40,7 +40,7 @@ def minilm() -> Path:
     from zotune.models import loading as models
 
     try:
-        return models.default_folder()
+        return models.embedded_model_folder()
     except ModelError:
         pytest.skip("the embedded encoder is not installed")
 

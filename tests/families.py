@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune.data.templates import Classes, Spec, Template
+from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.models import loading
-from zotune.models.loading import Loaded
+from zotune.models.loading import LoadedModel
 from zotune.tasks import build
 
 WORDS = (
@@ -133,25 +133,25 @@ class Families:
             coder.save_pretrained(folder)
         return folder
 
-    def load(self, name: str, kind: str = "words", classes: int | None = None) -> Loaded:
-        found = loading.inspect(str(self.folder(name, kind)))
+    def load(self, name: str, kind: str = "words", classes: int | None = None) -> LoadedModel:
+        found = loading.find_model(str(self.folder(name, kind)))
         return loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
 
-    def task(self, name: str, spec: Spec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:
+    def task(self, name: str, spec: TaskSpec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:
         classes = len(spec.classes.words) if spec.classes else None
         return build.build(self.load(name, kind, classes), spec, length, micro)
 
 
-def classification(template: str, words: tuple[str, ...] = ("bad", "so good"), **more: Any) -> Spec:
+def classification(template: str, words: tuple[str, ...] = ("bad", "so good"), **more: Any) -> TaskSpec:
     keys = tuple(map(str, range(len(words))))
-    return Spec("classification", Template(template), Classes(keys, words), **more)
+    return TaskSpec("classification", Template(template), Classes(keys, words), **more)
 
 
 # -- plain loops -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def log_p(loaded: Loaded, ids: list[int], **more: Tensor) -> Tensor:
+def log_p(loaded: LoadedModel, ids: list[int], **more: Tensor) -> Tensor:
     """Log-probabilities of one row, without padding: (places, vocabulary)."""
     return torch.log_softmax(loaded.model(input_ids=torch.tensor([ids]), **more).logits[0].float(), -1)
 
@@ -167,7 +167,7 @@ def places_of(coder: Any, ids: list[int], before: str, option: str) -> list[int]
     return [j for j in range(len(ids)) if upto[j + 1] > start and upto[j] < end]
 
 
-def option_scores(loaded: Loaded, before: str, option: str, after: str = "") -> list[float]:
+def option_scores(loaded: LoadedModel, before: str, option: str, after: str = "") -> list[float]:
     """Log-probability of each token of an option."""
     coder = loaded.tokenizer
     if loaded.head == "seq2seq":
@@ -191,7 +191,7 @@ def mean(values: list[float]) -> float:
 
 
 @torch.no_grad()
-def greedy(loaded: Loaded, prompt: list[int], count: int, ends: tuple[int, ...] = (EOS,)) -> list[int]:
+def greedy(loaded: LoadedModel, prompt: list[int], count: int, ends: tuple[int, ...] = (EOS,)) -> list[int]:
     """The most likely token, one after the other, by whole passes without a cache."""
     said: list[int] = []
     for _ in range(count):

@@ -290,13 +290,13 @@ RECORD = st.one_of(
 
 def use(path: Path, cfg: RunConfig) -> None:
     """Records as far as they go without a model's weights."""
-    splits = data.split(path, seed=0, limit=cfg.limit, k_per_class=cfg.k_per_class, columns=cfg.columns)
+    splits = data.load_splits(path, seed=0, limit=cfg.limit, k_per_class=cfg.k_per_class, columns=cfg.columns)
     json.dumps(splits.train, default=str)
-    parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     _, spec, found = task_spec.resolve(cfg, task_spec.read(cfg.task), parts)
     for rows in found.values():
         for row in rows:
-            spec.answers(row)
+            spec.references(row)
             spec.template.fill(row, spec.target, "said", "drop")
 
 
@@ -394,9 +394,9 @@ def test_tables(place: Path, tiny_encoder: Path, table: list[list[str]]) -> None
 def test_templates(text: str, record: dict[str, Any]) -> None:
     with harmless():
         template = Template(text)
-        if set(template.fields) <= set(record):
+        if set(template.columns) <= set(record):
             filled = template.fill(record)
-            plain = [str(record[f]) for f in template.fields]
+            plain = [str(record[f]) for f in template.columns]
             assert len(filled.text) <= len(text) + sum(map(len, plain))
 
 
@@ -468,7 +468,7 @@ def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None
     text = json.dumps(value).replace("{here}", str(folder))
     (folder / name).write_bytes(text.encode() if raw is None else raw)
     with contextlib.chdir(place), harmless():
-        loading.inspect(str(folder))
+        loading.find_model(str(folder))
 
 
 @fuzz()

@@ -59,7 +59,7 @@ class RewardModel:
             raise OptionError(f"reward-model: dtype must be auto, {', '.join(loading.DTYPES)}, got {self.dtype!r}")
         try:
             loading.pick_device(self.device)
-            found = loading.inspect(self.model)
+            found = loading.find_model(self.model)
             config = loading.saved_config(found)
         except ModelError as error:
             raise ModelError(_named(error)) from None
@@ -139,7 +139,7 @@ class RewardModel:
     def _forward(self) -> Any:
         """The model, loaded once."""
         if not self._made:
-            from zotune.data.templates import Spec, Template
+            from zotune.data.templates import TaskSpec, Template
             from zotune.models import loading
             from zotune.tasks.forward import Forward
 
@@ -148,7 +148,7 @@ class RewardModel:
                 loaded = loading.load(found.source, found.folder, found.head, device=device, dtype=dtype, whole=True)
             except ModelError as error:
                 raise ModelError(_named(error)) from None
-            spec = Spec("classification", Template("{text}"))
+            spec = TaskSpec("classification", Template("{text}"))
             forward = Forward(loaded, spec, self.max_length or NO_LIMIT, self.batch_size, "reward-model: batch_size")
             forward.tell = self._tell
             forward.coder.typed = forward.coder.typed and self.pair  # a chat template's separators part no pair
@@ -158,7 +158,7 @@ class RewardModel:
     # -- text ----------------------------------------------------------------------------------------------------------
 
     def _tokens(self, forward: Any, prompt: Any, completion: Any, messages: Any) -> tuple[int, ...]:
-        from zotune.data.templates import SHOTS, Filled
+        from zotune.data.templates import SHOTS, FilledTemplate
 
         chat = bool(getattr(forward.loaded.tokenizer, "chat_template", None))
         if self.template == "chat" or (self.template == "auto" and chat and not self.pair):
@@ -167,7 +167,7 @@ class RewardModel:
         else:
             first, second = calls.as_text(prompt), calls.as_text(completion)
             parted = len(first) if self.pair else None
-            found = forward.coder.encode(Filled(first + second, {SHOTS: (0, len(first))}, None, parted))
+            found = forward.coder.encode(FilledTemplate(first + second, {SHOTS: (0, len(first))}, None, parted))
         if not found.ids:
             raise ObjectiveError(f"reward-model {self.model!r}: nothing to read in an empty prompt and completion")
         ids: tuple[int, ...] = found.ids
@@ -175,7 +175,7 @@ class RewardModel:
 
     def _conversation(self, tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> Any:
         """A conversation in the chat template; what was said before its last turn may be shortened."""
-        from zotune.data.templates import SHOTS, Filled
+        from zotune.data.templates import SHOTS, FilledTemplate
 
         try:
             text: str = tokenizer.apply_chat_template(list(turns), tokenize=False)
@@ -183,7 +183,7 @@ class RewardModel:
             reason = calls.shown(str(error).partition("\n")[0])
             raise ObjectiveError(f"reward-model {self.model!r}: its chat template refuses a row: {reason}") from None
         spans = list(_places(text, [str(t["content"]).strip() for t in turns[:-1]]))
-        return Filled(text, {SHOTS: (spans[0][0], spans[-1][1])} if spans else {})
+        return FilledTemplate(text, {SHOTS: (spans[0][0], spans[-1][1])} if spans else {})
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 

@@ -56,12 +56,12 @@ def small(**more: Any) -> Options:
         return Options(**{"rows": 2, "tokens": 5, "rounds": 1, "warmup": 0, "compile": False, **more})
 
 
-def tiny(head: loading.Head = "embedding", family: str = "bert", **more: Any) -> loading.Loaded:
+def tiny(head: loading.Head = "embedding", family: str = "bert", **more: Any) -> loading.LoadedModel:
     sizes = {**TINY, "intermediate_size": 32, "max_position_embeddings": 12, **more}
-    return loading.random(family, sizes, head=head, device="cpu")
+    return loading.random_model(family, sizes, head=head, device="cpu")
 
 
-def bits(loaded: loading.Loaded) -> dict[str, bytes]:
+def bits(loaded: loading.LoadedModel) -> dict[str, bytes]:
     named = named_tensors(loaded.model).items()
     return {n: p.detach().clone().view(-1).view(torch.uint8).numpy().tobytes() for n, p in named}
 
@@ -286,7 +286,7 @@ def test_more_tokens_than_the_model_takes() -> None:
 
 def test_a_shape_that_cannot_be_made() -> None:
     with pytest.raises(ModelError, match="no-such-family"):
-        loading.random("no-such-family", {}, device="cpu")
+        loading.random_model("no-such-family", {}, device="cpu")
 
 
 def test_an_optimizer_that_cannot_begin_is_named_or_raises() -> None:

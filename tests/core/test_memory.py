@@ -17,9 +17,9 @@ import zotune
 from zotune.cli import app
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
-from zotune.data.templates import Classes, Spec, Template
+from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.errors import ObjectiveError, OutOfMemory
-from zotune.models.loading import inspect, load
+from zotune.models.loading import find_model, load
 from zotune.tasks import build, forward
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -64,10 +64,10 @@ def llama(monkeypatch: pytest.MonkeyPatch) -> Injector:
 
 def task_of(folder: Path, kind: str, micro: int = 16, **more: Any) -> tuple[build.Task, build.Rows]:
     """A task on ten rows."""
-    found = inspect(str(folder))
+    found = find_model(str(folder))
     classes = Classes(("0", "1"), ("bad", "good")) if kind == "classification" else None
     text = {"classification": "{text} {label}" if found.head == "causal" else "{text}", "generation": "{text}"}[kind]
-    spec = Spec(kind, Template(text), classes=classes, max_new_tokens=6, **more)  # type: ignore[arg-type]
+    spec = TaskSpec(kind, Template(text), classes=classes, max_new_tokens=6, **more)  # type: ignore[arg-type]
     task = build.build(load(found.source, found.folder, found.head, classes=2), spec, 32, micro)
     records = rows(10) if kind == "classification" else [{**r, "completion": "good"} for r in rows(10)]
     return task, task.rows(records)
@@ -132,8 +132,8 @@ def test_what_a_failed_pass_allocated_is_free_at_the_next(tiny_encoder: Path, be
 
 def test_many_labels_are_embedded_in_parts(tiny_encoder: Path, bert: Injector) -> None:
     words = ("good", "fine", "nice", "great", "lovely")
-    spec = Spec("classification", Template("{text}"), classes=Classes(tuple("01234"), words))
-    found = inspect(str(tiny_encoder))
+    spec = TaskSpec("classification", Template("{text}"), classes=Classes(tuple("01234"), words))
+    found = find_model(str(tiny_encoder))
     task = build.build(load(found.source, found.folder, found.head), spec, 32, 16)
     coded = task.rows([{"text": "the film was good", "label": 0}])
     whole = task.logits(coded, [0])

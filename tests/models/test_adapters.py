@@ -10,11 +10,11 @@ import pytest
 import torch
 from families import CAUSAL, Families, classification, greedy, mean, option_scores
 
-from zotune.data.templates import Spec, Template
+from zotune.data.templates import TaskSpec, Template
 from zotune.errors import ModelError, OptionError
 from zotune.models import adapters, loading
-from zotune.models.adapters import Adapter
-from zotune.models.loading import Loaded
+from zotune.models.adapters import AdapterConfig
+from zotune.models.loading import LoadedModel
 from zotune.tasks import build
 
 TARGETS = {
@@ -34,7 +34,7 @@ ROWS = [{"text": text, "label": k % 2} for k, text in enumerate(TEXTS)]
 TOKENS = 4
 
 
-def scores(loaded: Loaded, micro: int = 4) -> torch.Tensor:
+def scores(loaded: LoadedModel, micro: int = 4) -> torch.Tensor:
     worded = loaded.head not in ("classification", "embedding")
     spec = classification("{text} it was {label}" if worded else "{text}", ("bad", "so good", "great"))
     task = build.build(loaded, spec, 90, micro)
@@ -42,11 +42,11 @@ def scores(loaded: Loaded, micro: int = 4) -> torch.Tensor:
     return found
 
 
-def trainable(loaded: Loaded) -> dict[str, torch.Tensor]:
+def trainable(loaded: LoadedModel) -> dict[str, torch.Tensor]:
     return {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
 
 
-def change(loaded: Loaded) -> None:
+def change(loaded: LoadedModel) -> None:
     """Move what is tuned, as a run would."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
@@ -54,8 +54,8 @@ def change(loaded: Loaded) -> None:
             p.add_(torch.randn_like(p) * 0.1)
 
 
-def again(folder: Path, classes: int | None = None) -> Loaded:
-    found = loading.inspect(str(folder))
+def again(folder: Path, classes: int | None = None) -> LoadedModel:
+    found = loading.find_model(str(folder))
     assert found.adapter == folder
     loaded = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
     adapters.load(loaded, found.adapter)
@@ -70,7 +70,7 @@ def test_lora_starts_as_the_plain_model(families: Families, family: str) -> None
     plain, state = scores(families.load(family)), torch.get_rng_state()
     made = [families.load(family) for _ in range(3)]
     for loaded, seed in zip(made, (1, 1, 2), strict=True):
-        adapters.attach(loaded, Adapter("lora", r=2, alpha=4), seed)
+        adapters.attach(loaded, AdapterConfig("lora", r=2, alpha=4), seed)
     assert torch.equal(state, torch.get_rng_state())
     first, same, other = (trainable(x) for x in made)
     assert all(torch.equal(first[n], same[n]) for n in first)
@@ -91,7 +91,7 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
 
     loaded = families.load(family)
     plain = scores(loaded)
-    adapters.attach(loaded, Adapter("lora", r=2, alpha=4), 1)
+    adapters.attach(loaded, AdapterConfig("lora", r=2, alpha=4), 1)
     change(loaded)
     want = scores(loaded)
     assert (want - plain).abs().max() > 1e-3
@@ -100,14 +100,14 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
     read = again(tmp_path, 3 if family.endswith("-head") else None)
     assert torch.equal(scores(read), want)
     assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
-    cls = getattr(transformers, loading.AUTO[loaded.head])
+    cls = getattr(transformers, loading.AUTO_CLASSES[loaded.head])
     base = json.loads((tmp_path / loading.ADAPTER_FILE).read_text())["base_model_name_or_path"]
     with loading.quiet():
         alone = peft.PeftModel.from_pretrained(cls.from_pretrained(base), tmp_path).eval()
     read.model = alone
     assert torch.equal(scores(read), want)
     adapters.merge(loaded)
-    assert not adapters.is_adapter(loaded)
+    assert not adapters.has_adapter(loaded)
     torch.testing.assert_close(scores(loaded), want, rtol=0, atol=1e-5)
     loading.save(loaded, tmp_path / "whole")
     whole = loading.load(str(tmp_path / "whole"), tmp_path / "whole", loaded.head, device="cpu")
@@ -117,7 +117,7 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
 @pytest.mark.parametrize("names", [("nope",), ("q_proj", "nope")])
 def test_modules_that_no_model_has_are_refused(families: Families, names: tuple[str, ...]) -> None:
     with pytest.raises(OptionError) as caught:
-        adapters.attach(families.load("llama"), Adapter("lora", targets=names), 0)
+        adapters.attach(families.load("llama"), AdapterConfig("lora", targets=names), 0)
     assert str(caught.value).startswith("--lora-target-modules: no module is called nope (")
     assert "q_proj" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -125,22 +125,22 @@ def test_modules_that_no_model_has_are_refused(families: Families, names: tuple[
 
 def test_modules_that_cannot_have_lora_are_refused(families: Families) -> None:
     with pytest.raises(OptionError, match=r"^--lora-target-modules: [^\n]*not supported[^\n]*$"):
-        adapters.attach(families.load("llama"), Adapter("lora", targets=("input_layernorm",)), 0)
+        adapters.attach(families.load("llama"), AdapterConfig("lora", targets=("input_layernorm",)), 0)
 
 
 def test_chosen_modules_and_one_adapter(families: Families) -> None:
     loaded = families.load("llama")
-    adapters.attach(loaded, Adapter("lora", targets=("down_proj", "model.layers.0.self_attn.k_proj")), 0)
+    adapters.attach(loaded, AdapterConfig("lora", targets=("down_proj", "model.layers.0.self_attn.k_proj")), 0)
     found = {n.split(".lora_")[0].rpartition("layers.")[2] for n in trainable(loaded)}
     assert found == {"0.mlp.down_proj", "1.mlp.down_proj", "0.self_attn.k_proj"}
     with pytest.raises(OptionError, match="has an adapter already"):
-        adapters.attach(loaded, Adapter("lora"), 0)
+        adapters.attach(loaded, AdapterConfig("lora"), 0)
 
 
 # -- prefixes ----------------------------------------------------------------------------------------------------------
 
 
-def real_tokens(loaded: Loaded, seed: int) -> list[int]:
+def real_tokens(loaded: LoadedModel, seed: int) -> list[int]:
     found = adapters._real_tokens(loaded, TOKENS, seed)[0].tolist()
     assert not set(found) & set(loaded.tokenizer.all_special_ids)
     return found
@@ -151,7 +151,7 @@ def test_a_prefix_starts_as_real_tokens_before_the_text(families: Families, fami
     """Rows of different lengths in one batch, padded on the right."""
     loaded, plain = families.load(family), families.load(family).model
     tokens, state = real_tokens(loaded, 5), torch.get_rng_state()
-    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 5)
+    adapters.attach(loaded, AdapterConfig("prefix", tokens=TOKENS), 5)
     assert torch.equal(state, torch.get_rng_state())
     assert loaded.virtual_tokens == TOKENS
     assert {n for n in trainable(loaded) if "prompt_encoder" in n} == {"prompt_encoder.default.embedding.weight"}
@@ -167,7 +167,7 @@ def test_a_prefix_starts_as_real_tokens_before_the_text(families: Families, fami
             want = whole if family == "llama-head" else whole[TOKENS:]
             torch.testing.assert_close(found, want, rtol=0, atol=1e-4)
     other = families.load(family)
-    adapters.attach(other, Adapter("prefix", tokens=TOKENS), 5)
+    adapters.attach(other, AdapterConfig("prefix", tokens=TOKENS), 5)
     assert all(torch.equal(trainable(loaded)[n], trainable(other)[n]) for n in trainable(loaded))
 
 
@@ -177,7 +177,7 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     import transformers
 
     loaded = families.load(family)
-    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 5)
+    adapters.attach(loaded, AdapterConfig("prefix", tokens=TOKENS), 5)
     change(loaded)
     want = scores(loaded)
     torch.testing.assert_close(scores(loaded, micro=1), want, rtol=0, atol=1e-5)
@@ -189,7 +189,7 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     change(read)
     change(loaded)
     assert torch.equal(scores(read), scores(loaded))
-    cls = getattr(transformers, loading.AUTO[loaded.head])
+    cls = getattr(transformers, loading.AUTO_CLASSES[loaded.head])
     with loading.quiet():
         alone = peft.PeftModel.from_pretrained(cls.from_pretrained(families.folder(family)), tmp_path).eval()
     read.model = alone
@@ -199,13 +199,13 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
 @pytest.mark.parametrize("family", CAUSAL)
 def test_a_prefix_scores_and_generates_as_a_plain_loop(families: Families, family: str) -> None:
     loaded = families.load(family)
-    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 5)
+    adapters.attach(loaded, AdapterConfig("prefix", tokens=TOKENS), 5)
     change(loaded)
     got = scores(loaded)
     for i, text in enumerate(TEXTS):
         for k, word in enumerate(("bad", "so good", "great")):
             assert float(got[i, k]) == pytest.approx(mean(option_scores(loaded, f"{text} it was ", word)), abs=1e-5)
-    spec = Spec("generation", Template("{text} {completion}"), max_new_tokens=7)
+    spec = TaskSpec("generation", Template("{text} {completion}"), max_new_tokens=7)
     want = [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]
     for micro in (1, 3):
         task = build.build(loaded, spec, 90, micro)
@@ -216,17 +216,17 @@ def test_a_prefix_scores_and_generates_as_a_plain_loop(families: Families, famil
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_lora_generates_as_a_plain_loop(families: Families, family: str) -> None:
     loaded = families.load(family)
-    adapters.attach(loaded, Adapter("lora", r=2), 5)
+    adapters.attach(loaded, AdapterConfig("lora", r=2), 5)
     change(loaded)
-    own = loaded.plain.generation_config
-    task = build.build(loaded, Spec("generation", Template("{text} {completion}"), max_new_tokens=7), 90, 3)
+    own = loaded.unwrapped.generation_config
+    task = build.build(loaded, TaskSpec("generation", Template("{text} {completion}"), max_new_tokens=7), 90, 3)
     got: Any = task.outputs(task.rows(ROWS), range(3), frozenset({"completion_ids"}))["completion_ids"]
     loaded.model = adapters_merged(loaded)
     assert got == [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]
-    assert loaded.plain.generation_config is own
+    assert loaded.unwrapped.generation_config is own
 
 
-def adapters_merged(loaded: Loaded) -> Any:
+def adapters_merged(loaded: LoadedModel) -> Any:
     adapters.merge(loaded)
     return loaded.model
 
@@ -244,7 +244,7 @@ def adapters_merged(loaded: Loaded) -> Any:
 )
 def test_where_there_is_no_prefix_it_is_refused(families: Families, family: str, error: Any, said: str) -> None:
     with pytest.raises(error) as caught:
-        adapters.attach(families.load(family), Adapter("prefix", tokens=TOKENS), 0)
+        adapters.attach(families.load(family), AdapterConfig("prefix", tokens=TOKENS), 0)
     assert said in str(caught.value)
     assert "--peft lora" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -252,8 +252,8 @@ def test_where_there_is_no_prefix_it_is_refused(families: Families, family: str,
 
 def test_a_prefix_is_not_merged(families: Families) -> None:
     loaded = families.load("llama")
-    adapters.attach(loaded, Adapter("prefix", tokens=TOKENS), 0)
+    adapters.attach(loaded, AdapterConfig("prefix", tokens=TOKENS), 0)
     with pytest.raises(ModelError, match="only LoRA can be merged"):
         adapters.merge(loaded)
     with pytest.raises(OptionError, match=r"the vocabulary has 4\d tokens"):
-        adapters.attach(families.load("llama"), Adapter("prefix", tokens=500), 0)
+        adapters.attach(families.load("llama"), AdapterConfig("prefix", tokens=500), 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import CAUSAL, MASKED, SEQ2SEQ, Families, classification, log_p, mean, option_scores
 
-from zotune.data.templates import Spec, Template
+from zotune.data.templates import TaskSpec, Template
 from zotune.errors import ModelError, OptionError
 from zotune.tasks import build
 
@@ -150,7 +150,7 @@ CHOICES = [
 @pytest.mark.parametrize("kind", ["words", "bytes"])
 @pytest.mark.parametrize("family", WORDED)
 def test_options_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
-    spec = Spec("choice", Template("{text} {choice}"), choices=("options",))
+    spec = TaskSpec("choice", Template("{text} {choice}"), choices=("options",))
     task = families.task(family, spec, kind)
     rows = task.rows(CHOICES)
     got = task.outputs(rows, range(3))
@@ -170,7 +170,7 @@ def test_options_equal_a_plain_loop(families: Families, family: str, kind: str) 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family: str) -> None:
-    spec = Spec("choice", Template("{text}\n{query|fill}"), choices=("options",))
+    spec = TaskSpec("choice", Template("{text}\n{query|fill}"), choices=("options",))
     task = families.task(family, spec)
     record = {
         "text": "the cat ran.",
@@ -197,10 +197,10 @@ def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family
     ],
 )
 def test_a_number_is_an_index_and_a_text_an_option(options: list[str], label: Any, right: list[int]) -> None:
-    from zotune.data.templates import options_of, right_options
+    from zotune.data.templates import correct_options, option_texts
 
     record = {"options": options, "label": label}
-    assert right_options(record, options_of(record, ("options",))) == right
+    assert correct_options(record, option_texts(record, ("options",))) == right
 
 
 # -- heads and pairs ---------------------------------------------------------------------------------------------------

@@ -534,26 +534,31 @@ def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: 
 
     from zotune.core.recipe import TensorInfo
     from zotune.core.space import describe
-    from zotune.models.trainable import choose
+    from zotune.models.trainable import match_tensors
 
     bert = list(describe(AutoModel.from_pretrained(tiny_encoder)).values())
     llama = list(describe(AutoModelForCausalLM.from_pretrained(tiny_llama)).values())
     head = list(describe(AutoModelForSequenceClassification.from_pretrained(tiny_classifier)).values())
-    auto = choose("auto", bert, "embedding")
+    auto = match_tensors("auto", bert, "embedding")
     assert auto
     assert all(n.startswith("encoder.layer.0.") and n.endswith("bias") for n in auto)
-    assert choose("auto", llama, "causal") == {f"model.layers.{k}.self_attn.v_proj.weight" for k in (0, 1)}
-    assert "classifier.weight" in choose("auto", head, "classification")
+    assert match_tensors("auto", llama, "causal") == {f"model.layers.{k}.self_attn.v_proj.weight" for k in (0, 1)}
+    assert "classifier.weight" in match_tensors("auto", head, "classification")
     probe = [*bert, TensorInfo("linear_head.weight", (3, 32), "linear", None)]
-    assert choose("auto", probe, "embedding") == {*auto, "linear_head.weight"}  # and no pooler, which nothing reads
-    assert choose("all", llama, "causal") == {t.name for t in llama}
-    assert choose("last:1", llama, "causal") == {t.name for t in llama if ".layers.1." in t.name}
-    assert choose("value", bert, "embedding") == {f"encoder.layer.{k}.attention.self.value.weight" for k in (0, 1)}
-    assert choose("norm", llama, "causal") == {t.name for t in llama if "norm" in t.name}
-    assert choose("bias", bert, "embedding") == {t.name for t in bert if t.name.endswith("bias")}
-    assert choose(r"mlp\.up", llama, "causal") == {t.name for t in llama if "mlp.up" in t.name}
+    assert match_tensors("auto", probe, "embedding") == {
+        *auto,
+        "linear_head.weight",
+    }  # and no pooler, which nothing reads
+    assert match_tensors("all", llama, "causal") == {t.name for t in llama}
+    assert match_tensors("last:1", llama, "causal") == {t.name for t in llama if ".layers.1." in t.name}
+    assert match_tensors("value", bert, "embedding") == {
+        f"encoder.layer.{k}.attention.self.value.weight" for k in (0, 1)
+    }
+    assert match_tensors("norm", llama, "causal") == {t.name for t in llama if "norm" in t.name}
+    assert match_tensors("bias", bert, "embedding") == {t.name for t in bert if t.name.endswith("bias")}
+    assert match_tensors(r"mlp\.up", llama, "causal") == {t.name for t in llama if "mlp.up" in t.name}
     with pytest.raises(OptionError, match="means no tensor"):
-        choose("bias", llama, "causal")
+        match_tensors("bias", llama, "causal")
 
 
 def test_the_guard_keeps_the_start_unless_the_tuned_weights_win_by_two_standard_errors(

@@ -10,7 +10,7 @@ import torch
 from conftest import rows
 
 from zotune.data import templates
-from zotune.data.templates import Classes, Spec, Template
+from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.errors import DataError, OptionError
 from zotune.models import loading
 from zotune.tasks import build
@@ -19,9 +19,9 @@ from zotune.tasks import build
 def task(
     folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16, length: int = 32
 ) -> build.Task:
-    found = loading.inspect(str(folder))
+    found = loading.find_model(str(folder))
     loaded = loading.load(found.source, found.folder, found.head, classes=len(words))
-    spec = Spec("classification", Template(template), Classes(("0", "1"), words))
+    spec = TaskSpec("classification", Template(template), Classes(("0", "1"), words))
     return build.build(loaded, spec, length, micro)
 
 
@@ -148,7 +148,7 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
 )
 def test_classes(labels: list[Any], given_: str | None, keys: tuple[str, ...], words: tuple[str, ...]) -> None:
     found = templates.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
-    assert (found.keys, found.words) == (keys, words)
+    assert (found.values, found.words) == (keys, words)
 
 
 def test_label_text_names_numbers() -> None:

@@ -11,7 +11,7 @@ import torch
 from conftest import rows
 from torch import nn
 
-from zotune.data.templates import Classes, Spec, Template
+from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.models import loading
 from zotune.tasks import build
 from zotune.tasks.frozen_prefix import find_blocks
@@ -20,11 +20,11 @@ RECORDS = rows(24)
 
 
 def made(folder: Path, micro: int = 16) -> build.Task:
-    found = loading.inspect(str(folder))
+    found = loading.find_model(str(folder))
     loaded = loading.load(found.source, found.folder, found.head, classes=2)
     template = "{text} it was {label}" if found.head == "causal" else "{text}"
     return build.build(
-        loaded, Spec("classification", Template(template), Classes(("0", "1"), ("bad", "good"))), 32, micro
+        loaded, TaskSpec("classification", Template(template), Classes(("0", "1"), ("bad", "good"))), 32, micro
     )
 
 

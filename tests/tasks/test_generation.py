@@ -12,7 +12,7 @@ import pytest
 import torch
 from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 
-from zotune.data.templates import Spec, Template
+from zotune.data.templates import TaskSpec, Template
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models import loading
 from zotune.tasks import build
@@ -27,7 +27,7 @@ QUESTIONS = [
 ]
 ANSWERS = ["the dog", "", "a man.", "yes", "no"]
 ROWS = [{"question": q, "completion": a} for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
-SPEC = Spec("generation", Template("question : {question} ? answer : {completion}"), max_new_tokens=9)
+SPEC = TaskSpec("generation", Template("question : {question} ? answer : {completion}"), max_new_tokens=9)
 PROMPTS = [f"question : {q} ? answer :" for q in QUESTIONS]
 
 
@@ -202,7 +202,7 @@ TURNS = [
 def test_messages_go_through_the_models_template(families: Families, family: str) -> None:
     loaded = families.load(family)
     loaded.tokenizer.chat_template = CHAT
-    spec = Spec("generation", Template("{messages}"), max_new_tokens=5)
+    spec = TaskSpec("generation", Template("{messages}"), max_new_tokens=5)
     got = said(build.build(loaded, spec, 90, 4), TURNS)
     want = "<s> question : who ran </s> <s> answer : "
     ids = loaded.tokenizer(want, add_special_tokens=False)["input_ids"]
@@ -220,7 +220,7 @@ def test_messages_go_through_the_models_template(families: Families, family: str
 
 def test_messages_without_a_template_are_refused(families: Families) -> None:
     loaded = families.load("llama")
-    task = build.build(loaded, Spec("generation", Template("{messages}")), 90, 4)
+    task = build.build(loaded, TaskSpec("generation", Template("{messages}")), 90, 4)
     with pytest.raises(ModelError, match="has no chat template for `messages`"):
         task.rows(TURNS)
     loaded.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
@@ -234,7 +234,7 @@ def test_messages_without_a_template_are_refused(families: Families) -> None:
 @pytest.mark.parametrize("family", ["llama", "bart"])
 def test_a_passage_is_cut_and_new_tokens_have_room(families: Families, family: str) -> None:
     template = Template("{text} question : {question} answer : {completion}")
-    spec = Spec("generation", template, cut="text", max_new_tokens=8, demonstrations="a film was good\n\n" * 6)
+    spec = TaskSpec("generation", template, cut="text", max_new_tokens=8, demonstrations="a film was good\n\n" * 6)
     task = build.build(families.load(family), spec, 32, 4)
     record = {"text": "the dog saw the cat and " * 9, "question": "who ran", "completion": "so very good"}
     rows = task.rows([record, {**record, "text": "a"}])
@@ -251,7 +251,7 @@ def test_a_passage_is_cut_and_new_tokens_have_room(families: Families, family: s
 def test_a_long_conversation_loses_its_beginning(families: Families) -> None:
     loaded = families.load("llama")
     loaded.tokenizer.chat_template = CHAT
-    task = build.build(loaded, Spec("generation", Template("{messages}"), max_new_tokens=4), 16, 4)
+    task = build.build(loaded, TaskSpec("generation", Template("{messages}"), max_new_tokens=4), 16, 4)
     turns = [{"role": "question", "content": "the film " * 9}, {"role": "question", "content": "who ran"}]
     rows = task.rows([{"messages": turns}])
     assert rows.cut == 1
@@ -267,7 +267,7 @@ def test_an_answer_longer_than_the_limit_is_refused(families: Families) -> None:
 
 
 def test_a_prompt_that_is_all_the_text_keeps_its_end(families: Families) -> None:
-    spec = Spec("generation", Template("{prompt}"), max_new_tokens=2)
+    spec = TaskSpec("generation", Template("{prompt}"), max_new_tokens=2)
     task = families.task("llama", spec, length=8)
     found = task.rows([{"prompt": "the cat sat . " * 6 + "the dog ran", "completion": " yes"}])
     assert found.cut == 1

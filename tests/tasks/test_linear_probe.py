@@ -12,7 +12,7 @@ from families import Families, classification
 
 from zotune.errors import DataError, OptionError
 from zotune.models import adapters, loading
-from zotune.models.adapters import Adapter
+from zotune.models.adapters import AdapterConfig
 from zotune.tasks import build, linear_probe
 
 SUBJECTS = ["the film", "a cat", "the plot and the cast", "it", "what a dog"]
@@ -28,7 +28,7 @@ def rows(classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def built(loaded: loading.Loaded, classes: int) -> build.Whole:
+def built(loaded: loading.LoadedModel, classes: int) -> build.Whole:
     made = build.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
     assert isinstance(made, build.Whole)
     return made
@@ -59,7 +59,7 @@ def test_the_model_predicts_as_the_probe(families: Families, head: str, classes:
     else:
         assert (loaded.last_linear().bias is not None) == has_bias
     loading.save(loaded, tmp_path)
-    found = loading.inspect(str(tmp_path))
+    found = loading.find_model(str(tmp_path))
     again = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
     assert torch.equal(built(again, classes).logits(train, range(len(train))), logits)
     assert (again.linear_head is not None) == (head == "bert-embedding")
@@ -73,7 +73,7 @@ def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path
     train = task.rows(rows(3))
     linear_probe.write(task, train)
     want = task.logits(train, range(len(train)))
-    adapters.attach(loaded, Adapter("lora", r=2), 1)
+    adapters.attach(loaded, AdapterConfig("lora", r=2), 1)
     assert torch.equal(built(loaded, 3).logits(train, range(len(train))), want)
     with torch.no_grad():
         for p in loaded.model.parameters():
@@ -81,7 +81,7 @@ def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path
                 p.add_(0.01)
     want = built(loaded, 3).logits(train, range(len(train)))
     loading.save(loaded, tmp_path)
-    found = loading.inspect(str(tmp_path))
+    found = loading.find_model(str(tmp_path))
     again = loading.load(found.source, found.folder, found.head, device="cpu", classes=3)
     adapters.load(again, tmp_path)
     assert torch.equal(built(again, 3).logits(train, range(len(train))), want)

@@ -14,7 +14,7 @@ from test_generation import QUESTIONS
 
 from zotune import config
 from zotune.core.recipe import Noise
-from zotune.data.templates import Spec, Template
+from zotune.data.templates import TaskSpec, Template
 from zotune.models import loading
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
@@ -22,7 +22,7 @@ from zotune.search.journal import Tape
 from zotune.tasks import build, prompt_cache
 
 ASKED = "it was true because the dog ran and the cat saw it . question : the man was so good . "
-SPEC = Spec("generation", Template(ASKED + ASKED + "who : {question} ? answer : {completion}"), max_new_tokens=6)
+SPEC = TaskSpec("generation", Template(ASKED + ASKED + "who : {question} ? answer : {completion}"), max_new_tokens=6)
 GOAL = """
 def words(completion_ids, **_):
     return [float(sum(k * x for k, x in enumerate(ids))) for ids in completion_ids]
@@ -56,7 +56,7 @@ def test_completions_are_those_of_whole_prompts(families: Families, family: str)
     assert len({len(p) for p in prompts}) > 2
     want = [greedy(loaded, list(p), 6) for p in prompts]
     assert said(task) == want
-    seen = reads(loaded.plain)
+    seen = reads(loaded.unwrapped)
     assert said(task) == want
     rest = max(map(len, prompts)) - length
     assert seen[:2] == [(1, length), (len(ROWS), rest)]
@@ -97,7 +97,7 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
             p.data.add_(torch.randn_like(p) * 0.2)
     model.save_pretrained(tmp_path)
     coder.save_pretrained(tmp_path)
-    found = loading.inspect(str(tmp_path))
+    found = loading.find_model(str(tmp_path))
     loaded = loading.load(found.source, found.folder, found.head, device="cpu")
     task, whole = (build.build(loaded, SPEC, 90, 16) for _ in range(2))
     whole.prompts.possible = False
@@ -107,8 +107,10 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
 
 def test_what_has_little_in_common_is_read_whole(families: Families) -> None:
     loaded = families.load("llama")
-    seen = reads(loaded.plain)
-    task = build.build(loaded, Spec("generation", Template("who : {question} ?{completion}"), max_new_tokens=3), 90, 16)
+    seen = reads(loaded.unwrapped)
+    task = build.build(
+        loaded, TaskSpec("generation", Template("who : {question} ?{completion}"), max_new_tokens=3), 90, 16
+    )
     assert said(task, [{"question": q + " " + ASKED, "completion": ""} for q in QUESTIONS])
     assert all(rows == len(ROWS) for rows, _ in seen)
     seen.clear()
@@ -130,7 +132,7 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
     """It takes no cache, or counts padding as places."""
     loaded = families.load("llama")
     want = [greedy(loaded, list(build.build(loaded, SPEC, 90, 16).rows([r]).tokens[0][0]), 6) for r in ROWS]
-    plain = type(loaded.plain).forward
+    plain = type(loaded.unwrapped).forward
     failed = []
 
     @functools.wraps(plain)  # generate reads what it takes
@@ -147,7 +149,7 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
             more["position_ids"] = torch.arange(begun, begun + ids.shape[1]).expand(*ids.shape)
         return plain(self, *args, **more)
 
-    monkeypatch.setattr(type(loaded.plain), "forward", other)
+    monkeypatch.setattr(type(loaded.unwrapped), "forward", other)
     task = build.build(loaded, SPEC, 90, 16)
     assert said(task) == want
     assert said(task) == want
@@ -169,7 +171,7 @@ def test_windows_see_no_padding(families: Families, more: dict[str, Any], possib
     loaded = families.load("llama")
     assert build.build(loaded, SPEC, 90, 16).prompts.possible
     for name, value in more.items():
-        setattr(loaded.plain.config, name, value)
+        setattr(loaded.unwrapped.config, name, value)
     assert build.build(loaded, SPEC, 90, 16).prompts.possible == possible
 
 
@@ -188,7 +190,7 @@ def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Pat
         made.oracle.begin(Tape(), 0)
         points = [made.space.theta + 0.5 * Noise("normal", 0, k) for k in range(3)]
         made.oracle(*points)
-        seen = reads(made.loaded.plain)
+        seen = reads(made.loaded.unwrapped)
         made.oracle.begin(Tape(), 0)
         found[probe] = made.oracle(*points)
         begins = [shape for shape in seen if shape[1] > prompt_cache.LEAST]

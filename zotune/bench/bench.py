@@ -41,9 +41,9 @@ from zotune.bench.shapes import SHAPES
 from zotune.core.space import Space, named_tensors
 from zotune.errors import OptionError, PluginError, ZotuneError
 from zotune.models import adapters, loading
-from zotune.models.adapters import Adapter
-from zotune.models.loading import Loaded
-from zotune.models.trainable import tuned
+from zotune.models.adapters import AdapterConfig
+from zotune.models.loading import LoadedModel
+from zotune.models.trainable import trainable_names
 from zotune.runs.plan import EMBEDDED
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
@@ -248,12 +248,12 @@ def load(
     head: str = "auto",
     seed: int = 0,
     trust_remote_code: bool = False,
-) -> Loaded:
+) -> LoadedModel:
     """A model as fit loads it, or one of random weights and a known shape, with a fresh adapter where one is asked for.
 
     Raises ModelError, OptionError.
     """
-    adapter = Adapter(peft)
+    adapter = AdapterConfig(peft)
     adapter.check()
     if shape is not None:
         if model is not None:
@@ -263,9 +263,9 @@ def load(
         if peft == "prefix":
             raise OptionError("--peft prefix starts from real tokens, and --config has no tokenizer")
         family, sizes = SHAPES[shape]
-        loaded = loading.random(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
+        loaded = loading.random_model(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
     else:
-        found = loading.inspect(model, head)
+        found = loading.find_model(model, head)
         loaded = loading.load(
             found.source,
             found.folder,
@@ -306,7 +306,7 @@ def resolve(
 
 
 def measure(
-    loaded: Loaded,
+    loaded: LoadedModel,
     rules: Mapping[str, Optimizer],
     o: Options | None = None,
     *,
@@ -322,7 +322,7 @@ def measure(
     o = o or Options()
     clock = Clock(loaded.device)
     subject = Subject(loaded, o, clock)
-    names = frozenset(tuned(loaded, o.tune))
+    names = frozenset(trainable_names(loaded, o.tune))
     plain = subject.plain(o.rows)
     held = bytes_of(loaded.model)
     idle = peak(loaded.device, plain, held)

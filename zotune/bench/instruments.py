@@ -22,7 +22,7 @@ from zotune.bench.workbench import LiveTensors
 from zotune.core.recipe import Noise, Recipe
 from zotune.core.space import Space
 from zotune.errors import ModelError, OptionError, OutOfMemory
-from zotune.models.loading import Loaded
+from zotune.models.loading import LoadedModel
 from zotune.models.trainable import check_tune
 from zotune.tasks.forward import out_of_memory
 from zotune.types import Score
@@ -119,10 +119,10 @@ class Subject:
     for a score. Raises OptionError where the model takes fewer tokens.
     """
 
-    def __init__(self, loaded: Loaded, options: Options, clock: Clock) -> None:
+    def __init__(self, loaded: LoadedModel, options: Options, clock: Clock) -> None:
         self.loaded, self.rows, self.tokens, self.clock = loaded, options.rows, options.tokens, clock
         self.passes: list[int] = []
-        limit = loaded.positions
+        limit = loaded.context_length
         if limit is not None and options.tokens > limit:
             raise OptionError(f"--tokens {options.tokens}: the model takes {limit} at most")
         vocabulary = int(loaded.config.vocab_size)

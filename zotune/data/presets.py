@@ -19,14 +19,14 @@ from typing import Any, Literal
 from zotune.config import convert, read_yaml
 from zotune.errors import OptionError, nearest
 
-Kind = Literal["classification", "choice", "generation"]
+TaskKind = Literal["classification", "choice", "generation"]
 TARGETS: Mapping[str, str] = {"classification": "label", "choice": "choice", "generation": "completion"}
 """The place of the answer in a template, by kind. A generation template may leave it out: the completion follows."""
 
-WORD_HEADS = ("causal", "masked", "seq2seq")
+LM_HEADS = ("causal", "masked", "seq2seq")
 """Heads that score or write the words at the target. The others see a row's own texts, never a label."""
 
-HEADS = (*WORD_HEADS, "classification", "embedding")
+HEADS = (*LM_HEADS, "classification", "embedding")
 _SHIPPED = Path(str(resources.files("zotune") / "data" / "tasks"))
 
 
@@ -54,7 +54,7 @@ class TaskFile:
     name: str
     about: str = ""
     paper: str = ""
-    kind: Kind = "classification"
+    kind: TaskKind = "classification"
     template: Mapping[str, str]  # by head; "default" for the heads not named
     labels: tuple[LabelWord, ...] = ()  # in class order
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> names in the data, the first found
@@ -131,9 +131,9 @@ def _places(text: str, what: str) -> set[str]:
 
 def _suits(task: TaskFile, head: str, what: str, text: str) -> None:
     target, places = TARGETS[task.kind], _places(text, what)
-    if head in WORD_HEADS and task.kind != "generation" and target not in places:
+    if head in LM_HEADS and task.kind != "generation" and target not in places:
         raise OptionError(f"{what} has no {{{target}}}, which head {head!r} needs")
-    if head not in WORD_HEADS and target != "choice" and target in places:
+    if head not in LM_HEADS and target != "choice" and target in places:
         raise OptionError(f"{what} would show {{{target}}} to head {head!r}", hint=f"give {head} one of its own")
 
 
@@ -211,7 +211,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("name", "about", "paper", "cut", "calibration"), _text),
     "objective": _plugin,
     **dict.fromkeys(("choices", "stop"), _texts),
-    "kind": lambda value, what: convert(value, Kind, what),
+    "kind": lambda value, what: convert(value, TaskKind, what),
     "template": _template,
     "labels": _labels,
     "columns": _columns,

@@ -26,7 +26,7 @@ _FIRST_WITHOUT_SCRIPTS = 4
 """From this major version on `datasets` cannot run a data set's own script, whatever its settings say."""
 
 
-def kind_of(path: Path) -> str:
+def path_type(path: Path) -> str:
     """ "file", "folder", "other", or "" where nothing is. Raises DataError where the system does not tell."""
     try:
         if not path.exists():
@@ -147,7 +147,7 @@ def _read_parquet(path: Path) -> list[Record]:
 
 
 @dataclass(frozen=True)
-class HubData:
+class HubDataset:
     """A hub data set's usable splits; left_out: split → why it is none of them; notes: rows that were left out."""
 
     splits: dict[str, list[Record]]
@@ -163,7 +163,7 @@ def looks_like_hub_id(spec: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None and (not colon or re.fullmatch(r"[^\s:]+", config) is not None)
 
 
-def read_hub(spec: str, label: str) -> HubData:
+def read_hub(spec: str, label: str) -> HubDataset:
     """All splits of the hub data set `spec`.
 
     A column of class numbers `c` gets a companion `c_text` with their names; that of the label column is `label_text`,
@@ -172,7 +172,7 @@ def read_hub(spec: str, label: str) -> HubData:
     """
     missing = f"{spec}: no such file or folder"
     name, _, config = spec.partition(":")
-    if kind_of(Path(name)):  # the library, too, would read what is here
+    if path_type(Path(name)):  # the library, too, would read what is here
         raise DataError(f"{missing}; there is {name}, but only a hub data set has a configuration {config!r}")
     try:
         import datasets
@@ -213,7 +213,7 @@ def _is_builder(name: str) -> bool:
         return False
 
 
-def _named(found: dict[str, tuple[Any, list[Record]]], label: str, class_label: Any) -> HubData:
+def _named(found: dict[str, tuple[Any, list[Record]]], label: str, class_label: Any) -> HubDataset:
     left_out = {split: "it holds no records" for split, (_, rows) in found.items() if not rows}
     # Hidden labels are -1 by the hub's custom. Where no split has any label, the column is not the task's.
     hidden = [s for s, (_, rows) in found.items() if rows and all(_unlabelled(row, label) for row in rows)]
@@ -229,7 +229,7 @@ def _named(found: dict[str, tuple[Any, list[Record]]], label: str, class_label: 
         if len(kept) < len(rows):
             notes.append(f"{len(rows) - len(kept)} rows of split {split!r} left out: they have no label (-1)")
         splits[split] = [_with_names(row, classes, label) for row in kept]
-    return HubData(splits, left_out, tuple(notes))
+    return HubDataset(splits, left_out, tuple(notes))
 
 
 def _unlabelled(row: Record, label: str) -> bool:
@@ -247,4 +247,4 @@ def _with_names(row: Record, classes: dict[str, list[str]], label: str) -> Recor
     return out
 
 
-__all__ = ["SUFFIXES", "HubData", "Record", "kind_of", "looks_like_hub_id", "read_file", "read_hub"]
+__all__ = ["SUFFIXES", "HubDataset", "Record", "looks_like_hub_id", "path_type", "read_file", "read_hub"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zotune.data.readers import SUFFIXES as SUFFIXES
-from zotune.data.readers import Record, kind_of, looks_like_hub_id, read_file, read_hub
+from zotune.data.readers import Record, looks_like_hub_id, path_type, read_file, read_hub
 from zotune.errors import DataError, OptionError, nearest
 from zotune.seeds import derive
 
@@ -37,14 +37,14 @@ class Splits:
     """
 
     train: list[Record]
-    select: list[Record]
-    judge: list[Record]
-    note: str
+    validation: list[Record]
+    test: list[Record]
+    summary: str
     digest: str
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """What a source holds.
 
     splits: records by split name. also: other names of these splits (`dev` for `validation`). files: records by
@@ -54,21 +54,21 @@ class Source:
 
     name: str
     splits: dict[str, list[Record]]
-    also: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     files: dict[Path, list[Record]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def pick(self, name: str) -> list[Record]:
+    def split(self, name: str) -> list[Record]:
         """The records of a split, by its name or as the path of a file. The same records are the same list, however
         they are named. Raises DataError."""
-        if name in self.splits or name in self.also:
-            return self.splits[self.also.get(name, name)]
+        if name in self.splits or name in self.aliases:
+            return self.splits[self.aliases.get(name, name)]
         if name in self.left_out:
             raise DataError(f"{self.name}: split {name!r} cannot be used: {self.left_out[name]}")
         if name.lower().endswith(SUFFIXES):
             path = _path(name)
-            kind = kind_of(path)
+            kind = path_type(path)
             if kind == "file":
                 return self._file(path)
             said = "that is a folder, not a file" if kind == "folder" else "there is no such file"
@@ -78,12 +78,12 @@ class Source:
     def _file(self, path: Path) -> list[Record]:
         place = path.resolve()
         if place not in self.files:
-            self.files[place] = complete(read_file(path), str(path))
+            self.files[place] = normalize(read_file(path), str(path))
         return self.files[place]
 
 
-def load(source: str | Path, *, label: str = "label") -> Source:
-    """All splits of a source, with records in the uniform shapes of `complete`.
+def load_source(source: str | Path, *, label: str = "label") -> DataSource:
+    """All splits of a source, with records in the uniform shapes of `normalize`.
 
     A file is "train". In a folder each file is a split by its stem, and valid, val, dev, eval and validation_matched
     count as validation. A text that names no file and looks like a hub id is loaded from the hub, `owner/name:config`,
@@ -92,10 +92,10 @@ def load(source: str | Path, *, label: str = "label") -> Source:
     if isinstance(source, str) and not source.strip():
         raise DataError(f"the path of the data is empty: {source!r}")
     path = _path(source)
-    kind = kind_of(path)
+    kind = path_type(path)
     if kind == "file":
-        rows = complete(read_file(path), str(path))
-        return Source(str(source), {"train": rows}, files={path.resolve(): rows})
+        rows = normalize(read_file(path), str(path))
+        return DataSource(str(source), {"train": rows}, files={path.resolve(): rows})
     if kind == "folder":
         return _load_folder(source, path)
     if kind:
@@ -104,12 +104,12 @@ def load(source: str | Path, *, label: str = "label") -> Source:
         raise DataError(f"{source}: no such file or folder")
     hub = read_hub(source, label)
     also = _counting_as(hub.splits)
-    splits = {also.get(s, s): complete(rows, f"{source}, split {s!r}") for s, rows in hub.splits.items()}
+    splits = {also.get(s, s): normalize(rows, f"{source}, split {s!r}") for s, rows in hub.splits.items()}
     notes = [f"split {split!r} left out: {reason}" for split, reason in hub.left_out.items()]
-    return Source(source, splits, also, left_out=hub.left_out, notes=(*notes, *hub.notes))
+    return DataSource(source, splits, also, left_out=hub.left_out, notes=(*notes, *hub.notes))
 
 
-def _load_folder(source: str | Path, path: Path) -> Source:
+def _load_folder(source: str | Path, path: Path) -> DataSource:
     try:
         entries = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     except OSError as error:
@@ -117,7 +117,7 @@ def _load_folder(source: str | Path, path: Path) -> Source:
     by_stem: dict[str, Path] = {}
     known = {name for names in _ALIASES.values() for name in names}
     for entry in entries:
-        kind = kind_of(entry)
+        kind = path_type(entry)
         if kind != "file":
             raise DataError(f"{entry} is {'a folder' if kind == 'folder' else 'missing'}, but named like a data file")
         stem = entry.stem.removesuffix("-00000-of-00001")  # as the hub names the only parquet file of a split
@@ -130,9 +130,9 @@ def _load_folder(source: str | Path, path: Path) -> Source:
     also = _counting_as(by_stem)
     splits, files = {}, {}
     for stem, entry in by_stem.items():
-        rows = complete(read_file(entry), str(entry))
+        rows = normalize(read_file(entry), str(entry))
         splits[also.get(stem, stem)] = files[entry.resolve()] = rows
-    return Source(str(source), splits, also, files)
+    return DataSource(str(source), splits, also, files)
 
 
 def _counting_as(names: Iterable[str]) -> dict[str, str]:
@@ -150,12 +150,12 @@ def _path(source: str | Path) -> Path:
         return Path(source)
 
 
-def read(source: str | Path, *, label: str = "label") -> dict[str, list[Record]]:
-    """Records by split name, as `load` finds them. Raises DataError."""
-    return load(source, label=label).splits
+def read_splits(source: str | Path, *, label: str = "label") -> dict[str, list[Record]]:
+    """Records by split name, as `load_source` finds them. Raises DataError."""
+    return load_source(source, label=label).splits
 
 
-def complete(rows: Sequence[Record], where: str = "") -> list[Record]:
+def normalize(rows: Sequence[Record], where: str = "") -> list[Record]:
     """Records in a uniform shape; no column is lost, and records are not changed in place.
 
     `answers` as SQuAD's dict of texts and starts, or DROP's `answers_spans`, become `answers`: a list of different
@@ -224,7 +224,7 @@ def _check_messages(messages: Any, where: str) -> None:
             raise DataError(f"{where}: message {number} needs a text as content, got {message.get('content')!r:.60}")
 
 
-def rename(rows: list[Record], columns: Mapping[str, str], where: str = "") -> list[Record]:
+def rename_columns(rows: list[Record], columns: Mapping[str, str], where: str = "") -> list[Record]:
     """Apply `--column wanted=found`: the column `found` is also known as `wanted`. where: named in errors. Raises
     DataError."""
     if not columns:
@@ -233,18 +233,18 @@ def rename(rows: list[Record], columns: Mapping[str, str], where: str = "") -> l
         for number, row in enumerate(rows, 1):
             if found not in row:
                 place = f"{where} record {number}".strip()
-                raise DataError(f"--column {wanted}={found}: {place} has no column {found!r}; {columns_of(rows)}")
+                raise DataError(f"--column {wanted}={found}: {place} has no column {found!r}; {describe_columns(rows)}")
     return [{**row, **{wanted: row[found] for wanted, found in columns.items()}} for row in rows]
 
 
-def columns_of(rows: Sequence[Record]) -> str:
+def describe_columns(rows: Sequence[Record]) -> str:
     names: dict[str, None] = {}
     for row in rows[:1000]:
         names.update(dict.fromkeys(row))
     return "columns found: " + (", ".join(names) if names else "none")
 
 
-def split(
+def load_splits(
     source: str | Path,
     *,
     seed: int,
@@ -271,14 +271,14 @@ def split(
         if value is not None and value < 1:
             raise OptionError(f"{option} {value} must be at least 1")
     columns = columns or {}
-    found = load(source, label=columns.get("label", "label"))
+    found = load_source(source, label=columns.get("label", "label"))
     unnamed = train_split == "train" and train_split not in found.splits and train_split not in found.left_out
     if unnamed and len(found.splits) == 1:
         train = next(iter(found.splits.values()))
     else:
-        train = found.pick(train_split)
-    validation = found.pick(eval_split) if eval_split else found.splits.get("validation")
-    test = found.pick(test_split) if test_split else found.splits.get("test")
+        train = found.split(train_split)
+    validation = found.split(eval_split) if eval_split else found.splits.get("validation")
+    test = found.split(test_split) if test_split else found.splits.get("test")
     if validation is train or test is train:
         raise DataError(f"{source}: the training rows cannot also be held out; name another --eval-split")
     if not any(part is rows for part in (train, validation, test) for rows in found.splits.values()):
@@ -288,9 +288,9 @@ def split(
         )
     if validation is test:  # one split under both names: it selects and judges by halves, never by the same rows
         test = None
-    train = rename(train, columns, "training")
-    validation = rename(validation, columns, "validation") if validation is not None else None
-    test = rename(test, columns, "test") if test is not None else None
+    train = rename_columns(train, columns, "training")
+    validation = rename_columns(validation, columns, "validation") if validation is not None else None
+    test = rename_columns(test, columns, "test") if test is not None else None
     train, select, judge, held = _hold_out(str(source), train, validation, test, seed)
     if limit is not None and limit < len(train):
         train = [train[i] for i in sorted(_shuffled(len(train), seed, "limit")[:limit])]
@@ -346,7 +346,7 @@ def _balanced(
         if not key:
             raise DataError(
                 f"{source}: --k-per-class needs labels, and training record {i + 1} has no column 'label'; "
-                f"{columns_of(train)}",
+                f"{describe_columns(train)}",
                 hint="--column label=…",
             )
         places.setdefault(key, []).append(i)
@@ -374,4 +374,15 @@ def _shuffled(n: int, seed: int, purpose: str) -> list[int]:
     return order
 
 
-__all__ = ["Record", "Source", "Splits", "columns_of", "complete", "load", "read", "read_file", "rename", "split"]
+__all__ = [
+    "DataSource",
+    "Record",
+    "Splits",
+    "describe_columns",
+    "load_source",
+    "load_splits",
+    "normalize",
+    "read_file",
+    "read_splits",
+    "rename_columns",
+]

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from zotune.data.splits import Record, columns_of
+from zotune.data.splits import Record, describe_columns
 from zotune.errors import DataError, OptionError, nearest
 
-Kind = Literal["classification", "choice", "generation"]
-KINDS: tuple[Kind, ...] = ("classification", "choice", "generation")
-TARGET = {"classification": "label", "choice": "choice", "generation": "completion"}
-WORDED = frozenset({"causal", "masked", "seq2seq"})
+TaskKind = Literal["classification", "choice", "generation"]
+TASK_KINDS: tuple[TaskKind, ...] = ("classification", "choice", "generation")
+TARGETS = {"classification": "label", "choice": "choice", "generation": "completion"}
+LM_HEADS = frozenset({"causal", "masked", "seq2seq"})
 """Heads that answer in words."""
 
 PLACEHOLDER = "@placeholder"
@@ -38,7 +38,7 @@ SHOTS = "shots"
 
 
 @dataclass(frozen=True)
-class Filled:
+class FilledTemplate:
     """A template with its places filled. spans: (start, end) of each column's text; target: (start, end) of what is
     asked for; pair: where the second text of a pair starts."""
 
@@ -47,18 +47,20 @@ class Filled:
     target: tuple[int, int] | None = None
     pair: int | None = None
 
-    def upto(self, end: int) -> Filled:
+    def truncate(self, end: int) -> FilledTemplate:
         """What stands before a place, which asks for nothing."""
         spans = {name: (a, min(b, end)) for name, (a, b) in self.spans.items() if a < end}
         pair = self.pair if self.pair is not None and self.pair < end else None
-        return Filled(self.text[:end], spans, None, pair)
+        return FilledTemplate(self.text[:end], spans, None, pair)
 
-    def after(self, lead: str) -> Filled:
+    def prepend(self, lead: str) -> FilledTemplate:
         """The same after another text, which is the first to be shortened."""
         n = len(lead)
         moved = {name: (a + n, b + n) for name, (a, b) in self.spans.items()}
         target = (self.target[0] + n, self.target[1] + n) if self.target else None
-        return Filled(lead + self.text, {SHOTS: (0, n), **moved}, target, None if self.pair is None else self.pair + n)
+        return FilledTemplate(
+            lead + self.text, {SHOTS: (0, n), **moved}, target, None if self.pair is None else self.pair + n
+        )
 
 
 class Template:
@@ -84,13 +86,13 @@ class Template:
             self.parts.append((literal, name if place is not None else None, tuple(filters)))
 
     @property
-    def fields(self) -> list[str]:
+    def columns(self) -> list[str]:
         """Columns that it names, and its target."""
         return [name for _, name, _ in self.parts if name is not None and name != "sep"]
 
-    def asks(self, target: str) -> bool:
+    def has_place(self, target: str) -> bool:
         """Whether it has a place for this target."""
-        return target in self.fields or any("fill" in filters for _, _, filters in self.parts)
+        return target in self.columns or any("fill" in filters for _, _, filters in self.parts)
 
     def render(self, record: Mapping[str, Any], until: str | None = None) -> str:
         """The text with its places filled; with `until`, only what stands before that place."""
@@ -104,8 +106,8 @@ class Template:
         record: Mapping[str, Any],
         target: str | None = None,
         said: str = "",
-        tail: Literal["keep", "ask", "drop"] = "keep",
-    ) -> Filled:
+        tail: Literal["keep", "score", "drop"] = "keep",
+    ) -> FilledTemplate:
         """The text of a record, with `said` in the place of the target.
 
         tail: what follows the target is text like the rest, is asked for with it, or is dropped.
@@ -132,9 +134,9 @@ class Template:
                 spans[name] = (start, len(text))
             if found and tail == "drop":
                 break
-        if found and tail == "ask":
+        if found and tail == "score":
             found = (found[0], len(text))
-        return Filled(text, spans, found, pair)
+        return FilledTemplate(text, spans, found, pair)
 
     def _shown(self, name: str, value: Any) -> str:
         return self._values.get(name, {}).get(str(value), str(value))
@@ -154,15 +156,15 @@ class Classes:
     """The classes of a task. keys: their values in the data, as text, in class order; words: what stands for each
     class in the model (a label word or a description); also: other values that mean the class of a key."""
 
-    keys: tuple[str, ...]
+    values: tuple[str, ...]
     words: tuple[str, ...]
-    also: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def index(self, value: Any) -> int | None:
         """Class of a record's label, or None where it is no class."""
         key = _key(value)
-        key = self.also.get(key, key)
-        return self.keys.index(key) if key in self.keys else None
+        key = self.aliases.get(key, key)
+        return self.values.index(key) if key in self.values else None
 
 
 def _key(value: Any) -> str:
@@ -184,7 +186,7 @@ def label_values(parts: Mapping[str, Sequence[Record]]) -> dict[str, str | None]
         for number, row in enumerate(rows, 1):
             if row.get("label") is None or _key(row["label"]) == "":
                 raise DataError(
-                    f"{part} record {number} has no column 'label'; {columns_of(rows)}", hint="--column label=…"
+                    f"{part} record {number} has no column 'label'; {describe_columns(rows)}", hint="--column label=…"
                 )
             if isinstance(row["label"], list | dict):
                 raise DataError(f"{part} record {number}: a label must be a number or a text, got {row['label']!r:.40}")
@@ -247,7 +249,7 @@ def preset_classes(parts: Mapping[str, Sequence[Record]], known: Sequence[tuple[
         if label not in also:
             raise DataError(f"label {label!r} is none of this task's: {', '.join(also)}", hint="--labels value=word,…")
     made = _checked([_key(values[0]) for values, _ in known], [word for _, word in known])
-    return replace(made, also=also)
+    return replace(made, aliases=also)
 
 
 def _checked(keys: Sequence[str], words: Sequence[str]) -> Classes:
@@ -258,7 +260,7 @@ def _checked(keys: Sequence[str], words: Sequence[str]) -> Classes:
     return Classes(tuple(keys), tuple(words))
 
 
-def options_of(record: Mapping[str, Any], choices: Sequence[str]) -> list[str]:
+def option_texts(record: Mapping[str, Any], choices: Sequence[str]) -> list[str]:
     """The texts to choose from: one column each, or one column that holds a list. The same text twice is one option,
     unless `label` may count them."""
     if len(choices) == 1 and isinstance(record.get(choices[0]), list | tuple):
@@ -267,7 +269,7 @@ def options_of(record: Mapping[str, Any], choices: Sequence[str]) -> list[str]:
     return [str(record[c]) for c in choices]
 
 
-def right_options(record: Mapping[str, Any], options: Sequence[str]) -> list[int]:
+def correct_options(record: Mapping[str, Any], options: Sequence[str]) -> list[int]:
     """Indices of the right options: `label` is one or its text, or `answers` are the texts of the right ones. A number
     is an index first, a text an option first: options can be numbers too."""
     label = record.get("label")
@@ -276,11 +278,11 @@ def right_options(record: Mapping[str, Any], options: Sequence[str]) -> list[int
         index = [int(key)] if key.isdigit() and int(key) < len(options) else []
         named = [options.index(key)] if key in options else []
         return (named or index) if isinstance(label, str) else (index or named)
-    answers = references_of(record, "answers")
+    answers = reference_texts(record, "answers")
     return [i for i, option in enumerate(options) if option in answers]
 
 
-def references_of(record: Mapping[str, Any], column: str) -> list[str]:
+def reference_texts(record: Mapping[str, Any], column: str) -> list[str]:
     """Right texts: a column of one text or of a list of them; none where it is absent or empty."""
     value = record.get(column)
     if value is None:
@@ -292,7 +294,7 @@ def references_of(record: Mapping[str, Any], column: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Spec:
+class TaskSpec:
     """What a run asks its model: kind, template, and what the kind needs.
 
     classes: of a classification; choices: columns of the options; cut: the column that is shortened first; calibration:
@@ -300,7 +302,7 @@ class Spec:
     max_new_tokens, temperature (0: greedy), top_p, system (the first message of a chat): of generation.
     """
 
-    kind: Kind
+    kind: TaskKind
     template: Template
     classes: Classes | None = None
     choices: tuple[str, ...] = ()
@@ -315,7 +317,7 @@ class Spec:
 
     @property
     def target(self) -> str:
-        return TARGET[self.kind]
+        return TARGETS[self.kind]
 
     def check(self, parts: Mapping[str, Sequence[Record]], head: str) -> None:
         """Refuse, before a model is loaded, what the records lack. Raises OptionError or DataError."""
@@ -327,19 +329,19 @@ class Spec:
         if self.kind == "generation" and not any("messages" in rows[0] for rows in parts.values() if rows):
             return
 
-    def answers(self, record: Mapping[str, Any]) -> list[str]:
+    def references(self, record: Mapping[str, Any]) -> list[str]:
         """What the record says is right, as text; empty where it says nothing."""
         if self.kind == "classification":
             index = self.classes.index(record["label"]) if self.classes else None
             return [self.classes.words[index]] if self.classes and index is not None else []
         if self.kind == "choice":
-            options = options_of(record, self.choices)
-            return [options[i] for i in right_options(record, options)]
-        return references_of(record, "completion")
+            options = option_texts(record, self.choices)
+            return [options[i] for i in correct_options(record, options)]
+        return reference_texts(record, "completion")
 
-    def shown(self, record: Mapping[str, Any]) -> str:
+    def demonstration(self, record: Mapping[str, Any]) -> str:
         """The record with its right answer, as a demonstration."""
-        answers = self.answers(record)
+        answers = self.references(record)
         return self.template.fill(record, self.target, answers[0] if answers else "").text.strip()
 
 
@@ -347,12 +349,12 @@ def _check_choice(part: str, number: int, row: Record, choices: Sequence[str], r
     for name in choices:
         if row.get(name) is None:
             raise DataError(
-                f"{part} record {number} has no column {name!r}; {columns_of(rows)}", hint="--choices a,b,…"
+                f"{part} record {number} has no column {name!r}; {describe_columns(rows)}", hint="--choices a,b,…"
             )
-    options = options_of(row, choices)
+    options = option_texts(row, choices)
     if len(options) < 2:
         raise DataError(f"{part} record {number} has {len(options)} option to choose from; at least two are needed")
-    if not right_options(row, options):
+    if not correct_options(row, options):
         said = row.get("label", row.get("answers"))
         raise DataError(
             f"{part} record {number}: {said!r:.60} names none of its {len(options)} options",
@@ -361,15 +363,15 @@ def _check_choice(part: str, number: int, row: Record, choices: Sequence[str], r
 
 
 def check_template(
-    template: Template, parts: Mapping[str, Sequence[Record]], head: str, kind: Kind = "classification"
+    template: Template, parts: Mapping[str, Sequence[Record]], head: str, kind: TaskKind = "classification"
 ) -> None:
     """Refuse, before a model is loaded, columns that the template names and the records lack."""
-    target, worded = TARGET[kind], head in WORDED
-    if kind != "generation" and worded and not template.asks(target):
+    target, worded = TARGETS[kind], head in LM_HEADS
+    if kind != "generation" and worded and not template.has_place(target):
         raise OptionError(
             f"--template {template.text!r} has no {{{target}}}", hint=f"such as '{{text}} It was {{{target}}}'"
         )
-    wanted = [f for f in template.fields if not (f == target and (worded or kind != "classification"))]
+    wanted = [f for f in template.columns if not (f == target and (worded or kind != "classification"))]
     if not wanted:
         raise OptionError(f"--template {template.text!r} shows nothing of a record", hint="name a column: '{text}'")
     for part, rows in parts.items():
@@ -377,25 +379,25 @@ def check_template(
             for name in wanted:
                 if name not in row or row[name] is None:
                     raise DataError(
-                        f"{part} record {number} has no column {name!r}; {columns_of(rows)}",
+                        f"{part} record {number} has no column {name!r}; {describe_columns(rows)}",
                         hint=f"--column {name}=…, or another --template",
                     )
 
 
 __all__ = [
-    "KINDS",
-    "TARGET",
-    "WORDED",
+    "LM_HEADS",
+    "TARGETS",
+    "TASK_KINDS",
     "Classes",
-    "Filled",
-    "Kind",
-    "Spec",
+    "FilledTemplate",
+    "TaskKind",
+    "TaskSpec",
     "Template",
     "check_template",
+    "correct_options",
     "find_classes",
     "label_values",
-    "options_of",
+    "option_texts",
     "preset_classes",
-    "references_of",
-    "right_options",
+    "reference_texts",
 ]

@@ -1,4 +1,4 @@
-"""Filled templates to tokens: prompt and answer in one go, parted by offsets, shortened where there are too many.
+"""Tokenizes filled templates: prompt and answer together, split by character offset, shortened to a limit.
 
 Tokenised apart, the last token of a prompt and the first of an answer can be others than together; so they never are.
 Shortening takes tokens of demonstrations first (the oldest), then of the column that the task names, then of the
@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zotune.data.templates import SHOTS, Filled
+from zotune.data.templates import SHOTS, FilledTemplate
 from zotune.errors import OptionError
 from zotune.models.configuration import config_value
 
 
 @dataclass(frozen=True)
-class Coded:
+class Encoding:
     """Token ids; places: where the target's tokens are; cut: whether text was left out."""
 
     ids: tuple[int, ...]
-    places: tuple[int, ...]
-    cut: bool
+    target_positions: tuple[int, ...]
+    truncated: bool
 
 
-class Coder:
+class PromptTokenizer:
     """A tokenizer with a limit. cut: the column that is shortened first."""
 
     def __init__(self, tokenizer: Any, limit: int, cut: str | None = None) -> None:
@@ -39,7 +39,9 @@ class Coder:
         self.pad = tokenizer.pad_token_id or 0
         self.typed = "token_type_ids" in config_value(tokenizer, "model_input_names", ())
 
-    def encode(self, filled: Filled, special: bool = True, limit: int | None = None, tail: bool = True) -> Coded:
+    def encode(
+        self, filled: FilledTemplate, special: bool = True, limit: int | None = None, tail: bool = True
+    ) -> Encoding:
         """Tokens of a text, and which of them are its target's. tail: whether what follows the target is kept; without
         a target, the end tokens after the text. Raises OptionError for a target without tokens, or longer than the
         limit."""
@@ -54,7 +56,7 @@ class Coder:
             ids, offsets = ids[:end], offsets[:end]
         over = len(ids) - limit
         if over <= 0:
-            return Coded(tuple(ids), tuple(places), False)
+            return Encoding(tuple(ids), tuple(places), False)
         end = filled.target[0] if filled.target else len(filled.text)
         gone = self._left_out(filled, offsets, set(places), over, None if tail else end)
         if len(gone) < over:
@@ -62,9 +64,9 @@ class Coder:
             raise OptionError(f"{said[:60]!r} alone is longer than --max-length {limit}")
         kept = [i for i in range(len(ids)) if i not in gone]
         where = {old: new for new, old in enumerate(kept)}
-        return Coded(tuple(ids[i] for i in kept), tuple(where[i] for i in places), True)
+        return Encoding(tuple(ids[i] for i in kept), tuple(where[i] for i in places), True)
 
-    def _offsets(self, filled: Filled, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def _offsets(self, filled: FilledTemplate, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids, and the (start, end) of each in the text; (0, 0) for special ones."""
         text, p, tokenizer = filled.text, filled.pair, self.tokenizer
         both = (text,) if p is None else (text[:p].rstrip(), text[p:])
@@ -100,7 +102,12 @@ class Coder:
         return [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
 
     def _left_out(
-        self, filled: Filled, offsets: Sequence[tuple[int, int]], kept: set[int], over: int, going_on: int | None
+        self,
+        filled: FilledTemplate,
+        offsets: Sequence[tuple[int, int]],
+        kept: set[int],
+        over: int,
+        going_on: int | None,
     ) -> set[int]:
         """Tokens to leave out. going_on: where the answer follows; a column that ends right there, such as a prompt
         that is all the text, loses its beginning, as demonstrations do; others lose their end."""
@@ -158,4 +165,4 @@ def _sent(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: x.to(device) for name, x in inputs.items()}
 
 
-__all__ = ["Coded", "Coder"]
+__all__ = ["Encoding", "PromptTokenizer"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zotune import seeds
 from zotune.errors import ModelError, OptionError
 from zotune.models.configuration import config_value
-from zotune.models.loading import Loaded, attach_linear_head, quiet
+from zotune.models.loading import LoadedModel, attach_linear_head, quiet
 
 METHODS = ("none", "lora", "prefix")
 TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classification": "SEQ_CLS"}
@@ -31,7 +31,7 @@ FUSED = re.compile(r"(?:^|\.)(?:c_attn|qkv_proj|query_key_value|Wqkv|qkv|in_proj
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterConfig:
     """What goes on top of a frozen model. Defaults are MeZO's (arXiv:2305.17333, Appendix D.3)."""
 
     method: str = "none"
@@ -53,13 +53,13 @@ class Adapter:
             )
 
 
-def attach(loaded: Loaded, adapter: Adapter, seed: int) -> None:
+def attach(loaded: LoadedModel, adapter: AdapterConfig, seed: int) -> None:
     """Put a fresh adapter on the model; all but its weights is frozen. The same seed gives the same adapter, and the
     global generators are left alone. Raises OptionError, ModelError."""
     adapter.check(loaded.head)
     if adapter.method == "none":
         return
-    if is_adapter(loaded):
+    if has_adapter(loaded):
         raise OptionError(f"{loaded.source} has an adapter already; --peft none goes on with it")
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with quiet(), torch.random.fork_rng(devices=devices):
@@ -68,7 +68,7 @@ def attach(loaded: Loaded, adapter: Adapter, seed: int) -> None:
     loaded.model.eval()
 
 
-def _attach_lora(loaded: Loaded, adapter: Adapter) -> None:
+def _attach_lora(loaded: LoadedModel, adapter: AdapterConfig) -> None:
     import peft
 
     modules = [n for n, _ in loaded.model.named_modules()]
@@ -91,7 +91,7 @@ def _attach_lora(loaded: Loaded, adapter: Adapter) -> None:
     _name_base(loaded)
 
 
-def _query_and_value(loaded: Loaded) -> list[str]:
+def _query_and_value(loaded: LoadedModel) -> list[str]:
     """Names of the query and value projections, or of the fused ones where a model has no others."""
     for pattern in (QUERY_VALUE, FUSED):
         if found := sorted({n.rpartition(".")[2] for n in _linear(loaded) if pattern.search(n)}):
@@ -99,11 +99,11 @@ def _query_and_value(loaded: Loaded) -> list[str]:
     raise OptionError("no query and value projections found", hint=f"--lora-target-modules, of {_some(loaded)}")
 
 
-def _linear(loaded: Loaded) -> list[str]:
+def _linear(loaded: LoadedModel) -> list[str]:
     return [n for n, m in loaded.model.named_modules() if isinstance(m, nn.Linear) or _is_conv1d(m)]
 
 
-def _some(loaded: Loaded) -> str:
+def _some(loaded: LoadedModel) -> str:
     return ", ".join(sorted({n.rpartition(".")[2] for n in _linear(loaded)})[:8])
 
 
@@ -112,7 +112,7 @@ def _is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def _attach_prefix(loaded: Loaded, adapter: Adapter, seed: int) -> None:
+def _attach_prefix(loaded: LoadedModel, adapter: AdapterConfig, seed: int) -> None:
     import peft
 
     cache = _cache_of(loaded, _real_tokens(loaded, adapter.tokens, seed))
@@ -137,7 +137,7 @@ def _attach_prefix(loaded: Loaded, adapter: Adapter, seed: int) -> None:
     _name_base(loaded)
 
 
-def _real_tokens(loaded: Loaded, count: int, seed: int) -> Tensor:
+def _real_tokens(loaded: LoadedModel, count: int, seed: int) -> Tensor:
     """Ids of real tokens, drawn from the vocabulary without its special ones: (1, count)."""
     special = set(loaded.tokenizer.all_special_ids)
     usual = [i for i in range(min(len(loaded.tokenizer), loaded.config.vocab_size)) if i not in special]
@@ -148,7 +148,7 @@ def _real_tokens(loaded: Loaded, count: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _cache_of(loaded: Loaded, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _cache_of(loaded: LoadedModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer, (heads, tokens, width), after reading these tokens."""
     found: Any = None if loaded.config.is_encoder_decoder else loaded.model(input_ids=ids, use_cache=True)
     try:
@@ -157,14 +157,14 @@ def _cache_of(loaded: Loaded, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         raise ModelError(f"{loaded.source} keeps no keys and values for a prefix", hint="--peft lora") from None
 
 
-def _name_base(loaded: Loaded) -> None:
+def _name_base(loaded: LoadedModel) -> None:
     """The adapter's file names its base by a path that holds from anywhere."""
     base = str(loaded.folder.resolve()) if loaded.folder else loaded.source
     for config in loaded.model.peft_config.values():
         config.base_model_name_or_path = base
 
 
-def load(loaded: Loaded, folder: Path) -> None:
+def load(loaded: LoadedModel, folder: Path) -> None:
     """Put a saved adapter on its base model, ready to be tuned on. Raises ModelError."""
     import peft
 
@@ -185,11 +185,11 @@ def load(loaded: Loaded, folder: Path) -> None:
                 p.requires_grad_(True)
 
 
-def is_adapter(loaded: Loaded) -> bool:
+def has_adapter(loaded: LoadedModel) -> bool:
     return config_value(loaded.model, "peft_config") is not None
 
 
-def merge(loaded: Loaded) -> None:
+def merge(loaded: LoadedModel) -> None:
     """Write LoRA into the base weights; a prefix cannot be merged. Raises ModelError."""
     merge_and_unload = config_value(loaded.model, "merge_and_unload")
     if merge_and_unload is None:
@@ -200,4 +200,4 @@ def merge(loaded: Loaded) -> None:
         raise ModelError("only LoRA can be merged into its base model", hint="load a prefix with PeftModel") from None
 
 
-__all__ = ["METHODS", "Adapter", "attach", "is_adapter", "load", "merge"]
+__all__ = ["METHODS", "AdapterConfig", "attach", "has_adapter", "load", "merge"]

@@ -27,7 +27,7 @@ from zotune.models.configuration import config_value, text_config
 
 Head = Literal["classification", "embedding", "causal", "masked", "seq2seq"]
 HEADS: tuple[Head, ...] = ("classification", "embedding", "causal", "masked", "seq2seq")
-AUTO = {
+AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "embedding": "AutoModel",
     "causal": "AutoModelForCausalLM",
@@ -44,7 +44,7 @@ _SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFiles:
     """A model's small files, looked at. source: folder or id; folder: where its files lie, None for a hub id; adapter:
     the folder of an adapter that goes on top."""
 
@@ -55,7 +55,7 @@ class Found:
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model in eval mode with its tokenizer. source: the folder or id that it came from; folder: where its files lie,
     None for a hub id; virtual_tokens: how many a prefix takes of the context."""
 
@@ -69,7 +69,7 @@ class Loaded:
     virtual_tokens: int = 0
 
     @property
-    def plain(self) -> Any:
+    def unwrapped(self) -> Any:
         """The transformers model, without an adapter's wrapping."""
         unwrap = config_value(self.model, "get_base_model")
         return self.model if unwrap is None else unwrap()
@@ -77,23 +77,23 @@ class Loaded:
     @property
     def config(self) -> Any:
         """The transformers model's configuration; its text part where it has several."""
-        return text_config(self.plain.config)
+        return text_config(self.unwrapped.config)
 
     @property
     def linear_head(self) -> Any:
         """Weights and biases of the classes on an embedding model, where it has them."""
-        return config_value(self.plain, LINEAR_HEAD)
+        return config_value(self.unwrapped, LINEAR_HEAD)
 
     def last_linear(self) -> nn.Linear:
         """The linear layer that a classification head ends in. Raises ModelError where there is none."""
-        labels = self.plain.config.num_labels
-        found = [m for m in self.plain.modules() if isinstance(m, nn.Linear) and m.out_features == labels]
+        labels = self.unwrapped.config.num_labels
+        found = [m for m in self.unwrapped.modules() if isinstance(m, nn.Linear) and m.out_features == labels]
         if not found:
             raise ModelError(f"the head of {self.source} does not end in a linear layer of {labels} classes")
         return found[-1]
 
     @property
-    def positions(self) -> int | None:
+    def context_length(self) -> int | None:
         """Tokens that the model takes at once, where its configuration says it; a prefix is among them."""
         config = self.config
         said = config_value(config, "max_position_embeddings") or config_value(config, "n_positions")
@@ -102,18 +102,20 @@ class Loaded:
         shifted = config_value(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer")
         return said - 2 if shifted else said  # their positions start after the padding's
 
-    def takes(self, argument: str) -> bool:
+    def accepts(self, argument: str) -> bool:
         """Whether a forward pass takes an argument of this name."""
-        return argument in signature(self.plain.forward).parameters
+        return argument in signature(self.unwrapped.forward).parameters
 
-    def padding(self) -> int:
+    @property
+    def pad_token_id(self) -> int:
         """What rows are padded with: the id that the model's config has, as some models tell padding by it."""
         found: int | None = config_value(self.config, "pad_token_id")
         return self.tokenizer.pad_token_id or 0 if found is None else found
 
-    def decoder_start(self) -> tuple[int, ...]:
+    @property
+    def decoder_start_ids(self) -> tuple[int, ...]:
         """What the decoder of a sequence-to-sequence model starts from."""
-        config, own = self.plain.config, config_value(self.plain, "generation_config")
+        config, own = self.unwrapped.config, config_value(self.unwrapped, "generation_config")
         start = config_value(config, "decoder_start_token_id")
         start = config_value(own, "decoder_start_token_id") if start is None else start
         start = config.pad_token_id if start is None else start
@@ -121,7 +123,7 @@ class Loaded:
         return (start,) if forced is None else (start, forced)
 
 
-def default_folder() -> Path:
+def embedded_model_folder() -> Path:
     """The embedded encoder's folder. Raises ModelError with the command that installs it."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -146,22 +148,22 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def inspect(spec: str | None, head: str = "auto", pickles: bool = False) -> Found:
+def find_model(spec: str | None, head: str = "auto", pickles: bool = False) -> ModelFiles:
     """What a model is, from its small files alone. Raises ModelError, before anything is loaded."""
-    folder = default_folder() if spec is None else _folder(spec)
+    folder = embedded_model_folder() if spec is None else _folder(spec)
     if spec is not None and not folder.exists():
         if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
             raise ModelError(f"--model {spec!r}: no such folder")
         if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
             raise ModelError(f"--model {spec!r}: no such folder, and HF_HUB_OFFLINE keeps the hub from being asked")
-        return Found(spec, None, _said(head) or _hub_head(spec))
+        return ModelFiles(spec, None, _said(head) or _hub_head(spec))
     if (folder / ADAPTER_FILE).is_file():
-        return _inspect_adapter(folder, head, pickles)
+        return _find_adapter(folder, head, pickles)
     if not (folder / "config.json").is_file():
         raise ModelError(f"--model {str(folder)!r} holds no config.json", hint="is this a Hugging Face model folder?")
     _check_weights(folder, pickles)
     config = _read_config(folder / "config.json")
-    return Found(str(folder), folder, _said(head) or _head_of(config, folder))
+    return ModelFiles(str(folder), folder, _said(head) or _head_of(config, folder))
 
 
 def _folder(spec: str) -> Path:
@@ -185,7 +187,7 @@ def _check_weights(folder: Path, pickles: bool) -> None:
             raise ModelError(f"--model {str(folder)!r} holds no weights that can be read", hint=hint)
 
 
-def _inspect_adapter(folder: Path, head: str, pickles: bool) -> Found:
+def _find_adapter(folder: Path, head: str, pickles: bool) -> ModelFiles:
     """An adapter's folder names its base model; what it was made for says the head."""
     saved = _read_config(folder / ADAPTER_FILE)
     base = saved.get("base_model_name_or_path")
@@ -196,8 +198,8 @@ def _inspect_adapter(folder: Path, head: str, pickles: bool) -> Found:
         raise ModelError(f"{folder / ADAPTER_FILE}: its base model {base!r:.80} is an adapter itself")
     made_for = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq"}
     said = made_for.get(str(saved.get("task_type")), head) if head == "auto" else head
-    found = inspect(base, said, pickles)
-    return Found(found.source, found.folder, found.head, folder)
+    found = find_model(base, said, pickles)
+    return ModelFiles(found.source, found.folder, found.head, folder)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def saved_config(found: Found) -> dict[str, Any]:
+def saved_config(found: ModelFiles) -> dict[str, Any]:
     """A model's configuration as it was saved: loading fills in what it lacks. Raises ModelError."""
     return _read_config(found.folder / "config.json") if found.folder else _hub_config(found.source)
 
@@ -275,7 +277,7 @@ def load(
     pickles: bool = False,
     quantize: str | None = None,
     whole: bool = False,
-) -> Loaded:
+) -> LoadedModel:
     """The model in eval mode on its device, and its tokenizer.
 
     classes: size of a classification head; where the saved head has another, a new one is drawn from `seed`. dtype
@@ -304,7 +306,7 @@ def load(
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a new head must not depend on, nor move, the global generator
-            auto: Any = getattr(transformers, AUTO[head])
+            auto: Any = getattr(transformers, AUTO_CLASSES[head])
             model, info = auto.from_pretrained(source, output_loading_info=True, **options)
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
@@ -321,13 +323,13 @@ def load(
         where = _placed(model, source)
     else:
         model.to(where)
-    loaded = Loaded(model.eval(), tokenizer, head, source, folder, where, _pooling(folder))
+    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, where, _pooling(folder))
     if head == "embedding" and folder is not None:
         attach_linear_head(loaded, folder)
     return loaded
 
 
-def random(
+def random_model(
     family: str,
     options: Mapping[str, Any],
     *,
@@ -336,7 +338,7 @@ def random(
     dtype: str = "auto",
     seed: int = 0,
     name: str = "",
-) -> Loaded:
+) -> LoadedModel:
     """A model of this shape with random weights and no tokenizer, drawn on its device: what costs depend on.
 
     family: a model type that transformers knows; options: of its configuration; dtype "auto" is float32 on the CPU and
@@ -353,40 +355,40 @@ def random(
         config: Any = transformers.AutoConfig.for_model(family, **options)
         with quiet(), torch.random.fork_rng(devices=devices), where:
             torch.manual_seed(seed)
-            model: Any = getattr(transformers, AUTO[head]).from_config(config, dtype=wanted)
+            model: Any = getattr(transformers, AUTO_CLASSES[head]).from_config(config, dtype=wanted)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"a {family} model of this shape cannot be made: {_first(error)}") from error
-    return Loaded(model.to(where).eval(), None, head, name or family, None, where)
+    return LoadedModel(model.to(where).eval(), None, head, name or family, None, where)
 
 
-def generation_settings(loaded: Loaded, max_new_tokens: int, temperature: float, top_p: float) -> Any:
+def generation_config(loaded: LoadedModel, max_new_tokens: int, temperature: float, top_p: float) -> Any:
     """Settings of `generate`: of the model's own, only where it starts and ends."""
     from transformers import GenerationConfig
 
-    own, tokenizer = config_value(loaded.plain, "generation_config"), loaded.tokenizer
+    own, tokenizer = config_value(loaded.unwrapped, "generation_config"), loaded.tokenizer
     ends = config_value(own, "eos_token_id")
     ends = tokenizer.eos_token_id if ends is None else ends
-    start, forced, *_ = (*loaded.decoder_start(), None, None)
+    start, forced, *_ = (*loaded.decoder_start_ids, None, None)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
         eos_token_id=[ends] if isinstance(ends, int) else list(ends or []),
-        pad_token_id=loaded.padding(),
+        pad_token_id=loaded.pad_token_id,
         decoder_start_token_id=start,
         forced_bos_token_id=forced,
         **(sampling if temperature > 0 else {"do_sample": False}),
     )
 
 
-def empty_cache(loaded: Loaded) -> Any:
+def new_kv_cache(loaded: LoadedModel) -> Any:
     """Keys and values of no token yet, for a causal model to go on from."""
     from transformers import DynamicCache
 
-    return DynamicCache(config=loaded.plain.config)
+    return DynamicCache(config=loaded.unwrapped.config)
 
 
-def attends_to_all(config: Any, tokens: int) -> bool:
+def has_full_attention(config: Any, tokens: int) -> bool:
     """Whether every layer attends to all that came before, in rows of so many tokens: no window is shorter, and there
     are no states that forget."""
     text = text_config(config)
@@ -397,12 +399,12 @@ def attends_to_all(config: Any, tokens: int) -> bool:
 
 
 @contextlib.contextmanager
-def own_settings_aside(loaded: Loaded) -> Iterator[None]:
+def ignore_generation_defaults(loaded: LoadedModel) -> Iterator[None]:
     """Inside, the model's own settings of `generate` (beams, penalties, a last token) are not there: transformers takes
     from them whatever a call leaves open."""
     from transformers import GenerationConfig
 
-    plain, own = loaded.plain, loaded.plain.generation_config
+    plain, own = loaded.unwrapped, loaded.unwrapped.generation_config
     plain.generation_config = GenerationConfig()
     try:
         yield
@@ -440,16 +442,16 @@ def _placed(model: Any, source: str) -> torch.device:
     return device
 
 
-def add_linear_head(loaded: Loaded, classes: int) -> nn.Linear:
+def add_linear_head(loaded: LoadedModel, classes: int) -> nn.Linear:
     """A linear layer over an embedding model's embeddings, zero at first; saved, tuned and loaded with the model."""
     layer = nn.Linear(loaded.config.hidden_size, classes, device=loaded.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    setattr(loaded.plain, LINEAR_HEAD, layer)
+    setattr(loaded.unwrapped, LINEAR_HEAD, layer)
     return layer
 
 
-def attach_linear_head(loaded: Loaded, folder: Path) -> None:
+def attach_linear_head(loaded: LoadedModel, folder: Path) -> None:
     """The classes' weights, where a saved model or adapter has them: neither transformers nor peft expects them."""
     from safetensors import safe_open
 
@@ -470,7 +472,7 @@ def _pooling(folder: Path | None) -> str:
     return "cls" if config.get("pooling_mode_cls_token") else "mean"
 
 
-def save(loaded: Loaded, folder: Path) -> None:
+def save(loaded: LoadedModel, folder: Path) -> None:
     """Model, tokenizer and a sentence encoder's pooling files, under the names that `from_pretrained` reads."""
     with quiet():
         loaded.model.save_pretrained(folder)
@@ -483,14 +485,14 @@ def save(loaded: Loaded, folder: Path) -> None:
             shutil.copyfile(origin, folder / name)
 
 
-def set_labels(loaded: Loaded, names: list[str]) -> None:
+def set_class_names(loaded: LoadedModel, names: list[str]) -> None:
     """Write the class names into the model's config, so that the saved folder knows them."""
-    config: Any = loaded.plain.config
+    config: Any = loaded.unwrapped.config
     config.id2label = dict(enumerate(names))
     config.label2id = {n: i for i, n in enumerate(names)}
 
 
-def base_weights(names: Iterable[str], again: Loaded) -> dict[str, Tensor]:
+def base_weights(names: Iterable[str], again: LoadedModel) -> dict[str, Tensor]:
     """The tuned tensors as they are in a freshly loaded copy of the same model."""
     from zotune.core.space import named_tensors
 
@@ -525,22 +527,22 @@ def _first(error: BaseException) -> str:
 
 __all__ = [
     "ADAPTER_FILE",
-    "AUTO",
+    "AUTO_CLASSES",
     "HEADS",
-    "Found",
     "Head",
-    "Loaded",
+    "LoadedModel",
+    "ModelFiles",
     "add_linear_head",
     "attach_linear_head",
-    "default_folder",
-    "generation_settings",
-    "inspect",
+    "embedded_model_folder",
+    "find_model",
+    "generation_config",
+    "ignore_generation_defaults",
     "load",
-    "own_settings_aside",
     "pick_device",
     "quiet",
-    "random",
+    "random_model",
     "save",
     "saved_config",
-    "set_labels",
+    "set_class_names",
 ]

@@ -12,23 +12,23 @@ from zotune.core.recipe import TensorInfo
 from zotune.core.space import describe, named_tensors
 from zotune.errors import OptionError
 from zotune.models import adapters, loading
-from zotune.models.loading import Loaded
+from zotune.models.loading import LoadedModel
 
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
 LINEAR = f"{loading.LINEAR_HEAD}."
 
 
-def tuned(loaded: Loaded, tune: str, embeddings: bool = True) -> set[str]:
+def trainable_names(loaded: LoadedModel, tune: str, embeddings: bool = True) -> set[str]:
     """Names of a model's tensors that `--tune` means; with an adapter, among its own, and "auto" is all of them."""
     tensors = list(describe(loaded.model).values())
-    if not adapters.is_adapter(loaded):
-        return choose(tune, tensors, loaded.head, embeddings)
+    if not adapters.has_adapter(loaded):
+        return match_tensors(tune, tensors, loaded.head, embeddings)
     own = {n for n, p in named_tensors(loaded.model).items() if p.requires_grad}
-    return choose("all" if tune == "auto" else tune, [t for t in tensors if t.name in own], loaded.head)
+    return match_tensors("all" if tune == "auto" else tune, [t for t in tensors if t.name in own], loaded.head)
 
 
-def choose(tune: str, tensors: Sequence[TensorInfo], head: loading.Head, embeddings: bool = True) -> set[str]:
+def match_tensors(tune: str, tensors: Sequence[TensorInfo], head: loading.Head, embeddings: bool = True) -> set[str]:
     """Names of the tensors that `--tune` means: all, auto, head, value, bias, norm, bias+norm, last:N, or a pattern.
 
     auto: the biases of the last block but one where the model has them, else the value projections of the last third of
@@ -76,7 +76,7 @@ def choose(tune: str, tensors: Sequence[TensorInfo], head: loading.Head, embeddi
 
 
 def check_tune(tune: str) -> None:
-    """Refuse what `choose` could not read, before a model is loaded."""
+    """Refuse what `match_tensors` could not read, before a model is loaded."""
     if tune.startswith("last:"):
         count = tune.removeprefix("last:")
         if not count.isdecimal() or int(count) < 1:
@@ -87,4 +87,4 @@ def check_tune(tune: str) -> None:
         raise OptionError(f"--tune {tune!r} is no regular expression: {error}") from None
 
 
-__all__ = ["check_tune", "choose", "tuned"]
+__all__ = ["check_tune", "match_tensors", "trainable_names"]

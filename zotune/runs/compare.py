@@ -26,7 +26,7 @@ import torch
 from zotune import config, plugins
 from zotune.config import RunConfig
 from zotune.data.splits import Record
-from zotune.data.templates import Spec
+from zotune.data.templates import TaskSpec
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.humans import console
 from zotune.humans.preferences import WinRate, agreement
@@ -206,7 +206,7 @@ def _short(value: Any) -> str:
     return f"{value!r:.60}"
 
 
-def _shown(record: Record, spec: Spec) -> str:
+def _shown(record: Record, spec: TaskSpec) -> str:
     """A prompt as a person reads it, without what a chat template puts around it: of several messages, what was said
     in turn."""
     if "messages" not in record:
@@ -223,7 +223,7 @@ def _shown(record: Record, spec: Spec) -> str:
 def _settings(
     cfg: RunConfig,
     names: Sequence[str],
-    asked: Sequence[tuple[loading.Found, Spec, task_spec.Parts]],
+    asked: Sequence[tuple[loading.ModelFiles, TaskSpec, task_spec.Parts]],
     split: str,
     rows: Sequence[Record],
 ) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _settings(
     return plain
 
 
-def _digest(found: loading.Found) -> str:
+def _digest(found: loading.ModelFiles) -> str:
     """A hash of a model's files, its adapter's too; of a model on the hub its id."""
     h = hashlib.blake2b(digest_size=16)
     for folder in (found.folder, found.adapter):
@@ -349,7 +349,7 @@ def _keep(folder: Path, made_of: Mapping[str, Any], pairs: Sequence[Pair]) -> li
 def _generate(
     sides: Sequence[RunConfig],
     names: Sequence[str],
-    asked: Sequence[tuple[loading.Found, Spec, task_spec.Parts]],
+    asked: Sequence[tuple[loading.ModelFiles, TaskSpec, task_spec.Parts]],
     split: str,
     emit: Emit,
 ) -> list[Pair]:
@@ -366,7 +366,9 @@ def _generate(
     return [Pair(*row) for row in zip(prompts, *said, strict=True)]
 
 
-def _completions(cfg: RunConfig, found: loading.Found, spec: Spec, rows: Sequence[Record], emit: Emit) -> list[str]:
+def _completions(
+    cfg: RunConfig, found: loading.ModelFiles, spec: TaskSpec, rows: Sequence[Record], emit: Emit
+) -> list[str]:
     """What one model says to every row. It is loaded here and let go of."""
     loaded = load(cfg, found, spec)
     task = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)

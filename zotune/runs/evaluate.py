@@ -13,7 +13,7 @@ from typing import Any, get_type_hints, overload
 from zotune import config, seeds
 from zotune.config import RunConfig
 from zotune.data import splits
-from zotune.data.templates import WORDED
+from zotune.data.templates import LM_HEADS
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.runs.heldout import HeldOut, Scored
 from zotune.runs.plan import embedded_data
@@ -71,9 +71,9 @@ def evaluate(
     if shots and cfg.train_split not in source.splits:
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
-        parts["train"] = splits.rename(source.splits[cfg.train_split], cfg.columns)
+        parts["train"] = splits.rename_columns(source.splits[cfg.train_split], cfg.columns)
     found, spec, parts = task_spec.resolve(cfg, task, parts)
-    if (shots or calibrate) and found.head not in WORDED:
+    if (shots or calibrate) and found.head not in LM_HEADS:
         raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
     if calibrate and spec.kind == "generation":
         raise OptionError("--calibrate is for label words and options, not for generation")
@@ -119,12 +119,12 @@ def _score(held: HeldOut, outputs: Mapping[str, Any], seed: int) -> Scored:
     return held.scored(outputs, score, seeds.derive(seed, "bootstrap"))
 
 
-def held_out(cfg: RunConfig, split: str | None) -> tuple[splits.Source, str, list[splits.Record]]:
+def held_out(cfg: RunConfig, split: str | None) -> tuple[splits.DataSource, str, list[splits.Record]]:
     """The data, and of it the split (test, else validation, else the first) and its rows that are scored. Raises
     DataError."""
-    source = splits.load(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
+    source = splits.load_source(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
     name = split or next((s for s in ("test", "validation") if s in source.splits), next(iter(source.splits)))
-    return source, name, splits.rename(source.pick(name), cfg.columns)[: cfg.limit]
+    return source, name, splits.rename_columns(source.split(name), cfg.columns)[: cfg.limit]
 
 
 def inherit(cfg: RunConfig) -> RunConfig:

@@ -25,7 +25,7 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
         raise RunFolderError(f"{folder}: no such run folder")
     free(target)
     saved = config.read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-    found = loading.inspect(str(folder), str(saved.get("head") or "auto"))
+    found = loading.find_model(str(folder), str(saved.get("head") or "auto"))
     if merge and found.adapter is None:
         raise ModelError(f"{folder} holds no adapter to merge; its weights are whole", hint="without --merge")
     loaded = loading.load(found.source, found.folder, found.head, device="cpu", dtype=dtype, classes=_classes(folder))
@@ -42,7 +42,7 @@ def free(target: Path) -> None:
         raise RunFolderError(f"{target} exists already", hint="name a new folder")
 
 
-def write(loaded: loading.Loaded, target: Path) -> Path:
+def write(loaded: loading.LoadedModel, target: Path) -> Path:
     """Save a model to a folder that is new or empty: all of it appears at once. Raises ZotuneError where the disk is
     full."""
     partial = target.with_name(target.name + ".partial")
@@ -57,7 +57,7 @@ def write(loaded: loading.Loaded, target: Path) -> Path:
     return target
 
 
-def place(loaded: loading.Loaded, folder: Path) -> dict[str, str]:
+def place(loaded: loading.LoadedModel, folder: Path) -> dict[str, str]:
     """Save a model into a folder that holds other files; returns a hash of each file that was written. Every file is
     the old or the new one, whenever the process is killed. Raises ZotuneError where the disk is full."""
     partial = folder / ".model.tmp"
@@ -75,7 +75,7 @@ def place(loaded: loading.Loaded, folder: Path) -> dict[str, str]:
     return sums
 
 
-def _save(loaded: loading.Loaded, folder: Path) -> None:
+def _save(loaded: loading.LoadedModel, folder: Path) -> None:
     try:
         loading.save(loaded, folder)
     except Exception as error:

@@ -136,7 +136,7 @@ def fit(
         emit = _mute
     folder = Path(them.first(lambda: str(_folder(cfg, resume))))
     made = them.own(lambda: plan(cfg, objective, optimizer))
-    for note in [*made.notes, made.splits.note]:
+    for note in [*made.notes, made.splits.summary]:
         emit("note", {"text": note})
     try:
         with contextlib.ExitStack() as held:
@@ -474,7 +474,7 @@ def _named(key: str, then: Any, now: Any) -> str:
 def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
     """`--dry-run`: resolve, load, time one batch, and say what the run would take. Writes nothing."""
     made = plan(cfg)
-    for note in [*made.notes, made.splits.note]:
+    for note in [*made.notes, made.splits.summary]:
         emit("note", {"text": note})
     session = Session(made, emit)
     session.prepare_probing()

@@ -91,9 +91,9 @@ Base model: {code(plan.model_name)}. {verdict(plan.objective.better, result)}
 
 def _loading(plan: Plan) -> str:
     """How to load the folder."""
-    from zotune.models.loading import AUTO
+    from zotune.models.loading import AUTO_CLASSES
 
-    name = AUTO[plan.head]
+    name = AUTO_CLASSES[plan.head]
     if plan.adapter.method != "none" or plan.found.adapter:
         return f'Load it with `peft`: `PeftModel.from_pretrained({name}.from_pretrained("<base>"), "<this folder>")`.'
     return f'Load it with `transformers`: `{name}.from_pretrained("<this folder>")`.'

@@ -12,10 +12,10 @@ from typing import Any
 
 from zotune.config import RunConfig
 from zotune.data import splits as data
-from zotune.data.templates import Spec
+from zotune.data.templates import TaskSpec
 from zotune.errors import OptionError
 from zotune.models import loading
-from zotune.models.adapters import Adapter
+from zotune.models.adapters import AdapterConfig
 from zotune.models.trainable import check_tune
 from zotune.scoring import objective as objectives
 from zotune.scoring.calls import Calls
@@ -36,9 +36,9 @@ class Plan:
     objective: Objective
     optimizer: Optimizer
     splits: data.Splits
-    found: loading.Found
-    spec: Spec
-    adapter: Adapter
+    found: loading.ModelFiles
+    spec: TaskSpec
+    adapter: AdapterConfig
     rule: str = "auto"
     notes: list[str] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
         if cfg.train_split.lower().endswith(data.SUFFIXES):
             raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {cfg.train_split}")
         notes.append("no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support")
-    splits = data.split(
+    splits = data.load_splits(
         cfg.dataset or embedded_data(),
         seed=cfg.seed,
         columns=cfg.columns,
@@ -87,10 +87,10 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
         train_size=cfg.train_size,
         k_per_class=cfg.k_per_class,
     )
-    parts = {"train": splits.train, "selection": splits.select, "judging": splits.judge}
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     found, spec, parts = task_spec.resolve(cfg, task, parts)
     judged = getattr(goal.function, "judged", None)
-    splits = replace(splits, train=parts["train"], select=parts["selection"], judge=parts["judging"][:judged])
+    splits = replace(splits, train=parts["train"], validation=parts["validation"], test=parts["test"][:judged])
     if goal.ordered and chosen == "auto" and spec.kind != "generation":  # auto is calibrated by values, or by drift
         notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
         chosen, own = "rank-sgd", {"points": getattr(goal.function, "candidates", 4)}
@@ -109,13 +109,13 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     return Plan(cfg, goal, rule, splits, found, spec, adapter, named, notes)
 
 
-def adapter_of(cfg: RunConfig) -> Adapter:
-    return Adapter(cfg.peft, cfg.lora_r, cfg.lora_alpha, tuple(cfg.lora_target_modules), cfg.prefix_tokens)
+def adapter_of(cfg: RunConfig) -> AdapterConfig:
+    return AdapterConfig(cfg.peft, cfg.lora_r, cfg.lora_alpha, tuple(cfg.lora_target_modules), cfg.prefix_tokens)
 
 
-def _check_metric(goal: Objective, spec: Spec) -> None:
+def _check_metric(goal: Objective, spec: TaskSpec) -> None:
     """Objectives may look at the classes before anything is spent, by a method `check(classes)`."""
     for one in goal.each:
         check = getattr(one.function, "check", None)
         if callable(check) and spec.classes is not None:
-            check(len(spec.classes.keys))
+            check(len(spec.classes.values))

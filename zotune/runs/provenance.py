@@ -34,7 +34,7 @@ def header(session: Session) -> dict[str, Any]:
     plan, space = session.plan, session.space
     cfg, them = plan.config, session.processes
     tensors = {t.name: [list(t.shape), f"{seeds.name_key(t.name):016x}"] for t in space.theta.tensors}
-    libraries = [*LIBRARIES, *(["peft"] if adapters.is_adapter(session.loaded) else [])]
+    libraries = [*LIBRARIES, *(["peft"] if adapters.has_adapter(session.loaded) else [])]
     others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
     return {
         "versions": {name: environment()["versions"][name] for name in libraries},
@@ -80,7 +80,7 @@ def _task_record(plan: Plan) -> dict[str, Any]:
     spec = plan.spec
     record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
     if spec.classes:
-        record["labels"] = [list(spec.classes.keys), list(spec.classes.words)]
+        record["labels"] = [list(spec.classes.values), list(spec.classes.words)]
     if spec.kind == "generation":
         record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
         record["samples"] = plan.config.samples_per_prompt

@@ -17,11 +17,11 @@ from zotune import seeds
 from zotune.config import RunConfig
 from zotune.core.kernels import worth_compiling
 from zotune.core.space import Space
-from zotune.data.templates import Spec
+from zotune.data.templates import TaskSpec
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError, OptionError
 from zotune.models import adapters, loading
-from zotune.models.trainable import tuned
+from zotune.models.trainable import trainable_names
 from zotune.runs.heldout import HeldOut, linear_probe, scored_once, wins
 from zotune.runs.plan import Plan
 from zotune.scoring.objective import texts
@@ -83,10 +83,10 @@ class Session:
         self.task = self._task(self.loaded)
         self.train = self.task.rows(plan.splits.train)
         counted = cfg.max_score_calls is not None
-        held = [self.task.rows(part) for part in (plan.splits.select, plan.splits.judge)]
+        held = [self.task.rows(part) for part in (plan.splits.validation, plan.splits.test)]
         self.select, self.judge = (HeldOut(self.task, x, plan.objective, counted, processes) for x in held)
         self._every = self.sent = 0
-        chosen = tuned(self.loaded, cfg.tune, cfg.embeddings)
+        chosen = trainable_names(self.loaded, cfg.tune, cfg.embeddings)
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         self._base = self._copied()
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
@@ -121,7 +121,7 @@ class Session:
         if cut:
             emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
 
-    def load(self, cfg: RunConfig | None = None) -> loading.Loaded:
+    def load(self, cfg: RunConfig | None = None) -> loading.LoadedModel:
         """The model as tuning starts from it: with the linear probe, fitted the first time, and the adapter that were
         asked for."""
         plan = self.plan
@@ -144,7 +144,7 @@ class Session:
         wanted = getattr(self.plan.optimizer, "stratifies", False) if said is None else said
         return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
 
-    def _task(self, loaded: loading.Loaded) -> build.Task:
+    def _task(self, loaded: loading.LoadedModel) -> build.Task:
         cfg, spec = self.plan.config, self.plan.spec
         micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
         task = build.build(loaded, spec, task_spec.max_length(cfg, spec), micro, cfg.seed)
@@ -513,12 +513,12 @@ class Session:
         return list(zip(prompts, right, texts(out["completions"][:4]), strict=True))
 
 
-def load(cfg: RunConfig, found: loading.Found, spec: Spec) -> loading.Loaded:
+def load(cfg: RunConfig, found: loading.ModelFiles, spec: TaskSpec) -> loading.LoadedModel:
     """The model with its class names, and its adapter where it has one. Raises ModelError."""
     return load_with(cfg, found, list(spec.classes.words) if spec.classes else [])
 
 
-def load_with(cfg: RunConfig, found: loading.Found, classes: list[str]) -> loading.Loaded:
+def load_with(cfg: RunConfig, found: loading.ModelFiles, classes: list[str]) -> loading.LoadedModel:
     """`load` where nothing but the names of the classes is known of the task."""
     loaded = loading.load(
         found.source,
@@ -536,7 +536,7 @@ def load_with(cfg: RunConfig, found: loading.Found, classes: list[str]) -> loadi
         quantize=cfg.quantize,
     )
     if found.head == "classification":
-        loading.set_labels(loaded, classes)
+        loading.set_class_names(loaded, classes)
     if found.adapter:
         adapters.load(loaded, found.adapter)
     return loaded

@@ -5,27 +5,27 @@ Knows every kind of task; computes nothing itself.
 
 from __future__ import annotations
 
-from zotune.data.templates import WORDED, Spec
+from zotune.data.templates import LM_HEADS, TaskSpec
 from zotune.errors import OptionError
-from zotune.models.loading import Head, Loaded
+from zotune.models.loading import Head, LoadedModel
 from zotune.tasks.classification import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
 from zotune.tasks.generation import Generating
 
 Task = Choosing
 
 
-def build(loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> Task:
+def build(loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> Task:
     """The task that asks this model what the spec says. micro: rows a forward at most. Raises OptionError."""
     return kind_of(spec, loaded.head)(loaded, spec, max_length, micro, seed)
 
 
-def kind_of(spec: Spec, head: Head) -> type[Task]:
+def kind_of(spec: TaskSpec, head: Head) -> type[Task]:
     """Which class of task, from the spec and the head alone. Raises OptionError where they do not fit."""
     if spec.kind == "generation":
         if head not in ("causal", "seq2seq"):
             raise OptionError(f"a model with the head {head!r} generates no text", hint="--head causal or seq2seq")
         return Generating
-    if head in WORDED:
+    if head in LM_HEADS:
         return Worded
     if spec.kind == "choice":
         raise OptionError(

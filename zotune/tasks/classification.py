@@ -20,9 +20,9 @@ from torch import Tensor
 
 from zotune import seeds
 from zotune.data.splits import Record
-from zotune.data.templates import Filled, Spec, Template, options_of, right_options
+from zotune.data.templates import FilledTemplate, TaskSpec, Template, correct_options, option_texts
 from zotune.errors import ModelError, OptionError
-from zotune.models.loading import LINEAR_HEAD, Loaded
+from zotune.models.loading import LINEAR_HEAD, LoadedModel
 from zotune.tasks.forward import Forward, Tokens, fitted
 
 TEMPERATURE = 20.0
@@ -69,7 +69,7 @@ class Choosing:
     )
     samples = True
 
-    def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
+    def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
         self.loaded, self.spec, self.seed = loaded, spec, seed
         self.forward = Forward(loaded, spec, max_length, micro)
         self._gumbel = functools.lru_cache(8192)(self._sample_noise)
@@ -156,11 +156,11 @@ class Choosing:
     # -- records -------------------------------------------------------------------------------------------------------
 
     def _options(self, record: Record) -> Sequence[str]:
-        return self.spec.classes.words if self.spec.classes else options_of(record, self.spec.choices)
+        return self.spec.classes.words if self.spec.classes else option_texts(record, self.spec.choices)
 
     def _gold(self, record: Record, options: Sequence[str]) -> list[int]:
         if self.spec.classes is None:
-            return right_options(record, options)
+            return correct_options(record, options)
         index = self.spec.classes.index(record.get("label"))
         return [] if index is None else [index]
 
@@ -173,10 +173,10 @@ class Choosing:
 class Whole(Choosing):
     """A model that reads a row's text as a whole: by its head's logits, or by the cosine with label descriptions."""
 
-    def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
+    def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
         words = spec.classes.words if spec.classes and loaded.head == "embedding" else ()
-        self._described = [self.forward.coder.encode(Filled(w, {"label": (0, len(w))})).ids for w in words]
+        self._described = [self.forward.coder.encode(FilledTemplate(w, {"label": (0, len(w))})).ids for w in words]
 
     @property
     def _labels(self) -> list[Tokens]:
@@ -186,7 +186,7 @@ class Whole(Choosing):
     def rows(self, records: Sequence[Record]) -> Rows:
         filled = [self.spec.template.fill(r) for r in records]
         coded = [self.forward.coder.encode(f) for f in filled]
-        return self._rows(records, [f.text for f in filled], [c.ids for c in coded], sum(c.cut for c in coded))
+        return self._rows(records, [f.text for f in filled], [c.ids for c in coded], sum(c.truncated for c in coded))
 
     def sequences(self, rows: Rows) -> set[Tokens]:
         return {*self._labels, *rows.tokens}
@@ -244,7 +244,7 @@ class Whole(Choosing):
             handle.remove()
         (found,) = seen
         if found.dim() == 3:  # a decoder's head reads every token and keeps the last that is no padding
-            pad = self.loaded.padding()
+            pad = self.loaded.pad_token_id
             last = [max((i for i, t in enumerate(ids) if t != pad), default=0) for ids in tokens]
             found = torch.stack([row[i] for row, i in zip(found, last, strict=True)])
         return found
@@ -263,10 +263,10 @@ class Whole(Choosing):
 class Worded(Choosing):
     """A language model that scores each option's words."""
 
-    def __init__(self, loaded: Loaded, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
+    def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
         self._most = 1  # sequences a row, as far as seen
-        self._keeps = loaded.takes("logits_to_keep")
+        self._keeps = loaded.accepts("logits_to_keep")
         if loaded.head == "masked" and loaded.tokenizer.mask_token_id is None:
             raise ModelError(f"{loaded.source} has no mask token", hint="--head causal, or another model")
         if loaded.head == "masked" and not getattr(loaded.tokenizer, "is_fast", False):
@@ -303,36 +303,38 @@ class Worded(Choosing):
     def _option(self, record: Record, said: str, template: Template, lead: str = "") -> tuple[Option, bool]:
         head, coder = self.loaded.head, self.forward.coder
         target = self.spec.target
-        tail = "keep" if head == "masked" else "drop" if self.spec.kind == "classification" else "ask"
+        tail = "keep" if head == "masked" else "drop" if self.spec.kind == "classification" else "score"
         filled = template.fill(record, target, said, tail)  # type: ignore[arg-type]
         if head == "seq2seq":
             return self._decoded(filled, lead)
-        coded = coder.encode(filled.after(lead) if lead else filled, tail=head == "masked")
-        ids, places = list(coded.ids), coded.places
+        coded = coder.encode(filled.prepend(lead) if lead else filled, tail=head == "masked")
+        ids, places = list(coded.ids), coded.target_positions
         if head == "masked":
             targets = tuple(ids[i] for i in places)
             for i in places:
                 ids[i] = coder.tokenizer.mask_token_id
-            return Option(tuple(ids), (), places, targets), coded.cut
+            return Option(tuple(ids), (), places, targets), coded.truncated
         first, last = max(places[0], 1), places[-1]
         if first > last:
             raise OptionError(f"{said!r} has nothing before it: a causal model predicts from what came before")
-        return Option(tuple(ids[:last]), (), tuple(range(first - 1, last)), tuple(ids[first : last + 1])), coded.cut
+        return Option(
+            tuple(ids[:last]), (), tuple(range(first - 1, last)), tuple(ids[first : last + 1])
+        ), coded.truncated
 
-    def _decoded(self, filled: Filled, lead: str) -> tuple[Option, bool]:
+    def _decoded(self, filled: FilledTemplate, lead: str) -> tuple[Option, bool]:
         """The prompt goes to the encoder, the option to the decoder, which starts as in the model's generation."""
         start, end = filled.target or (len(filled.text), len(filled.text))
-        prompt = filled.upto(len(filled.text[:start].rstrip()))
-        coded = self.forward.coder.encode(prompt.after(lead) if lead else prompt)
+        prompt = filled.truncate(len(filled.text[:start].rstrip()))
+        coded = self.forward.coder.encode(prompt.prepend(lead) if lead else prompt)
         tokenizer, said = self.loaded.tokenizer, filled.text[start:end]
         targets = tuple(tokenizer(text_target=said, add_special_tokens=False)["input_ids"])
         if not targets:
             raise OptionError(f"{said!r} has no token")
-        begin = self.loaded.decoder_start()
+        begin = self.loaded.decoder_start_ids
         if len(begin) + len(targets) - 1 > self.max_length:
             raise OptionError(f"{said[:60]!r} alone is longer than --max-length {self.max_length}")
         places = tuple(range(len(begin) - 1, len(begin) - 1 + len(targets)))
-        return Option(coded.ids, begin + targets[:-1], places, targets), coded.cut
+        return Option(coded.ids, begin + targets[:-1], places, targets), coded.truncated
 
     def sequences(self, rows: Rows) -> set[Tokens]:
         return {option.ids for found in rows.tokens for part in found for option in part}

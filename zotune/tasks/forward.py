@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from zotune.core.joint_forward import Together
-from zotune.data.templates import Spec
-from zotune.data.tokenization import Coder
+from zotune.data.templates import TaskSpec
+from zotune.data.tokenization import PromptTokenizer
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
-from zotune.models.loading import Loaded
+from zotune.models.loading import LoadedModel
 from zotune.tasks.frozen_prefix import Prefix, find_blocks
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Forward:
     its tokenizer takes fewer."""
 
     def __init__(
-        self, loaded: Loaded, spec: Spec, max_length: int, micro: int, flag: str = "--eval-batch-size"
+        self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, flag: str = "--eval-batch-size"
     ) -> None:
         self.loaded, self.micro, self.flag = loaded, micro, flag
         self.processes, self._whole = ALONE, micro
@@ -50,12 +50,12 @@ class Forward:
         self.tell: Callable[[str], None] = lambda text: None
         self._rows = 1  # of the pass under way
         config = loaded.config
-        limits = [max_length, getattr(loaded.tokenizer, "model_max_length", None), loaded.positions]
+        limits = [max_length, getattr(loaded.tokenizer, "model_max_length", None), loaded.context_length]
         self.max_length = min(x for x in limits if isinstance(x, int) and x > 0) - loaded.virtual_tokens
-        self.coder = Coder(loaded.tokenizer, self.max_length, spec.cut)
-        self.coder.pad = loaded.padding()
+        self.coder = PromptTokenizer(loaded.tokenizer, self.max_length, spec.cut)
+        self.coder.pad = loaded.pad_token_id
         several = (getattr(config, "type_vocab_size", None) or 0) > 1  # GPT-2 would take words as types
-        self.coder.typed = self.coder.typed and several and loaded.takes("token_type_ids")
+        self.coder.typed = self.coder.typed and several and loaded.accepts("token_type_ids")
         self.prefix: Prefix | None = None
 
     def run(self, rows: Sequence[Tokens], **more: Tensor) -> Any:

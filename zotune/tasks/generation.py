@@ -17,9 +17,9 @@ from torch import Tensor
 
 from zotune import seeds
 from zotune.data.splits import Record
-from zotune.data.templates import SHOTS, Filled, Spec, references_of
+from zotune.data.templates import SHOTS, FilledTemplate, TaskSpec, reference_texts
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.models.loading import generation_settings, own_settings_aside, quiet
+from zotune.models.loading import generation_config, ignore_generation_defaults, quiet
 from zotune.scoring.objective import texts
 from zotune.tasks.classification import Option, Rows, Worded
 from zotune.tasks.forward import Tokens, fitted
@@ -41,7 +41,7 @@ class Generating(Worded):
     draw = 0
     """Which of several samples of a prompt; likewise."""
 
-    def __init__(self, loaded: Any, spec: Spec, max_length: int, micro: int, seed: int = 0) -> None:
+    def __init__(self, loaded: Any, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
         room = self.forward.max_length - (spec.max_new_tokens if loaded.head == "causal" else 0)
         if room < 1:
@@ -66,7 +66,9 @@ class Generating(Worded):
             for c, r, g in zip(coded, records, gold, strict=True)
         ]
         prompts = [f.text for f in filled]
-        return Rows(records, prompts, [list(range(len(g))) for g in gold], gold, tokens, sum(c.cut for c in coded))
+        return Rows(
+            records, prompts, [list(range(len(g))) for g in gold], gold, tokens, sum(c.truncated for c in coded)
+        )
 
     def _option_of(self, record: Record, gold: Sequence[str]) -> Iterator[Option]:
         for text in gold:
@@ -96,14 +98,14 @@ class Generating(Worded):
         """Whether the tokenizer adds its special tokens: a chat template has them already."""
         return "messages" not in record and not self.spec.system
 
-    def _prompt(self, record: Record) -> Filled:
+    def _prompt(self, record: Record) -> FilledTemplate:
         turns = self._turns(record)
         if turns is not None:
             said = self._chat(turns)
-            return Filled(said, {SHOTS: (0, len(said))})  # what was said first goes first
+            return FilledTemplate(said, {SHOTS: (0, len(said))})  # what was said first goes first
         filled = self.spec.template.fill(record, "completion", "", "drop")
-        made = filled.upto(len(filled.text.rstrip(" ")))
-        return made.after(self.spec.demonstrations) if self.spec.demonstrations else made
+        made = filled.truncate(len(filled.text.rstrip(" ")))
+        return made.prepend(self.spec.demonstrations) if self.spec.demonstrations else made
 
     def _chat(self, turns: Sequence[Record]) -> str:
         try:
@@ -122,16 +124,18 @@ class Generating(Worded):
         prompt = self._prompt(record)
         head = self.loaded.head
         if not self._special(record):
-            filled = Filled(prompt.text + text, prompt.spans, (len(prompt.text), len(prompt.text) + len(text)))
+            filled = FilledTemplate(prompt.text + text, prompt.spans, (len(prompt.text), len(prompt.text) + len(text)))
         else:
-            filled = self.spec.template.fill(record, "completion", text, "ask")
+            filled = self.spec.template.fill(record, "completion", text, "score")
             if filled.target is None:  # no place for it: it follows the prompt
-                filled = Filled(filled.text + text, filled.spans, (len(filled.text), len(filled.text) + len(text)))
-            filled = filled.after(self.spec.demonstrations) if self.spec.demonstrations else filled
+                filled = FilledTemplate(
+                    filled.text + text, filled.spans, (len(filled.text), len(filled.text) + len(text))
+                )
+            filled = filled.prepend(self.spec.demonstrations) if self.spec.demonstrations else filled
         if head == "seq2seq":
             return self._decoded(filled, "")[0]
         coded = self.forward.coder.encode(filled, self._special(record), tail=False)
-        first, last = max(coded.places[0], 1), coded.places[-1]
+        first, last = max(coded.target_positions[0], 1), coded.target_positions[-1]
         if first > last:
             raise OptionError(f"{text!r:.60} has nothing before it: a causal model predicts from what came before")
         return Option(coded.ids[:last], (), tuple(range(first - 1, last)), coded.ids[first : last + 1])
@@ -208,7 +212,7 @@ class Generating(Worded):
         said = self.generate(prompts, indices, (1.0, 1.0))
         pairs = [(p, tuple(ids)) for p, ids in zip(prompts, said, strict=True) if ids]
         if self.loaded.head == "seq2seq":
-            begin = self.loaded.decoder_start()
+            begin = self.loaded.decoder_start_ids
             first = len(begin) - 1
             return [Option(p, begin + ids[:-1], tuple(range(first, first + len(ids))), ids) for p, ids in pairs]
         return [Option(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs]
@@ -221,7 +225,7 @@ class Generating(Worded):
         """Completion ids for each prompt, without what follows the end token. sampling: temperature and top-p, where
         not the run's own."""
         temperature, top_p = sampling or (self.spec.temperature, self.spec.top_p)
-        settings = generation_settings(self.loaded, self.spec.max_new_tokens, temperature, top_p)
+        settings = generation_config(self.loaded, self.spec.max_new_tokens, temperature, top_p)
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
         which = [self.draw] if self.draw else []
         them = self.forward.processes
@@ -252,8 +256,8 @@ class Generating(Worded):
         inputs = self.prompts.inputs(rows, points) if loaded.head == "causal" else coder.pad_right(rows, loaded.device)
         inputs.pop("token_type_ids", None)
         more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
-        start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start())
-        with own_settings_aside(loaded):
+        start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start_ids)
+        with ignore_generation_defaults(loaded):
             found: Tensor = loaded.model.generate(**inputs, generation_config=settings, **more)
         ends, pad = settings.eos_token_id, settings.pad_token_id
         for row in found[:, start:].tolist():
@@ -268,7 +272,7 @@ def right_texts(record: Record) -> list[str]:
     if "messages" in record:
         last = record["messages"][-1]
         return [str(last["content"])] if last["role"] == "assistant" else []
-    return references_of(record, "completion")
+    return reference_texts(record, "completion")
 
 
 def asked_turns(record: Record) -> list[Record]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zotune.errors import DataError, OptionError
-from zotune.models.loading import Loaded, add_linear_head
+from zotune.models.loading import LoadedModel, add_linear_head
 from zotune.tasks.build import Rows, Task, Whole
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -44,7 +44,7 @@ def scores(task: Whole, search: Any, rows: Rows) -> Tensor:
     return out
 
 
-def layer_of(loaded: Loaded, classes: int) -> nn.Linear:
+def layer_of(loaded: LoadedModel, classes: int) -> nn.Linear:
     """The layer that a probe is written into: a classification head's last one; over embeddings a new one, of zeros."""
     return loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from zotune.models.loading import attends_to_all, empty_cache, generation_settings, own_settings_aside
+from zotune.models.loading import generation_config, has_full_attention, ignore_generation_defaults, new_kv_cache
 from zotune.tasks.forward import Forward, Tokens, out_of_memory
 
 LEAST = 16
@@ -28,7 +28,7 @@ class PromptCache:
     def __init__(self, forward: Forward) -> None:
         self.forward, self.loaded = forward, forward.loaded
         self.possible = self.loaded.head == "causal" and not self.loaded.virtual_tokens
-        self.possible &= attends_to_all(self.loaded.config, forward.max_length)
+        self.possible &= has_full_attention(self.loaded.config, forward.max_length)
         self._tried: dict[bool, bool] = {}  # by whether several points share a pass
 
     def inputs(self, rows: Sequence[Tokens], points: int = 1) -> dict[str, Any]:
@@ -48,9 +48,9 @@ class PromptCache:
     def _begun(self, rows: Sequence[Tokens], length: int, points: int) -> dict[str, Any]:
         device, each = self.loaded.device, len(rows) // points
         begin = torch.tensor([rows[0][:length]] * points, device=device)
-        cache, few = empty_cache(self.loaded), {"logits_to_keep": 1} if self.loaded.takes("logits_to_keep") else {}
+        cache, few = new_kv_cache(self.loaded), {"logits_to_keep": 1} if self.loaded.accepts("logits_to_keep") else {}
         with self.forward.rows_a_point(1):
-            self.loaded.plain(input_ids=begin, past_key_values=cache, use_cache=True, **few)
+            self.loaded.unwrapped(input_ids=begin, past_key_values=cache, use_cache=True, **few)
         cache.batch_repeat_interleave(each)
         begin = begin.repeat_interleave(each, 0)
         rest = self.forward.coder.pad_left([row[length:] for row in rows], device)
@@ -65,11 +65,11 @@ class PromptCache:
         there is padding."""
         each = len(rows) // points
         rows = [row + row[length:] * (k % each % 2) for k, row in enumerate(rows)]
-        settings = generation_settings(self.loaded, 2, 0, 1)
+        settings = generation_config(self.loaded, 2, 0, 1)
         settings.output_logits = settings.return_dict_in_generate = True
         settings.eos_token_id = None
         try:
-            with own_settings_aside(self.loaded):
+            with ignore_generation_defaults(self.loaded):
                 whole, begun = (
                     self.loaded.model.generate(**x, generation_config=settings)
                     for x in (self._whole(rows), self._begun(rows, length, points))

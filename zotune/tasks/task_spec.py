@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from zotune.config import RunConfig
 from zotune.data import presets
-from zotune.data.splits import Record, columns_of, rename
+from zotune.data.splits import Record, describe_columns, rename_columns
 from zotune.data.templates import (
-    KINDS,
-    TARGET,
-    WORDED,
+    LM_HEADS,
+    TARGETS,
+    TASK_KINDS,
     Classes,
-    Kind,
-    Spec,
+    TaskKind,
+    TaskSpec,
     Template,
     find_classes,
     preset_classes,
-    references_of,
+    reference_texts,
 )
 from zotune.errors import DataError, OptionError
 from zotune.models import loading
@@ -44,9 +44,9 @@ class Task:
     """What `--task` says: a task file, or a kind alone, or nothing."""
 
     file: presets.TaskFile | None = None
-    kind: Kind | None = None
+    kind: TaskKind | None = None
 
-    def measure(self, kind: Kind) -> str:
+    def measure(self, kind: TaskKind) -> str:
         """What it is usually measured by."""
         own = self.file.objective if self.file else None
         return own or ("cross-entropy" if kind == "generation" else "accuracy")
@@ -56,20 +56,22 @@ def read(task: str | None) -> Task:
     """A preset's name, a file, or a kind of task. Raises OptionError."""
     if task is None:
         return Task()
-    if task in KINDS:
+    if task in TASK_KINDS:
         return Task(kind=task)
     file = presets.load(task)
     return Task(file, file.kind)
 
 
-def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -> tuple[loading.Found, Spec, Parts]:
+def resolve(
+    cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]
+) -> tuple[loading.ModelFiles, TaskSpec, Parts]:
     """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
     kind = kind_of(cfg, task, first)
-    found = loading.inspect(cfg.model, cfg.head, cfg.allow_pickle)
+    found = loading.find_model(cfg.model, cfg.head, cfg.allow_pickle)
     if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
-        found = loading.inspect(cfg.model, "classification", cfg.allow_pickle)
+        found = loading.find_model(cfg.model, "classification", cfg.allow_pickle)
     if kind == "generation":
         rows = {name: _completed(records) for name, records in rows.items()}
     values = task.file.values if task.file else {}
@@ -79,7 +81,7 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
     )
     if kind == "choice" and not choices:
         raise OptionError("multiple choice needs the columns of its options", hint="--choices choice1,choice2")
-    spec = Spec(
+    spec = TaskSpec(
         kind,
         template,
         classes=_classes(cfg, task.file, rows, found.head) if kind == "classification" else None,
@@ -96,11 +98,11 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
     return found, spec, rows
 
 
-def max_length(cfg: RunConfig, spec: Spec) -> int:
+def max_length(cfg: RunConfig, spec: TaskSpec) -> int:
     return cfg.max_length or MAX_LENGTH[spec.kind]
 
 
-def offered(spec: Spec, head: loading.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
+def offered(spec: TaskSpec, head: loading.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
     """What objectives may ask for: without right texts there are no references and no losses."""
     names = build.kind_of(spec, head).offered
     if spec.kind != "generation":
@@ -114,14 +116,14 @@ def offered(spec: Spec, head: loading.Head, parts: Mapping[str, Sequence[Record]
 def _has_answer(row: Record) -> bool:
     if "messages" in row:
         return bool(row["messages"]) and row["messages"][-1]["role"] == "assistant"
-    return any(references_of(row, "completion"))
+    return any(reference_texts(row, "completion"))
 
 
-def calibration(task: Task, spec: Spec) -> Template:
+def calibration(task: Task, spec: TaskSpec) -> Template:
     """What the row's own words are taken out of: the task file's prompt, or the template without its columns."""
     if task.file and task.file.calibration:
         return Template(task.file.calibration, task.file.values)
-    target = TARGET[spec.kind]
+    target = TARGETS[spec.kind]
     text = ""
     for literal, name, filters in spec.template.parts:
         text += literal.replace("{", "{{").replace("}", "}}")
@@ -130,7 +132,7 @@ def calibration(task: Task, spec: Spec) -> Template:
     return Template(text.lstrip())
 
 
-def kind_of(cfg: RunConfig, task: Task, row: Record) -> Kind:
+def kind_of(cfg: RunConfig, task: Task, row: Record) -> TaskKind:
     """What kind of task it is: as said, or by the columns of a record."""
     if task.kind:
         return task.kind
@@ -156,11 +158,11 @@ def _aliased(rows: list[Record], file: presets.TaskFile | None) -> list[Record]:
             continue
         if name is None:
             raise DataError(
-                f"task {file.name} needs a column {' or '.join(names)}; {columns_of(rows)}", hint="--column"
+                f"task {file.name} needs a column {' or '.join(names)}; {describe_columns(rows)}", hint="--column"
             )
         if name != wanted:
             found[wanted] = name
-    return rename(rows, found) if found else rows
+    return rename_columns(rows, found) if found else rows
 
 
 def _completed(rows: list[Record]) -> list[Record]:
@@ -168,10 +170,10 @@ def _completed(rows: list[Record]) -> list[Record]:
     if not rows or "completion" in rows[0] or "messages" in rows[0]:
         return rows
     name = next((c for c in COMPLETIONS if c in rows[0]), None)
-    return rename(rows, {"completion": name}) if name else rows
+    return rename_columns(rows, {"completion": name}) if name else rows
 
 
-def _template(file: presets.TaskFile | None, kind: Kind, head: str, row: Record) -> str:
+def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Record) -> str:
     if file is not None:
         absent = [c for c, names in file.columns.items() if "" in names and c not in row]
         lines = presets.template_for(file, head).split("\n")
@@ -190,7 +192,9 @@ def _template(file: presets.TaskFile | None, kind: Kind, head: str, row: Record)
     ):
         if all(c in row for c in columns):
             return text
-    raise OptionError(f"no prompt found; {columns_of([row])}", hint="--template '{question} Answer: {completion}'")
+    raise OptionError(
+        f"no prompt found; {describe_columns([row])}", hint="--template '{question} Answer: {completion}'"
+    )
 
 
 def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: Parts, head: str) -> Classes:
@@ -198,12 +202,12 @@ def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: Parts, head: s
         return find_classes(rows, cfg.labels, needs_words=head != "classification")
     described = head == "embedding"
     known = [(x.values, (x.description or x.word) if described else x.word) for x in file.labels]
-    if head in WORDED or described:
+    if head in LM_HEADS or described:
         return preset_classes(rows, known)
     return preset_classes(rows, [(x.values, x.values[-1]) for x in file.labels])
 
 
-def demonstrations(spec: Spec, rows: Sequence[Record], count: int, seed: int) -> str:
+def demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int) -> str:
     """Training records with their right answers, drawn by seed, to stand before every prompt. Raises DataError."""
     import random
 
@@ -212,7 +216,7 @@ def demonstrations(spec: Spec, rows: Sequence[Record], count: int, seed: int) ->
     if count > len(rows):
         raise DataError(f"--shots {count}: there are {len(rows)} training rows to draw from")
     drawn = random.Random(derive(seed, "shots")).sample(list(rows), count)
-    return "".join(spec.shown(r) + "\n\n" for r in drawn)
+    return "".join(spec.demonstration(r) + "\n\n" for r in drawn)
 
 
 __all__ = ["Task", "calibration", "demonstrations", "kind_of", "max_length", "offered", "read", "resolve"]
