@@ -31,6 +31,7 @@ import torch
 
 import zotune
 from zotune import config
+from zotune.events import ignore
 from zotune.runs.plan import embedded_data, plan
 from zotune.runs.session import Session
 from zotune.search.journal import Journal
@@ -79,7 +80,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
     best: dict[str, Any] = {}
     for rate in RATES:
         session = Session(
-            plan(config.resolve({**cases()[case], "tune": "all", "seed": seed, "threads": 1}, None)), mute
+            plan(config.resolve({**cases()[case], "tune": "all", "seed": seed, "threads": 1}, None)), ignore
         )
         task, rows, model = session.task, session.train, session.loaded.model
         gold = torch.tensor([g[0] for g in rows.gold])
@@ -107,15 +108,11 @@ def by_metric(case: str, folder: Path, seed: int) -> dict[str, Any]:
     """What weights that were tuned for something else are worth by the case's own metric."""
     told = {"dataset": str(embedded_data()), **cases()[case], "seed": seed, "threads": 1}
     tuned = {name: x for name, x in told.items() if name != "init"} | {"model": str(folder)}
-    start, end = (Session(plan(config.resolve(x, None)), mute) for x in (told, tuned))
+    start, end = (Session(plan(config.resolve(x, None)), ignore) for x in (told, tuned))
     before, after = start.judge.measure(), end.judge.measure()
     difference = start.judge.difference(before, after, seed)
     values = {"before": before[1].value, "tuned": after[1].value, "after": after[1].value}
     return {**values, "gain": difference.value, "error": difference.error}
-
-
-def mute(kind: str, event: Any) -> None:
-    """Hears nothing."""
 
 
 def run(case: str, method: str, budget: int, seed: int) -> dict[str, Any]:

@@ -19,11 +19,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import zotune
+from zotune.events import Event, StepDone
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MARKS = 20
@@ -46,15 +46,15 @@ class Watch:
         self._times: list[float] = []
         self._last = time.perf_counter()
 
-    def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
-        if kind != "step":
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, StepDone):
             return
         now = time.perf_counter()
         self._times.append(now - self._last)
-        if event["step"] % self.every == 0:
+        if event.step % self.every == 0:
             self.lines.append(
                 {
-                    "step": event["step"],
+                    "step": event.step,
                     "memory_mb": round(resident(), 1),
                     "journal_bytes": self.journal.stat().st_size,
                     "ms_a_step": round(1000 * statistics.median(self._times), 3),

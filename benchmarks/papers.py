@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import zotune
+from zotune.events import Event, StepDone
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -71,8 +72,8 @@ def descend(function: Function, method: str, rate: float, steps: int) -> list[li
     def value(model: Any, batch: Any) -> float:
         return float(formula(*model.w.detach()))
 
-    def seen(kind: str, event: Any) -> None:
-        if kind == "step":
+    def seen(event: Event) -> None:
+        if isinstance(event, StepDone):
             path.append(point.w.tolist())
             if not max(map(abs, path[-1])) < 10 * width:
                 raise FloatingPointError
@@ -152,7 +153,7 @@ def excess(X: Tensor, y: Tensor, name: str, options: dict[str, Any], size: int) 
         some = slice(None) if len(batch) == len(X) else batch
         return float((X[some] @ model.w.detach() - y[some]).square().mean())
 
-    def seen(kind: str, event: Any) -> None:
+    def seen(event: Event) -> None:
         if not float(module.w.detach().abs().max()) < 1e3:
             raise FloatingPointError
         while len(found) < len(QUERIES) and queries >= QUERIES[len(found)]:
@@ -265,7 +266,7 @@ def divergence(out: Path) -> None:
             optimizer.zero_grad()
             entropy(model, batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            seen("step", None)
+            seen(StepDone(0, 0))
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
     print(f"| method | steps | forwards | loss, mean of {SEEDS} seeds | distance, seed 0 | largest / smallest |")
@@ -283,8 +284,8 @@ def divergence(out: Path) -> None:
             start = {n: p.detach().clone() for n, p in chosen.items()}
             paths: dict[str, list[float]] = {n: [0.0] for n in chosen}
 
-            def seen(kind: str, event: Any, chosen: Any = chosen, start: Any = start, paths: Any = paths) -> None:
-                if kind == "step":
+            def seen(event: Event, chosen: Any = chosen, start: Any = start, paths: Any = paths) -> None:
+                if isinstance(event, StepDone):
                     for n, p in chosen.items():
                         paths[n].append(float((p.detach() - start[n]).norm()))
 

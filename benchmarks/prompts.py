@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.together import BEGINNINGS, STORIES
 from zotune import config
+from zotune.events import ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.tasks.prompt_cache import common
@@ -34,7 +35,7 @@ def measure(words: int, new: int, rounds: int, threads: int, home: Path) -> tupl
     data.write_text("".join(json.dumps({"prompt": f"{begin} {BEGINNINGS[i % 7]}"}) + "\n" for i in range(300)))
     goal.write_text("def goal(completions, **_):\n    return [float(len(c)) for c in completions]\n")
     told = {"model": str(STORIES), "dataset": str(data), "objective": f"{goal}:goal", "max_new_tokens": new}
-    session = Session(plan(config.resolve({**told, "threads": threads}, None)), lambda kind, event: None)
+    session = Session(plan(config.resolve({**told, "threads": threads}, None)), ignore)
     prompts = [session.train.tokens[i][0] for i in range(ROWS)]
     times: dict[bool, list[float]] = {False: [], True: []}
     for k in range(-1, rounds):

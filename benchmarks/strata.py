@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from zotune import config
+from zotune.events import ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session, mean
 from zotune.search.batches import Batches
@@ -50,7 +51,7 @@ def r2(pairs: Pairs) -> float:
 
 def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> dict[str, Pairs]:
     """For either way of drawing, for each direction: differences over all rows and over each of some batches."""
-    session = Session(plan(config.resolve({**options, "threads": 1, "seed": seed}, None)), lambda kind, event: None)
+    session = Session(plan(config.resolve({**options, "threads": 1, "seed": seed}, None)), ignore)
     space, task, train, goal, tape = session.space, session.task, session.train, session.plan.objective, Tape()
     everything = list(range(len(train)))
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from zotune import config
 from zotune.core.recipe import Noise
+from zotune.events import ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.search.journal import Tape
@@ -30,7 +31,7 @@ BEGINNINGS = ("Once upon a time", "One day", "Lily and Tom", "The dog", "A girl 
 
 
 def session(mode: str, **options: Any) -> Session:
-    made = Session(plan(config.resolve({"probe": mode, **options}, None)), lambda kind, event: None)
+    made = Session(plan(config.resolve({"probe": mode, **options}, None)), ignore)
     made.prepare_probing()
     return made
 

@@ -13,7 +13,7 @@ import zotune
 
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
-    {"errors", "hookspecs", "seeds", "bench.shapes", "text", "models.configuration"},
+    {"errors", "events", "hookspecs", "seeds", "bench.shapes", "text", "models.configuration"},
     {"plugins", "core.noise", "data.readers", "scoring.score_budget", "bench.textbook", "types"},
     {"config", "data.presets", "humans.store", "core.recipe", "cli.scaffold"},
     {"scoring.calls", "core.state_codec", "core.codegen", "humans.preferences"},
@@ -59,6 +59,7 @@ LAYERS = [
 ]
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
+    "events",
     "scoring.calls",
     "seeds",
     "errors",

@@ -31,6 +31,7 @@ from zotune.cli import app
 from zotune.cli.terminal import Terminal
 from zotune.data import presets
 from zotune.errors import DataError, ModelError, ObjectiveError, OptionError
+from zotune.events import Evaluated, Example, Examples, Note, Phase, RunStarted, StepDone
 from zotune.humans import console
 from zotune.humans.ratings import Question, Ratings
 from zotune.models import loading
@@ -349,24 +350,31 @@ def test_what_a_run_says_reaches_the_terminal_plain(live: bool, monkeypatch: pyt
     said = io.StringIO()
     terminal.console = Console(file=said, force_terminal=live, no_color=True, highlight=False, width=400)
     terminal._live = live
-    samples = [(ESCAPE, ESCAPE, f"[red]{ESCAPE}[/red]")]
-    start = {
-        "optimizer": "mezo",
-        "tuned": 1,
-        "tensors": 1,
-        "model": ESCAPE,
-        "head": "causal",
-        "device": "cpu",
-        "batch": 1,
-    }
-    start |= {"rows": [1, 1, 1], "objective": ESCAPE, "better": "higher", "score": 0.0, "folder": ESCAPE, "budget": {}}
-    start |= {"samples": lambda: samples}
-    terminal("note", {"text": f"cannot be read: {ESCAPE}"})
-    terminal("phase", {"text": ESCAPE})
-    terminal("start", start)
-    terminal("step", {"step": 1, "evaluations": 2, "dropped": f"printed {ESCAPE}"})
-    terminal("eval", {"step": 1, "score": 0.5, "best": True, "parts": {ESCAPE: 1.0}})
-    terminal("eval", {"step": 2, "failed": ESCAPE})
+    started = RunStarted(
+        folder=ESCAPE,
+        model=ESCAPE,
+        head="causal",
+        device="cpu",
+        objective=ESCAPE,
+        better="higher",
+        direction="maximize",
+        optimizer="mezo",
+        tuned_weights=1,
+        tensors=1,
+        training_rows=1,
+        validation_rows=1,
+        test_rows=1,
+        batch_size=1,
+        test_score=0.0,
+        max_steps=1,
+    )
+    terminal(Note(f"cannot be read: {ESCAPE}"))
+    terminal(Phase(ESCAPE))
+    terminal(started)
+    terminal(StepDone(1, 2, dropped=f"printed {ESCAPE}"))
+    terminal(Evaluated(1, 0.5, ((ESCAPE, 1.0),), best=True))
+    terminal(Examples(1, (Example(ESCAPE, ESCAPE, f"[red]{ESCAPE}[/red]"),)))
+    terminal(Evaluated(2, failed=ESCAPE))
     terminal.close()
     text = said.getvalue()
     assert "evil" in text

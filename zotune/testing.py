@@ -25,6 +25,7 @@ import torch
 from zotune.bench.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
+from zotune.events import RolledBack
 from zotune.scoring import objective as objectives
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
@@ -162,7 +163,7 @@ class OptimizerContract:
             return {"loss": abs(step - best), **({"ruined": "by a test"} if step == best + 1 else {})}
 
         bench.engine.assess, bench.engine.eval_steps = look, 1
-        bench.engine.emit = lambda kind, event: seen.append(bench.weights()) if kind == "rollback" else None
+        bench.engine.emit = lambda event: seen.append(bench.weights()) if isinstance(event, RolledBack) else None
         return bench.run(), seen
 
     def test_freezing_a_tensor_leaves_the_noise_of_others(self) -> None:

@@ -12,10 +12,11 @@ from torch import nn
 
 from zotune.core.recipe import TensorInfo
 from zotune.core.space import Space
+from zotune.events import Emit, ignore
 from zotune.scoring import objective as objectives
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Emit, Engine, Outcome, best_weights
+from zotune.search.engine import Budget, Engine, Outcome, best_weights
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
 from zotune.types import Optimizer, Score
@@ -46,7 +47,7 @@ class Tuner:
         select: Callable[[TensorInfo], bool] | None = None,
         seed: int = 0,
         optimizer_args: Mapping[str, Any] | None = None,
-        emit: Emit = lambda kind, event: None,
+        emit: Emit = ignore,
     ) -> None:
         self.module, self._items = module, data
         self._eval_items = eval_data

@@ -17,17 +17,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError, Stopped
+from zotune.events import Emit, Note
 from zotune.humans.ratings import DONE, Question, Ratings
 from zotune.scoring.objective import texts
 
-Emit = Callable[[str, Mapping[str, Any]], None]
 POLL = 0.05
 """Seconds between two looks for answers."""
 
@@ -51,7 +51,7 @@ class Human:
     def bind(
         self,
         folder: Path,
-        emit: Callable[[str, Mapping[str, Any]], None],
+        emit: Emit,
         stop: Callable[[], bool],
         seed: int,
         planned: int,
@@ -63,7 +63,7 @@ class Human:
         ratings.set_state("generating")
         stack.enter_context(ratings.heartbeat())
         self._run.update(ratings=ratings, stop=stop, stack=stack)
-        emit("note", {"text": f"questions wait for answers: zotune rate {folder}"})
+        emit(Note(f"questions wait for answers: zotune rate {folder}"))
 
     def close(self) -> None:
         """Say on the page that nobody asks any more."""

@@ -15,12 +15,13 @@ It is loaded when it is first asked, beside the model that is tuned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import zotune
 from zotune.errors import ModelError, ObjectiveError, OptionError, OutOfMemory, nearest
+from zotune.events import Emit, Note
 from zotune_objectives import calls
 
 NO_LIMIT = 10**6
@@ -46,7 +47,7 @@ class RewardModel:
     _padded: bool = field(init=False, repr=False)
     _found: Any = field(init=False, repr=False)
     _made: list[Any] = field(default_factory=list, init=False, repr=False)
-    _emit: Callable[[str, Mapping[str, Any]], None] | None = field(default=None, init=False, repr=False)
+    _emit: Emit | None = field(default=None, init=False, repr=False)
     _notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -119,18 +120,18 @@ class RewardModel:
             raise ObjectiveError(f"reward-model {self.model!r}: {reason}", hint="max_length or dtype less") from None
         return out
 
-    def bind(self, emit: Callable[[str, Mapping[str, Any]], None], **run: Any) -> None:
+    def bind(self, emit: Emit, **run: Any) -> None:
         """Say to the user of a run what happens beside scoring."""
         object.__setattr__(self, "_emit", emit)
         for text in self._notes:
-            emit("note", {"text": text})
+            emit(Note(text))
         self._notes.clear()
 
     def _tell(self, text: str) -> None:
         if self._emit is None:
             self._notes.append(text)
         else:
-            self._emit("note", {"text": text})
+            self._emit(Note(text))
 
     def close(self) -> None:
         """Free its memory; a later call loads it again."""

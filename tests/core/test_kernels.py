@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zotune.core import kernels
 from zotune.core.recipe import Factor, Noise, Recipe, maximum, only, outer, sign, sqrt, weighted_sum, where
 from zotune.core.space import Space
+from zotune.events import Event, StepDone
 from zotune.testing import Bench
 
 
@@ -174,10 +175,10 @@ def test_a_thousand_steps_keep_no_memory(compile: bool) -> None:
     bench = Bench(MeZO(lr=1e-3), steps=1_000, compile=compile)
     resident: dict[int, int] = {}
 
-    def watch(kind: str, event: Mapping[str, Any]) -> None:
-        if kind == "step" and event["step"] in (100, 1_000):
+    def watch(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step in (100, 1_000):
             gc.collect()
-            resident[event["step"]] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+            resident[event.step] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     bench.engine.emit = watch
     bench.run()

@@ -19,6 +19,7 @@ from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.errors import ObjectiveError, OutOfMemory
+from zotune.events import Event, Note
 from zotune.models.loading import find_model, load
 from zotune.tasks import build, forward
 
@@ -219,7 +220,7 @@ def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Inj
     bert.most = 3
     assert model(texts, [""] * 10) == pytest.approx(whole, rel=1e-5)
     said: list[str] = []
-    model.bind(emit=lambda kind, event: said.append(event["text"]), folder=None)
+    model.bind(emit=lambda event: said.append(event.text), folder=None)
     assert said == ["out of memory: 2 rows a forward pass from here (reward-model: batch_size 2)"]
     bert.most = 0
     with pytest.raises(ObjectiveError, match=r"reward-model .* single row: CUDA out of memory.*max_length"):
@@ -232,8 +233,8 @@ def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Inj
 def fit(folder: Path, model: Path, toy: Path, **more: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
 
-    def emit(kind: str, event: Any) -> None:
-        said.extend([event["text"]] if kind == "note" else [])
+    def emit(event: Event) -> None:
+        said.extend([event.text] if isinstance(event, Note) else [])
 
     result = zotune.fit(
         model=str(model),

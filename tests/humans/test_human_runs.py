@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.cli.app import main
+from zotune.events import Event, Phase
 from zotune.humans.page import serve
 from zotune.humans.preferences import agreement
 from zotune.humans.ratings import DONE, BlindQuestion, Ratings
@@ -39,6 +40,7 @@ ARGS: dict[str, Any] = {
     "optimizer": "rank-sgd",
     "optimizer_args": {"eps": "0.3", "lr": "0.3"},
 }
+TESTING = Phase("judging the best weights")
 SOON = 60.0
 """Seconds after which a test gives up waiting."""
 
@@ -123,8 +125,8 @@ class Whole:
             self.result = fit(model, data, folder, emit=self._emit)
         self.answered = person.answered
 
-    def _emit(self, kind: str, event: Any) -> None:
-        if event.get("text") == "judging the best weights":
+    def _emit(self, event: Event) -> None:
+        if event == TESTING:
             self.tuning = len(questions(self.folder))
 
 
@@ -313,8 +315,8 @@ def test_skipping_everything_keeps_the_base_model(model: Path, data: Path, tmp_p
 def test_skipping_the_final_questions_keeps_the_base_model(model: Path, data: Path, tmp_path: Path) -> None:
     judging: list[int] = []
 
-    def emit(kind: str, event: Any) -> None:
-        if event.get("text") == "judging the best weights":
+    def emit(event: Event) -> None:
+        if event == TESTING:
             judging.append(len(questions(tmp_path / "out")))
 
     with Person(tmp_path / "out", rate=lambda s: "skip" if judging else verdict(s.completions)):

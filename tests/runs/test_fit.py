@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError, UsageError
+from zotune.events import Event, Note
 from zotune.runs.session import Session
 from zotune.search.journal import Journal
 
@@ -490,9 +491,9 @@ def test_the_way_of_probing_and_compiling_changes_no_bit(
         made |= {"template": "{text} was {label}", "labels": "awful,lovely"}
     notes: list[str] = []
 
-    def emit(kind: str, event: Any) -> None:
-        if kind == "note":
-            notes.append(event["text"])
+    def emit(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
 
     ways = [("copy", "off"), ("forward", "off")] + [("forward", "on")] * (head == "tiny_classifier")
     for probe, compile in ways:

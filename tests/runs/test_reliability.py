@@ -28,6 +28,7 @@ from zotune import lock
 from zotune.bench.workbench import Bench, same
 from zotune.cli.app import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
+from zotune.events import Event, Note, StepDone
 from zotune.runs import provenance, replay
 from zotune.search import checkpoint
 from zotune.search.journal import Journal, has_header
@@ -550,7 +551,7 @@ def test_other_versions_are_named_and_force_is_recorded(
         zotune.fit(**usual, resume="last")
     assert files(tmp_path / "out") == before
     notes: list[str] = []
-    emit = lambda kind, event: notes.append(event["text"]) if kind == "note" else None  # noqa: E731
+    emit = lambda event: notes.append(event.text) if isinstance(event, Note) else None  # noqa: E731
     for _ in range(2):  # recorded once: the second time it is as it was
         zotune.fit(**usual, resume="last", force=True, emit=emit)
     (line,) = [x for x in Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines if x["kind"] == "override"]
@@ -594,8 +595,8 @@ def test_a_clock_that_jumps_changes_nothing(tiny_encoder: Path, toy: Path, tmp_p
 
 
 def test_a_folder_that_is_deleted_while_it_is_written(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    def emit(kind: str, event: Any) -> None:
-        if kind == "step" and event["step"] == 3:
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
             shutil.rmtree(tmp_path / "out")
 
     with pytest.raises(ZotuneError, match=r"(was deleted while|cannot be written: No such file)"):

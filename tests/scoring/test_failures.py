@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 import zotune
 from zotune.cli.app import main
 from zotune.errors import ObjectiveFailures, OptionError
+from zotune.events import Emit, Event, Note, Phase, StepDone
 from zotune.search.journal import Journal
 
 THINGS = WORDS.split()[13:33]
@@ -111,11 +112,11 @@ def same(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
-def at(kind: str, value: Any, then: Callable[[], object]) -> Callable[[str, Any], None]:
-    """Something that happens when a run says that it has come to a step or a phase."""
+def at(moment: int | str, then: Callable[[], object]) -> Emit:
+    """Call `then` after a step, or when a phase of this text begins."""
 
-    def emit(said: str, event: Any) -> None:
-        if said == kind and value in (event.get("step"), event.get("text")):
+    def emit(event: Event) -> None:
+        if moment == (event.step if isinstance(event, StepDone) else event.text if isinstance(event, Phase) else None):
             then()
 
     return emit
@@ -155,15 +156,13 @@ def test_a_program_that_dies_once_changes_nothing(fit: Fit, program: str, tmp_pa
     whole = fit(program, "whole")
     assert whole.scoring.faults["restarts"] == 0
     control = tmp_path / "control"
-    for k, moment in enumerate(
-        [("phase", "scoring the start"), ("step", 3), ("step", 4), ("phase", "judging the best weights")]
-    ):
+    for k, moment in enumerate(["scoring the start", 3, 4, "judging the best weights"]):
         died: list[str] = []
 
         def die(died: list[str] = died) -> None:
             died.append(control.write_text("dies") and "dies")
 
-        result = fit(program, f"died{k}", emit=at(*moment, die))
+        result = fit(program, f"died{k}", emit=at(moment, die))
         assert died == ["dies"]
         assert control.read_text() == "", "it was asked, and died"
         assert result.scoring.faults["restarts"] == 1
@@ -212,7 +211,7 @@ def test_programs_that_print_no_scores(fit: Fit, program: str, tmp_path: Path, m
 
     with pytest.raises(ObjectiveFailures, match="1 steps failed, more than --max-failures 0"):
         # a row a call: where a program begins to say too much in mid-run, a call of several may end before it shows
-        fit(program, max_failures=0, score_batch_size=1, emit=at("step", 3, lie))
+        fit(program, max_failures=0, score_batch_size=1, emit=at(3, lie))
     assert dropped(tmp_path / "out") == [3]
     (tmp_path / "control").unlink()
     assert fit(program, resume="last").reason == "done"
@@ -247,9 +246,9 @@ def test_failing_from_some_step_on(fit: Fit, tmp_path: Path, mood: str) -> None:
     kept = {"save_steps": 1, "save_total_limit": 9}
     moody = Moody()
 
-    def emit(kind: str, event: Any) -> None:
-        if kind == "step" and event["step"] in (3, 5):
-            moody.mood = mood if event["step"] == 3 else ""
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step in (3, 5):
+            moody.mood = mood if event.step == 3 else ""
 
     survived = fit(moody, "survived", emit=emit, **kept)
     assert survived.dropped == 2
@@ -297,9 +296,9 @@ def test_async_functions_in_parts_and_rows_that_do_not_count(fit: Fit, tmp_path:
         found = words(completions)
         return [None if mute[0] or "dog" in p else x for p, x in zip(prompts, found, strict=True)]
 
-    def emit(kind: str, event: Any) -> None:
-        if kind == "step":
-            mute[0] = event["step"] == 2
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone):
+            mute[0] = event.step == 2
 
     options = {"score_concurrency": 2, "score_batch_size": 3, "score_cache": False}
     result = fit(score, emit=emit, eval_steps=3, **options)
@@ -328,7 +327,7 @@ def test_a_resumed_run_with_known_scores_is_the_uninterrupted_one(fit: Fit, tmp_
     for cut in (1, 5):
         steps: list[int] = []
         name = f"cut{cut}"
-        halt = {"emit": at("step", cut, lambda s=steps: s.append(1)), "stop": lambda s=steps: bool(s)}
+        halt = {"emit": at(cut, lambda s=steps: s.append(1)), "stop": lambda s=steps: bool(s)}
         first = fit(score, name, **options, **halt)
         assert (first.reason, first.steps) == ("interrupted", cut)
         again = fit(score, name, resume="last", **options)
@@ -387,10 +386,10 @@ def cut() -> Iterator[Cut]:
 
 
 def test_a_server_that_is_away_for_a_while(fit: Fit, cut: Cut, tmp_path: Path) -> None:
-    def emit(kind: str, event: Any) -> None:
-        if kind == "step" and event["step"] == 2:
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
             cut.stop()
-        if kind == "step" and event["step"] == 4:
+        if isinstance(event, StepDone) and event.step == 4:
             cut.start()
 
     args = {"retries": 1, "backoff": 0.01}
@@ -456,7 +455,7 @@ def test_a_budget_that_is_spent_ends_a_resumed_run_too(fit: Fit, tmp_path: Path)
     options = {"max_steps": None, "eval_steps": 2, "max_score_calls": 173}
     whole = fit(score, "whole", **options)
     used, seen[0], steps = seen[0], 0, []
-    fit(score, emit=at("step", 4, lambda: steps.append(1)), stop=lambda: bool(steps), **options)
+    fit(score, emit=at(4, lambda: steps.append(1)), stop=lambda: bool(steps), **options)
     again = fit(score, resume="last", **options)
     assert again.steps == whole.steps
     assert lines(tmp_path / "out") == lines(tmp_path / "whole")
@@ -723,9 +722,9 @@ def test_optimizers_follow_a_judge(fit: Fit, judge: str, tmp_path: Path, optimiz
 def test_where_no_text_is_generated_a_judge_is_followed_by_rank_sgd(judge: str, tmp_path: Path) -> None:
     notes: list[str] = []
 
-    def emit(kind: str, event: Any) -> None:
-        if kind == "note":
-            notes.append(event["text"])
+    def emit(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
 
     result = zotune.fit(
         objective=f"{judge}:longer", max_steps=2, batch_size=4, output_dir=str(tmp_path / "out"), emit=emit

@@ -16,6 +16,7 @@ from zotune_optimizers import es, meazo, mezo, mezo_adam, zo_sgd
 import zotune
 from zotune.bench.workbench import Bench, same
 from zotune.errors import OptionError, UsageError
+from zotune.events import Calibrated
 from zotune.search.calibration import Calibration
 from zotune.search.journal import Journal
 from zotune.types import Score
@@ -94,7 +95,7 @@ def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, 
 def test_a_whole_run_counts_and_records_it(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     said: list[str] = []
     result = zotune.fit(
-        emit=lambda kind, event: said.extend(event["lines"]) if kind == "init" else None,
+        emit=lambda event: said.extend(event.lines) if isinstance(event, Calibrated) else None,
         **options(tiny_encoder, toy, tmp_path / "out"),
     )
     journal = Journal.open(tmp_path / "out/journal.jsonl", read_only=True)

@@ -13,6 +13,7 @@ from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
 
 import zotune
 from zotune.bench.workbench import Bench, Weights, same
+from zotune.events import PreflightDone
 from zotune.runs.plan import embedded_data
 from zotune.search import preflight
 from zotune.search.journal import Journal, Tape
@@ -102,7 +103,7 @@ def test_a_whole_run(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(preflight, "SHARE", 0.1)
     said: list[str] = []
     result = zotune.fit(
-        emit=lambda kind, event: said.extend(event["lines"]) if kind == "preflight" else None,
+        emit=lambda event: said.extend(event.lines) if isinstance(event, PreflightDone) else None,
         **options(tiny_encoder, toy, tmp_path / "out"),
     )
     texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -141,7 +142,7 @@ def test_a_better_linear_probe_is_offered(minilm: Path, tmp_path: Path) -> None:
         output_dir=str(tmp_path / "out"),
         eval_steps=1000,
         interpolate=False,
-        emit=lambda kind, event: said.extend(event["lines"]) if kind == "preflight" else None,
+        emit=lambda event: said.extend(event.lines) if isinstance(event, PreflightDone) else None,
     )
     (line,) = [x for x in said if "linear probe" in x]
     assert "--init linear-probe starts from it" in line

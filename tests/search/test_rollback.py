@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import zotune
 from zotune.errors import OptionError
+from zotune.events import RolledBack
 from zotune.runs.heldout import HeldOut
 from zotune.runs.replay import replay
 from zotune.search.journal import Journal
@@ -33,16 +34,16 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("objective", ["cross-entropy", "f1"])
 def test_a_ruined_run_goes_back_and_says_so(ruinous: Any, tmp_path: Path, tiny_encoder: Path, objective: str) -> None:
-    said: list[dict[str, Any]] = []
+    events: list[RolledBack] = []
     result = zotune.fit(
         objective=objective,
         rollback=1.0,
-        emit=lambda kind, event: said.append(dict(event)) if kind == "rollback" else None,
+        emit=lambda event: events.append(event) if isinstance(event, RolledBack) else None,
         **ruinous,
     )
     found = lines(tmp_path / "out", "rollback")
     assert found
-    assert found == said
+    assert events == [RolledBack(x["step"], x["to"], x["share"], x["damping"], x["why"]) for x in found]
     assert [x["damping"] for x in found] == [0.25**k for k in range(1, len(found) + 1)]
     assert all(float(x["why"].split()[0]) > 1.0 and "worse than the start" in x["why"] for x in found)
     kept = load_file(tmp_path / "out/model.safetensors")

@@ -40,6 +40,7 @@ from zotune.bench.instruments import SET, Clock, Options, Subject, Watched, Writ
 from zotune.bench.shapes import SHAPES
 from zotune.core.space import Space, named_tensors
 from zotune.errors import OptionError, PluginError, ZotuneError
+from zotune.events import Emit, Phase, ignore
 from zotune.models import adapters, loading
 from zotune.models.adapters import AdapterConfig
 from zotune.models.loading import LoadedModel
@@ -47,7 +48,7 @@ from zotune.models.trainable import trainable_names
 from zotune.runs.plan import EMBEDDED
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Emit, Engine, cost_of
+from zotune.search.engine import Budget, Engine, cost_of
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import MANY
@@ -312,7 +313,7 @@ def measure(
     *,
     strict: bool = True,
     failed: Mapping[str, str] | None = None,
-    emit: Emit = lambda kind, event: None,
+    emit: Emit = ignore,
 ) -> dict[str, Any]:
     """The costs of these optimizers' steps on a model, as JSON (see the keys). The weights are left as they were.
 
@@ -342,7 +343,7 @@ def measure(
     partner = "mezo" if "mezo" in rules else next(iter(rules), "")
     try:
         for name, rule in rules.items():
-            emit("phase", {"text": f"measuring {name} ({len(found) + len(skipped) + 1} of {len(rules)})"})
+            emit(Phase(f"measuring {name} ({len(found) + len(skipped) + 1} of {len(rules)})"))
             try:
                 with tempfile.TemporaryDirectory() as folder:
                     journal = Journal.create(Path(folder) / "journal.jsonl", {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zotune import config
+from zotune.events import Phase
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +114,7 @@ def _measured(
     rules, failed = benches.resolve(names, given)
     if threads is not None:
         torch.set_num_threads(threads)
-    terminal("phase", {"text": f"loading {model or shape or EMBEDDED}"})
+    terminal(Phase(f"loading {model or shape or EMBEDDED}"))
     loaded = benches.load(
         model,
         shape,

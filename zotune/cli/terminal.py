@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +14,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from zotune.events import (
+    Calibrated,
+    Evaluated,
+    Event,
+    Example,
+    Examples,
+    Finished,
+    Initialized,
+    Interpolated,
+    Note,
+    Phase,
+    PreflightDone,
+    RolledBack,
+    RunStarted,
+    StepDone,
+)
 from zotune.runs.model_card import number, scored
 from zotune.text import plain
 
@@ -28,16 +44,39 @@ class Terminal:
         self.quiet, self._live = quiet, self.console.is_terminal
         self._progress: Progress | None = None
         self._task: Any = None
-        self._start: Mapping[str, Any] = {}
-        self._before: list[tuple[str, str, str]] = []
+        self._run: RunStarted | None = None
+        self._base: tuple[Example, ...] = ()
         self._clock = self._last = time.monotonic()
         self._first_step = 0
         self._total: float | None = None
-        self._unit = "steps"
 
-    def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
-        if not self.quiet:
-            getattr(self, f"_on_{kind}")(event)
+    def __call__(self, event: Event) -> None:
+        if self.quiet:
+            return
+        match event:
+            case Phase():
+                self.say(f"· {event.text}", "dim")
+            case Note():
+                self.say(f"· {event.text}")
+            case RunStarted():
+                self._started(event)
+            case Calibrated() | Initialized() | PreflightDone():
+                for line in event.lines:
+                    self.say(f"  {line}")
+                if not isinstance(event, PreflightDone):
+                    self._begin()
+            case StepDone():
+                self._step(event)
+            case Evaluated():
+                self._evaluated(event)
+            case Examples():
+                self._examples(event)
+            case Interpolated():
+                self._interpolated(event)
+            case RolledBack():
+                self._rolled_back(event)
+            case Finished():
+                self.close()
 
     def say(self, text: str, style: str = "") -> None:
         if not self.quiet:
@@ -48,41 +87,25 @@ class Terminal:
             self._progress.stop()
             self._progress = None
 
-    # -- events --------------------------------------------------------------------------------------------------------
-
-    def _on_phase(self, event: Mapping[str, Any]) -> None:
-        self.say(f"· {event['text']}", "dim")
-
-    def _on_note(self, event: Mapping[str, Any]) -> None:
-        self.say(f"· {event['text']}")
-
-    def _on_start(self, event: Mapping[str, Any]) -> None:
-        self._start = event
-        train, select, judge = event["rows"]
+    def _started(self, event: RunStarted) -> None:
+        self._run = event
         self.say(
-            f"{event['optimizer']} tunes {event['tuned']:,} weights in {event['tensors']} tensors of "
-            f"{event['model']} ({event['head']}, {event['device']})"
+            f"{event.optimizer} tunes {event.tuned_weights:,} weights in {event.tensors} tensors of "
+            f"{event.model} ({event.head}, {event.device})"
         )
-        self.say(f"rows: {train} train in batches of {event['batch']}, {select} select, {judge} judge")
-        self.say(f"{event['objective']} ({event['better']}) at the start: {number(event['score'])} on the judging rows")
-        self.say(f"run folder: {event['folder']}")
+        self.say(
+            f"rows: {event.training_rows} training (batch size {event.batch_size}), "
+            f"{event.validation_rows} validation, {event.test_rows} test"
+        )
+        self.say(f"{event.objective} ({event.better}) of the base model: {number(event.test_score)} on the test set")
+        self.say(f"run directory: {event.folder}")
         self._begin()
-
-    def _on_init(self, event: Mapping[str, Any]) -> None:
-        for line in event["lines"]:
-            self.say(f"  {line}")
-        self._begin()
-
-    def _on_preflight(self, event: Mapping[str, Any]) -> None:
-        for line in event["lines"]:
-            self.say(f"  {line}")
 
     def _begin(self) -> None:
         """Start the clock and, on a terminal, the progress bar."""
         self._clock = self._last = time.monotonic()
-        budget = self._start.get("budget", {})
-        self._total = budget.get("steps") or budget.get("evals") or budget.get("seconds")
-        self._unit = "steps" if budget.get("steps") else "evals" if budget.get("evals") else "seconds"
+        run = self._run
+        self._total = (run.max_steps or run.max_evals or run.max_time) if run else None
         if self._live and self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.percentage:>3.0f} %"),
@@ -94,25 +117,27 @@ class Terminal:
             self._task = self._progress.add_task("", total=self._total, text="")
             self._progress.start()
 
-    def _on_step(self, event: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        used = {"steps": event["step"], "evals": event["evaluations"], "seconds": now - self._clock}[self._unit]
+    def _step(self, event: StepDone) -> None:
+        now, run = time.monotonic(), self._run
+        used: float = now - self._clock
+        if run and run.max_steps:
+            used = event.step
+        elif run and run.max_evals:
+            used = event.evaluations
         if not self._first_step:
-            self._first_step = event["step"]
-        rate = (event["step"] - self._first_step + 1) / max(now - self._clock, 1e-9)
-        text = f"step {event['step']}  {rate:.1f} steps/s"
-        if "dropped" in event:
-            self.say(f"step {event['step']} dropped, weights unchanged: {event['dropped']}", "yellow")
-        ordered = self._start.get("better", "").startswith("share")  # comparisons have no value of their own
-        if "loss" in event and not ordered:
-            sign = 1.0 if self._start.get("better", "").startswith("lower") else -1.0
-            text += f"  {self._start['objective']} {sign * event['loss']:.4f}"
-        if "difference" in event:
-            text += f"  |difference| {event['difference']:.2e}"
-        if "zero_share" in event:
-            text += f"  no signal {100 * event['zero_share']:.0f} %"
-        if "scoring" in self._start and (cost := self._start["scoring"](max(now - self._clock, 1e-9))).share > 0.2:
-            text += f"  scoring {100 * min(cost.share, 1):.0f} %"
+            self._first_step = event.step
+        rate = (event.step - self._first_step + 1) / max(now - self._clock, 1e-9)
+        text = f"step {event.step}  {rate:.1f} steps/s"
+        if event.dropped:
+            self.say(f"step {event.step} dropped, weights unchanged: {event.dropped}", "yellow")
+        if event.loss is not None and run and run.direction != "order":  # a comparison has no value of its own
+            text += f"  batch {run.objective} {event.loss if run.direction == 'minimize' else -event.loss:.4f}"
+        if event.difference is not None:
+            text += f"  |difference| {event.difference:.2e}"
+        if event.zero_share is not None:
+            text += f"  no signal {100 * event.zero_share:.0f} %"
+        if event.scoring_share is not None and event.scoring_share > 0.2:
+            text += f"  scoring {100 * min(event.scoring_share, 1):.0f} %"
         if self._progress:
             self._progress.update(self._task, completed=min(used, self._total or used), text=text)
         elif now - self._last >= EVERY_SECONDS:
@@ -120,48 +145,50 @@ class Terminal:
             left = (now - self._clock) * (self._total / used - 1) if self._total and used else 0
             self.say(f"{100 * used / self._total if self._total else 0:3.0f} %  {text}  {left:.0f} s left")
 
-    def _on_eval(self, event: Mapping[str, Any]) -> None:
-        if "failed" in event:
-            self.say(f"step {event['step']}: evaluation failed: {event['failed']}", "yellow")
+    def _evaluated(self, event: Evaluated) -> None:
+        if event.failed or event.score is None:
+            self.say(f"step {event.step}: evaluation failed: {event.failed}", "yellow")
             return
-        mark = "  best so far" if event["best"] and event["step"] else ""
-        name = self._start.get("objective", "score")
-        drift = f"  drift {event['drift']:.3f}" if event["step"] and "drift" in event else ""
-        self.say(f"step {event['step']}: {name} {event['score']:.4f} on the selection rows{_parts(event)}{drift}{mark}")
-        show = self._start.get("samples")
-        if show is None:
+        mark = "  best so far" if event.best and event.step else ""
+        kl = f"  KL {event.kl:.3f}" if event.step and event.kl is not None else ""
+        self.say(f"step {event.step}: validation {self._name} {event.score:.4f}{_parts(event.parts)}{kl}{mark}")
+
+    def _examples(self, event: Examples) -> None:
+        if not self._base:
+            self._base = event.items
+        if not self._live:
             return
-        now = show()
-        if not self._before:
-            self._before = now
-        if self._live:
-            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-            for title in ("text", "gold", "start", "now"):
-                table.add_column(title, style="dim" if title == "text" else "", overflow="ellipsis", no_wrap=True)
-            for (text, gold, then), (_, _, got) in zip(self._before, now, strict=True):
-                shown = (" ".join(text.split())[-60:], gold, then, got)
-                table.add_row(*(Text(plain(said)) for said in shown))
-            self.console.print(table)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
+        for title in ("prompt", "reference", "base model", "tuned"):
+            table.add_column(title, style="dim" if title == "prompt" else "", overflow="ellipsis", no_wrap=True)
+        for base, tuned in zip(self._base, event.items, strict=True):
+            prompt = " ".join(base.prompt.split())[-60:]
+            cells = (prompt, base.reference, base.completion, tuned.completion)
+            table.add_row(*(Text(plain(cell)) for cell in cells))
+        self.console.print(table)
 
-    def _on_between(self, event: Mapping[str, Any]) -> None:
-        if "score" in event:
-            mark, name = "  best so far" if event["best"] else "", self._start.get("objective", "score")
-            way = f"at {event['share']:g} of the way from the start"
-            self.say(f"step {event['step']}, {way}: {name} {event['score']:.4f} on the selection rows{mark}")
+    def _interpolated(self, event: Interpolated) -> None:
+        if event.score is not None:
+            mark = "  best so far" if event.best else ""
+            self.say(
+                f"step {event.step}, interpolated, {event.share:g} of the distance from the base model: "
+                f"validation {self._name} {event.score:.4f}{mark}"
+            )
 
-    def _on_rollback(self, event: Mapping[str, Any]) -> None:
-        to = f"step {event['to']}" if event["to"] else "the start"
-        to = to if event["share"] == 1.0 else f"{event['share']:g} of the way to {to}"
-        self.say(f"  {event['why']}: back to {to}, steps are {event['damping']:.2g} of their size from here", "yellow")
+    def _rolled_back(self, event: RolledBack) -> None:
+        weights = f"step {event.to_step}" if event.to_step else "the base model"
+        weights += "" if event.share == 1.0 else f" ({event.share:g} of its distance from the base model)"
+        size = f"steps have {event.damping:.2g} of their size from here"
+        self.say(f"  diverged: {event.why}; restored the best checkpoint, {weights}; {size}", "yellow")
 
-    def _on_result(self, event: Mapping[str, Any]) -> None:
-        self.close()
+    @property
+    def _name(self) -> str:
+        return self._run.objective if self._run else "score"
 
 
-def _parts(event: Mapping[str, Any]) -> str:
+def _parts(parts: Sequence[tuple[str, float]]) -> str:
     """The values of the objectives in a sum."""
-    found = dict(event.get("parts", {}))
-    return f" ({', '.join(f'{name} {value:.4f}' for name, value in found.items())})" if found else ""
+    return f" ({', '.join(f'{name} {value:.4f}' for name, value in parts)})" if parts else ""
 
 
 def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> None:
@@ -174,7 +201,7 @@ def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> Non
     terminal.say(f"{name} on {result.before.rows} rows that chose nothing (± one standard error)", "bold")
     for when, found in (("before", result.before), ("after", result.after)):
         style = "bold green" if when == "after" and result.kept == "tuned" else ""
-        terminal.say(f"  {when:<13} {scored(found)}{_parts({'parts': found.parts})}", style)
+        terminal.say(f"  {when:<13} {scored(found)}{_parts(found.parts)}", style)
     if result.probe is not None:
         terminal.say(f"  linear probe  {scored(result.probe)}   logistic regression on the untuned embeddings")
     terminal.say(verdict)

@@ -19,11 +19,11 @@ from typing import Any
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
+from zotune.events import Emit, ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.scoring.objective import Goal, Objective
 from zotune.search.context import At
-from zotune.search.engine import Emit
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
 from zotune.types import Score
@@ -50,9 +50,7 @@ class Moved:
     change: float
 
 
-def check(
-    cfg: RunConfig, *, objective: Goal | None = None, rows: int = 16, emit: Emit = lambda kind, event: None
-) -> dict[str, Any]:
+def check(cfg: RunConfig, *, objective: Goal | None = None, rows: int = 16, emit: Emit = ignore) -> dict[str, Any]:
     """Try the objective on `rows` training rows, and the optimizer's differences on as many as four batches hold.
 
     Returns what was found, as JSON: see the keys. Raises UsageError, and ObjectiveFailures where the objective fails.

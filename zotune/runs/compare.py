@@ -28,6 +28,7 @@ from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import TaskSpec
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
+from zotune.events import Emit, Note, Phase, ignore
 from zotune.humans import console
 from zotune.humans.preferences import WinRate, agreement
 from zotune.humans.ratings import ALL_ASKED, Question, Ratings
@@ -40,7 +41,6 @@ from zotune.runs.session import load
 from zotune.scoring import objective
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective, texts
-from zotune.search.engine import Emit
 from zotune.tasks import build, task_spec
 from zotune.tasks.generation import asked_turns, right_texts
 
@@ -123,7 +123,7 @@ def compare(
     judge: str | None = None,
     output_dir: str | None = None,
     ask: Callable[[Path], object] = console.rate,
-    emit: Emit = lambda kind, event: None,
+    emit: Emit = ignore,
     **options: Any,
 ) -> Comparison:
     """Compare what two models (folders, run folders, adapters or hub ids) say to the prompts of a split: test, else
@@ -170,7 +170,7 @@ def compare(
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # nothing was generated: leave nothing behind
             raise
-        emit("note", {"text": f"what they said is kept in {folder}"})
+        emit(Note(f"what they said is kept in {folder}"))
         outcomes = _judged(folder, goal, str(judge), rows, pairs, emit) if goal else _asked(folder, pairs, first, ask)
     finally:
         if goal is not None:
@@ -356,7 +356,7 @@ def _generate(
     """What both say to every row, one after the other."""
     said = []
     for letter, name, cfg, (found, spec, parts) in zip("AB", names, sides, asked, strict=True):
-        emit("phase", {"text": f"{letter}, {name}, answers {len(parts[split])} prompts"})
+        emit(Phase(f"{letter}, {name}, answers {len(parts[split])} prompts"))
         said.append(_completions(cfg, found, spec, parts[split], emit))
         gc.collect()  # a model and its task know each other: only this frees them
         if torch.cuda.is_available():
@@ -372,10 +372,10 @@ def _completions(
     """What one model says to every row. It is loaded here and let go of."""
     loaded = load(cfg, found, spec)
     task = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
-    task.forward.tell = lambda text: emit("note", {"text": text})
+    task.forward.tell = lambda text: emit(Note(text))
     coded = task.rows(rows)
     if coded.cut:
-        emit("note", {"text": f"{coded.cut} prompts are longer than {task.max_length} tokens and were cut"})
+        emit(Note(f"{coded.cut} prompts are longer than {task.max_length} tokens and were cut"))
     return texts(task.outputs(coded, range(len(coded)), frozenset({"completions"}))["completions"])
 
 
@@ -429,7 +429,7 @@ def _judged(
     won: dict[int, float | None] = {line["row"]: line["won"] for line in lines if line["judge"] == who}
     waiting = [i for i, pair in enumerate(pairs) if not pair.same and i not in won]
     if waiting:
-        emit("phase", {"text": f"{judge} judges {len(waiting)} pairs"})
+        emit(Phase(f"{judge} judges {len(waiting)} pairs"))
     with contextlib.suppress(KeyboardInterrupt):
         for start in range(0, len(waiting), AT_ONCE):
             part = waiting[start : start + AT_ONCE]

@@ -15,12 +15,12 @@ from zotune.config import RunConfig
 from zotune.data import splits
 from zotune.data.templates import LM_HEADS
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
+from zotune.events import Emit, Note, ignore
 from zotune.runs.heldout import HeldOut, Scored
 from zotune.runs.plan import embedded_data
 from zotune.runs.session import load
 from zotune.scoring import objective as objectives
 from zotune.scoring.calls import Calls
-from zotune.search.engine import Emit
 from zotune.tasks import build, task_spec
 
 Goal = str | Callable[..., Any]
@@ -51,7 +51,7 @@ def evaluate(
     split: str | None = None,
     shots: int = 0,
     calibrate: bool = False,
-    emit: Emit = lambda kind, event: None,
+    emit: Emit = ignore,
     **options: Any,
 ) -> Scored | dict[str, Scored]:
     """Score a model, a run folder or an adapter on a split: test, else validation, else all rows.
@@ -97,10 +97,10 @@ def evaluate(
         goal.check(task_spec.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
     loaded = load(cfg, found, spec)
     asks = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
-    asks.forward.tell = lambda text: emit("note", {"text": text})
+    asks.forward.tell = lambda text: emit(Note(text))
     coded = asks.rows(rows)
     if coded.cut:
-        emit("note", {"text": f"{coded.cut} rows are longer than {asks.max_length} tokens and were cut"})
+        emit(Note(f"{coded.cut} rows are longer than {asks.max_length} tokens and were cut"))
     wants = frozenset().union(*(g.wants for g in goals))
     outputs = asks.outputs(coded, range(len(coded)), wants)
     try:

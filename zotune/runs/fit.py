@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError, Stopped
+from zotune.events import Emit, Evaluated, Event, Examples, Finished, Note, Phase, StepDone, ignore
 from zotune.humans.store import FILE_NAME as RATINGS_FILE
 from zotune.runs import export, model_card, replay
 from zotune.runs.heldout import Difference, Scored, linear_probe
@@ -30,7 +31,7 @@ from zotune.runs.replay import JOURNAL
 from zotune.runs.session import Scoring, Session
 from zotune.scoring.objective import Goal
 from zotune.search import checkpoint
-from zotune.search.engine import Emit, Engine, Outcome, Progress, best_weights
+from zotune.search.engine import Engine, Outcome, Progress, best_weights
 from zotune.search.journal import Journal, has_header
 from zotune.types import Optimizer, Score
 
@@ -106,7 +107,7 @@ def fit(
     *,
     objective: Goal | None = None,
     optimizer: str | Optimizer | None = None,
-    emit: Emit = lambda kind, event: None,
+    emit: Emit = ignore,
     stop: Callable[[], bool] = lambda: False,
     resume: str | None = None,
     force: bool = False,
@@ -133,11 +134,11 @@ def fit(
     started = time.monotonic()
     them = Processes.join()
     if them.rank:
-        emit = _mute
+        emit = ignore  # process 0 alone reports
     folder = Path(them.first(lambda: str(_folder(cfg, resume))))
     made = them.own(lambda: plan(cfg, objective, optimizer))
     for note in [*made.notes, made.splits.summary]:
-        emit("note", {"text": note})
+        emit(Note(note))
     try:
         with contextlib.ExitStack() as held:
             if resume:
@@ -146,10 +147,6 @@ def fit(
     finally:
         made.objective.close()
         gc.collect()  # model and session refer to each other; the next run in this process needs their memory
-
-
-def _mute(kind: str, event: Mapping[str, Any]) -> None:
-    """Process 0 does the talking."""
 
 
 def _folder(cfg: RunConfig, resume: str | None) -> Path:
@@ -172,8 +169,8 @@ def _fit(
     """`fit` with everything loaded."""
     them, emit = session.processes, session.emit
     if them.size > 1:
-        emit("note", {"text": f"{them.size} processes, each with some of the {SHARED[them.split]}"})
-    emit("phase", {"text": "scoring the start"})
+        emit(Note(f"{them.size} processes, each with some of the {SHARED[them.split]}"))
+    emit(Phase("scoring the start"))
     header = json.loads(json.dumps(made_with(session)))
     try:
         before = session.judge.measure()
@@ -227,18 +224,19 @@ def _tuned(
     session.prepare_probing()
     if not them.rank:
         session.bind(folder, stop)
-        engine.emit = _Metrics(folder, emit, journal, engine.progress, session.said)
+        engine.emit = _Metrics(session, folder, journal, engine.progress)
     sent, first = them.sent - session.sent, engine.progress.step
-    emit("start", session.start_event(folder, before[1]))
+    emit(session.started(folder, before[1]))
     outcome = engine.run()
     if them.size > 1 and (steps := engine.progress.step - first):
         each = (them.sent - session.sent - sent) / steps
-        emit("note", {"text": f"{each:.0f} bytes a step went to the other processes, whatever the size of the model"})
+        emit(Note(f"{each:.0f} bytes a step went to the other processes, whatever the size of the model"))
 
     def conclude() -> dict[str, Any]:
-        found = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started).json()
-        emit("result", found)
-        plugins.default().notify("on_run_end", lambda text: emit("note", {"text": text}), summary=found)
+        result = _conclude(session, engine, outcome, store, before, folder, time.monotonic() - started)
+        found = result.json()
+        emit(Finished(str(folder), result.reason, result.kept))
+        plugins.default().notify("on_run_end", lambda text: emit(Note(text)), summary=found)
         return found
 
     return Result.of(them.first(conclude))
@@ -250,7 +248,7 @@ def _restore(engine: Engine, folder: Path, resume: str, journal: Journal, sessio
     loaded: list[dict[str, Any]] = []
 
     def tell(text: str) -> None:
-        session.emit("note", {"text": text})
+        session.emit(Note(text))
 
     def newest() -> str:
         found = checkpoint.newest(folder, engine.space, journal, tell)
@@ -280,7 +278,7 @@ def _conclude(
     reason, after = outcome.reason, before
     try:
         if reason != "interrupted":
-            session.emit("phase", {"text": "judging the best weights"})
+            session.emit(Phase("judging the best weights"))
             session.space.load(best_weights(store, p))
             after = session.judge.measure()
     except Stopped:
@@ -337,16 +335,9 @@ class _Metrics:
     """metrics.jsonl beside the journal, and completions.jsonl, some of what each evaluation generated. On resume the
     rows are those up to where the run goes on, so that its file is that of an uninterrupted one. Passes events on."""
 
-    def __init__(
-        self,
-        folder: Path,
-        emit: Emit,
-        journal: Journal,
-        progress: Progress,
-        said: Callable[[], Sequence[Mapping[str, Any]]],
-    ) -> None:
-        self._emit, self._path, self._texts, self._said = emit, folder / METRICS, folder / COMPLETIONS, said
-        self._progress = progress
+    def __init__(self, session: Session, folder: Path, journal: Journal, progress: Progress) -> None:
+        self._session, self._emit, self._progress = session, session.emit, progress
+        self._path, self._texts, self._started = folder / METRICS, folder / COMPLETIONS, time.monotonic()
         steps = {line["step"] + 1 for line in journal.lines[: journal.cursor] if line["kind"] == "step"}
         evals = {line["step"] for line in journal.lines[: journal.cursor] if line["kind"] == "eval"}
         _keep(self._path, lambda row: row.get("step") in (evals if "score" in row or "failed" in row else steps))
@@ -354,19 +345,33 @@ class _Metrics:
             known = {line["step"] for line in journal.lines if line["kind"] == "eval"}
             _keep(self._texts, lambda row: row.get("step") in known)
 
-    def __call__(self, kind: str, event: Mapping[str, Any]) -> None:
-        if kind == "eval":
-            _append(self._texts, [{"step": event["step"], **row} for row in self._said()])
-            p, left_out = self._progress, ("kind", "best", "samples", "loss")
-            cost = {"evaluations": p.evaluations, "zero_share": round(p.zero_share, 4)}
-            _append(self._path, [{**{k: v for k, v in event.items() if k not in left_out}, **cost}])
-        if kind == "step":
-            row = {k: v for k, v in event.items() if k not in ("evaluations", "zero_share")}
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            metrics = event.metrics()
+            row = {k: v for k, v in metrics.items() if k not in ("evaluations", "zero_share")}
             shown = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
             _append(self._path, [shown])  # the journal has every digit
-            note = lambda text: self._emit("note", {"text": text})  # noqa: E731
-            plugins.default().notify("on_step_end", note, step=event["step"], metrics=event)
-        self._emit(kind, event)
+            note = lambda text: self._emit(Note(text))  # noqa: E731
+            plugins.default().notify("on_step_end", note, step=event.step, metrics=metrics)
+            share = self._session.scoring(time.monotonic() - self._started).share
+            event = replace(event, scoring_share=share)
+        if isinstance(event, Evaluated):
+            _append(self._texts, [{"step": event.step, **row} for row in self._session.said()])
+            _append(self._path, [self._row(event)])
+        self._emit(event)
+        if isinstance(event, Evaluated) and (examples := self._session.examples()):
+            self._emit(Examples(event.step, examples))
+
+    def _row(self, event: Evaluated) -> dict[str, Any]:
+        """A line of metrics.jsonl."""
+        found: dict[str, Any] = {"step": event.step}
+        found |= {} if event.score is None else {"score": event.score}
+        found |= {"parts": dict(event.parts)} if event.parts else {}
+        found |= {} if event.kl is None else {"drift": event.kl}
+        found |= {"ruined": event.diverged} if event.diverged else {}
+        found |= {"failed": event.failed} if event.failed else {}
+        p = self._progress
+        return {**found, "evaluations": p.evaluations, "zero_share": round(p.zero_share, 4)}
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -454,7 +459,7 @@ def _reopen(path: Path, header: dict[str, Any], cfg: RunConfig, force: bool, emi
                 raise RunFolderError(f"{path.parent} was made with another {_named(key, then, now)}", hint=hint)
         if changed:
             journal.add({"kind": "override", "changed": changed})
-            emit("note", {"text": f"goes on with another {'; '.join(_named(k, *v) for k, v in changed.items())}"})
+            emit(Note(f"goes on with another {'; '.join(_named(k, *v) for k, v in changed.items())}"))
         if was["budget"] != header["budget"]:
             journal.add({"kind": "budget", **header["budget"]})
     except BaseException:  # Ctrl-C too: nobody else closes it
@@ -475,7 +480,7 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
     """`--dry-run`: resolve, load, time one batch, and say what the run would take. Writes nothing."""
     made = plan(cfg)
     for note in [*made.notes, made.splits.summary]:
-        emit("note", {"text": note})
+        emit(Note(note))
     session = Session(made, emit)
     session.prepare_probing()
     rows = session.batches.at(0).rows

@@ -24,6 +24,7 @@ from zotune.core.kernels import worth_compiling
 from zotune.core.recipe import Each, Recipe
 from zotune.core.space import Space, named_tensors
 from zotune.errors import OptionError, RunFolderError, UsageError, ZotuneError, nearest
+from zotune.events import Emit, Note, Phase, ignore
 from zotune.models import adapters, loading
 from zotune.models.adapters import AdapterConfig
 from zotune.runs import export
@@ -32,7 +33,7 @@ from zotune.runs.provenance import environment
 from zotune.runs.session import Session, load_with
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Emit, Engine
+from zotune.search.engine import Budget, Engine
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
 from zotune.types import Optimizer
@@ -159,7 +160,7 @@ def replay(
     compile: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
-    emit: Emit = lambda kind, event: None,
+    emit: Emit = ignore,
 ) -> Replayed:
     """Rebuild a run's weights from its base model and its journal, and write them where `from_pretrained` reads them.
 
@@ -180,12 +181,12 @@ def replay(
         torch.set_num_threads(threads)
     for name, value in environment()["versions"].items():
         if name in header["versions"] and header["versions"][name] != value:
-            emit("note", {"text": f"the run was made with {name} {header['versions'][name]}, this is {value}"})
+            emit(Note(f"the run was made with {name} {header['versions'][name]}, this is {value}"))
     cfg = _config(header, base or (None if header["model"] == EMBEDDED else header["model"]))
     cfg = replace(cfg, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    emit("phase", {"text": f"loading {base or header['model']}"})
+    emit(Phase(f"loading {base or header['model']}"))
     loaded = _start(cfg, header, folder, emit)
-    emit("phase", {"text": f"replaying {wanted} of {last} steps"})
+    emit(Phase(f"replaying {wanted} of {last} steps"))
     rule = _rule(optimizer, header)
     tuned = sum(math.prod(shape) for shape, _ in header["tensors"].values())
     long = compile == "on" or (compile == "auto" and worth_compiling(tuned, wanted))
@@ -263,7 +264,7 @@ class Check:
     said: str
 
 
-def verify(run: str | Path, emit: Emit = lambda kind, event: None) -> list[Check]:
+def verify(run: str | Path, emit: Emit = ignore) -> list[Check]:
     """Check a run folder against what was written: the journal's chain of checksums, every checkpoint, the model's
     files, and its tuned weights against the journal. Raises RunFolderError where the folder holds no run."""
     folder = Path(run)
@@ -316,7 +317,7 @@ def _file(folder: Path, name: str, wanted: str) -> Check:
 
 def _tuned(folder: Path, header: Mapping[str, Any], kept: Mapping[str, Any], emit: Emit) -> Check:
     """The model as anyone would load it, against the journal."""
-    emit("phase", {"text": "loading the kept model"})
+    emit(Phase("loading the kept model"))
     cfg = _config(header, str(folder))
     try:
         found = loading.find_model(cfg.model, cfg.head)

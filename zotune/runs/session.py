@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from zotune.core.space import Space
 from zotune.data.templates import TaskSpec
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError, OptionError
+from zotune.events import Emit, Example, Note, Phase, RunStarted
 from zotune.models import adapters, loading
 from zotune.models.trainable import trainable_names
 from zotune.runs.heldout import HeldOut, linear_probe, scored_once, wins
@@ -29,7 +30,7 @@ from zotune.scoring.score_budget import ScoreBudget
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
 from zotune.search.calibration import Calibration, Found
-from zotune.search.engine import Budget, Emit, Engine, cost_of, planned
+from zotune.search.engine import Budget, Engine, cost_of, planned
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import Points
@@ -71,13 +72,13 @@ class Session:
     def __init__(self, plan: Plan, emit: Emit, processes: Processes = ALONE) -> None:
         cfg = plan.config
         self.plan, self.emit, self.processes = plan, emit, processes
-        self._shown: Mapping[str, Any] = {}
+        self._shown: Mapping[str, Any] | None = None
         self._start: tuple[Mapping[str, Any], Score] | None = None
         self._said: list[dict[str, Any]] = []
         self._crowded = False
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        emit("phase", {"text": f"loading {plan.model_name}"})
+        emit(Phase(f"loading {plan.model_name}"))
         self._probe: dict[str, torch.Tensor] | None = None
         self.loaded = self.load()
         self.task = self._task(self.loaded)
@@ -90,7 +91,7 @@ class Session:
         self.space = Space(self.loaded.model, cfg.seed, lambda t: t.name in chosen)
         self._base = self._copied()
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
-            emit("note", {"text": "only later blocks are tuned: what comes before them is computed once"})
+            emit(Note("only later blocks are tuned: what comes before them is computed once"))
         size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
         self.batches = Batches(len(self.train), size, cfg.seed, self._strata())
         self.scores = self._scores()
@@ -115,11 +116,11 @@ class Session:
         if processes.size > 1:
             processes.split = self._split()
         kernels = self.space.kernels
-        kernels.tell = lambda text: emit("note", {"text": text})
+        kernels.tell = lambda text: emit(Note(text))
         kernels.compile = cfg.compile == "on" or (cfg.compile == "auto" and self._long())
         cut = sum(r.cut for r in (self.train, self.select.rows, self.judge.rows))
         if cut:
-            emit("note", {"text": f"{cut} rows are longer than {self.task.max_length} tokens and were cut"})
+            emit(Note(f"{cut} rows are longer than {self.task.max_length} tokens and were cut"))
 
     def load(self, cfg: RunConfig | None = None) -> loading.LoadedModel:
         """The model as tuning starts from it: with the linear probe, fitted the first time, and the adapter that were
@@ -128,7 +129,7 @@ class Session:
         cfg = cfg or plan.config
         loaded = load(cfg, plan.found, plan.spec)
         if cfg.init == "linear-probe" and self._probe is None:
-            self.emit("phase", {"text": "fitting a linear probe to start from"})
+            self.emit(Phase("fitting a linear probe to start from"))
             task = self._task(loaded)
             layer = probe.write(task, task.rows(plan.splits.train))
             self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
@@ -153,7 +154,7 @@ class Session:
 
     def _short_of_memory(self, text: str) -> None:
         self._crowded = True
-        self.emit("note", {"text": text})
+        self.emit(Note(text))
 
     def _passes(self, rows: int) -> int | None:
         """Forward passes that so many rows take, as far as they decide how weights are probed: where memory is short,
@@ -329,7 +330,7 @@ class Session:
         if copied := self.points.prepare():
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are probed by copy: read outside their module"
-            self.emit("note", {"text": f"{text} ({names})"})
+            self.emit(Note(f"{text} ({names})"))
 
     def base(self) -> Mapping[str, torch.Tensor]:
         """The starting weights again: a copy where they are few, else from the model's own files, read into the host's
@@ -483,34 +484,42 @@ class Session:
         wanted = getattr(self.plan.optimizer, "interpolates", False) if said is None else said
         return bool(wanted) and not self.select.counted
 
-    def start_event(self, folder: Path, score: Score) -> dict[str, Any]:
+    def started(self, folder: Path, score: Score) -> RunStarted:
+        """The event that opens a run. score: of the base model on the test set."""
         plan, budget = self.plan, self.budget()
-        return {
-            "folder": str(folder),
-            "model": plan.model_name,
-            "head": plan.head,
-            "objective": plan.objective.name,
-            "better": plan.objective.better,
-            "optimizer": plan.rule,
-            "tuned": self.space.numel,
-            "tensors": len(self.space.params),
-            "device": str(self.loaded.device),
-            "rows": [len(self.train), len(self.select.rows), len(self.judge.rows)],
-            "batch": self.batches.size,
-            "score": score.value,
-            "budget": asdict(budget),
-            "samples": self._samples if self.selects else None,
-            "scoring": self.scoring,
-        }
+        goal = plan.objective
+        return RunStarted(
+            folder=str(folder),
+            model=plan.model_name,
+            head=plan.head,
+            device=str(self.loaded.device),
+            objective=goal.name,
+            better=goal.better,
+            direction="order" if goal.ordered else goal.direction,
+            optimizer=plan.rule,
+            tuned_weights=self.space.numel,
+            tensors=len(self.space.params),
+            training_rows=len(self.train),
+            validation_rows=len(self.select.rows),
+            test_rows=len(self.judge.rows),
+            batch_size=self.batches.size,
+            test_score=score.value,
+            max_steps=budget.steps,
+            max_evals=budget.evals,
+            max_time=budget.seconds,
+        )
 
-    def _samples(self) -> list[tuple[str, str, str]]:
-        """(text, gold, prediction) of a few selection rows with the present weights."""
-        rows, out = self.select.rows, self._shown
+    def examples(self) -> tuple[Example, ...]:
+        """Outputs for the first validation rows, once after each evaluation; nothing where it was read from the
+        journal."""
+        rows, out, self._shown = self.select.rows, self._shown, None
+        if out is None:
+            return ()
         if "completions" not in out:
             out = self.task.outputs(rows, range(min(4, len(rows))))
         right = [r if isinstance(r, str) else " | ".join(r or []) for r in out["references"][:4]]
         prompts = [p if isinstance(p, str) else p[-1]["content"] for p in out["prompts"][:4]]
-        return list(zip(prompts, right, texts(out["completions"][:4]), strict=True))
+        return tuple(map(Example, prompts, right, texts(out["completions"][:4])))
 
 
 def load(cfg: RunConfig, found: loading.ModelFiles, spec: TaskSpec) -> loading.LoadedModel:

@@ -15,6 +15,17 @@ from typing import Any
 from zotune.core import state_codec as states
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
+from zotune.events import (
+    Calibrated,
+    Emit,
+    Evaluated,
+    Initialized,
+    Interpolated,
+    PreflightDone,
+    RolledBack,
+    StepDone,
+    ignore,
+)
 from zotune.search.batches import Batches
 from zotune.search.calibration import Found
 from zotune.search.checkpoint import Store, between
@@ -106,9 +117,6 @@ class Outcome:
     progress: Progress
 
 
-Emit = Callable[[str, Mapping[str, Any]], None]
-
-
 def best_weights(store: Store, p: Progress) -> Mapping[str, Any]:
     """The best weights known, as the selection rows see it: of a step, or between it and the start."""
     found = store.weights(p.best_step)
@@ -142,7 +150,7 @@ class Engine:
         save_steps: int | None = None,
         max_failures: int = 10,
         patience: int | None = None,
-        emit: Emit = lambda kind, event: None,
+        emit: Emit = ignore,
         calibrate: Callable[[], Found] | None = None,
         preflight: Callable[[Optimizer, Any, int | None], Mapping[str, Any]] | None = None,
         interpolate: bool = False,
@@ -291,7 +299,7 @@ class Engine:
             line = self.journal.append(line)
         self.oracle.evaluations = line["evals"]
         self._use(line)
-        self.emit("init", {"lines": line["lines"]})
+        self.emit(Calibrated(tuple(line["options"].items()), tuple(line["lines"])))
 
     def _use(self, line: Mapping[str, Any]) -> None:
         """Options that a calibration found."""
@@ -314,7 +322,7 @@ class Engine:
             self.journal.append({"kind": "init", "tape": tape.entries})
         self._started = True
         describe = getattr(self.optimizer, "describe", None)
-        self.emit("init", {"lines": describe(self.state) if describe else []})
+        self.emit(Initialized(tuple(describe(self.state)) if describe else ()))
 
     def _look_ahead(self, preflight: Callable[[Optimizer, Any, int | None], Mapping[str, Any]]) -> None:
         """Say what to expect, before anything is spent on it; of no effect on the weights."""
@@ -331,7 +339,16 @@ class Engine:
             line = {"kind": "preflight", "evals": self.oracle.evaluations, "lines": [], **found}
             line = self.journal.append(line)
         self.oracle.evaluations = self.progress.evaluations = line["evals"]
-        self.emit("preflight", {"lines": line["lines"]})
+        self.emit(
+            PreflightDone(
+                line.get("directions"),
+                line.get("zero"),
+                line.get("r"),
+                line.get("signal"),
+                line.get("failed", ""),
+                tuple(line["lines"]),
+            )
+        )
 
     def _initial(self, tape: Tape) -> None:
         """The optimizer's state before the first step, of the weights as they are."""
@@ -374,10 +391,9 @@ class Engine:
 
     def _account(self, line: Mapping[str, Any], failed: str) -> None:
         p = self.progress
-        metrics: dict[str, Any] = {"step": p.step, "evaluations": p.evaluations}
+        loss = difference = zero_share = None
         if failed:
             p.dropped += 1
-            metrics["dropped"] = failed
         else:
             asked = [values for kind, values in line["tape"] if kind == "values"]
             compared = [values for values in asked if len(values) > 1]
@@ -386,11 +402,11 @@ class Engine:
                 spread = max((max(v) - min(v) for v in compared), default=0.0)
                 p.compared += 1
                 p.flat += spread == 0.0 and all(len({*places} - {None}) < 2 for places in ranked)
-                metrics |= {"difference": spread} if compared else {}
-                metrics["zero_share"] = round(p.zero_share, 4)
+                difference = spread if compared else None
+                zero_share = round(p.zero_share, 4)
             if asked and asked[0]:
-                metrics["loss"] = math.fsum(asked[0]) / len(asked[0])
-        self.emit("step", metrics)
+                loss = math.fsum(asked[0]) / len(asked[0])
+        self.emit(StepDone(p.step, p.evaluations, loss, difference, zero_share, failed))
         self._failures += bool(failed) and not self.journal.replaying
         if failed and self._failures > self.max_failures:
             raise ObjectiveFailures(
@@ -421,9 +437,17 @@ class Engine:
             p.best_loss, p.best_step, p.best_share, p.stale = loss, p.step, 1.0, 0
         else:
             p.stale += 1
-        self.emit(
-            "eval", {**line, "best": p.best_step == p.step}
-        )  # before the checkpoint: a kill between loses nothing
+        self.emit(  # before the checkpoint: a kill between loses nothing
+            Evaluated(
+                line["step"],
+                line.get("score"),
+                tuple(line.get("parts", {}).items()),
+                line.get("drift"),
+                p.best_step == p.step,
+                line.get("ruined", ""),
+                line.get("failed", ""),
+            )
+        )
         if p.best_step == p.step:  # also in a replay: the checkpoint of the best may have been lost
             self._save()
         if p.step and "ruined" in line and self._used() < 1.0:
@@ -448,7 +472,7 @@ class Engine:
         else:
             self._initial(Tape(tape))
         self.oracle.evaluations, p.damping, p.ruined = spent, line["damping"], ""
-        self.emit("rollback", line)
+        self.emit(RolledBack(line["step"], line["to"], line["share"], line["damping"], line["why"]))
 
     def _look_back(self) -> None:
         """Assess weights between those of the start and the last ones: half of the way, and where the parabola through
@@ -494,7 +518,7 @@ class Engine:
         better = loss is not None and loss < p.best_loss
         if loss is not None and better:
             p.best_loss, p.best_step, p.best_share = loss, p.step, line["share"]
-        self.emit("between", {**line, "best": better})
+        self.emit(Interpolated(line["step"], line["share"], line.get("score"), better, line.get("failed", "")))
         return loss
 
     # -- keeping -------------------------------------------------------------------------------------------------------
@@ -534,4 +558,4 @@ class Engine:
         self._started = True
 
 
-__all__ = ["Budget", "Emit", "Engine", "Outcome", "Progress", "best_weights"]
+__all__ = ["Budget", "Engine", "Outcome", "Progress", "best_weights"]
