@@ -14,7 +14,7 @@ import zotune
 PACKAGE = Path(zotune.__file__).parent
 LAYERS = [
     {"errors", "events", "hookspecs", "seeds", "bench.shapes", "text", "models.configuration"},
-    {"plugins", "core.noise", "data.readers", "scoring.score_budget", "bench.textbook", "types"},
+    {"files", "plugins", "core.noise", "data.readers", "scoring.score_budget", "bench.textbook", "types"},
     {"config", "data.presets", "humans.store", "core.recipe", "cli.scaffold"},
     {"scoring.calls", "core.state_codec", "core.codegen", "humans.preferences"},
     {"scoring.objective", "humans.ratings"},
@@ -59,6 +59,7 @@ LAYERS = [
 ]
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
+    "files",
     "events",
     "scoring.calls",
     "seeds",

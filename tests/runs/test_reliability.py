@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from test_run import options
 
 import zotune
+from zotune import files as atomic
 from zotune import lock
 from zotune.bench.workbench import Bench, same
 from zotune.cli.app import main
@@ -532,7 +533,7 @@ def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path
         tensors["encoder.layer.0.attention.self.query.bias"][0] += 1.0
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         said = json.loads((folder / "result.json").read_text())
-        said["files"]["model.safetensors"] = checkpoint.file_sum(folder / "model.safetensors")
+        said["files"]["model.safetensors"] = atomic.checksum(folder / "model.safetensors")
         (folder / "result.json").write_text(json.dumps(said))
 
     assert spoiled(other_weights) == ["weights"]
@@ -610,24 +611,23 @@ def test_a_folder_that_cannot_be_written(tiny_encoder: Path, toy: Path, tmp_path
         zotune.fit(**{**made(tiny_encoder, toy, tmp_path), "output_dir": str(tmp_path / "file/out")})
 
 
-@pytest.mark.parametrize("place", ["save_file", "_sync", "replace", "_append", "save"])
+@pytest.mark.parametrize("place", ["save_file", "sync", "write", "append", "save"])
 def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
     place: str, tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     usual = made(tiny_encoder, toy, tmp_path)
     zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
     from zotune.models import loading
-    from zotune.runs import fit as run
 
-    owner: Any = {"_append": run, "save": loading}.get(place, checkpoint)
+    owner: Any = {"save_file": checkpoint, "save": loading}.get(place, atomic)
     really, calls = getattr(owner, place), 0
-    at = {"_append": 4, "replace": 4, "save": 1}.get(place, 2)  # past the first step
+    at = {"append": 4, "write": 4, "save": 1}.get(place, 2)  # past the first step
 
     def full(*args: Any, **kw: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls >= at:
-            with checkpoint.written(Path("x")):
+            with atomic.writing(Path("x")):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
         return really(*args, **kw)
 

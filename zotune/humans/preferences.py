@@ -11,7 +11,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from zotune.humans.store import Store, write_whole
+from zotune import files
+from zotune.humans.store import Store
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,5 @@ def export_preferences(store: Store, path: str | Path) -> int:
                 for rejected in completions
                 if rejected != completions[chosen]
             ]
-    write_whole(Path(path), "".join(line + "\n" for line in lines))
+    files.write(Path(path), "".join(line + "\n" for line in lines), hint="")
     return len(lines)

@@ -7,7 +7,6 @@ This module knows the tables, but not how questions are chosen or what verdicts 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
@@ -134,19 +133,3 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically: after a crash it holds the old content or all of the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            # A surrogate, half of a character in a truncated completion, has no UTF-8 form.
-            file.write(text.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # on Ctrl-C too, remove the temporary file
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

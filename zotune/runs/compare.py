@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from zotune import config, plugins
+from zotune import config, files, plugins
 from zotune.config import RunConfig
 from zotune.data.splits import Record
 from zotune.data.templates import TaskSpec
@@ -32,7 +32,7 @@ from zotune.events import Emit, Note, Phase, ignore
 from zotune.humans import console
 from zotune.humans.preferences import WinRate, agreement
 from zotune.humans.ratings import ALL_ASKED, Question, Ratings
-from zotune.humans.store import FILE_NAME, write_whole
+from zotune.humans.store import FILE_NAME
 from zotune.models import loading
 from zotune.runs import evaluate
 from zotune.runs.heldout import wins
@@ -176,7 +176,7 @@ def compare(
         if goal is not None:
             goal.close()
     result = _result(folder, (a, b), judge, pairs, outcomes)
-    write_whole(folder / RESULT, json.dumps(result.json(), indent=1) + "\n")
+    files.write(folder / RESULT, json.dumps(result.json(), indent=1) + "\n", hint="")
     return result
 
 
@@ -334,9 +334,9 @@ def _said_before(folder: Path, rows: int) -> list[Pair] | None:
 
 def _keep(folder: Path, made_of: Mapping[str, Any], pairs: Sequence[Pair]) -> list[Pair]:
     """Write completions and what they were made of; the completions as they will be read."""
-    write_whole(folder / SETTINGS, json.dumps(made_of, indent=1) + "\n")
+    files.write(folder / SETTINGS, json.dumps(made_of, indent=1) + "\n", hint="")
     text = "".join(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs)
-    write_whole(folder / COMPLETIONS, text)
+    files.write(folder / COMPLETIONS, text, hint="")
     found = _said_before(folder, len(pairs))
     if found is None:
         raise RunFolderError(f"{folder / COMPLETIONS} cannot be read again")
@@ -442,7 +442,7 @@ def _judged(
             new = {i: None if x is None else wins(x)[0] for i, x in zip(part, found, strict=True)}
             won |= new
             lines += [{"judge": who, "row": i, "won": x} for i, x in new.items()]
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+            files.write(path, "".join(json.dumps(line) + "\n" for line in lines), hint="")
     return _Outcomes(won)
 
 

@@ -9,10 +9,9 @@ import os
 import shutil
 from pathlib import Path
 
-from zotune import config
+from zotune import config, files
 from zotune.errors import ModelError, RunFolderError
 from zotune.models import adapters, loading
-from zotune.search.checkpoint import file_sum, written
 
 
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:
@@ -47,7 +46,7 @@ def write(loaded: loading.LoadedModel, target: Path) -> Path:
     full."""
     partial = target.with_name(target.name + ".partial")
     try:
-        with written(target, hint=""):
+        with files.writing(target, hint=""):
             _save(loaded, partial)
             if target.exists():
                 target.rmdir()
@@ -63,10 +62,10 @@ def place(loaded: loading.LoadedModel, folder: Path) -> dict[str, str]:
     partial = folder / ".model.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with written(folder):
+        with files.writing(folder):
             _save(loaded, partial)
             names = sorted(p.relative_to(partial) for p in partial.rglob("*") if p.is_file())
-            sums = {str(name): file_sum(partial / name) for name in names}
+            sums = {str(name): files.checksum(partial / name) for name in names}
             for name in names:
                 (folder / name).parent.mkdir(exist_ok=True)
                 os.replace(partial / name, folder / name)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zotune import config, lock, plugins, seeds
+from zotune import config, files, lock, plugins, seeds
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
@@ -180,7 +180,7 @@ def _fit(
     with contextlib.ExitStack() as open_files:
 
         def take() -> None:
-            with checkpoint.written(folder):
+            with files.writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             open_files.enter_context(lock.held(folder))
 
@@ -292,13 +292,13 @@ def _conclude(
     needed = cfg.guard * (difference.error or 0.0)
     kept = "tuned" if gain > 0 and gain >= needed and session.kept_within() else "start"
     start = session.judge.scored(*before, seed)
-    probe, files = None, {}
+    probe, model_files = None, {}
     if reason != "interrupted":
         if kept == "start" and p.best_step != 0:
             session.space.load(store.weights(0))
         step, share = (p.best_step, p.best_share) if kept == "tuned" else (0, 1.0)
         _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
-        files = {} if cfg.journal_only else export.place(session.loaded, folder)
+        model_files = {} if cfg.journal_only else export.place(session.loaded, folder)
         probe = _probe(session)
     result = Result(
         folder=folder,
@@ -316,11 +316,11 @@ def _conclude(
         best_share=p.best_share,
         seconds=seconds,
         scoring=session.scoring(seconds),
-        files=files,
+        files=model_files,
     )
     if reason != "interrupted":
-        checkpoint.replace(folder / "README.md", model_card.model_card(session.plan, result))
-        checkpoint.replace(folder / replay.RESULT, json.dumps(result.json(), indent=1))
+        files.write(folder / "README.md", model_card.model_card(session.plan, result))
+        files.write(folder / replay.RESULT, json.dumps(result.json(), indent=1))
     return result
 
 
@@ -377,9 +377,7 @@ class _Metrics:
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to a file of JSON lines, in one write. Raises ZotuneError where the disk is full."""
     if rows:
-        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-        with checkpoint.written(path), path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        files.append(path, "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
 
 
 def _keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -392,7 +390,7 @@ def _keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
             continue
         if isinstance(row, dict) and wanted(row):
             kept.append(text)
-    checkpoint.replace(path, "".join(t + "\n" for t in kept))
+    files.write(path, "".join(t + "\n" for t in kept))
 
 
 def _probe(session: Session) -> Scored | None:
@@ -420,8 +418,8 @@ def _journal(session: Session, folder: Path, resume: bool, header: dict[str, Any
         else:
             if resume:
                 path.unlink(missing_ok=True)
-            checkpoint.replace(folder / "config.yaml", config.as_yaml(asdict(cfg)))
-            checkpoint.replace(folder / "env.json", json.dumps(environment(), indent=1))
+            files.write(folder / "config.yaml", config.as_yaml(asdict(cfg)))
+            files.write(folder / "env.json", json.dumps(environment(), indent=1))
             opened.append(Journal.create(path, header))
         return [list(opened[0].lines), opened[0].cursor]
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from zotune import config
+from zotune import config, files
 from zotune.config import RunConfig
 from zotune.core import noise
 from zotune.core import state_codec as state
@@ -282,12 +282,12 @@ def verify(run: str | Path, emit: Emit = ignore) -> list[Check]:
     if kept is None:
         return [*checks, Check("model", None, "the run has not ended: zotune resume goes on with it")]
     try:
-        files = {str(name): str(said) for name, said in json.loads((folder / RESULT).read_text())["files"].items()}
+        recorded = {str(name): str(said) for name, said in json.loads((folder / RESULT).read_text())["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [*checks, Check(RESULT, False, "cannot be read: zotune resume writes it again")]
-    if not files:
+    if not recorded:
         return [*checks, Check("model", None, "no model files were written: zotune replay rebuilds them")]
-    checks += [_file(folder, name, said) for name, said in files.items()]
+    checks += [_file(folder, name, said) for name, said in recorded.items()]
     return [*checks, _tuned(folder, _header(journal), kept, emit)]
 
 
@@ -309,7 +309,7 @@ def _file(folder: Path, name: str, wanted: str) -> Check:
     if not inside:
         return Check(name, False, "is no file of this folder")
     try:
-        same = checkpoint.file_sum(folder / name) == wanted
+        same = files.checksum(folder / name) == wanted
     except OSError as error:
         return Check(name, False, f"cannot be read: {error.strerror}")
     return Check(name, same, "as it was written" if same else "not as it was written (checksum differs)")

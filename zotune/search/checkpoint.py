@@ -8,13 +8,12 @@ from another run is recognised before anything of it is loaded. No pickle anywhe
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from zotune import files
 from zotune.core.space import Space
-from zotune.errors import RunFolderError, ZotuneError
-from zotune.search.journal import RESUME, Journal
+from zotune.errors import RunFolderError
+from zotune.search.journal import Journal
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE = "trainer_state.json"
@@ -168,19 +168,19 @@ def write(folder: Path, space: Space, meta: Mapping[str, Any]) -> None:
     nothing of it left."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with written(folder):
+    with files.writing(folder):
         try:
             temporary.mkdir()
             save_file({n: p.data.contiguous() for n, p in space.params.items()}, temporary / WEIGHTS)
             fields = {f"{path}|{n}": t for path, field in space.fields.items() for n, t in field.items()}
             save_file(fields, temporary / FIELDS)
-            body = {**meta, "files": {name: file_sum(temporary / name) for name in (WEIGHTS, FIELDS)}}
+            body = {**meta, "files": {name: files.checksum(temporary / name) for name in (WEIGHTS, FIELDS)}}
             (temporary / STATE).write_text(json.dumps({**body, "sum": _sum(body)}, indent=1))
             for path in [*temporary.iterdir(), temporary]:
-                _sync(path)
+                files.sync(path)
             _remove(folder)
             os.rename(temporary, folder)
-            _sync(folder.parent)
+            files.sync(folder.parent)
         except BaseException:  # Ctrl-C too: nothing half-written stays
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -195,7 +195,7 @@ def examine(folder: Path) -> dict[str, Any]:
         if folder.name != f"checkpoint-{meta['step']}":
             raise RunFolderError(f"{folder} holds what was saved at step {meta['step']}")
         for name, wanted in meta["files"].items():
-            if file_sum(folder / Path(name).name) != wanted:
+            if files.checksum(folder / Path(name).name) != wanted:
                 raise RunFolderError(f"{folder / name} is not as it was saved (checksum differs)")
     except OSError as error:
         raise RunFolderError(f"{error.filename} cannot be read: {error.strerror}") from None
@@ -234,29 +234,6 @@ def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str
     return meta
 
 
-@contextlib.contextmanager
-def written(path: Path, hint: str = RESUME) -> Iterator[None]:
-    """Writing a file: a full or broken disk is a ZotuneError that names the file and, in a run folder, the way on."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ZotuneError(f"{path} cannot be written: {why}", hint=hint) from None
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a small file so that a kill leaves the old one or the new one. Raises ZotuneError where that fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with written(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            _sync(temporary)
-            os.replace(temporary, path)
-        except BaseException:  # Ctrl-C too: nothing half-written stays
-            temporary.unlink(missing_ok=True)
-            raise
-
-
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """A hash of every bit of some tensors and of their names."""
     found = hashlib.blake2b(digest_size=16)
@@ -264,12 +241,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         found.update(name.encode())
         found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def file_sum(path: Path) -> str:
-    """A hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _sum(body: Mapping[str, Any]) -> str:
@@ -289,12 +260,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, overload
 
 from zotune.errors import RunFolderError, ZotuneError
+from zotune.files import RESUME
 
 FORMAT = 2
 MARK = 6
 """Bytes of a checksum."""
-RESUME = "the run goes on with: zotune resume"
 Share = Callable[[Any], Any]
 """What several processes that write the same journal make of one's JSON value: the first one's."""
 NOTES = frozenset({"kept", "override"})
