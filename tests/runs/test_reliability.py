@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_run import options
+from test_fit import options
 
 import zotune
 from zotune import files as atomic
