@@ -1,4 +1,4 @@
-"""Each sentence of the design's tree that can be held by a machine: who may import whom, and what is public."""
+"""The rules of the package's folders: what imports what, what is public, what is light."""
 
 from __future__ import annotations
 
@@ -7,60 +7,56 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layout
 import pytest
 
 import zotune
 
 PACKAGE = Path(zotune.__file__).parent
-LAYERS = [
-    {"errors", "events", "hookspecs", "seeds", "bench.shapes", "text", "models.configuration"},
-    {"files", "plugins", "core.noise", "data.readers", "scoring.score_budget", "bench.textbook", "types"},
-    {"config", "data.presets", "humans.store", "core.recipe", "cli.scaffold"},
-    {"scoring.calls", "core.state_codec", "core.codegen", "humans.preferences"},
-    {"scoring.objective", "humans.ratings"},
-    {"humans.page", "humans.console"},
-    {"core.kernels", "search.optimizer_spec", "core.in_forward"},
-    {"core.evaluation"},
-    {"core.space"},
-    {"core.joint_forward"},
-    {"search.journal", "lock", "distributed"},
-    {"search.checkpoint"},
-    {"search.schedule", "search.batches"},
-    {"search.context"},
-    {"search.oracle"},
-    {"search.optimizer_call"},
-    {"search.calibration", "search.preflight"},
-    {"search.engine", "data.splits", "models.loading", "tasks.frozen_prefix"},
-    {"models.adapters", "data.templates", "tuner", "bench.workbench"},
-    {"runs.export", "models.trainable", "data.tokenization"},
-    {"tasks.forward"},
-    {"tasks.prompt_cache"},
-    {"tasks.classification"},
-    {"tasks.generation"},
-    {"tasks.build"},
-    {"tasks.task_spec", "tasks.kl", "search.perturb_mode", "tasks.linear_probe"},
-    {"runs.heldout", "runs.plan"},
-    {"runs.model_card", "runs.session"},
-    {"runs.provenance"},
-    {"runs.evaluate", "runs.replay"},
-    {"runs.fit"},
-    {"bench.instruments"},
-    {"bench.bench", "runs.check", "runs.compare", "cli.terminal", "testing"},
-    {
-        "cli.bench_command",
-        "cli.check_command",
-        "cli.compare_command",
-        "cli.new_command",
-        "cli.rate_command",
-        "cli.run_commands",
+FOLDERS = ("core", "data", "models", "tasks", "scoring", "search", "humans", "runs", "bench", "cli")
+"""The folders of the package from the bottom up: imports go down."""
+BOTTOM = {
+    *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
+    *("events", "options", "version", "files"),
+}
+"""Modules of the package's root that lie below all folders."""
+ABOVE = {"tuner", "testing", "__init__", "__main__"}
+"""Modules of the package's root that lie above all folders."""
+KNOWN: dict[str, set[str]] = {
+    "upward": {"cli.app", "data.tokenization"},
+    "circles": {"runs.fit", "runs.model_card"},
+    "literal attributes": {
+        *("core.in_forward", "core.kernels", "core.state_codec", "distributed", "search.checkpoint"),
+        *("tasks.classification", "tasks.forward", "tasks.generation"),
     },
-    {"cli.app"},
-    {"__main__"},
-]
+    "optimizers": {
+        *(
+            "dizo",
+            "es",
+            "fzoo",
+            "grzo",
+            "hizoo",
+            "lozo",
+            "meazo",
+            "mezo",
+            "mezo_adam",
+            "mezo_svrg",
+            "parts",
+            "rank_sgd",
+        ),
+        *("sparse_mezo", "zo_adamm", "zo_adamu", "zo_muon", "zo_sgd", "zo_svrg"),
+    },
+    "objectives": {"human", "judge", "reward_model"},
+}
+"""Modules that may break a rule for the time being."""
+PUBLIC = ("zotune", "zotune.errors", "zotune.hookspecs", "zotune.testing", "zotune.text", "zotune.types")
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
     "files",
     "events",
+    "declarations",
+    "scoring.objective_spec",
+    "scoring.results",
     "scoring.calls",
     "seeds",
     "errors",
@@ -114,15 +110,93 @@ def imports(name: str) -> tuple[set[str], set[str]]:
     return ours, others
 
 
-def test_every_module_has_its_layer() -> None:
-    assert modules() == set().union(*LAYERS)
+def built_in(folder: str) -> Path:
+    """Where a package of built-in plugins lies: beside zotune in a wheel, else in the repository."""
+    beside = PACKAGE.parent / folder
+    return beside if beside.is_dir() else next(PACKAGE.parent.glob(f"*/{folder}"))
 
 
-@pytest.mark.parametrize("name", sorted(set().union(*LAYERS)))
-def test_imports_run_downward_only(name: str) -> None:
-    level = next(i for i, layer in enumerate(LAYERS) if name in layer)
-    below = set().union(*LAYERS[: level + 1]) - {name}
-    assert imports(name)[0] & modules() <= below
+def unexpected(rule: str, violations: list[layout.Violation]) -> list[str]:
+    return [str(v) for v in violations if v.module not in KNOWN.get(rule, ())]
+
+
+def test_imports_go_down() -> None:
+    assert not unexpected("upward", layout.upward(PACKAGE, FOLDERS, BOTTOM, ABOVE))
+
+
+def test_no_modules_import_each_other() -> None:
+    assert not unexpected("circles", layout.circles(PACKAGE))
+
+
+def test_no_two_modules_have_one_name() -> None:
+    assert not unexpected("names", layout.same_names(PACKAGE))
+
+
+def test_attributes_are_looked_up_by_name_in_declarations_alone() -> None:
+    assert not unexpected("literal attributes", layout.literal_attributes(PACKAGE, {"declarations"}))
+
+
+@pytest.mark.parametrize("kind", ["optimizers", "objectives"])
+def test_built_in_plugins_import_public_modules_alone(kind: str) -> None:
+    folder = built_in(f"zotune_{kind}")
+    assert not unexpected(kind, layout.private_imports(folder, "zotune", PUBLIC))
+    assert not unexpected(kind, layout.literal_attributes(folder))
+
+
+def plant(folder: Path, **files: str) -> Path:
+    """A package of modules with these sources, by dotted name with __ for the dot."""
+    package = folder / "house"
+    for name, source in {"__init__": "", **files}.items():
+        path = package / (name if name == "__init__" else name.replace("__", "/"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "__init__.py").touch()
+        path.with_suffix(".py").write_text(source)
+    return package
+
+
+def found(violations: list[layout.Violation]) -> list[tuple[str, int]]:
+    return [(v.module, v.line) for v in violations]
+
+
+def test_a_planted_circle_under_type_checking_is_found(tmp_path: Path) -> None:
+    later = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.core import space\n"
+    planted = plant(tmp_path, core__space="from house.core.noise import z", core__noise=later, core__seeds="")
+    assert found(layout.circles(planted)) == [("core.noise", 3), ("core.space", 1)]
+
+
+def test_a_planted_upward_import_inside_a_function_is_found(tmp_path: Path) -> None:
+    inside = "def f():\n    import house.cli.app\n"
+    planted = plant(
+        tmp_path, core__space=inside, cli__app="from ..core import space", errors="", tuner="import house.errors"
+    )
+    order = (("core", "cli"), {"errors"}, {"tuner", "__init__"})
+    assert found(layout.upward(planted, *order)) == [("core.space", 2)]
+    plant(tmp_path, errors="from . import tuner", stray="")
+    assert found(layout.upward(planted, *order)) == [("stray", 1), ("core.space", 2), ("errors", 1)]
+
+
+def test_planted_modules_of_one_name_are_found(tmp_path: Path) -> None:
+    planted = plant(tmp_path, core__state="", runs__state="", runs__core="")
+    assert found(layout.same_names(planted)) == [("runs.state", 1)]
+
+
+def test_a_planted_private_import_of_a_plugin_is_found(tmp_path: Path) -> None:
+    hidden = "def f():\n    from zotune.models import loading\n"
+    planted = plant(
+        tmp_path,
+        good="import zotune\nfrom zotune.errors import OptionError",
+        bad=hidden,
+        worse="from zotune.text import _x",
+    )
+    assert found(layout.private_imports(planted, "zotune", PUBLIC)) == [("bad", 2), ("worse", 1)]
+
+
+def test_a_planted_literal_attribute_is_found(tmp_path: Path) -> None:
+    fine = "getattr(x, name)"
+    planted = plant(
+        tmp_path, a=f"x = 1\ngetattr(x, 'rows', 3)\n{fine}", b="hasattr(y, 'step')", declarations="hasattr(y, 'z')"
+    )
+    assert found(layout.literal_attributes(planted, {"declarations"})) == [("a", 2), ("b", 1)]
 
 
 @pytest.mark.parametrize("name", sorted(LIGHT))

@@ -36,7 +36,7 @@ from zotune.humans import console
 from zotune.humans.ratings import Question, Ratings
 from zotune.models import loading
 from zotune.runs import replay
-from zotune.scoring import objective as objectives
+from zotune.scoring import objective_spec
 
 SECRET = "sk-verysecret-4711"
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b1A\r\b\u202eevil"
@@ -306,7 +306,7 @@ def test_a_command_is_read_by_no_shell(tmp_path: Path, mark: Path, more: str, mo
     script.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     with Effects() as effects:
-        goal = objectives.resolve(f"exec:./score.sh {more.format(mark=mark)}", {})
+        goal = objective_spec.resolve(f"exec:./score.sh {more.format(mark=mark)}", {})
         goal.score(1, {"completions": ["x"], "prompts": ["p"]})
         goal.close()
     (started,) = [x for x in effects.seen if x.startswith("subprocess.Popen")]
@@ -319,7 +319,7 @@ def test_what_a_row_says_is_no_command(tmp_path: Path, mark: Path) -> None:
     script.write_text('#!/bin/sh\nwhile read -r line; do echo "${#line}"; done\n')
     script.chmod(0o755)
     said = [f"$(touch {mark})", f"`touch {mark}`", f"'; touch {mark}; '", f'"; touch {mark}; "\n0']
-    goal = objectives.resolve(f"exec:{script}", {})
+    goal = objective_spec.resolve(f"exec:{script}", {})
     found = goal.score(4, {"completions": said, "prompts": ["p"] * 4})
     goal.close()
     assert found.samples is not None

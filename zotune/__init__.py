@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from zotune.core.recipe import sqrt as sqrt
     from zotune.core.recipe import weighted_sum as weighted_sum
     from zotune.core.recipe import where as where
+    from zotune.declarations import objective as objective
     from zotune.hookspecs import hookimpl as hookimpl
     from zotune.runs.evaluate import evaluate as evaluate
     from zotune.runs.fit import fit as fit
-    from zotune.scoring.objective import objective as objective
     from zotune.tuner import Tuner as Tuner
 
 _HOME = {
     "hookimpl": "zotune.hookspecs",
-    "objective": "zotune.scoring.objective",
+    "objective": "zotune.declarations",
     "fit": "zotune.runs.fit",
     "evaluate": "zotune.runs.evaluate",
     "Tuner": "zotune.tuner",

@@ -21,7 +21,7 @@ from typing import Any
 
 import pluggy
 
-from zotune import hookspecs
+from zotune import declarations, hookspecs
 from zotune.errors import PluginError, nearest
 
 GROUP = "zotune"
@@ -58,7 +58,7 @@ class Plugin:
                 raise PluginError(
                     f"{self.kind} {self.qualified}: {self.target!r} cannot be loaded: {_say(error)}"
                 ) from error
-        problem = _wrong_kind(self.kind, target)
+        problem = declarations.plugin_problem(self.kind, target)
         if problem:
             raise PluginError(f"{self.kind} {self.qualified}: {problem}")
         return target
@@ -76,16 +76,6 @@ class Failure:
 
 def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _wrong_kind(kind: str, target: Any) -> str:
-    if not callable(target) and not hasattr(target, "step"):
-        return f"the target is a {type(target).__name__}, not a class or function"
-    if kind == "optimizer" and not callable(getattr(target, "step", None)):
-        return f"{getattr(target, '__name__', target)!r} has no step(theta, oracle, state, at) method"
-    if kind == "optimizer" and not callable(getattr(target, "init", None)):
-        return f"{getattr(target, '__name__', target)!r} has no init(theta) method"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -192,7 +182,7 @@ class Host:
                 raise PluginError(f"registers the {kind} {name!r} twice")
             if isinstance(target, str) and ":" not in target:
                 raise PluginError(f"{kind} {name!r}: a string target reads 'package.module:attribute', got {target!r}")
-            problem = "" if isinstance(target, str) else _wrong_kind(kind, target)
+            problem = "" if isinstance(target, str) else declarations.plugin_problem(kind, target)
             if problem:
                 raise PluginError(f"{kind} {name!r}: {problem}")
             out.append(

@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
+from zotune import declarations
 from zotune.bench.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.events import RolledBack
-from zotune.scoring import objective as objectives
+from zotune.scoring.objective import wrap
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
 from zotune.types import Optimizer, Score
@@ -187,7 +188,7 @@ class OptimizerContract:
     def test_forwards_counted_are_forwards_declared(self) -> None:
         bench = self.bench().run()
         assert bench.oracle.evaluations == bench.calls
-        if hasattr(bench.optimizer, "cost") or isinstance(getattr(bench.optimizer, "forwards", None), int):
+        if declarations.declares_cost(bench.optimizer):
             steps = [line["evals"] for line in bench.journal.lines if line["kind"] == "step"]
             costs = [b - a for a, b in itertools.pairwise(steps)]
             declared = [bench.engine._cost(t, t / self.steps) for t in range(1, self.steps)]
@@ -195,13 +196,15 @@ class OptimizerContract:
 
     def test_budget_in_forwards_is_kept(self) -> None:
         bench = self.bench(evals=17).run()
-        known = hasattr(bench.optimizer, "cost") or isinstance(getattr(bench.optimizer, "forwards", None), int)
+        known = declarations.declares_cost(bench.optimizer)
         slack = 0 if known else 16
         assert bench.calls <= 17 + slack or bench.engine.progress.step == 0
 
     def test_fields_declared_are_fields_stored(self) -> None:
         bench = self.bench().run()
-        assert len(bench.space.fields) <= getattr(bench.optimizer, "fields", 0), sorted(bench.space.fields)
+        assert len(bench.space.fields) <= declarations.optimizer_info(bench.optimizer).fields, sorted(
+            bench.space.fields
+        )
 
     def test_one_step_equals_the_reference(self) -> None:
         """Where `reference` gives one: in float64, at 1e-12."""
@@ -235,7 +238,7 @@ class OptimizerContract:
         size = sum(p.numel() * p.element_size() for p in module.parameters())
         with LiveTensors() as live:
             bench.run()
-        declared = size * (1 + getattr(bench.optimizer, "fields", 0))
+        declared = size * (1 + declarations.optimizer_info(bench.optimizer).fields)
         assert live.peak <= declared + size // 4, f"{live.peak} bytes live at one time, {declared} declared"
 
     def test_the_best_is_chosen_on_rows_that_the_loop_may_see(self) -> None:
@@ -292,7 +295,7 @@ class ObjectiveContract:
         }
 
     def score(self, **options: Any) -> Score:
-        goal = objectives.wrap(self.objective(), "under-test")
+        goal = wrap(self.objective(), "under-test")
         inputs = self.inputs(**options)
         return goal.score(len(inputs["labels"]), inputs)
 
@@ -304,7 +307,7 @@ class ObjectiveContract:
         assert self.score() == self.score()
 
     def test_better_predictions_score_better(self) -> None:
-        goal = objectives.wrap(self.objective(), "under-test")
+        goal = wrap(self.objective(), "under-test")
         sign = 1 if goal.direction == "maximize" else -1
         assert sign * self.score(right=1.0).value > sign * self.score(right=0.3).value
 

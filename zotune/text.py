@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 _TURNING: Final = frozenset({*range(0x202A, 0x202F), *range(0x2066, 0x206A)})
 """Characters that turn the direction of what follows them."""
@@ -25,4 +26,9 @@ def one_line(text: str, most: int = 2000) -> str:
     return said if len(said) <= most else said[: most - 1] + "…"
 
 
-__all__ = ["one_line", "plain"]
+def texts(completions: Sequence[Any]) -> list[str]:
+    """Completions as text: a string stays; a list of messages becomes the content of its last message."""
+    return [c if isinstance(c, str) else str(c[-1]["content"]) if c else "" for c in completions]
+
+
+__all__ = ["one_line", "plain", "texts"]

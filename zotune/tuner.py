@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from zotune import declarations
 from zotune.core.recipe import TensorInfo
 from zotune.core.space import Space
 from zotune.events import Emit, ignore
-from zotune.scoring import objective as objectives
+from zotune.scoring.objective import wrap
+from zotune.scoring.objective_spec import spec_name
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Engine, Outcome, best_weights
@@ -51,9 +52,7 @@ class Tuner:
     ) -> None:
         self.module, self._items = module, data
         self._eval_items = eval_data
-        self.objective = objectives.wrap(
-            _by_position(objective), getattr(objective, "__name__", "objective"), direction
-        )
+        self.objective = wrap(_by_position(objective), spec_name(objective), direction)
         self.optimizer = optimizer_spec.resolve(optimizer, optimizer_args or {})
         optimizer_spec.check_needs(self.optimizer, self.objective)
         self.space = Space(module, seed, select)
@@ -113,7 +112,7 @@ class Tuner:
                 budget,
                 self.journal,
                 self._store,
-                interpolate=getattr(self.optimizer, "interpolates", False),
+                interpolate=declarations.optimizer_info(self.optimizer).interpolates,
             )
         engine = self._engine
         engine.budget, engine.eval_steps, engine.save_steps = budget, eval_steps, eval_steps
@@ -135,7 +134,7 @@ def _by_position(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A callable whose parameters are not named model and batch is called with them in that order."""
     try:
         found = [
-            p for p in inspect.signature(fn).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            p for p in declarations.signature(fn).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
     except (TypeError, ValueError):
         return fn
@@ -146,6 +145,4 @@ def _by_position(fn: Callable[..., Any]) -> Callable[..., Any]:
         call: Callable[..., Any] = lambda model: fn(model)  # noqa: E731
     else:
         call = lambda model, batch: fn(model, batch)  # noqa: E731
-    if hasattr(fn, "zotune_objective"):
-        call.zotune_objective = fn.zotune_objective  # type: ignore[attr-defined]
-    return call
+    return declarations.copy_declaration(fn, call)

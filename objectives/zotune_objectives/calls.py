@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from zotune.errors import OptionError
-from zotune.scoring.objective import PROVIDED
-from zotune.types import ObjectiveInfo
+from zotune.types import PROVIDED, Level, ObjectiveInfo
 
 T = TypeVar("T")
 
@@ -88,10 +87,17 @@ def check(name: str, options: Mapping[str, float]) -> None:
             raise OptionError(f"{name}: {option} must be positive, got {value}")
 
 
-def scores_sets(objective: Any) -> None:
-    """Declare of one instance that it gives one number for a whole set, which no cache of rows may keep."""
-    object.__setattr__(objective, "zotune_objective", ObjectiveInfo("maximize", "set"))
-    object.__setattr__(objective, "cached", False)
+def declaration(level: Level, tally: Tally, close: Callable[[], None] | None = None) -> ObjectiveInfo:
+    """The declaration of a scorer. A number for a whole set cannot be cached by rows, and may be asked for again on
+    resamples; a score of a row is expensive, and is kept."""
+    expensive = level == "sample"
+    return ObjectiveInfo(
+        level=level,
+        cacheable=expensive,
+        fast=False if expensive else None,
+        faults=lambda: dict(tally),
+        close=close,
+    )
 
 
 # -- several at a time -------------------------------------------------------------------------------------------------
@@ -212,11 +218,11 @@ __all__ = [
     "Tally",
     "as_text",
     "check",
+    "declaration",
     "gather",
     "number",
     "parse",
     "parts",
-    "scores_sets",
     "shown",
     "spread",
 ]

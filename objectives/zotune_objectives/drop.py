@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import zotune
-from zotune.scoring.objective import texts
+from zotune.text import texts
 from zotune_objectives.answers import ARTICLES, PUNCTUATION
 
 Answer = str | Sequence[str]

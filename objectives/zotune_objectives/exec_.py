@@ -41,6 +41,7 @@ from typing import Any, Literal
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError
+from zotune.types import ObjectiveInfo
 from zotune_objectives import calls
 
 CHUNK = 1 << 16
@@ -56,7 +57,7 @@ GRACE = 1.0
 """Seconds that a program may take to end after its input has."""
 
 
-@zotune.objective(direction="maximize", level="sample")
+@zotune.objective(call_options=("concurrency", "batch_size", "timeout"))
 @dataclass(frozen=True, eq=False)
 class Exec:
     command: str  # the program and its arguments, as in a shell, but no shell reads it
@@ -65,8 +66,7 @@ class Exec:
     batch_size: int = 16  # rows a call at most
     timeout: float = 60.0  # seconds a call; the first one includes the start
 
-    cached = True
-    report: calls.Tally = field(default_factory=calls.Tally, init=False, repr=False)
+    tally: calls.Tally = field(default_factory=calls.Tally, init=False, repr=False)
     _programs: list[_Program] = field(init=False, repr=False)
     _free: queue.LifoQueue[_Program] = field(default_factory=queue.LifoQueue, init=False, repr=False)
 
@@ -76,13 +76,11 @@ class Exec:
         if os.name != "posix":
             raise OptionError("exec needs pipes and process groups as Linux and macOS have them")
         argv = resolve(self.command)
-        programs = [_Program(argv, self.command, self.report) for _ in range(self.concurrency)]
+        programs = [_Program(argv, self.command, self.tally) for _ in range(self.concurrency)]
         for program in reversed(programs):
             self._free.put(program)
         object.__setattr__(self, "_programs", programs)
         weakref.finalize(self, _end, programs)  # at the latest when Python ends
-        if self.level == "set":
-            calls.scores_sets(self)
 
     def __call__(
         self,
@@ -106,10 +104,13 @@ class Exec:
     def _ask(self, asked: Sequence[Any], stop: calls.Stop) -> list[float | None]:
         program = self._free.get()
         try:
-            self.report.add("calls")
+            self.tally.add("calls")
             return program.ask([json.dumps(x).encode() + b"\n" for x in asked], self.timeout, stop)
         finally:
             self._free.put(program)
+
+    def info(self) -> ObjectiveInfo:
+        return calls.declaration(self.level, self.tally, self.close)
 
     def close(self) -> None:
         """End the programs; a later call starts them again."""

@@ -43,6 +43,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError
+from zotune.types import ObjectiveInfo
 from zotune_objectives import calls
 
 LARGEST = 1 << 24
@@ -56,7 +57,7 @@ HOPS = 3
 AGAIN = frozenset({408, 429})
 
 
-@zotune.objective(direction="maximize", level="sample")
+@zotune.objective(call_options=("concurrency", "batch_size", "timeout"))
 @dataclass(frozen=True, eq=False)
 class Http:
     address: str  # host, port and path, as in //localhost:8000/score
@@ -75,9 +76,8 @@ class Http:
     token_header: str = "Authorization"  # header for the token; any other than this one has it without "Bearer"
     query_env: str | None = None  # environment variable that holds what follows "?" in the address
 
-    cached = True
     scheme = "http"
-    report: calls.Tally = field(default_factory=calls.Tally, init=False, repr=False)
+    tally: calls.Tally = field(default_factory=calls.Tally, init=False, repr=False)
 
     def __post_init__(self) -> None:
         numbers = {"concurrency": self.concurrency, "batch_size": self.batch_size, "timeout": self.timeout}
@@ -91,10 +91,8 @@ class Http:
             raise OptionError(f"{self.scheme}: format {self.format} scores rows, it has no level=set")
         if self.extra is not None and not isinstance(self.extra, Mapping):
             raise OptionError(f"{self.scheme}: extra must be a JSON object, got {self.extra!r}")
-        self._secret("token_env")
-        self._secret("query_env")
-        if self.level == "set":
-            calls.scores_sets(self)
+        self._secret("token_env", self.token_env)
+        self._secret("query_env", self.query_env)
 
     def _check_address(self) -> None:
         example = f"{self.scheme}://localhost:8000/score"
@@ -115,9 +113,8 @@ class Http:
         if not self.token_header.replace("-", "").isalnum() or not self.token_header.isascii():
             raise OptionError(f"{self.scheme}: {self.token_header!r} (token_header) is no name of a header")
 
-    def _secret(self, option: str) -> str:
-        """What the environment holds; it is nowhere kept."""
-        name: str | None = getattr(self, option)
+    def _secret(self, option: str, name: str | None) -> str:
+        """What the environment variable of this name, the value of the option, holds; it is nowhere kept."""
         if name is None:
             return ""
         said = os.environ.get(name, "").strip()
@@ -144,16 +141,16 @@ class Http:
         answers = calls.spread(lambda at: self._scores(rows.part(at), stop), chosen, self.concurrency, stop)
         return [x for part in answers for x in part]
 
-    def close(self) -> None:
-        """Nothing is held between calls: each request has its own connection."""
+    def info(self) -> ObjectiveInfo:
+        return calls.declaration(self.level, self.tally)
 
     # -- requests and replies ------------------------------------------------------------------------------------------
 
     def _scores(self, rows: calls.Rows, stop: calls.Stop) -> list[float | None]:
         body = json.dumps(self._request(rows)).encode()
-        query = self._secret("query_env")
+        query = self._secret("query_env", self.query_env)
         url = f"{self.scheme}:{self.address}" + (f"?{query}" if query else "")
-        call = _Call(url, self.timeout, self._headers(), _secrets(self._secret("token_env"), query))
+        call = _Call(url, self.timeout, self._headers(), _secrets(self._secret("token_env", self.token_env), query))
         reply = self._reply(call, body, stop)
         try:
             if self.level == "set":
@@ -188,14 +185,14 @@ class Http:
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": "zotune", "Connection": "close"}
-        if token := self._secret("token_env"):
+        if token := self._secret("token_env", self.token_env):
             bearer = self.token_header.lower() == "authorization"
             headers[self.token_header] = f"Bearer {token}" if bearer else token
         return headers
 
     def _reply(self, call: _Call, body: bytes, stop: calls.Stop) -> Any:
         for attempt in range(self.retries + 1):
-            self.report.add("calls")
+            self.tally.add("calls")
             try:
                 return call.post(body, stop)
             except _Again as error:
@@ -203,7 +200,7 @@ class Http:
                     tries = f" (tried {attempt + 1} times)" if attempt else ""
                     raise ObjectiveError(f"{error}{tries}") from None
                 wait = self.backoff * 2.0**attempt if error.after is None else error.after
-                self.report.add("retries")
+                self.tally.add("retries")
                 stop.asked.wait(min(wait, LONGEST_WAIT))
         raise AssertionError("unreachable")
 
@@ -297,7 +294,7 @@ class _Call:
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a chunk's impossible length
             if late.is_set() or isinstance(error, TimeoutError):
                 raise ObjectiveError(f"{self.name} did not reply within {self._timeout:g} s") from None
-            what = getattr(error, "strerror", None) or type(error).__name__
+            what = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
             raise _Again(f"{self.name} cannot be reached: {what}") from None
         finally:
             timer.cancel()

@@ -17,22 +17,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import zotune
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.events import Emit, Note
 from zotune.humans.ratings import DONE, Question, Ratings
-from zotune.scoring.objective import texts
+from zotune.text import texts
+from zotune.types import ObjectiveInfo, RunContext
 
 POLL = 0.05
 """Seconds between two looks for answers."""
 
 
-@zotune.objective(gives="order")
 @dataclass(frozen=True)
 class Human:
     questions: int = 200  # asked at most, where no other budget is given
@@ -42,33 +39,38 @@ class Human:
     _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("questions", "rows", "judged"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"human: {name} must be at least 1, got {getattr(self, name)}")
+        for name, value in (("questions", self.questions), ("rows", self.rows), ("judged", self.judged)):
+            if value < 1:
+                raise OptionError(f"human: {name} must be at least 1, got {value}")
         if not 2 <= self.candidates <= 9:
             raise OptionError(f"human: candidates must be 2 to 9, got {self.candidates}")
 
-    def bind(
-        self,
-        folder: Path,
-        emit: Emit,
-        stop: Callable[[], bool],
-        seed: int,
-        planned: int,
-    ) -> None:
-        """Where the run lies, whom to tell, when to stop waiting, and how many questions to expect."""
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo(
+            gives="order",
+            batch_size=self.rows,
+            candidates=self.candidates,
+            validates=False,
+            test_rows=self.judged,
+            max_scores=self.questions,
+            start=self._start,
+            close=self.close,
+        )
+
+    def _start(self, run: RunContext) -> None:
+        """Open the run's store of questions and answers."""
         stack = contextlib.ExitStack()
-        ratings = stack.enter_context(Ratings(folder, seed))
-        ratings.set_planned(planned)
+        ratings = stack.enter_context(Ratings(run.folder, run.seed))
+        ratings.set_planned(run.planned)
         ratings.set_state("generating")
         stack.enter_context(ratings.heartbeat())
-        self._run.update(ratings=ratings, stop=stop, stack=stack)
-        emit(Note(f"questions wait for answers: zotune rate {folder}"))
+        self._run.update(ratings=ratings, stop=run.stopping, stack=stack)
+        run.message(f"questions wait for answers: zotune rate {run.folder}")
 
     def close(self) -> None:
         """Say on the page that nobody asks any more."""
         if self._run:
-            self._run["ratings"].state(DONE)
+            self._run["ratings"].set_state(DONE)
             self._run["stack"].close()
             self._run.clear()
 

@@ -18,16 +18,24 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any, Protocol, runtime_checkable
 
 import zotune
 from zotune import plugins
 from zotune.errors import ObjectiveError, OptionError
 from zotune.scoring.calls import Calls, call, some
-from zotune.scoring.objective import read_list, texts
+from zotune.scoring.results import read_list
+from zotune.text import texts
 
 
-@zotune.objective(gives="order")
+@runtime_checkable
+class PairJudge(Protocol):
+    """A judge of TRL's shape."""
+
+    def judge(self, prompts: Any, completions: Any) -> Any: ...
+
+
+@zotune.objective(gives="order", cacheable=True, fast=False, call_options=("concurrency", "batch_size", "timeout"))
 @dataclass(frozen=True)
 class Judge:
     function: str  # file.py:function or package.module:function
@@ -36,13 +44,11 @@ class Judge:
     timeout: float | None = None  # seconds a call
     _judge: Callable[..., Any] = field(init=False, repr=False)
 
-    candidates: ClassVar[int] = 4
-    cached: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         found = plugins.by_path(self.function, "judge")
         found = found() if inspect.isclass(found) else found
-        found = getattr(found, "judge", found)
+        if isinstance(found, PairJudge):
+            found = found.judge
         if not callable(found):
             raise OptionError(f"judge: {self.function!r} is a {type(found).__name__}, not a function")
         object.__setattr__(self, "_judge", found)

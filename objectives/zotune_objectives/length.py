@@ -9,17 +9,15 @@ model from saying nothing (`-o accuracy -o length`). `--direction maximize` asks
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import zotune
 from zotune.errors import OptionError
-from zotune.scoring.objective import texts
+from zotune.text import texts
+from zotune.types import ObjectiveInfo
 
 
-@zotune.objective(direction="minimize", level="sample")
 @dataclass(frozen=True)
 class Length:
     unit: Literal["words", "characters", "tokens"] = "words"  # what is counted
@@ -27,13 +25,15 @@ class Length:
     at_most: int | None = None  # the length up to which all are equally good
 
     def __post_init__(self) -> None:
-        for name in ("target", "at_most"):
-            value = getattr(self, name)
+        for name, value in (("target", self.target), ("at_most", self.at_most)):
             if value is not None and value < 0:
                 raise OptionError(f"length: {name} must be 0 or more, got {value}")
         if self.target is not None and self.at_most is not None:
             raise OptionError(f"length: target={self.target} and at_most={self.at_most} exclude each other")
-        object.__setattr__(self, "__signature__", inspect.signature(self._score))  # tokens are asked for where counted
+
+    def info(self) -> ObjectiveInfo:
+        needs = "completion_ids" if self.unit == "tokens" else "completions"
+        return ObjectiveInfo("minimize", level="sample", needs=(needs,))
 
     def __call__(self, **given: Any) -> list[float]:
         """The length of each completion, or how far it is from the one wanted."""

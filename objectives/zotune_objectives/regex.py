@@ -13,7 +13,7 @@ from typing import Any
 
 import zotune
 from zotune.errors import OptionError
-from zotune.scoring.objective import texts
+from zotune.text import texts
 
 
 @zotune.objective(direction="maximize", level="sample")

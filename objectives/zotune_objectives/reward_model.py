@@ -15,20 +15,20 @@ It is loaded when it is first asked, beside the model that is tuned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import zotune
 from zotune.errors import ModelError, ObjectiveError, OptionError, OutOfMemory, nearest
-from zotune.events import Emit, Note
+from zotune.types import ObjectiveInfo, RunContext
 from zotune_objectives import calls
 
 NO_LIMIT = 10**6
 """Tokens a row where nothing says less."""
 
 
-@zotune.objective(direction="maximize", level="sample")
+@zotune.objective(call_options=("batch_size",))
 @dataclass(frozen=True, eq=False)
 class RewardModel:
     model: str  # folder or hub id of a model with a classification head
@@ -40,14 +40,13 @@ class RewardModel:
     device: str = "auto"  # where it runs: auto, cpu, cuda, cuda:1, …
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
 
-    cached = True
-    report: calls.Tally = field(default_factory=calls.Tally, init=False, repr=False)
+    tally: calls.Tally = field(default_factory=calls.Tally, init=False, repr=False)
     _label: int | None = field(init=False, repr=False)
     _alone: bool = field(init=False, repr=False)
     _padded: bool = field(init=False, repr=False)
     _found: Any = field(init=False, repr=False)
     _made: list[Any] = field(default_factory=list, init=False, repr=False)
-    _emit: Emit | None = field(default=None, init=False, repr=False)
+    _message: Callable[[str], None] | None = field(default=None, init=False, repr=False)
     _notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -120,18 +119,28 @@ class RewardModel:
             raise ObjectiveError(f"reward-model {self.model!r}: {reason}", hint="max_length or dtype less") from None
         return out
 
-    def bind(self, emit: Emit, **run: Any) -> None:
-        """Say to the user of a run what happens beside scoring."""
-        object.__setattr__(self, "_emit", emit)
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo(
+            level="sample",
+            cacheable=True,
+            fast=False,
+            start=self._start,
+            faults=lambda: dict(self.tally),
+            close=self.close,
+        )
+
+    def _start(self, run: RunContext) -> None:
+        """Show messages to the user of the run, those of earlier calls first."""
+        object.__setattr__(self, "_message", run.message)
         for text in self._notes:
-            emit(Note(text))
+            run.message(text)
         self._notes.clear()
 
     def _tell(self, text: str) -> None:
-        if self._emit is None:
+        if self._message is None:
             self._notes.append(text)
         else:
-            self._emit(Note(text))
+            self._message(text)
 
     def close(self) -> None:
         """Free its memory; a later call loads it again."""
@@ -161,7 +170,7 @@ class RewardModel:
     def _tokens(self, forward: Any, prompt: Any, completion: Any, messages: Any) -> tuple[int, ...]:
         from zotune.data.templates import SHOTS, FilledTemplate
 
-        chat = bool(getattr(forward.loaded.tokenizer, "chat_template", None))
+        chat = bool(forward.loaded.tokenizer.chat_template)
         if self.template == "chat" or (self.template == "auto" and chat and not self.pair):
             filled = self._conversation(forward.loaded.tokenizer, [*_before(prompt, messages), *_said(completion)])
             found = forward.coder.encode(filled, special=False)
@@ -194,7 +203,7 @@ class RewardModel:
             forward.loaded.config.pad_token_id = forward.coder.pad = next(
                 i for i in range(len(last) + 1) if i not in last
             )
-        self.report.add("calls")
+        self.tally.add("calls")
         logits = forward.run(rows).logits.float().cpu()
         if self._label is None:
             logits = logits.reshape(len(rows))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import zotune
-from zotune.scoring.objective import texts
+from zotune.text import texts
 
 ASCII_WORD = re.compile("[a-z0-9]+")
 UNSPACED = (

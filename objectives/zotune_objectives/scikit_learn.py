@@ -24,16 +24,14 @@ Source: scikit-learn's user guide, https://scikit-learn.org/stable/modules/model
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import zotune
 from zotune.errors import OptionError, nearest
-from zotune.types import ObjectiveInfo
+from zotune.types import Direction, ObjectiveInfo
 
 AVERAGED = ("f1_score", "fbeta_score", "jaccard_score", "precision_score", "recall_score")
 PREDICTED = (
@@ -90,7 +88,6 @@ def read(metric: str) -> Found:
     )
 
 
-@zotune.objective(direction="maximize", level="set")
 @dataclass(frozen=True)
 class Sklearn:
     metric: str  # name in scikit-learn: balanced_accuracy, f1_macro, neg_log_loss, roc_auc, …
@@ -104,7 +101,7 @@ class Sklearn:
         from sklearn import metrics
 
         found = self.found
-        if not hasattr(metrics, found.function):
+        if found.function not in vars(metrics):
             raise OptionError(f"sklearn: the installed scikit-learn has no {found.function}", hint="a newer one has")
         averages = self.average is None or found.function in AVERAGED
         if not averages and not (found.function in RANKED and self.average in ("macro", "weighted")):
@@ -115,16 +112,17 @@ class Sklearn:
             raise OptionError(f"sklearn: beta must be positive, got {self.beta}")
         if self.k < 1:
             raise OptionError(f"sklearn: k must be 1 or more, got {self.k}")
-        # What is asked for, and which way is better, differ from metric to metric.
-        object.__setattr__(self, "__signature__", inspect.signature(self._score))
-        direction: Literal["maximize", "minimize"] = "maximize" if found.maximized else "minimize"
-        object.__setattr__(self, "zotune_objective", ObjectiveInfo(direction, "set"))
+
+    def info(self) -> ObjectiveInfo:
+        inputs = "predictions" if self.found.function in PREDICTED else "logits"
+        direction: Direction = "maximize" if self.found.maximized else "minimize"
+        return ObjectiveInfo(direction, level="set", needs=(inputs, "labels"), check=self._check)
 
     @property
     def found(self) -> Found:
         return read(self.metric)
 
-    def check(self, classes: int) -> None:
+    def _check(self, classes: int) -> None:
         """Refuse, before a run, what scikit-learn does not score for so many classes."""
         function = self.found.function
         if function in AVERAGED and self._average == "binary":
@@ -194,4 +192,4 @@ class Sklearn:
     def _call(self, *given: Any, **options: Any) -> float:
         from sklearn import metrics
 
-        return float(getattr(metrics, self.found.function)(*given, **options))
+        return float(vars(metrics)[self.found.function](*given, **options))

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import zotune
 from zotune.errors import OptionError
-from zotune.scoring.objective import texts
+from zotune.text import texts
 
 References = Sequence[str | Sequence[str] | None]
 

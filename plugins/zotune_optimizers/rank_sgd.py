@@ -47,6 +47,10 @@ class RankSGD:
     def forwards(self) -> int:
         return self.points + (self.lines + 1 if self.lines else 0)
 
+    @property
+    def compares(self) -> int:
+        return self.points
+
     def init(self, theta: Any, oracle: Any, at: Any) -> dict[str, Any]:
         if self.units == "absolute":
             return {"unit": theta.per(lambda t: 1.0)}

@@ -13,7 +13,7 @@ import pytest
 from zotune import config, plugins
 from zotune.cli import scaffold
 from zotune.errors import OptionError
-from zotune.scoring import objective
+from zotune.scoring.objective import wrap
 
 FLAGS = {"objective": "-o", "optimizer": "--optimizer"}
 
@@ -72,7 +72,7 @@ def test_a_single_file_passes_and_is_used_by_its_path(kind: str, tmp_path: Path)
     assert tests.returncode == 0, tests.stdout
     used = plugins.by_path(f"{tmp_path / 'mine' / 'terse.py'}:Terse", kind)
     if kind == "objective":
-        goal = objective.wrap(config.build(used, {"price": "0.5"}, "terse"), "terse")
+        goal = wrap(config.build(used, {"price": "0.5"}, "terse"), "terse")
         assert goal.score(2, {"completions": ["yes", "no"], "references": ["yes", "yes"]}).samples == (0.5, -0.5)
     else:
         assert config.build(used, {"lr": "0.25"}, "terse").lr == 0.25

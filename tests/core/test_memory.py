@@ -22,6 +22,7 @@ from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.events import Event, Note
 from zotune.models.loading import find_model, load
 from zotune.tasks import build, forward
+from zotune.types import RunContext
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 ERRORS: tuple[Callable[[], BaseException], ...] = (
@@ -211,7 +212,7 @@ def test_weights_are_what_they_were(tiny_encoder: Path, bert: Injector, in_forwa
         torch.testing.assert_close(task.logits(coded, range(10)), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Injector) -> None:
+def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Injector, tmp_path: Path) -> None:
     from zotune_objectives.reward_model import RewardModel
 
     model = RewardModel(str(tiny_classifier), reward_label="1")
@@ -220,7 +221,9 @@ def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Inj
     bert.most = 3
     assert model(texts, [""] * 10) == pytest.approx(whole, rel=1e-5)
     said: list[str] = []
-    model.bind(emit=lambda event: said.append(event.text), folder=None)
+    start = model.info().start
+    assert start is not None
+    start(RunContext(tmp_path, said.append, lambda: False, 0, 0))
     assert said == ["out of memory: 2 rows a forward pass from here (reward-model: batch_size 2)"]
     bert.most = 0
     with pytest.raises(ObjectiveError, match=r"reward-model .* single row: CUDA out of memory.*max_length"):

@@ -15,8 +15,9 @@ from zotune import Tuner, each, only, outer, weighted_sum, where
 from zotune.core import noise
 from zotune.core.recipe import Factor, Noise, maximum, minimum, sign, sqrt
 from zotune.core.space import Space
+from zotune.declarations import objective
 from zotune.errors import ObjectiveError, RecipeError, UsageError
-from zotune.scoring.objective import objective, wrap
+from zotune.scoring.objective import wrap
 from zotune.search.batches import Batches
 from zotune.search.context import At
 from zotune.search.journal import Tape

@@ -13,12 +13,12 @@ import torch
 
 from zotune import plugins
 from zotune.errors import ObjectiveError, OptionError
-from zotune.scoring import objective
+from zotune.scoring import objective_spec
 
 
 def scored(name: str, options: dict[str, Any] | None = None, **inputs: Any) -> float:
     rows = len(next(iter(inputs.values())))
-    return objective.resolve(name, options or {}).score(rows, inputs).value
+    return objective_spec.resolve(name, options or {}).score(rows, inputs).value
 
 
 def drawn(seed: int, classes: int, rows: int) -> tuple[list[int], list[int], torch.Tensor]:
@@ -35,7 +35,7 @@ def test_perplexity_of_an_even_choice_is_the_number_of_choices() -> None:
     assert scored("perplexity", losses=[math.log(4), math.log(4)]) == pytest.approx(4)
     assert scored("perplexity", losses=[math.log(2), None, math.log(8)]) == pytest.approx(4)
     assert scored("perplexity", losses=[0.0]) == 1
-    assert objective.resolve("perplexity", {}).direction == "minimize"
+    assert objective_spec.resolve("perplexity", {}).direction == "minimize"
 
 
 @pytest.mark.parametrize(("losses", "said"), [([None, None], "no row has a right answer"), ([1e4], "OverflowError")])
@@ -159,7 +159,7 @@ def test_every_scorer_of_classifications_is_known_and_no_other() -> None:
     refused = set()
     for name in get_scorer_names():
         try:
-            objective.resolve(f"sklearn:{name}", {})
+            objective_spec.resolve(f"sklearn:{name}", {})
         except OptionError:
             refused.add(name)
     kept = set(get_scorer_names()) - refused
@@ -190,19 +190,19 @@ def test_every_scorer_of_classifications_is_known_and_no_other() -> None:
     ],
 )
 def test_the_better_direction_follows_from_the_name(metric: str, direction: str) -> None:
-    goal = objective.resolve(f"sklearn:{metric}", {})
+    goal = objective_spec.resolve(f"sklearn:{metric}", {})
     assert goal.direction == direction
     assert goal.info.level == "set"
     other = "minimize" if direction == "maximize" else "maximize"
-    assert objective.resolve(f"sklearn:{metric}", {}, other).direction == other
+    assert objective_spec.resolve(f"sklearn:{metric}", {}, other).direction == other
 
 
 def test_only_probabilities_ask_for_logits() -> None:
     """Who asks for logits is not smoothed."""
-    assert objective.resolve("sklearn:f1_macro", {}).wants == {"predictions", "labels"}
-    assert objective.resolve("sklearn:roc_auc", {}).wants == {"logits", "labels"}
-    assert objective.resolve("sklearn:roc_auc", {}).required == {"logits", "labels"}
-    assert not objective.resolve("sklearn:roc_auc", {}).open
+    assert objective_spec.resolve("sklearn:f1_macro", {}).wants == {"predictions", "labels"}
+    assert objective_spec.resolve("sklearn:roc_auc", {}).wants == {"logits", "labels"}
+    assert objective_spec.resolve("sklearn:roc_auc", {}).required == {"logits", "labels"}
+    assert not objective_spec.resolve("sklearn:roc_auc", {}).open
 
 
 @pytest.mark.parametrize(
@@ -291,11 +291,11 @@ def test_options_of_metrics() -> None:
 )
 def test_what_is_refused_when_it_is_made(metric: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        objective.resolve(f"sklearn:{metric}", options)
+        objective_spec.resolve(f"sklearn:{metric}", options)
 
 
 def test_what_is_refused_for_the_number_of_classes() -> None:
-    check = lambda metric, classes, **o: objective.resolve(f"sklearn:{metric}", o).function.check(classes)  # noqa: E731
+    check = lambda metric, classes, **o: objective_spec.resolve(f"sklearn:{metric}", o).function.check(classes)  # noqa: E731
     with pytest.raises(OptionError, match=r"f1 scores one class of two, not of 3 \(sklearn:f1_macro\)"):
         check("f1", 3)
     with pytest.raises(OptionError, match="positive must be a class index below 2, got 5"):
@@ -310,7 +310,7 @@ def test_what_is_refused_for_the_number_of_classes() -> None:
 
 def test_the_metric_has_to_be_named() -> None:
     with pytest.raises(OptionError, match="metric"):
-        objective.resolve("sklearn", {})
+        objective_spec.resolve("sklearn", {})
     assert plugins.default().find("objective", "sklearn").load().__name__ == "Sklearn"
 
 
@@ -319,7 +319,7 @@ def test_the_metric_has_to_be_named() -> None:
 
 def samples(name: str, completions: list[Any], references: list[Any], **options: Any) -> list[float | None]:
     inputs = {"completions": completions, "references": references}
-    found = objective.resolve(name, options).score(len(completions), inputs).samples
+    found = objective_spec.resolve(name, options).score(len(completions), inputs).samples
     assert found is not None
     return list(found)
 
@@ -521,7 +521,7 @@ def test_several_right_texts_of_differing_number(name: str, metric: str) -> None
     assert scored(name, completions=SAID, references=references) == pytest.approx(expected)
     without = scored(name, completions=[*SAID, "unjudged", "too"], references=[*references, None, []])
     assert without == pytest.approx(expected)
-    assert objective.resolve(name, {}).score(3, {"completions": SAID, "references": references}).samples is None
+    assert objective_spec.resolve(name, {}).score(3, {"completions": SAID, "references": references}).samples is None
     with pytest.raises(ObjectiveError, match="no row has a right text"):
         scored(name, completions=["x", "y"], references=[None, []])
 
@@ -546,14 +546,14 @@ def test_sacrebleu_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     for name in ("bleu", "chrf"):
         with pytest.raises(OptionError, match=rf"{name} needs sacrebleu \(pip install 'zotune\[text\]'\)"):
-            objective.resolve(name, {})
+            objective_spec.resolve(name, {})
 
 
 def test_options_of_bleu_and_chrf() -> None:
     with pytest.raises(OptionError, match=r"tokenizer.*13a.*got 'moses'"):
-        objective.resolve("bleu", {"tokenizer": "moses"})
+        objective_spec.resolve("bleu", {"tokenizer": "moses"})
     with pytest.raises(OptionError, match="char_order must be 1 or more, got 0"):
-        objective.resolve("chrf", {"char_order": 0})
+        objective_spec.resolve("chrf", {"char_order": 0})
 
 
 @pytest.mark.parametrize(("tokenizer", "needs"), [("ja-mecab", "MeCab"), ("ko-mecab", "mecab_ko")])
@@ -565,14 +565,14 @@ def test_tokenizers_that_are_not_installed(tokenizer: str, needs: str, monkeypat
     monkeypatch.delitem(sys.modules, f"sacrebleu.tokenizers.tokenizer_{tokenizer[:2]}_mecab", raising=False)
     said = rf"what the tokenizer {tokenizer} needs is not installed.*sacrebleu\[{tokenizer[:2]}\]"
     with pytest.raises(OptionError, match=said):
-        objective.resolve("bleu", {"tokenizer": tokenizer})
+        objective_spec.resolve("bleu", {"tokenizer": tokenizer})
 
 
 # -- length, regex, contains -------------------------------------------------------------------------------------------
 
 
 def rows_of(name: str, completions: list[Any], **options: Any) -> list[float | None]:
-    found = objective.resolve(name, options).score(len(completions), {"completions": completions}).samples
+    found = objective_spec.resolve(name, options).score(len(completions), {"completions": completions}).samples
     assert found is not None
     return list(found)
 
@@ -583,11 +583,11 @@ def test_length() -> None:
     assert rows_of("length", said, unit="characters") == [19, 0, 4, 4, 8]
     assert rows_of("length", said, target=2) == [2, 2, 1, 0, 0]
     assert rows_of("length", said, at_most="2") == [2, 0, 0, 0, 0]
-    goal = objective.resolve("length:tokens", {"target": 3})
+    goal = objective_spec.resolve("length:tokens", {"target": 3})
     assert goal.wants == {"completion_ids"}
     assert goal.direction == "minimize"
     assert goal.score(2, {"completion_ids": [[5, 6], [1, 2, 3, 4, 5]]}).samples == (1, 2)
-    assert objective.resolve("length", {}).wants == {"completions"}
+    assert objective_spec.resolve("length", {}).wants == {"completions"}
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ def test_length() -> None:
 )
 def test_lengths_that_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        objective.resolve("length", options)
+        objective_spec.resolve("length", options)
 
 
 def test_regex() -> None:
@@ -611,11 +611,11 @@ def test_regex() -> None:
     assert rows_of("regex:^TWO$", said, flags="im") == [0, 0, 0, 1, 0]
     assert rows_of("regex:forty.two", said, flags="is", full="true") == [0, 0, 0, 1, 0]
     assert rows_of("regex:北京|👍", ["我爱北京", "👍", "no"]) == [1, 1, 0]
-    assert objective.resolve("regex:a:b", {}).score(1, {"completions": ["xa:by"]}).value == 1
+    assert objective_spec.resolve("regex:a:b", {}).score(1, {"completions": ["xa:by"]}).value == 1
     with pytest.raises(OptionError, match=r"'\(' is no regular expression"):
-        objective.resolve("regex:(", {})
+        objective_spec.resolve("regex:(", {})
     with pytest.raises(OptionError, match="flags are letters of imsxa, got 'q'"):
-        objective.resolve("regex:x", {"flags": "iq"})
+        objective_spec.resolve("regex:x", {"flags": "iq"})
 
 
 def test_contains() -> None:
@@ -628,4 +628,4 @@ def test_contains() -> None:
     assert rows_of("contains:a, b", ["a, b", "a b"], separator="") == [1, 0]
     assert rows_of("contains:STRASSE,👍", ["Straße", "👍🏽"]) == [1, 1]
     with pytest.raises(OptionError, match="nothing to look for in ' ,'"):
-        objective.resolve("contains: ,", {})
+        objective_spec.resolve("contains: ,", {})

@@ -13,7 +13,8 @@ import torch
 import zotune
 from zotune import plugins
 from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
-from zotune.scoring import objective as objectives
+from zotune.scoring import objective_spec
+from zotune.scoring.objective import wrap
 from zotune.testing import ObjectiveContract
 from zotune.types import Score
 
@@ -44,7 +45,7 @@ class TestEveryInstalledObjective(ObjectiveContract):
 def test_f1_equals_scikit_learn(average: str) -> None:
     from sklearn.metrics import f1_score
 
-    goal = objectives.resolve("f1", {"average": average})
+    goal = objective_spec.resolve("f1", {"average": average})
     rng = random.Random(0)
     for trial in range(50):
         classes = 2 if average == "binary" else rng.randint(2, 6)
@@ -58,16 +59,16 @@ def test_f1_equals_scikit_learn(average: str) -> None:
 
 
 def test_unknown_answers_are_wrong_and_no_class_of_their_own() -> None:
-    goal = objectives.resolve("f1", {})
+    goal = objective_spec.resolve("f1", {})
     assert goal.score(4, {"predictions": [0, None, 1, 1], "labels": [0, 0, 1, 1]}).value == pytest.approx(
         (2 / 3 + 1.0) / 2
     )
-    accuracy = objectives.resolve("accuracy", {})
+    accuracy = objective_spec.resolve("accuracy", {})
     assert accuracy.score(2, {"predictions": [None, 1], "labels": [0, 1]}).value == 0.5
 
 
 def test_cross_entropy_is_what_the_task_lost_on_each_row() -> None:
-    goal = objectives.resolve("cross-entropy", {})
+    goal = objective_spec.resolve("cross-entropy", {})
     score = goal.score(3, {"losses": [0.25, None, 0.75]})
     assert goal.direction == "minimize"
     assert score == Score(0.5, (0.25, None, 0.75))
@@ -90,7 +91,7 @@ def test_cross_entropy_is_what_the_task_lost_on_each_row() -> None:
 def test_answers_as_squad_scores_them(found: str, right: Any, f1: float | None, exact: float | None) -> None:
     inputs = {"completions": [found, "x"], "references": [right, "x"]}
     for name, expected in (("token-f1", f1), ("exact-match", exact)):
-        samples = objectives.resolve(name, {}).score(2, inputs).samples
+        samples = objective_spec.resolve(name, {}).score(2, inputs).samples
         assert samples is not None
         assert samples[0] == pytest.approx(expected) if expected is not None else samples[0] is None
 
@@ -106,8 +107,8 @@ def test_only_declared_names_are_passed() -> None:
         return [-len(c) for c in completions]
 
     inputs = {"predictions": [1], "completions": ["abc"], "prompts": ["p"], "topic": ["t"]}
-    assert objectives.wrap(narrow, "narrow").score(1, inputs).value == 2.0
-    assert objectives.wrap(wide, "wide").score(1, inputs) == Score(-3.0, (-3.0,))
+    assert wrap(narrow, "narrow").score(1, inputs).value == 2.0
+    assert wrap(wide, "wide").score(1, inputs) == Score(-3.0, (-3.0,))
     assert seen == {"predictions": [1], "prompts": ["p"], "topic": ["t"]}
 
 
@@ -115,7 +116,7 @@ def test_async_objectives_are_awaited() -> None:
     async def later(completions: Any, **_: Any) -> list[float | None]:
         return [1.0, None]
 
-    assert objectives.wrap(later, "later").score(2, {"completions": ["a", "b"]}) == Score(1.0, (1.0, None))
+    assert wrap(later, "later").score(2, {"completions": ["a", "b"]}) == Score(1.0, (1.0, None))
 
 
 @pytest.mark.parametrize(
@@ -135,12 +136,12 @@ def test_async_objectives_are_awaited() -> None:
 )
 def test_a_bad_result_is_never_a_number(result: Any, said: str) -> None:
     with pytest.raises(ObjectiveError, match=said):
-        objectives.wrap(lambda labels: result, "odd").score(2, {"labels": [0, 1]})
+        wrap(lambda labels: result, "odd").score(2, {"labels": [0, 1]})
 
 
 @pytest.mark.parametrize("result", [np.float32(0.5), torch.tensor(0.5), np.array(0.5), True, 1])
 def test_numbers_of_all_libraries_are_numbers(result: Any) -> None:
-    assert isinstance(objectives.wrap(lambda labels: result, "x").score(2, {"labels": [0, 1]}).value, float)
+    assert isinstance(wrap(lambda labels: result, "x").score(2, {"labels": [0, 1]}).value, float)
 
 
 def test_an_exception_is_an_objective_error() -> None:
@@ -148,7 +149,7 @@ def test_an_exception_is_an_objective_error() -> None:
         raise KeyError("gold")
 
     with pytest.raises(ObjectiveError, match="raised KeyError: 'gold'"):
-        objectives.wrap(broken, "broken").score(1, {"labels": [0]})
+        wrap(broken, "broken").score(1, {"labels": [0]})
 
 
 def test_direction() -> None:
@@ -156,15 +157,15 @@ def test_direction() -> None:
     def cost(labels: Any) -> float:
         return 1.0
 
-    assert objectives.wrap(cost, "cost").direction == "minimize"
-    assert objectives.wrap(cost, "cost", "maximize").direction == "maximize"
-    assert objectives.wrap(lambda labels: 1.0, "plain").direction == "maximize"
+    assert wrap(cost, "cost").direction == "minimize"
+    assert wrap(cost, "cost", "maximize").direction == "maximize"
+    assert wrap(lambda labels: 1.0, "plain").direction == "maximize"
     with pytest.raises(OptionError, match="maximise"):
         zotune.objective(direction="maximise")  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_given_is_refused_before_a_model_is_loaded() -> None:
-    goal = objectives.wrap(lambda completions, difficulty: 1.0, "needy")
+    goal = wrap(lambda completions, difficulty: 1.0, "needy")
     with pytest.raises(UsageError, match=r"asks for difficulty.*columns: text"):
         goal.check(frozenset({"completions"}), frozenset({"text"}))
     goal.check(frozenset({"completions"}), frozenset({"difficulty"}))
@@ -172,9 +173,9 @@ def test_what_cannot_be_given_is_refused_before_a_model_is_loaded() -> None:
 
 def test_names() -> None:
     with pytest.raises(PluginError, match="did you mean 'f1'"):
-        objectives.resolve("f11", {})
+        objective_spec.resolve("f11", {})
     with pytest.raises(OptionError, match="did you mean 'average'"):
-        objectives.resolve("f1", {"averag": "macro"})
+        objective_spec.resolve("f1", {"averag": "macro"})
     with pytest.raises(OptionError, match="takes no options"):
-        objectives.resolve("accuracy", {"x": 1})
-    assert objectives.resolve("zotune/f1", {}).direction == "maximize"
+        objective_spec.resolve("accuracy", {"x": 1})
+    assert objective_spec.resolve("zotune/f1", {}).direction == "maximize"

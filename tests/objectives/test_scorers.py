@@ -21,7 +21,8 @@ from zotune_objectives.http import Http, Https
 from zotune_objectives.reward_model import RewardModel
 
 from zotune.errors import ModelError, ObjectiveError, OptionError
-from zotune.scoring import objective as objectives
+from zotune.scoring import objective_spec
+from zotune.scoring.objective import wrap
 from zotune.testing import ObjectiveContract
 
 ROWS: dict[str, Any] = {
@@ -77,7 +78,7 @@ def test_a_program_answers_each_row_in_order(program: Any) -> None:
     scorer = program("print(len(row['completion']))", batch_size=2)
     assert scorer(**ROWS) == LENGTHS
     assert scorer(**ROWS) == LENGTHS
-    assert scorer.report == {"calls": 6, "retries": 0, "restarts": 0}
+    assert scorer.tally == {"calls": 6, "retries": 0, "restarts": 0}
 
 
 def test_a_program_sees_the_row_with_its_columns(program: Any) -> None:
@@ -100,16 +101,16 @@ def test_what_is_no_score_is_refused(program: Any, said: str) -> None:
     with pytest.raises(ObjectiveError, match=r"printed .*, which is no score .*nothing else"):
         scorer([said], ["p"])
     assert scorer(["4"], ["p"]) == [4.0]
-    assert scorer.report["restarts"] == 1
+    assert scorer.tally["restarts"] == 1
 
 
 def test_one_number_for_all_rows(program: Any) -> None:
     scorer = program(
         "print(len(row['prompts']) + len(row['rows'][4]['tag']) if row['references'][2] is None else 0)", level="set"
     )
-    goal = objectives.wrap(scorer, "exec")
+    goal = wrap(scorer, "exec")
     assert goal.info.level == "set"
-    assert not scorer.cached
+    assert not scorer.info().cacheable
     score = goal.score(5, {**ROWS, "tag": ["", "", "", "", "!!"]})
     assert (score.value, score.samples) == (7.0, None)
     with pytest.raises(ObjectiveError, match="null where one number"):
@@ -127,7 +128,7 @@ def test_several_run_at_a_time(program: Any, tmp_path: Path) -> None:
     rows = [str(i) for i in range(40)]
     ordered = program("print(row['prompt'])", concurrency=3, batch_size=4)
     assert ordered(rows, rows) == [float(i) for i in range(40)]
-    assert ordered.report == {"calls": 10, "retries": 0, "restarts": 0}
+    assert ordered.tally == {"calls": 10, "retries": 0, "restarts": 0}
 
 
 def test_a_failure_of_one_of_several_is_the_failure(program: Any) -> None:
@@ -145,7 +146,7 @@ def test_it_dies_and_is_started_again(program: Any) -> None:
     with pytest.raises(ObjectiveError, match=r"exit code 1 after 1 of 3 answers; its last words: KeyError: 'weight'"):
         scorer(["x", "die", "x"], ["p"] * 3)
     assert scorer(["x", "x"], ["p"] * 2) == [1.0, 1.0]
-    assert scorer.report == {"calls": 2, "retries": 0, "restarts": 1}
+    assert scorer.tally == {"calls": 2, "retries": 0, "restarts": 1}
     with pytest.raises(ObjectiveError, match="ended by SIGKILL after 0 of 1"):
         program("os.kill(os.getpid(), 9)")(["x"], ["p"])
 
@@ -204,7 +205,7 @@ def test_it_exits_at_once(program: Any) -> None:
     for _ in range(2):
         with pytest.raises(ObjectiveError, match="exit code 1 after 0 of 2 answers; its last words: no licence"):
             scorer(["x"] * 2, ["p" * (1 << 20)] * 2)
-    assert scorer.report["restarts"] == 1
+    assert scorer.tally["restarts"] == 1
 
 
 def test_one_that_never_reads_does_not_pass(program: Any) -> None:
@@ -396,7 +397,7 @@ def test_a_server_is_asked_in_parts_and_answers_in_order(server: Server) -> None
         "rows": [{"topic": "s"}],
     }
     assert server.requests[0]["references"] == ["x", ["y", "z"]]
-    assert scorer.report == {"calls": 3, "retries": 0, "restarts": 0}
+    assert scorer.tally == {"calls": 3, "retries": 0, "restarts": 0}
     texts = ["né 👍\n\u2028", "\ud800"]
     assert scorer(texts, texts) == [6.0, 1.0]
     assert server.requests[-1]["completions"] == texts
@@ -483,7 +484,7 @@ def test_a_bad_reply_fails_at_once(server: Server, reply: Any, said: str) -> Non
     scorer = server.scorer()
     with pytest.raises(ObjectiveError, match=f"http://127.0.0.1:{server.port}/score .*{said}"):
         scorer(["x", "y"], ["p", "q"])
-    assert scorer.report == {"calls": 1, "retries": 0, "restarts": 0}
+    assert scorer.tally == {"calls": 1, "retries": 0, "restarts": 0}
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -491,7 +492,7 @@ def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
     server.answer = in_turn((status, {}, "busy"), (status, {}, "busy"), [1.0])
     scorer = server.scorer()
     assert scorer(["x"], ["p"]) == [1.0]
-    assert scorer.report == {"calls": 3, "retries": 2, "restarts": 0}
+    assert scorer.tally == {"calls": 3, "retries": 2, "restarts": 0}
     server.answer = lambda body: (status, {}, "still busy")
     with pytest.raises(ObjectiveError, match=f"answered {status}: still busy .tried 4 times"):
         scorer(["x"], ["p"])
@@ -546,7 +547,7 @@ def test_no_reply_in_time(server: Server) -> None:
     with pytest.raises(ObjectiveError, match=r"did not reply within 0\.2 s"):
         scorer(["x"], ["p"])
     assert time.monotonic() - begun < 5
-    assert scorer.report["calls"] == 1
+    assert scorer.tally["calls"] == 1
 
 
 def test_a_reply_that_trickles_is_too_late() -> None:
@@ -620,8 +621,8 @@ def test_the_token_is_sent_and_never_said(server: Server, monkeypatch: pytest.Mo
 
 def test_one_score_for_all_rows(server: Server) -> None:
     scorer = server.scorer(level="set", batch_size=2)
-    goal = objectives.wrap(scorer, "http")
-    assert (goal.info.level, scorer.cached) == ("set", False)
+    goal = wrap(scorer, "http")
+    assert (goal.info.level, goal.info.cacheable) == ("set", False)
     for reply in ({"score": 0.5}, 0.5, [0.5], {"reward": 0.5}):
         server.answer = lambda body, reply=reply: reply
         assert goal.score(5, ROWS).value == 0.5
@@ -772,7 +773,7 @@ def test_a_reward_model_equals_a_plain_loop(rewarding: Any, family: str, chat: b
     for size in (1, 2, 16):
         scorer = RewardModel(folder, batch_size=size, device="cpu")
         assert scorer(**TALK) == pytest.approx(expected, abs=1e-5)
-        assert scorer.report["calls"] == -(-5 // size)
+        assert scorer.tally["calls"] == -(-5 // size)
     assert RewardModel(folder, device="cpu", template="text")(**TALK) == pytest.approx(
         [float(logits_of(model, **coder(p + c))) for p, c in zip(*TALK.values(), strict=True)], abs=1e-5
     )
@@ -852,7 +853,7 @@ def test_conversations_go_on(rewarding: Any) -> None:
 def test_a_reward_model_leaves_everything_else_alone(rewarding: Any) -> None:
     before = torch.get_rng_state()
     scorer = RewardModel(rewarding("bert"), device="cpu")
-    goal = objectives.wrap(scorer, "reward-model")
+    goal = wrap(scorer, "reward-model")
     assert goal.score(5, {**TALK, "model": None, "topic": ["x"] * 5}).samples == tuple(scorer(**TALK))
     assert torch.equal(before, torch.get_rng_state())
     loaded = scorer._forward().loaded
@@ -924,10 +925,10 @@ class TestRewardModelContract(ObjectiveContract):
 
 def test_scorers_by_name(server: Server, program: Any) -> None:
     command = program("print(len(row['completion']))").command
-    goal = objectives.resolve(f"exec:{command}", {"batch_size": "2"})
+    goal = objective_spec.resolve(f"exec:{command}", {"batch_size": "2"})
     assert goal.score(5, ROWS).samples == tuple(LENGTHS)
     goal.close()
-    goal = objectives.resolve(f"http:{server.address}", {"format": "zotune", "extra": '{"x": 1}'})
+    goal = objective_spec.resolve(f"http:{server.address}", {"format": "zotune", "extra": '{"x": 1}'})
     assert goal.score(5, ROWS).samples == tuple(LENGTHS)
     assert server.requests[-1]["x"] == 1
     assert os.environ.get("SCORER_TOKEN") is None

@@ -15,8 +15,9 @@ import pytest
 import zotune
 from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
 from zotune.runs.heldout import wins
-from zotune.scoring import objective
+from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
+from zotune.text import texts
 
 
 def rows(completions: Sequence[Any], **more: Any) -> dict[str, Any]:
@@ -34,28 +35,28 @@ def rows(completions: Sequence[Any], **more: Any) -> dict[str, Any]:
 
 
 def test_text_after_a_colon_is_the_first_option() -> None:
-    goal = objective.resolve("contains:happy", {"ignore_case": "false"})
+    goal = objective_spec.resolve("contains:happy", {"ignore_case": "false"})
     assert goal.score(2, rows(["so happy", "Happy"])).samples == (1.0, 0.0)
-    assert objective.resolve("regex:a:b", {}).score(1, rows(["xa:bx"])).value == 1.0
+    assert objective_spec.resolve("regex:a:b", {}).score(1, rows(["xa:bx"])).value == 1.0
     with pytest.raises(OptionError, match="takes nothing after a colon"):
-        objective.resolve("cross-entropy:x", {})
+        objective_spec.resolve("cross-entropy:x", {})
     with pytest.raises(PluginError, match="unknown objective"):
-        objective.resolve("containz", {})
+        objective_spec.resolve("containz", {})
 
 
 def test_options_go_to_the_objective_that_is_named_or_knows_them() -> None:
-    goal = objective.resolve(["length", "contains:a"], {"length.target": "3", "ignore_case": "false"})
+    goal = objective_spec.resolve(["length", "contains:a"], {"length.target": "3", "ignore_case": "false"})
     assert [p.name for p in goal.each] == ["length", "contains:a"]
     with pytest.raises(OptionError, match="no objective is named 'f2'"):
-        objective.resolve(["f1", "length"], {"f2.average": "micro"})
+        objective_spec.resolve(["f1", "length"], {"f2.average": "micro"})
     with pytest.raises(OptionError, match="no objective has an option 'averag'"):
-        objective.resolve(["f1", "length"], {"averag": "micro"})
-    second = objective.resolve(["contains:a", "contains:b"], {"2.ignore_case": "false"})
+        objective_spec.resolve(["f1", "length"], {"averag": "micro"})
+    second = objective_spec.resolve(["contains:a", "contains:b"], {"2.ignore_case": "false"})
     assert second.score(1, rows(["A B"])).value == 1.0 + 0.0
     with pytest.raises(UsageError, match="is a int"):
-        objective.resolve(3, {})  # type: ignore[arg-type]
+        objective_spec.resolve(3, {})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no objective is named"):
-        objective.resolve([], {})
+        objective_spec.resolve([], {})
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def mean_length(completions: Sequence[str]) -> float:
 
 
 def test_a_sum_subtracts_what_is_minimized_and_keeps_each_part() -> None:
-    goal = objective.resolve([words, letters], {}, weights=[1.0, 0.5])
+    goal = objective_spec.resolve([words, letters], {}, weights=[1.0, 0.5])
     score = goal.score(4, rows(["a b", "abc", "n/a", ""]))
     assert goal.direction == "maximize"
     assert goal.name == "words - 0.5 letters"
@@ -87,37 +88,37 @@ def test_a_sum_subtracts_what_is_minimized_and_keeps_each_part() -> None:
 
 
 def test_one_part_of_a_sum_may_say_nothing_of_a_whole_batch() -> None:
-    goal = objective.resolve([words, letters], {})
+    goal = objective_spec.resolve([words, letters], {})
     score = goal.score(2, rows(["n/a", "n/a"]))  # words: 1 each; letters: not applicable
     assert (score.value, score.samples, dict(score.parts)) == (1.0, (1.0, 1.0), {"words": 1.0})
     with pytest.raises(ObjectiveError, match="None for every row"):
         goal.score(2, rows(["", ""]))
-    whole = objective.resolve([words, letters, mean_length], {})
+    whole = objective_spec.resolve([words, letters, mean_length], {})
     assert whole.score(1, rows(["n/a"])).value == 1.0 + 3.0
 
 
 def test_a_sum_with_a_set_level_part_has_one_value() -> None:
-    goal = objective.resolve([words, mean_length], {}, weights=[2.0, 1.0])
+    goal = objective_spec.resolve([words, mean_length], {}, weights=[2.0, 1.0])
     score = goal.score(2, rows(["a b", "abc"]))
     assert score.samples is None
     assert score.value == pytest.approx(2 * 1.5 + 3.0)
 
 
 def test_only_minimized_objectives_make_a_minimized_sum() -> None:
-    goal = objective.resolve(["cross-entropy", letters], {}, weights=[1.0, 0.1])
+    goal = objective_spec.resolve(["cross-entropy", letters], {}, weights=[1.0, 0.1])
     assert goal.direction == "minimize"
     assert goal.score(1, rows(["abcd"], losses=[0.5])).value == pytest.approx(0.9)
-    turned = objective.resolve([letters, letters], {}, "maximize")
+    turned = objective_spec.resolve([letters, letters], {}, "maximize")
     assert turned.score(1, rows(["abcd"])).value == -8.0
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     with pytest.raises(OptionError, match="2 numbers for 1"):
-        objective.resolve(["f1"], {}, weights=[1.0, 2.0])
+        objective_spec.resolve(["f1"], {}, weights=[1.0, 2.0])
     with pytest.raises(OptionError, match="finite"):
-        objective.resolve(["f1", "mcc"], {}, weights=[1.0, math.inf])
+        objective_spec.resolve(["f1", "mcc"], {}, weights=[1.0, math.inf])
     with pytest.raises(UsageError, match="only values can be summed"):
-        objective.resolve(["f1", best], {}, weights=[1.0, 1.0])
+        objective_spec.resolve(["f1", best], {}, weights=[1.0, 1.0])
 
 
 # -- cached rows -------------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def counted(**declared: Any) -> tuple[Any, list[list[str]]]:
 
 def test_rows_that_are_scored_by_themselves_are_scored_once() -> None:
     longer, calls = counted(level="sample")
-    goal = objective.resolve(longer, {})
+    goal = objective_spec.resolve(longer, {})
     assert goal.score(2, rows(["a", "bb"])).samples == (1.0, 2.0)
     assert goal.score(3, rows(["a", "cc", "ddd"])).samples == (1.0, 2.0, 3.0)
     assert calls == [["a", "bb"], ["cc", "ddd"]]
@@ -147,17 +148,17 @@ def test_rows_that_are_scored_by_themselves_are_scored_once() -> None:
 
 def test_what_may_depend_on_the_batch_is_called_on_all_of_it() -> None:
     longer, calls = counted()
-    goal = objective.resolve(longer, {})
+    goal = objective_spec.resolve(longer, {})
     for _ in range(2):
         goal.score(2, rows(["a", "bb"]))
     assert calls == [["a", "bb"]] * 2
     off, calls = counted(level="sample")
-    goal = objective.resolve(off, {}, calls=Calls(cache=False))
+    goal = objective_spec.resolve(off, {}, calls=Calls(cache=False))
     for _ in range(2):
         goal.score(1, rows(["a"]))
     assert len(calls) == 2
     on, calls = counted()
-    goal = objective.resolve(on, {}, calls=Calls(cache=True))
+    goal = objective_spec.resolve(on, {}, calls=Calls(cache=True))
     for _ in range(2):
         goal.score(1, rows(["a"]))
     assert len(calls) == 1
@@ -172,7 +173,7 @@ def test_a_failure_is_not_cached() -> None:
             raise RuntimeError("not now")
         return [1.0 for _ in completions]
 
-    goal = objective.resolve(moody, {})
+    goal = objective_spec.resolve(moody, {})
     with pytest.raises(ObjectiveError, match="RuntimeError: not now"):
         goal.score(1, rows(["a"]))
     state["broken"] = False
@@ -193,11 +194,11 @@ def test_async_functions_run_in_parts_and_at_once() -> None:
         assert len(completions) == len(rest["prompts"]) <= 2
         return [float(len(c)) for c in completions]
 
-    goal = objective.resolve(slow, {}, calls=Calls(concurrency=3, batch_size=2))
+    goal = objective_spec.resolve(slow, {}, calls=Calls(concurrency=3, batch_size=2))
     given = rows(["a" * k for k in range(7)])
     assert goal.score(7, given).samples == tuple(map(float, range(7)))
     assert most[0] == 3
-    assert objective.resolve(slow, {}, calls=Calls(batch_size=2)).score(2, rows(["a", "b"])).value == 1.0
+    assert objective_spec.resolve(slow, {}, calls=Calls(batch_size=2)).score(2, rows(["a", "b"])).value == 1.0
 
 
 def test_async_functions_within_a_running_loop() -> None:
@@ -205,7 +206,7 @@ def test_async_functions_within_a_running_loop() -> None:
         return [1.0 for _ in completions]
 
     async def notebook() -> float:
-        return objective.resolve(one, {}).score(1, rows(["a"])).value
+        return objective_spec.resolve(one, {}).score(1, rows(["a"])).value
 
     assert asyncio.run(notebook()) == 1.0
 
@@ -224,7 +225,7 @@ def test_a_slow_call_is_a_failure() -> None:
     for slow in (never, waits):
         began = time.monotonic()
         with pytest.raises(ObjectiveError, match=r"no score within 0\.05 s"):
-            objective.resolve(slow, {}, calls=Calls(timeout=0.05)).score(1, rows(["a"]))
+            objective_spec.resolve(slow, {}, calls=Calls(timeout=0.05)).score(1, rows(["a"]))
         assert time.monotonic() - began < 5
     free.set()
     with pytest.raises(OptionError, match="--score-timeout must be positive"):
@@ -236,9 +237,9 @@ def test_neither_an_exit_nor_a_number_beyond_floats_ends_the_run() -> None:
         raise SystemExit("bye")
 
     with pytest.raises(ObjectiveError, match="SystemExit: bye"):
-        objective.resolve(leaves, {}).score(1, rows(["a"]))
+        objective_spec.resolve(leaves, {}).score(1, rows(["a"]))
     with pytest.raises(ObjectiveError, match="returned inf"):
-        objective.resolve(lambda completions: [10**400], {}).score(1, rows(["a"]))
+        objective_spec.resolve(lambda completions: [10**400], {}).score(1, rows(["a"]))
 
 
 def test_async_errors_are_named() -> None:
@@ -250,7 +251,7 @@ def test_async_errors_are_named() -> None:
 
     for size, function, said in ((1, broken, "KeyError"), (2, broken, "KeyError"), (2, short, "belong to as many")):
         with pytest.raises(ObjectiveError, match=said):
-            objective.resolve(function, {}, calls=Calls(batch_size=size)).score(3, rows(["a", "b", "c"]))
+            objective_spec.resolve(function, {}, calls=Calls(batch_size=size)).score(3, rows(["a", "b", "c"]))
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def best(prompts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[An
 
 
 def test_an_order_says_which_candidate_is_best() -> None:
-    goal = objective.resolve(best, {})
+    goal = objective_spec.resolve(best, {})
     given = rows(["x"] * 4)
     found = goal.compare(given, [("a", "bb"), ("same", "same"), ("ab", "cd"), ("skip", "b")])
     assert found == [[0.0, 1.0], [0.5, 0.5], [0.5, 0.5], None]
@@ -283,7 +284,7 @@ def test_an_order_says_which_candidate_is_best() -> None:
 
 
 def test_three_candidates_of_which_two_are_equal() -> None:
-    goal = objective.resolve(best, {})
+    goal = objective_spec.resolve(best, {})
     (found,) = goal.compare(rows(["x"]), [("a", "bb", "a")])
     assert found == [0.0, 1.0, 0.0]
     assert wins(found) == [0.25, 1.0, 0.25]
@@ -297,7 +298,7 @@ def test_answers_that_are_no_order_are_failures(answer: Any) -> None:
         return answer
 
     with pytest.raises(ObjectiveError, match="odd"):
-        objective.resolve(odd, {}).compare(rows(["x"]), [("a", "b")])
+        objective_spec.resolve(odd, {}).compare(rows(["x"]), [("a", "b")])
 
 
 def test_a_judges_liking_for_the_first_place_cancels(tmp_path: Path) -> None:
@@ -315,18 +316,18 @@ def test_a_judges_liking_for_the_first_place_cancels(tmp_path: Path) -> None:
     )
     n = 400
     given = {**rows(["x"] * n), "id": list(range(n))}
-    biased = objective.resolve(f"judge:{file}:first", {})
+    biased = objective_spec.resolve(f"judge:{file}:first", {})
     found = biased.compare(given, [(f"a{i}", f"b{i}") for i in range(n)])
     won = sum(x[1] for x in found if x is not None) / n
     assert abs(won - 0.5) < 4 * 0.5 / n**0.5
     for name in ("longer", "Pairwise", "later"):
-        goal = objective.resolve(f"judge:{file}:{name}", {})
+        goal = objective_spec.resolve(f"judge:{file}:{name}", {})
         (x, *_) = goal.compare(given, [("a", "bb", "ccc", "dddd")] * n)
         assert x == [0.0, 1 / 3, 2 / 3, 1.0], name
     with pytest.raises(ObjectiveError, match="0, 1 or -1"):
-        objective.resolve(f"judge:{file}:wrong", {}).compare(given, [("a", "b")] * n)
+        objective_spec.resolve(f"judge:{file}:wrong", {}).compare(given, [("a", "b")] * n)
     with pytest.raises(PluginError, match="does not exist"):
-        objective.resolve(f"judge:{tmp_path}/none.py:f", {})
+        objective_spec.resolve(f"judge:{tmp_path}/none.py:f", {})
 
 
 # -- conversations and pairs -------------------------------------------------------------------------------------------
@@ -334,8 +335,8 @@ def test_a_judges_liking_for_the_first_place_cancels(tmp_path: Path) -> None:
 
 def test_texts_of_conversations() -> None:
     said = [{"role": "assistant", "content": "hi"}]
-    assert objective.texts(["a", said, []]) == ["a", "hi", ""]
-    assert objective.resolve("contains:hi", {}).score(2, rows([said, "no"])).samples == (1.0, 0.0)
+    assert texts(["a", said, []]) == ["a", "hi", ""]
+    assert objective_spec.resolve("contains:hi", {}).score(2, rows([said, "no"])).samples == (1.0, 0.0)
 
 
 def test_preference_is_the_sign_of_the_margin_a_token() -> None:
@@ -345,9 +346,9 @@ def test_preference_is_the_sign_of_the_margin_a_token() -> None:
         "chosen_tokens": [2, 6, 1],
         "rejected_tokens": [2, 3, 1],
     }
-    share = objective.resolve("preference", {})
+    share = objective_spec.resolve("preference", {})
     assert share.score(3, pairs).samples == (1.0, 0.0, 0.5)
-    margin = objective.resolve("preference:margin", {})
+    margin = objective_spec.resolve("preference:margin", {})
     assert margin.score(3, pairs).samples == (1.0, -0.5, 0.0)
-    sums = objective.resolve("preference:margin", {"length_normalized": "false"})
+    sums = objective_spec.resolve("preference:margin", {"length_normalized": "false"})
     assert sums.score(3, pairs).samples == (2.0, -6.0, 0.0)

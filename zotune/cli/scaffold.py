@@ -25,7 +25,7 @@ Higher is better, one score a row. An empty completion has no words. A row witho
 from dataclasses import dataclass
 
 import zotune
-from zotune.scoring.objective import texts
+from zotune.text import texts
 
 
 @zotune.objective(direction="maximize", level="sample")

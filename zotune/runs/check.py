@@ -22,7 +22,8 @@ from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
-from zotune.scoring.objective import Goal, Objective
+from zotune.scoring.objective import Objective
+from zotune.scoring.objective_spec import ObjectiveSpec
 from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
@@ -50,14 +51,16 @@ class Moved:
     change: float
 
 
-def check(cfg: RunConfig, *, objective: Goal | None = None, rows: int = 16, emit: Emit = ignore) -> dict[str, Any]:
+def check(
+    cfg: RunConfig, *, objective: ObjectiveSpec | None = None, rows: int = 16, emit: Emit = ignore
+) -> dict[str, Any]:
     """Try the objective on `rows` training rows, and the optimizer's differences on as many as four batches hold.
 
     Returns what was found, as JSON: see the keys. Raises UsageError, and ObjectiveFailures where the objective fails.
     """
     made = plan(cfg, objective)
     goal = made.objective
-    if getattr(goal.function, "judged", None) is not None:
+    if not goal.info.validates:
         raise OptionError(f"objective {goal.name!r} asks a person; there is nothing to try beforehand")
     session = Session(made, emit)
     try:

@@ -38,11 +38,12 @@ from zotune.runs import evaluate
 from zotune.runs.heldout import wins
 from zotune.runs.provenance import source_hash
 from zotune.runs.session import load
-from zotune.scoring import objective
+from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
-from zotune.scoring.objective import Objective, texts
+from zotune.scoring.objective import Objective
 from zotune.tasks import build, task_spec
 from zotune.tasks.generation import asked_turns, right_texts
+from zotune.text import texts
 
 SETTINGS: Final = "compare.json"
 COMPLETIONS: Final = "completions.jsonl"
@@ -416,7 +417,7 @@ def _asked(folder: Path, pairs: Sequence[Pair], cfg: RunConfig, ask: Callable[[P
 def _judge(spec: str, cfg: RunConfig) -> Objective:
     """The judge as an objective that orders. Raises PluginError and OptionError."""
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
-    return objective.resolve(f"judge:{spec}", {}, calls=calls)
+    return objective_spec.resolve(f"judge:{spec}", {}, calls=calls)
 
 
 def _judged(

@@ -19,7 +19,7 @@ from zotune.events import Emit, Note, ignore
 from zotune.runs.heldout import HeldOut, Scored
 from zotune.runs.plan import embedded_data
 from zotune.runs.session import load
-from zotune.scoring import objective as objectives
+from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, task_spec
 
@@ -87,7 +87,7 @@ def evaluate(
     asked = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
     named = [o or task.measure(spec.kind) for o in asked]
-    goals = objectives.resolve_each(named, cfg.objective_args, cfg.direction, calls)
+    goals = objective_spec.resolve_each(named, cfg.objective_args, cfg.direction, calls)
     for goal in goals:
         if goal.ordered:
             raise OptionError(

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zotune import config, files, lock, plugins, seeds
+from zotune import config, declarations, files, lock, plugins, seeds
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.distributed import Processes
@@ -29,7 +29,7 @@ from zotune.runs.provenance import environment
 from zotune.runs.provenance import header as made_with
 from zotune.runs.replay import JOURNAL
 from zotune.runs.session import Scoring, Session
-from zotune.scoring.objective import Goal
+from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
 from zotune.search import checkpoint
 from zotune.search.engine import Engine, Outcome, Progress, best_weights
 from zotune.search.journal import Journal, has_header
@@ -105,7 +105,7 @@ def run_folder(cfg: RunConfig) -> Path:
 def fit(
     cfg: RunConfig | None = None,
     *,
-    objective: Goal | None = None,
+    objective: ObjectiveSpec | None = None,
     optimizer: str | Optimizer | None = None,
     emit: Emit = ignore,
     stop: Callable[[], bool] = lambda: False,
@@ -124,9 +124,7 @@ def fit(
     if cfg is None:
         names = {"objective": objective, "optimizer": optimizer}
         if isinstance(objective, Sequence) and not isinstance(objective, str):
-            names["objective"] = tuple(
-                x if isinstance(x, str) else getattr(x, "__name__", "objective") for x in objective
-            )
+            names["objective"] = tuple(spec_name(x) for x in objective)
         said = {k: v for k, v in names.items() if isinstance(v, str | tuple)}
         cfg = config.resolve({**options, **said}, None)
     elif options:
@@ -518,7 +516,7 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
         "memory_mb": {
             "model": round(weights / 2**20, 1),
             "probing": round(session.space.probe_bytes / 2**20, 1),
-            "fields": round(tuned * getattr(made.optimizer, "fields", 0) / 2**20, 1),
+            "fields": round(tuned * declarations.optimizer_info(made.optimizer).fields / 2**20, 1),
         },
     }
 

@@ -17,7 +17,8 @@ import torch
 
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError
-from zotune.scoring.objective import Objective, read
+from zotune.scoring.objective import Objective
+from zotune.scoring.results import read
 from zotune.tasks import build
 from zotune.tasks import linear_probe as probe
 from zotune.types import Score
@@ -116,7 +117,7 @@ class HeldOut:
 
     def resamples(self) -> bool:
         """Whether the objective can be computed again without the model, and soon."""
-        slow = self.counted or any(getattr(o.function, "cached", False) for o in self.objective.each)
+        slow = self.counted or any(o.info.fast is False for o in self.objective.each)
         return "model" not in self.objective.required and not slow and not self.objective.ordered
 
     def scored(self, outputs: Outputs, score: Score, seed: int) -> Scored:

@@ -17,9 +17,10 @@ from zotune.errors import OptionError
 from zotune.models import loading
 from zotune.models.adapters import AdapterConfig
 from zotune.models.trainable import check_tune
-from zotune.scoring import objective as objectives
+from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
-from zotune.scoring.objective import Goal, Objective
+from zotune.scoring.objective import Objective
+from zotune.scoring.objective_spec import ObjectiveSpec
 from zotune.search import optimizer_spec
 from zotune.tasks import task_spec
 from zotune.types import Optimizer
@@ -57,16 +58,16 @@ def embedded_data() -> Path:
     return Path(str(resources.files("zotune") / "data" / "support"))
 
 
-def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -> Plan:
+def plan(cfg: RunConfig, objective: ObjectiveSpec | None = None, optimizer: Any = None) -> Plan:
     """Resolve and check everything that needs no model. Raises UsageError of all kinds."""
     notes: list[str] = []
     check_tune(cfg.tune)
     task = task_spec.read(cfg.task)
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
-    goal = objectives.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction, calls, cfg.weight)
+    goal = objective_spec.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction, calls, cfg.weight)
     chosen, own = optimizer or cfg.optimizer, dict(cfg.optimizer_args)
     if goal.ordered and chosen == "rank-sgd":
-        own.setdefault("points", getattr(goal.function, "candidates", 4))
+        own.setdefault("points", goal.info.candidates)
     rule = optimizer_spec.resolve(chosen, own, cfg.learning_rate, cfg.eps)
     optimizer_spec.check_needs(rule, goal)
     optimizer_spec.calibrated(rule, cfg.learning_rate, cfg.eps)
@@ -89,11 +90,11 @@ def plan(cfg: RunConfig, objective: Goal | None = None, optimizer: Any = None) -
     )
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     found, spec, parts = task_spec.resolve(cfg, task, parts)
-    judged = getattr(goal.function, "judged", None)
-    splits = replace(splits, train=parts["train"], validation=parts["validation"], test=parts["test"][:judged])
+    test = parts["test"][: goal.info.test_rows]
+    splits = replace(splits, train=parts["train"], validation=parts["validation"], test=test)
     if goal.ordered and chosen == "auto" and spec.kind != "generation":  # auto is calibrated by values, or by drift
         notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
-        chosen, own = "rank-sgd", {"points": getattr(goal.function, "candidates", 4)}
+        chosen, own = "rank-sgd", {"points": goal.info.candidates}
         rule = optimizer_spec.resolve(chosen, own, cfg.learning_rate, cfg.eps)
     adapter = adapter_of(cfg)
     adapter.check(found.head)
@@ -114,8 +115,7 @@ def adapter_of(cfg: RunConfig) -> AdapterConfig:
 
 
 def _check_metric(goal: Objective, spec: TaskSpec) -> None:
-    """Objectives may look at the classes before anything is spent, by a method `check(classes)`."""
-    for one in goal.each:
-        check = getattr(one.function, "check", None)
-        if callable(check) and spec.classes is not None:
-            check(len(spec.classes.values))
+    """Let objectives refuse a number of classes before anything is spent."""
+    for part in goal.each:
+        if part.info.check is not None and spec.classes is not None:
+            part.info.check(len(spec.classes.values))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from zotune import seeds
+from zotune import declarations, seeds
 from zotune.core import noise
 from zotune.core.space import named_tensors
 from zotune.models import adapters, loading
@@ -89,11 +89,11 @@ def _task_record(plan: Plan) -> dict[str, Any]:
 
 def source_hash(target: Any) -> str:
     """A hash of the file that defines a function or class, or of its name where there is no file."""
-    target = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
+    target = declarations.definition(target)
     try:
         text = Path(inspect.getfile(target)).read_bytes()
     except (OSError, TypeError):
-        text = repr(getattr(target, "__qualname__", target)).encode()
+        text = repr(target.__qualname__).encode()
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 

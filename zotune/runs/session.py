@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from zotune import seeds
+from zotune import declarations, seeds
 from zotune.config import RunConfig
 from zotune.core.kernels import worth_compiling
 from zotune.core.space import Space
@@ -25,7 +25,6 @@ from zotune.models import adapters, loading
 from zotune.models.trainable import trainable_names
 from zotune.runs.heldout import HeldOut, linear_probe, scored_once, wins
 from zotune.runs.plan import Plan
-from zotune.scoring.objective import texts
 from zotune.scoring.score_budget import ScoreBudget
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
@@ -38,7 +37,8 @@ from zotune.search.preflight import Preflight
 from zotune.tasks import build, task_spec
 from zotune.tasks import linear_probe as probe
 from zotune.tasks.kl import Drift
-from zotune.types import Score
+from zotune.text import texts
+from zotune.types import RunContext, Score
 
 DEFAULT_EVALS = 2400
 DEFAULT_BATCH = 16
@@ -92,12 +92,12 @@ class Session:
         self._base = self._copied()
         if self.task.cache_prefix(self.space.params, [self.train, self.select.rows]):
             emit(Note("only later blocks are tuned: what comes before them is computed once"))
-        size = cfg.batch_size or int(getattr(plan.objective.function, "rows", DEFAULT_BATCH))
+        size = cfg.batch_size or plan.objective.info.batch_size or DEFAULT_BATCH
         self.batches = Batches(len(self.train), size, cfg.seed, self._strata())
         self.scores = self._scores()
         self.drift = Drift.of(self.task, self.train, processes)
         ordered = plan.objective.ordered
-        eps = getattr(plan.optimizer, "eps", None)
+        eps = declarations.eps(plan.optimizer)
         self.oracle = Oracle(
             self.space,
             self.evaluate,
@@ -142,7 +142,7 @@ class Session:
         """The class of each training row, where batches are to hold classes in proportion: where that was said, or the
         optimizer wants it."""
         said = self.plan.config.stratify
-        wanted = getattr(self.plan.optimizer, "stratifies", False) if said is None else said
+        wanted = declarations.optimizer_info(self.plan.optimizer).stratifies if said is None else said
         return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
 
     def _task(self, loaded: loading.LoadedModel) -> build.Task:
@@ -215,7 +215,7 @@ class Session:
         """Predictions sampled for each row; 0 where the objective reads more than predictions."""
         objective = self.plan.objective
         wants = objective.wants
-        slow = any(getattr(o.function, "cached", False) for o in objective.each) and objective.info.level == "set"
+        slow = any(o.info.fast is False for o in objective.each) and objective.info.level == "set"
         if not self.task.samples or slow:
             return 0
         jumps = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
@@ -284,7 +284,7 @@ class Session:
     @property
     def selects(self) -> bool:
         """Whether the objective scores held-out rows to select the best weights; else the last are the best."""
-        return getattr(self.plan.objective.function, "judged", None) is None
+        return self.plan.objective.info.validates
 
     def _split(self) -> str:
         """What several processes share: a step's points, where there are enough of them and each process can score its
@@ -301,14 +301,14 @@ class Session:
         return "batch" if one_scores or self.cost() % them.size else "points"
 
     def bind(self, folder: Path, stop: Callable[[], bool]) -> None:
-        """Tell an objective that asks for it where the run lies, whom to tell and when to stop waiting, and how much
-        it will be asked, by its method `bind(folder, emit, stop, seed, planned)`."""
+        """Start the objective: tell it the run directory, when to stop, and how many rows it is going to score."""
         steps, _ = self.planned()
         planned = (steps or 0) * self.batches.size + len(self.judge.rows)
         for one in self.plan.objective.each:
-            accept = getattr(one.function, "bind", None)
-            if callable(accept):
-                accept(folder=folder, emit=self.emit, stop=stop, seed=self.plan.config.seed, planned=planned)
+            one.start(RunContext(folder, self._message, stop, self.plan.config.seed, planned))
+
+    def _message(self, text: str) -> None:
+        self.emit(Note(text))
 
     def scoring(self, seconds: float) -> Scoring:
         """What the objective has cost until now, of so many seconds."""
@@ -316,7 +316,7 @@ class Session:
         spent = math.fsum(o.meter.seconds for o in each)
         faults: dict[str, int] = {}
         for one in each:
-            for name, count in getattr(one.function, "report", {}).items():
+            for name, count in one.faults().items():
                 faults[name] = faults.get(name, 0) + count
         rows, known = sum(o.meter.rows for o in each), sum(o.meter.hits for o in each)
         return Scoring(rows, known, round(spent, 3), spent / max(seconds, 1e-9), faults)
@@ -357,16 +357,16 @@ class Session:
         return Budget(cfg.max_steps, evals, cfg.max_time)
 
     def _scores(self) -> ScoreBudget:
-        """What may be scored. An objective that says how many scores it has time for (`questions`) is asked no more
+        """What may be scored. An objective that says how many scores it has time for (`max_scores`) is asked no more
         where nothing else limits the run."""
         cfg, goal = self.plan.config, self.plan.objective
-        own = getattr(goal.function, "questions", None)
+        own = goal.info.max_scores
         others = (cfg.max_steps, cfg.max_evals, cfg.max_time, cfg.max_score_calls)
         parts = len(goal.each)
         return ScoreBudget(
             own if own is not None and not any(others) else cfg.max_score_calls,
             self.batches.size if goal.ordered else self.batches.size * self.samples * max(self.smooth, 1) * parts,
-            getattr(self.plan.optimizer, "points", 2) if goal.ordered else 1,
+            declarations.optimizer_info(self.plan.optimizer).compares if goal.ordered else 1,
             parts * len(self.select.rows) if self.selects else 0,
             parts * len(self.judge.rows),
             1 if goal.ordered else 2,
@@ -481,7 +481,7 @@ class Session:
         """Whether weights between start and end are assessed too: where the optimizer wants it, and scores are not
         counted."""
         said = self.plan.config.interpolate
-        wanted = getattr(self.plan.optimizer, "interpolates", False) if said is None else said
+        wanted = declarations.optimizer_info(self.plan.optimizer).interpolates if said is None else said
         return bool(wanted) and not self.select.counted
 
     def started(self, folder: Path, score: Score) -> RunStarted:

@@ -18,7 +18,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from zotune import declarations
 from zotune.errors import ObjectiveError, OptionError
+from zotune.types import CallOption
 
 ROW = ("prompts", "completions", "references", "labels", "candidates", "batch")
 """What tells one row's score from another's: the record as a whole stands in `batch`."""
@@ -35,10 +37,13 @@ class Calls:
     cache: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "batch_size", "timeout"):
-            value = getattr(self, name)
+        for name, value in self.given():
             if value is not None and not value > 0:
                 raise OptionError(f"--score-{name.replace('_', '-')} must be positive, got {value}")
+
+    def given(self) -> Iterator[tuple[CallOption, float | None]]:
+        """The limits of a call by name; None: not given."""
+        yield from (("concurrency", self.concurrency), ("batch_size", self.batch_size), ("timeout", self.timeout))
 
 
 class Meter:
@@ -84,15 +89,11 @@ def row_key(row: Mapping[str, Any]) -> str:
     return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
 def some(values: Any, chosen: Sequence[int], rows: int) -> Any:
     """The chosen rows of a value that has one item a row; anything else as it is."""
     if isinstance(values, list | tuple) and len(values) == rows:
         return [values[i] for i in chosen]
-    if len(getattr(values, "shape", ())) and values.shape[0] == rows:
+    if declarations.length(values) == rows:
         return values[list(chosen)]
     return values
 
@@ -100,10 +101,9 @@ def some(values: Any, chosen: Sequence[int], rows: int) -> Any:
 def call(function: Callable[..., Any], given: Mapping[str, Any], rows: int, calls: Calls) -> Any:
     """`function(**given)`, awaited where it is async. Raises ObjectiveError past the time limit, and whatever the
     function raises."""
-    if is_async(function):
+    if declarations.is_async(function):
         return _awaited(_parts(function, given, rows, calls))
-    timed = calls.timeout is not None and not hasattr(function, "timeout") and "model" not in given
-    result = _within(function, given, calls.timeout) if timed and calls.timeout else function(**given)
+    result = _within(function, given, calls.timeout) if calls.timeout and "model" not in given else function(**given)
     if inspect.isawaitable(result):
         return _awaited(_limited(result, calls.timeout))
     return result
@@ -120,7 +120,7 @@ async def _parts(function: Callable[..., Any], given: Mapping[str, Any], rows: i
     async def one(part: Sequence[int]) -> Any:
         async with free:
             said = await _limited(function(**{k: some(v, part, rows) for k, v in given.items()}), calls.timeout)
-        said = said.tolist() if hasattr(said, "tolist") else said
+        said = declarations.plain(said)
         if not isinstance(said, list | tuple) or len(said) != len(part):
             raise ObjectiveError(f"{len(part)} rows of a batch belong to as many scores, got {said!r:.60}")
         return said
@@ -174,4 +174,4 @@ def _within(function: Callable[..., Any], given: Mapping[str, Any], seconds: flo
     return out[1]
 
 
-__all__ = ["Cache", "Calls", "Meter", "call", "is_async", "row_key", "some"]
+__all__ = ["Cache", "Calls", "Meter", "call", "row_key", "some"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from zotune import declarations
 from zotune.core import state_codec as states
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
@@ -61,10 +62,8 @@ class Budget:
 
 def cost_of(optimizer: Optimizer, space: Space, batches: Batches, step: int, progress: float) -> int:
     """Evaluations that a step makes, as the optimizer declares; 1 where it does not say."""
-    if hasattr(optimizer, "cost"):
-        return int(optimizer.cost(space.theta, At(space, batches, Tape(), step, None, progress)))
-    declared = getattr(optimizer, "forwards", None)
-    return declared if isinstance(declared, int) else 1
+    cost = declarations.step_cost(optimizer, space.theta, lambda: At(space, batches, Tape(), step, None, progress))
+    return 1 if cost is None else cost
 
 
 def planned(budget: Budget, cost: Callable[[int, float], int]) -> tuple[int | None, int | None]:
@@ -305,7 +304,7 @@ class Engine:
         """Options that a calibration found."""
         rule: Any = self.optimizer
         self.optimizer = replace(rule, **line["options"])
-        if (eps := getattr(self.optimizer, "eps", None)) is not None:
+        if (eps := declarations.eps(self.optimizer)) is not None:
             self.oracle.unit = 2 * eps
 
     def _init(self) -> None:
@@ -321,8 +320,7 @@ class Engine:
         if not line:
             self.journal.append({"kind": "init", "tape": tape.entries})
         self._started = True
-        describe = getattr(self.optimizer, "describe", None)
-        self.emit(Initialized(tuple(describe(self.state)) if describe else ()))
+        self.emit(Initialized(tuple(declarations.description(self.optimizer, self.state))))
 
     def _look_ahead(self, preflight: Callable[[Optimizer, Any, int | None], Mapping[str, Any]]) -> None:
         """Say what to expect, before anything is spent on it; of no effect on the weights."""

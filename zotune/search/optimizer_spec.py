@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from zotune import config, plugins
+from zotune import config, declarations, plugins
 from zotune.errors import OptionError, UsageError
 from zotune.scoring.objective import Objective
 from zotune.types import Optimizer
@@ -42,7 +42,7 @@ def resolve(
                 raise OptionError(f"optimizer {spec!r} has no option {names[0]!r}", hint=f"it has {', '.join(known)}")
             options.setdefault(found, value)
     made = config.build(target, options, f"optimizer {spec!r}")
-    if not callable(getattr(made, "step", None)) or not callable(getattr(made, "init", None)):
+    if declarations.plugin_problem("optimizer", made):
         raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
     return made  # type: ignore[no-any-return]
 
@@ -53,7 +53,7 @@ def calibrated(optimizer: Any, lr: float | str | None, eps: float | str | None) 
     Raises OptionError where it has no such option, or cannot be made again with another value.
     """
     out: dict[str, str] = {}
-    if getattr(optimizer, "calibrates", False):
+    if declarations.optimizer_info(optimizer).calibrates:
         return out
     for what, value in (("lr", lr), ("eps", eps)):
         if value != AUTO:
@@ -71,10 +71,8 @@ def calibrated(optimizer: Any, lr: float | str | None, eps: float | str | None) 
 
 def check_needs(optimizer: Any, objective: Objective) -> None:
     """Refuse an optimizer that asks for what the objective cannot give. Raises UsageError."""
-    needs = getattr(optimizer, "needs", "values")
+    needs = declarations.optimizer_info(optimizer).needs
     name, info = type(optimizer).__name__, objective.info
-    if needs not in ("values", "comparisons", "order", "per_sample"):
-        raise UsageError(f"{name}: needs must be values, comparisons, order or per_sample, got {needs!r}")
     if info.gives == "order" and needs not in ("comparisons", "order"):
         raise UsageError(
             f"{name} needs values of single points, but objective {objective.name!r} compares and has no values",

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zotune import declarations
 from zotune.core.space import Space
 from zotune.search.batches import Batch, Batches
 from zotune.search.context import At
@@ -102,7 +103,7 @@ class Preflight:
 
     def wider(self, optimizer: Any, state: Any, steps: int | None, count: int) -> str:
         """What a wider ε would do about zero differences, where the optimizer has one."""
-        eps = getattr(optimizer, "eps", None)
+        eps = declarations.eps(optimizer)
         if not isinstance(eps, float) or not dataclasses.is_dataclass(optimizer):
             return ""
         rule: Any = dataclasses.replace(optimizer, eps=WIDER * eps)  # type: ignore[type-var]

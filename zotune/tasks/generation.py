@@ -20,10 +20,10 @@ from zotune.data.splits import Record
 from zotune.data.templates import SHOTS, FilledTemplate, TaskSpec, reference_texts
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.loading import generation_config, ignore_generation_defaults, quiet
-from zotune.scoring.objective import texts
 from zotune.tasks.classification import Option, Rows, Worded
 from zotune.tasks.forward import Tokens, fitted
 from zotune.tasks.prompt_cache import PromptCache
+from zotune.text import texts
 
 PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"})
 """What pairs of a chosen and a rejected completion give: Σ log p of the tokens, and how many there are."""
