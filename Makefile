@@ -3,7 +3,7 @@ root := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 python := $(root).venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types suite wheel-test setup setup-dev clean
+.PHONY: demo test lint types suite wheel-test gpu-check setup setup-dev clean
 
 demo: setup
 	cd $(root) && $(python) -m zotune fit --objective f1
@@ -21,6 +21,11 @@ suite:
 
 wheel-test: setup-dev
 	bash $(root)scripts/wheel-test.sh
+
+# make gpu-check: measure all that is promised on a GPU; DEVICE=cpu runs the same parts on tiny shapes.
+DEVICE ?= cuda
+gpu-check:
+	cd $(root) && $(if $(wildcard $(python)),$(python),python3) benchmarks/gpu_check.py --device $(DEVICE)
 
 setup:
 	@bash $(root)scripts/setup.sh minilm

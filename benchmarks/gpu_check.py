@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PROMISES = ROOT / "docs" / "gpu.md"
 WHEELS = ROOT / "build" / "gpu-wheels"
 MODULES = {"torch": "torch", "transformers": "transformers", "peft": "peft", "safetensors": "safetensors"}
 MODULES |= {"pluggy": "pluggy", "scikit-learn": "sklearn", "rouge-score": "rouge_score", "typer": "typer"}
@@ -100,6 +101,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels to unpack [build/gpu-wheels]")
     parser.add_argument("--list", action="store_true", help="list the parts and what each checks")
+    parser.add_argument("--patience", type=float, default=None, help=argparse.SUPPRESS)  # factor of all time limits
     parser.add_argument("--faults", action="store_true", help=argparse.SUPPRESS)  # parts that fail on purpose
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)  # run one part in this process
     parser.add_argument("--rows", type=Path, default=None, help=argparse.SUPPRESS)
@@ -154,7 +156,7 @@ def _run(
         if left <= 0:
             table.add({"part": name, "claim": "the part runs", "verdict": "not run", "measured": "time is up"})
             continue
-        limit = min(limits[name] * (CPU_PATIENCE if cpu else 1), left)
+        limit = min(limits[name] * (options.patience or (CPU_PATIENCE if cpu else 1)), left)
         print(f"part {name} (at most {limit:.0f} s)", flush=True)
         _run_part(options, name, limit, environment, table)
     table.finish(time.monotonic() - began)
@@ -256,7 +258,21 @@ class Table:
             if row.get("claim") != "environment":
                 cells = [str(row.get(key, "")).replace("|", "/").replace("\n", " ") for key in self.COLUMNS]
                 lines.append("| " + " | ".join(cells) + " |")
+        verdicts = {name: self.verdict(name) for name in {part for _, part in promises()}}
+        lines += ["", "| promise of docs/gpu.md | part | verdict |", "|---|---|---|"]
+        lines += [f"| {claim} | {part} | {verdicts[part]} |" for claim, part in promises()]
         return "\n".join(lines) + "\n"
+
+    def verdict(self, part: str) -> str:
+        """What the rows of a part say together: the worst of them, or "not run"."""
+        verdicts = [row["verdict"] for row in self.rows if row["part"] == part]
+        return next((v for v in ("failed", "falls short", "not run", "holds", "measured") if v in verdicts), "not run")
+
+
+def promises() -> list[tuple[str, str]]:
+    """(claim, part) of each line in the table of docs/gpu.md."""
+    rows = (line.strip("| ").split(" | ") for line in PROMISES.read_text().splitlines() if line.startswith("| "))
+    return [(row[0], row[1]) for row in rows if len(row) == 2 and row != ["claim", "part"]]
 
 
 # The child process.

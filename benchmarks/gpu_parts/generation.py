@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch
 import zotune
 from benchmarks.gpu_parts import Check, part
 from benchmarks.gpu_parts.models import folder, prompts, shapes
+from zotune.search.journal import Journal
 
 STEPS = 4
 LEAST = 0.8
@@ -106,7 +106,7 @@ def joint(check: Check) -> None:
         reward = Words()
         output = run(check, path, reward, rows, words, new, peft="lora", probe=mode)
         seconds[mode] = reward.step_seconds(rows)
-        lines = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
-        values[mode] = [line["tape"] for line in lines if line.get("kind") == "step"][:1]
+        journal = Journal.open(output / "journal.jsonl", read_only=True)
+        values[mode] = next(line["tape"] for line in journal.lines if line["kind"] == "step")
     check.cost(f"{rows} rows: step in one pass / step in two", seconds["together"] / seconds["copy"], 1.0)
     check.row("first step's values of both", f"{values['together']} and {values['copy']}")

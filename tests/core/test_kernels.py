@@ -276,6 +276,16 @@ def test_a_kernel_whose_arguments_are_not_understood_is_refused() -> None:
         kernels._direct(print, [a, 1.5], [a, b])
 
 
+def test_options_of_the_compiler_keep_eager_bits_on_a_gpu() -> None:
+    assert kernels.exact_options(torch.device("cpu")) == {}
+    options = kernels.exact_options(torch.device("cuda"))
+    assert options["emulate_precision_casts"], "without it Triton fuses multiply and add"
+    from torch._inductor import config
+
+    with config.patch(options):  # torch knows every one of them
+        assert config.emulate_precision_casts
+
+
 WORKER = """
 import hashlib, sys, torch
 torch.set_num_threads(int(sys.argv[1]))

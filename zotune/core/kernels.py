@@ -157,7 +157,7 @@ class Kernels:
         def backend(graph: Any, inputs: Any) -> Fused:
             self.compilations += 1
             self.recompilations += bool(entered)
-            kernel: Any = compile_fx(graph, inputs)
+            kernel: Any = compile_fx(graph, inputs, config_patches=exact_options(written[0].device))
 
             def first(*handed: Any) -> Any:
                 entered.append((kernel, handed))
@@ -209,6 +209,22 @@ def _products(begin: bool, terms: int) -> Callable[..., None]:
     exec(f"def kernel(out, {given}):\n    out.copy_({added})\n", scope)
     kernel: Callable[..., None] = scope["kernel"]
     return kernel
+
+
+EXACT = ("emulate_precision_casts", "eager_numerics.division_rounding", "eager_numerics.disable_ftz")
+"""Options of torch's compiler that keep eager's bits on a GPU: no fused multiply-add and every cast made, division
+rounded to the nearest, subnormal numbers kept. A torch that lacks one is used without it; the comparison of bits before
+first use decides."""
+
+
+def exact_options(device: torch.device) -> dict[str, bool]:
+    """Options of torch's compiler for kernels on this device: none on a CPU, whose kernels have eager's bits anyway."""
+    from torch._inductor import config
+
+    if device.type == "cpu":
+        return {}
+    known = config.get_config_copy()  # type: ignore[attr-defined]
+    return {name: True for name in EXACT if name in known}
 
 
 def worth_compiling(weights: int, evals: int | None) -> bool:
