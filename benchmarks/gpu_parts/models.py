@@ -15,7 +15,7 @@ Shape = tuple[str, dict[str, Any]]
 
 def shapes(tiny: bool) -> dict[str, Shape]:
     """A Llama, an OPT and a Qwen3 that run a thousand forward passes in seconds: family and configuration."""
-    width, layers, heads, inner, vocabulary = (64, 2, 4, 128, 512) if tiny else (1024, 4, 16, 2816, 32000)
+    width, layers, heads, inner, vocabulary = (64, 2, 4, 128, 512) if tiny else (1024, 4, 16, 2816, 8192)
     common = {"vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": layers}
     common |= {"num_attention_heads": heads, "max_position_embeddings": 256}
     grouped = {"num_key_value_heads": heads // 2, "intermediate_size": inner}

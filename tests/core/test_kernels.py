@@ -276,6 +276,13 @@ def test_a_kernel_whose_arguments_are_not_understood_is_refused() -> None:
         kernels._direct(print, [a, 1.5], [a, b])
 
 
+def test_uncompiled_programs_take_large_pieces_on_a_gpu_only() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert kernels.Kernels().piece(False, cpu) == kernels.CHUNK
+    assert kernels.Kernels().piece(False, gpu) == kernels.LAUNCHED > kernels.CHUNK
+    assert kernels.Kernels(chunk=64).piece(False, gpu) == 64, "a chunk that was asked for"
+
+
 def test_options_of_the_compiler_keep_eager_bits_on_a_gpu() -> None:
     assert kernels.exact_options(torch.device("cpu")) == {}
     options = kernels.exact_options(torch.device("cuda"))

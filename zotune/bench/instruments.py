@@ -206,14 +206,16 @@ def bytes_of(module: nn.Module) -> int:
 def peak(device: torch.device, run: Callable[[], Any], held: int) -> int:
     """Bytes that are in use at one time, at most, while a call runs.
 
-    On CUDA as its allocator counts them; elsewhere `held`, which was there before, and all tensors made meanwhile.
+    That is `held`, the bytes that the call works on, and what is allocated meanwhile: by CUDA's allocator on a GPU, as
+    tensors elsewhere. Other memory in use, such as the benchmark's own copy of the weights, does not count.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         run()
         torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated())
+        return held + int(torch.cuda.max_memory_allocated()) - before
     live = LiveTensors()
     with live:
         run()

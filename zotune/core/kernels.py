@@ -23,6 +23,8 @@ from zotune.core.codegen import function
 CHUNK = 1 << 18
 """Elements that an uncompiled program takes at a time: a few megabytes of temporaries, small enough for the cache. A
 power of two >= 32, so that a chunk never straddles a noise block."""
+LAUNCHED = 1 << 24
+"""The same on a GPU, where each operation is launched: many small chunks would wait for launches."""
 PIECE = 1 << 30
 """Elements that a compiled program takes at a time on a GPU: 32-bit indices reach so far."""
 COUNTED = 1 << 20
@@ -65,7 +67,7 @@ class Kernels:
     def piece(self, buffered: bool, device: torch.device) -> int:
         """Elements a call takes."""
         if not self.compile:
-            return self.chunk
+            return LAUNCHED if device.type != "cpu" and self.chunk == CHUNK else self.chunk
         return COUNTED if buffered or device.type == "cpu" else PIECE
 
     def run(
