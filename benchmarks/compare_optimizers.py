@@ -153,7 +153,7 @@ def run(model: LastBlock, truth: list[int], name: str, options: dict[str, Any], 
     seconds = time.perf_counter() - began
     fields = sum(t.numel() * t.element_size() for f in tuner.space.fields.values() for t in f.values())
     found: dict[str, Any] = {"forwards": forwards, "seconds": seconds}
-    found["memory"] = (tuner.space.probe_bytes + fields) / sum(4 * p.numel() for p in tuner.space.params.values())
+    found["memory"] = (tuner.space.perturb_bytes + fields) / sum(4 * p.numel() for p in tuner.space.params.values())
     frequencies = torch.bincount(targets[train], minlength=model.labels).log()
     for part, rows in (("select", held[::2]), ("judge", held[1::2])):
         with torch.no_grad():

@@ -120,11 +120,11 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
         optimizer = MeZO(lr=1e-6, eps=1e-3)
         engine = Engine(space, optimizer, oracle, batches, Budget(steps=10**9), journal, store, eval_steps=10**9)
         if probe == "forward":
-            found["check"] = phase(lambda: found.update(copied=space.probe_in_forward(loss)))
+            found["check"] = phase(lambda: found.update(copied=space.perturb_in_forward(loss)))
         engine._init()
         found["step"] = phase(lambda: [engine._step() for _ in range(PASSES)])
         journal.close()
-    found["probing"] = space.probe_bytes / MB
+    found["probing"] = space.perturb_bytes / MB
     return found
 
 

@@ -163,7 +163,7 @@ def weights(check: Check) -> None:
         space = Space(model, seed=5)
         space.small = min(space.small, SMALL) if check.tiny else space.small
         before = space.digest()
-        copied = space.probe_in_forward(lambda model=model, batch=batch: model(**batch))
+        copied = space.perturb_in_forward(lambda model=model, batch=batch: model(**batch))
         for k, mode in enumerate(("in forward", "by copy")):
             forwards = 1 if mode == "in forward" else None
             for i in range(count // 2):
@@ -185,7 +185,7 @@ def logits(check: Check) -> None:
         for name in shapes(check.tiny):
             model, batch = _subject(check, name, dtype)
             space = Space(model, seed=5)
-            space.probe_in_forward(lambda model=model, batch=batch: model(**batch))
+            space.perturb_in_forward(lambda model=model, batch=batch: model(**batch))
             for i in range(4):
                 space.step = i
                 point = space.theta + 1e-2 * Noise("normal", i, 0)

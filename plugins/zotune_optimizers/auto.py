@@ -77,7 +77,7 @@ class Auto:
         limit = math.inf if at.total is None else self.share * self.forwards * at.total
         if limit < 20 * (len(groups) + 1):  # a short run calibrates on the step's own batch
             batch = at.sample(0)
-        before, drifts = oracle.evaluations, oracle.measures_drift
+        before, drifts = oracle.evaluations, oracle.measures_kl
         (clean,) = (0.0,) if drifts else oracle(theta, batch=batch)
         each = 2 * (oracle.evaluations - before) or 2
         tolerated = (self.drift / 10, 0.4 * self.drift)
@@ -86,7 +86,7 @@ class Auto:
         def cost(D: Any, z: Any) -> float:
             """What ±D z costs on average: curvature, for the slope cancels."""
             points = theta + D * z, theta - D * z
-            up, down = oracle.drift(*points) if drifts else oracle(*points, batch=batch)
+            up, down = oracle.kl(*points) if drifts else oracle(*points, batch=batch)
             return float((up + down) / 2 - clean)
 
         def affordable() -> bool:

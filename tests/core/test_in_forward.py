@@ -127,7 +127,7 @@ def test_in_forward_equals_copy_bit_for_bit_and_no_weight_changes(family: str, d
     space = Space(model, seed=5)
     space.small = 0
     before, clean = space.digest(), forward()
-    assert space.probe_in_forward(forward) == []
+    assert space.perturb_in_forward(forward) == []
     for step in range(3):
         space.step = step
         z = Noise("normal", step, 0)
@@ -147,7 +147,7 @@ def test_a_thousand_evaluations_leave_every_bit(family: str, dtype: torch.dtype)
     space = Space(model, seed=5)
     space.small = 0
     before, clean = space.digest(), forward()
-    space.probe_in_forward(forward)
+    space.perturb_in_forward(forward)
     for step in range(1000):
         logits_at(space, space.theta + 1e-2 * Noise("normal", step, 0), 1 + step % 2, forward)
     assert space.digest() == before
@@ -177,7 +177,7 @@ def test_a_weight_that_is_read_elsewhere_is_found_out_and_copied() -> None:
         out: Tensor = net(x)
         return out
 
-    assert space.probe_in_forward(forward) == ["first.weight"]
+    assert space.perturb_in_forward(forward) == ["first.weight"]
     assert space.in_forward is not None
     point = space.theta + 0.1 * Noise("normal", 0, 0)
     assert torch.equal(logits_at(space, point, 1, forward), logits_at(space, point, 2, forward))
@@ -187,7 +187,7 @@ def test_where_the_module_is_not_called_everything_is_copied() -> None:
     net = ReadsElsewhere()
     space = Space(net, seed=0)
     space.small = 0
-    assert space.probe_in_forward(lambda: net.first(torch.ones(1, 8))) == list(space.params)
+    assert space.perturb_in_forward(lambda: net.first(torch.ones(1, 8))) == list(space.params)
     assert space.in_forward is None
 
 
@@ -199,7 +199,7 @@ def test_an_exception_inside_a_module_leaves_every_bit(error: type[BaseException
     space = Space(net, seed=0)
     space.small = 0
     with torch.no_grad():
-        space.probe_in_forward(lambda: net(x))
+        space.perturb_in_forward(lambda: net(x))
         before, pointers = space.digest(), [p.data_ptr() for p in net.parameters()]
 
         def fail(module: nn.Module, args: Any) -> None:
@@ -223,7 +223,7 @@ def test_small_tensors_are_written_in_one_go() -> None:
     space = Space(net, seed=0)
     x = torch.ones(2, 200)
     with torch.no_grad():
-        assert space.probe_in_forward(lambda: net(x)) == []
+        assert space.perturb_in_forward(lambda: net(x)) == []
         assert space.in_forward is not None
         assert space.in_forward.names == {"0.weight"}
         point = space.theta + Noise("normal", 0, 0)
@@ -240,7 +240,7 @@ def test_finding_out_needs_no_copy_of_a_large_weight() -> None:
         net(torch.ones(2, 200))
         copied.update(space._copy)
 
-    assert space.probe_in_forward(forward) == []
+    assert space.perturb_in_forward(forward) == []
     assert "0.weight" not in copied
 
 
@@ -250,7 +250,7 @@ def test_only_rows_that_are_looked_up_are_written() -> None:
     space = Space(net, seed=0)
     space.small = 0
     with torch.no_grad():
-        assert space.probe_in_forward(lambda: net(ids)) == []
+        assert space.perturb_in_forward(lambda: net(ids)) == []
     probes = space.in_forward
     assert isinstance(probes, InForward)
     written: list[int] = []
@@ -284,7 +284,7 @@ def test_points_that_need_whole_tensors_are_written_whole() -> None:
         out: Tensor = net(ids)
         return out
 
-    assert space.probe_in_forward(forward) == []
+    assert space.perturb_in_forward(forward) == []
     U = Factor({"0.weight": (1000, 2)}, 0, 0)
     V = Factor({"0.weight": (8, 2)}, 0, 1)
     zs = [Noise("normal", 0, j) for j in range(3)]

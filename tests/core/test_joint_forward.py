@@ -76,7 +76,7 @@ def goal(prompts: dict[str, Any], name: str) -> str:
 
 def same(options: dict[str, Any]) -> None:
     one, all_ = session("copy", **options), session("together", **options)
-    assert all_.oracle.together is not None
+    assert all_.oracle.joint is not None
     before = all_.space.digest()
     (plain, passes), (found, fewer) = ask(one), ask(all_)
     assert found == pytest.approx(plain, rel=1e-5, abs=1e-6)
@@ -146,16 +146,16 @@ def test_a_failing_score_is_asked_again(tiny_llama: Path, prompts: dict[str, Any
 def test_who_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
     data = write_jsonl(tmp_path / "d.jsonl", rows(260))
     options = {"model": str(tiny_encoder), "dataset": str(data), "labels": "bad,good", "tune": "all"}
-    with pytest.raises(OptionError, match="--probe together"):
+    with pytest.raises(OptionError, match="--perturb joint"):
         session("together", **options)
-    assert session("auto", **options).oracle.together is None
+    assert session("auto", **options).oracle.joint is None
 
 
 def test_auto_puts_generated_text_together(tiny_llama: Path, prompts: dict[str, Any]) -> None:
     options = {"model": str(tiny_llama), "objective": goal(prompts, "words"), "tune": "layers.1.*v_proj", **prompts}
-    assert session("auto", **options).oracle.together is not None
-    assert session("auto", **options, temperature=0.5).oracle.together is None
-    assert session("auto", **{**options, "tune": "all"}).oracle.together is None
+    assert session("auto", **options).oracle.joint is not None
+    assert session("auto", **options, temperature=0.5).oracle.joint is None
+    assert session("auto", **{**options, "tune": "all"}).oracle.joint is None
 
 
 def test_parts() -> None:

@@ -189,8 +189,8 @@ def test_weights_are_what_they_were(tiny_encoder: Path, bert: Injector, in_forwa
     space = Space(task.loaded.model, 0)
     if in_forward:
         space.small = 0
-        assert space.probe_in_forward(lambda: task.logits(coded, range(10))) == []
-        space.most_in_forward = math.inf
+        assert space.perturb_in_forward(lambda: task.logits(coded, range(10))) == []
+        space.max_in_forward = math.inf
     point = space.theta + 0.1 * Noise("normal", 0, 0)
     before, data = space.digest(), {n: p.data.data_ptr() for n, p in space.params.items()}
 

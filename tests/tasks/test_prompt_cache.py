@@ -186,7 +186,7 @@ def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Pat
         options |= {"objective": f"{tmp_path}/goal.py:words", "max_new_tokens": 5, "batch_size": 6, **tuned}
         made = Session(plan(config.resolve({**options, "threads": 1}, None)), lambda *a: None)
         made.prepare_probing()
-        assert (made.oracle.together is not None) == (probe == "together")
+        assert (made.oracle.joint is not None) == (probe == "together")
         made.oracle.begin(Tape(), 0)
         points = [made.space.theta + 0.5 * Noise("normal", 0, k) for k in range(3)]
         made.oracle(*points)

@@ -51,7 +51,7 @@ from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Engine, cost_of
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
-from zotune.search.perturb_mode import MANY
+from zotune.search.perturb_mode import IN_FORWARD_WEIGHTS
 from zotune.types import Optimizer
 
 ALL = "all"
@@ -90,9 +90,9 @@ class Case:
         self.space = Watched(subject.loaded.model, o.seed, lambda t: t.name in tuned, compile=o.compile)
         self.space.clock = self.clock
         self.copied = list(self.space.params)
-        if o.probe == "forward" or (o.probe == "auto" and self.space.numel >= MANY):
-            self.space.most_in_forward = math.inf if o.probe == "forward" else 2
-            self.copied = self.space.probe_in_forward(subject.plain(o.rows))
+        if o.probe == "forward" or (o.probe == "auto" and self.space.numel >= IN_FORWARD_WEIGHTS):
+            self.space.max_in_forward = math.inf if o.probe == "forward" else 2
+            self.copied = self.space.perturb_in_forward(subject.plain(o.rows))
         self.batches = Batches(SET * o.rows, o.rows, o.seed)
         oracle = Oracle(self.space, subject.score, self.batches, "minimize", passes=lambda n: -(-n // o.rows))
         store, budget = checkpoint.MemoryStore(), Budget(steps=BEGUN)
@@ -358,7 +358,9 @@ def measure(
             finally:
                 undo()
                 case = None  # type: ignore[assignment]
-                if base.numel >= MANY:  # a space and its tables refer to each other: its copies wait for it
+                if (
+                    base.numel >= IN_FORWARD_WEIGHTS
+                ):  # a space and its tables refer to each other: its copies wait for it
                     gc.collect()
             found.append(entry)
             passes += rounds.plain[o.rows]
@@ -402,7 +404,7 @@ def _measure(
     first = [case.step(kind) for kind in case.shares]
     seconds = time.perf_counter() - began
     costly, space, fields = max(case.shares), case.space, case.field_bytes
-    used = peak(case.subject.loaded.device, lambda: case.step(costly), held + fields + space.probe_bytes)
+    used = peak(case.subject.loaded.device, lambda: case.step(costly), held + fields + space.perturb_bytes)
     undo()
     beside: dict[str, Callable[[], Any]] = {}
     if base is not None:
@@ -428,7 +430,7 @@ def _measure(
         "inference_bytes": idle,
         "step_bytes": used,
         "ratio": used / idle,
-        "probe_bytes": space.probe_bytes,
+        "probe_bytes": space.perturb_bytes,
         "field_bytes": fields,
     }
     return entry, rounds

@@ -1,13 +1,15 @@
-"""The space of tuned weights: reading, probing, and the only place that writes them.
+"""The space of tuned weights: reads them, perturbs them, and is the only place that writes them.
 
-While points are probed the base weights are read-only: a point is written to reused scratch and swapped in, either
-module by module while a forward pass is under way (`probing`) or all at once into one copy, so nothing is ever restored
-by subtraction and an exception anywhere leaves every bit as it was. The single write is `assign`, once a step, piece by
-piece, with every right-hand side read before anything in the piece is written. Below float32 that write, and every
-probe, rounds stochastically with the step's own stream: an accepted candidate is written exactly as it was evaluated,
-and small updates are kept on average instead of lost.
+While points are evaluated the base weights are read-only. A point is written to reused memory and swapped in, either
+module by module in the forward pass or all at once as a copy, so nothing is ever restored by subtraction, and an
+exception anywhere leaves every bit unchanged. The single write is `assign`, once a step, chunk by chunk; every
+right-hand side is read before anything in its chunk is written. Below float32 that write, and every perturbed point, is
+rounded stochastically with the step's noise: an accepted candidate is written exactly as it was evaluated, and small
+updates survive on average.
 
-Memory: the scratch or one copy of the tuned weights, plus the fields that the optimizer declares.
+Memory: the scratch memory of a forward pass or one copy of the tuned weights, and the optimizer's fields.
+
+Knows torch modules and recipes; knows no model family, no objective and no optimizer.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def canonical_name(name: str) -> str:
 
 
 def named_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters by canonical name. A tied parameter counts once, under the first of its sorted names."""
+    """All parameters by canonical name. A tied parameter appears once, under the first of its sorted names."""
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
     for name, p in module.named_parameters(remove_duplicate=False):
@@ -82,9 +84,13 @@ def describe(module: nn.Module) -> dict[str, TensorInfo]:
 class Space:
     """The tuned tensors of one module.
 
-    module: any torch module; its floating-point parameters that require grad are tuned, or those for which
-    `select(TensorInfo)` is true. seed: the run seed, part of every noise key. compile: whether recipes are compiled.
-    Raises UsageError where nothing is left to tune.
+    module: any torch module. select: which floating-point parameters are tuned; by default those that require grad.
+    seed: the run seed, part of every noise key. chunk: elements that an uncompiled recipe evaluates at a time, a power
+    of two. compile: whether recipes are compiled. Raises UsageError where no weight is selected.
+
+    step: the present step, part of the key of stochastic rounding. max_in_forward: the most forward passes of an
+    evaluation for which weights are perturbed in the pass; an evaluation of more passes uses a copy. small: elements up
+    to which a tensor is always perturbed by copy.
     """
 
     def __init__(
@@ -112,7 +118,7 @@ class Space:
         self.theta = Theta(tuple(infos[name] for name in chosen))
         self.fields: dict[str, dict[str, Tensor]] = {}
         self.in_forward: InForward | None = None
-        self.most_in_forward: float = 1
+        self.max_in_forward: float = 1
         self.small = SMALL
         self._key_tables = Keys(self.key)
         self._rounded = any(p.dtype != compute_dtype(p.dtype) for p in chosen.values())
@@ -124,14 +130,13 @@ class Space:
             if not p.data.is_contiguous():
                 p.data = p.data.contiguous()
 
-    # -- reading -------------------------------------------------------------------------------------------------------
-
     @property
     def numel(self) -> int:
+        """Number of tuned weights."""
         return sum(p.numel() for p in self.params.values())
 
     def value(self, recipe: Recipe) -> dict[str, Tensor]:
-        """The recipe as tensors, by name, in the dtype of its arithmetic. For tests and inspection: it allocates."""
+        """The recipe's values by tensor name, in the dtype of its arithmetic. For tests: it allocates."""
         out = {
             name: torch.empty(p.shape, dtype=compute_dtype(p.dtype), device=p.device) for name, p in self.params.items()
         }
@@ -143,8 +148,10 @@ class Space:
     def reduce(
         self, recipe: Recipe, fold: Callable[[Tensor], Any], join: Callable[[Sequence[Any]], float]
     ) -> dict[str, float]:
-        """One float a tensor: `join` of what `fold` makes of each chunk of the recipe. Sums over chunks may differ in
-        the last bits between machines, which is why whoever calls this journals the result."""
+        """One float a tensor: `fold` reduces each chunk of the recipe, `join` the results of all chunks.
+
+        Sums may differ in the last bits between machines, so callers journal the result.
+        """
         evaluation, out = self.evaluation([Output(recipe, "out")]), {}
         for name, p in self.params.items():
             parts = []
@@ -157,35 +164,37 @@ class Space:
         return out
 
     def ordered(self, recipe: Recipe, places: Mapping[str, int]) -> dict[str, float]:
-        """Of each tensor's elements in ascending order, the one at its place (from 0), by counting digits of 8 bits
-        from the highest on: the memory of a chunk, whatever the tensor. NaN counts as the largest or smallest."""
+        """An order statistic of each tensor: its element at an index (`places`, from 0) in ascending order.
+
+        Radix selection on digits of 8 bits, in the memory of one chunk. NaN counts as the largest or smallest value.
+        """
         evaluation, out = self.evaluation([Output(recipe, "out")]), {}
         for name, p in self.params.items():
             dtype = compute_dtype(p.dtype)
             integers, digits = (torch.int64, 8) if dtype == torch.float64 else (torch.int32, 4)
             top = torch.iinfo(integers).min
-            found, place = 0, places[name]
+            prefix, place = 0, places[name]
             for digit in reversed(range(digits)):
                 counts = torch.zeros(256, dtype=torch.int64, device=p.device)
                 for start in range(0, p.numel(), self.kernels.chunk):
                     part = torch.empty(min(self.kernels.chunk, p.numel() - start), dtype=dtype, device=p.device)
                     evaluation.run(name, [part], start)
                     x = part.view(integers)
-                    x = torch.where(x < 0, ~x, x ^ top)  # ordered as the numbers are, when read as unsigned
+                    x = torch.where(x < 0, ~x, x ^ top)  # read as unsigned, in the order of the floats
                     if digit < digits - 1:
-                        x = x[(x >> 8 * (digit + 1)) == found]
+                        x = x[(x >> 8 * (digit + 1)) == prefix]
                     counts += torch.bincount((x >> 8 * digit) & 0xFF, minlength=256)
                 below = torch.cumsum(counts, 0).tolist()
                 value = next(k for k in range(256) if below[k] > place)
                 place -= below[value - 1] if value else 0
-                found = found * 256 + value if found or digit < digits - 1 else value - 256 * (value >= 128)
-            bits = found ^ top if found < 0 else ~found
+                prefix = prefix * 256 + value if prefix or digit < digits - 1 else value - 256 * (value >= 128)
+            bits = prefix ^ top if prefix < 0 else ~prefix
             out[name] = float(torch.tensor(bits, dtype=integers).view(dtype))
         return out
 
     @property
-    def probe_bytes(self) -> int:
-        """Memory that probes have needed so far: copies, and scratch of passes under way."""
+    def perturb_bytes(self) -> int:
+        """Memory that perturbed weights have taken so far: copies, and scratch memory of forward passes."""
         copied = sum(c.numel() * c.element_size() for c in self._copy.values())
         return copied + (self.in_forward.scratch.nbytes if self.in_forward else 0)
 
@@ -197,22 +206,20 @@ class Space:
             h.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return h.hexdigest()
 
-    # -- probing -------------------------------------------------------------------------------------------------------
-
     @contextlib.contextmanager
     def at(self, point: Recipe, forwards: int | None = None) -> Iterator[None]:
-        """The module's weights are those of `point` inside the block, and untouched after it, whatever happens.
+        """Inside the block the module has the weights of `point`; they are unchanged after it, also where it raises.
 
-        forwards: forward passes that the block is going to make, where that is known. For no more than
-        `most_in_forward` the weights are swapped in while a pass is under way, where `probe_in_forward` has found that
-        to work; for more they are written once, to a copy.
+        forwards: forward passes that the block makes, None where unknown. Up to `max_in_forward` passes the weights are
+        perturbed in the pass, for the tensors that `perturb_in_forward` found suitable; otherwise they are written
+        once, to a copy.
         """
         if isinstance(point, Theta):
             yield
             return
-        probes = self.in_forward if forwards is not None and forwards <= self.most_in_forward else None
+        in_forward = self.in_forward if forwards is not None and forwards <= self.max_in_forward else None
         evaluation = self.evaluation([Output(point, "out", self._rounded)])
-        copied = list(self.params) if probes is None else [n for n in self.params if n not in probes.names]
+        copied = list(self.params) if in_forward is None else [n for n in self.params if n not in in_forward.names]
         for name in copied:
             if name not in self._copy:
                 self._copy[name] = torch.empty_like(self.params[name].data)
@@ -221,63 +228,61 @@ class Space:
         try:
             for name in copied:
                 self.params[name].data = self._copy[name]
-            with probes.probing(evaluation) if probes else contextlib.nullcontext():
+            with in_forward.perturbed(evaluation) if in_forward else contextlib.nullcontext():
                 yield
         finally:
             for name, p in self.params.items():
                 p.data = base[name]
 
     def write(self, point: Recipe, outs: Mapping[str, Tensor]) -> None:
-        """The weights of `point`, as a probe sees them, to tensors like the tuned ones, by name."""
+        """Write the weights of `point`, as an evaluation sees them, to tensors like the tuned ones, by name."""
         if isinstance(point, Theta):
             for name, p in self.params.items():
                 outs[name].copy_(p.data)
         else:
             self.evaluation([Output(point, "out", self._rounded)]).run_all(list(self.params), outs)
 
-    def probe_in_forward(self, forward: Callable[[], Any]) -> list[str]:
-        """Find out which tensors may be probed while a forward pass is under way, and do so from now on.
+    def perturb_in_forward(self, forward: Callable[[], Any]) -> list[str]:
+        """Test which tensors can be perturbed in the forward pass, and perturb those that way from here on.
 
-        forward: one forward pass as the objective makes it; what the module returned in it is compared. A tensor
-        qualifies where base weights of NaN, and scratch that is NaN again when its module is left, change no bit of the
-        output: no one reads it but the module that owns it, while it runs. Returns the names that do not qualify and
-        are probed by copy, as before. So are tensors of at most SMALL elements: all of them together are no memory, and
-        cheaper to write in one go than one by one in the middle of a pass.
+        forward: makes one forward pass as the objective does; what the module returns in it is compared. A tensor
+        qualifies where NaN in the base weights outside its module, and in scratch memory that was left, changes no bit
+        of the output: only the module that owns the tensor reads it, while it runs. Returns the names of tensors that
+        do not qualify; they are perturbed by copy. Tensors of at most `small` elements are copied too: they take little
+        memory, and one write of all of them is cheaper than many during a pass.
         """
         self.in_forward = None
-        point = self.theta + 0.0 * Noise("normal", -1, 0)  # the weights themselves, so that none need be copied
-        with outputs_of(self.module) as expected, InForward.watch(self.module) as called:
+        point = self.theta + 0.0 * Noise("normal", -1, 0)  # equals theta, so that `expected` needs no copy
+        with outputs_of(self.module) as expected, InForward.called_modules(self.module) as called:
             forward()
-        if not expected or InForward.refuses(self.module):  # called in parts only: nothing to compare
+        if not expected or InForward.unsupported(self.module):  # no output of the whole module to compare
             return list(self.params)
-        found = InForward(self.module, self.params, called)
+        candidate = InForward(self.module, self.params, called)
 
         def agrees(names: Sequence[str]) -> bool:
-            found.names = frozenset(names)
-            self.in_forward = found
+            candidate.names = frozenset(names)
+            self.in_forward = candidate
             try:
-                with found.poisoned(), outputs_of(self.module) as got, self.at(point, 1):
+                with candidate.poisoned(), outputs_of(self.module) as outputs, self.at(point, 1):
                     forward()
-            except Exception:  # whatever a model raises on NaN: it read a weight that it should not see
+            except Exception:  # a model may raise anything on NaN: it read a weight outside the module that owns it
                 return False
             finally:
                 self.in_forward = None
-            return same_outputs(expected, got)
+            return same_outputs(expected, outputs)
 
         large = [n for n, p in self.params.items() if p.numel() > self.small]
-        bad = _culprits(large, agrees)
-        found.names = frozenset(large) - set(bad)
-        if found.names:
-            self.in_forward = found
-            self._copy = {n: c for n, c in self._copy.items() if n not in found.names}
+        bad = _disagreeing(large, agrees)
+        candidate.names = frozenset(large) - set(bad)
+        if candidate.names:
+            self.in_forward = candidate
+            self._copy = {n: c for n, c in self._copy.items() if n not in candidate.names}
         return bad
-
-    # -- writing -------------------------------------------------------------------------------------------------------
 
     def assign(self, theta: Recipe, state: Any = None) -> Any:
         """Write the next weights and fields in one pass; returns the state with its recipes replaced by fields.
 
-        The pass cannot be torn by Ctrl-C: the interrupt is delivered after it.
+        Ctrl-C and SIGTERM are delivered after the pass, so it is never half done.
         """
         targets: dict[str, Recipe] = {}
         masks: dict[str, PerTensor] = {}
@@ -303,14 +308,14 @@ class Space:
         outputs += [Output(recipe, f"field {path}") for path, recipe in targets.items()]
         with _uninterrupted():
             if outputs:
-                readable = {path: {**old.get(path, {}), **f} for path, f in fields.items()}  # also what goes
+                readable = {path: {**old.get(path, {}), **f} for path, f in fields.items()}  # old elements are read too
                 evaluation = self.evaluation(outputs, {**old, **readable})
                 evaluation.run_all(list(self.params))
             self.fields = {path: f for path, f in {**old, **resized, **fields}.items() if path in kept}
         return new_state
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Overwrite the tuned weights with saved ones of the same names and shapes."""
+        """Overwrite the tuned weights with saved ones of the same names and shapes, converted to their dtypes."""
         for name, p in self.params.items():
             p.data.copy_(weights[name].to(p.dtype))
 
@@ -319,41 +324,40 @@ class Space:
         return {name: p.data.detach().to("cpu", copy=True) for name, p in self.params.items()}
 
     def _allocate(self, path: str, mask: PerTensor | None) -> dict[str, Tensor]:
-        known = self.fields.get(path, {})
+        stored = self.fields.get(path, {})
         names = [n for n in self.params if mask is None or scalar_at(mask, n)]
-        return {n: known[n] if n in known else self._empty_field(self.params[n]) for n in names}
+        return {n: stored[n] if n in stored else self._empty_field(self.params[n]) for n in names}
 
     @staticmethod
     def _empty_field(p: Tensor) -> Tensor:
         return torch.zeros(p.shape, dtype=compute_dtype(p.dtype), device=p.device)
 
-    # -- evaluation ----------------------------------------------------------------------------------------------------
-
     def key(self, name: str, z: Noise) -> int:
-        """The 64-bit key of one tensor's noise; rounding belongs to the step under way."""
+        """The 64-bit key of one tensor's noise. Rounding noise belongs to the present step."""
         step = self.step if z.kind == "rounding" else z.step
         return noise.stream_key(self.seed, step, z.draw, z.kind, self._keys[name])
 
     def evaluation(
         self, outputs: Sequence[Output], fields: Mapping[str, Mapping[str, Tensor]] | None = None
     ) -> Evaluation:
+        """Recipes prepared to run on the tuned tensors, with these fields, by default the stored ones."""
         base = {name: p.data for name, p in self.params.items()}
         return Evaluation(outputs, base, self.fields if fields is None else fields, self.kernels, self._key_tables)
 
 
-def _culprits(names: list[str], agrees: Callable[[Sequence[str]], bool]) -> list[str]:
-    """The names that no agreeing set may hold, by halving."""
+def _disagreeing(names: list[str], agrees: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The names that make a set disagree, found by halving."""
     if agrees(names):
         return []
     if len(names) == 1:
         return names
     half = len(names) // 2
-    return _culprits(names[:half], agrees) + _culprits(names[half:], agrees)
+    return _disagreeing(names[:half], agrees) + _disagreeing(names[half:], agrees)
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is done (main thread only; elsewhere Python delivers none)."""
+    """Hold back Ctrl-C and SIGTERM until the block is done. Python delivers them to the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

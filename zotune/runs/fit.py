@@ -515,7 +515,7 @@ def estimate(cfg: RunConfig, emit: Emit) -> dict[str, Any]:
         "seconds": round(seconds if budget.seconds is None else min(seconds, budget.seconds), 1),
         "memory_mb": {
             "model": round(weights / 2**20, 1),
-            "probing": round(session.space.probe_bytes / 2**20, 1),
+            "probing": round(session.space.perturb_bytes / 2**20, 1),
             "fields": round(tuned * declarations.optimizer_info(made.optimizer).fields / 2**20, 1),
         },
     }

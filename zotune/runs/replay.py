@@ -90,9 +90,7 @@ def rebuilt(
             hint=f"--base takes the same files as then: {header['model']}",
         )
     batches = Batches(header["rows"], header["batch_size"], header["seed"])
-    oracle = Oracle(
-        space, _unasked, batches, header["direction"], retries=0, moved=_unasked if header["drift"] else None
-    )
+    oracle = Oracle(space, _unasked, batches, header["direction"], retries=0, kl=_unasked if header["drift"] else None)
     undone = any(line["kind"] == "rollback" for line in journal.lines)
     engine = Engine(
         space,

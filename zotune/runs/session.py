@@ -32,7 +32,7 @@ from zotune.search.calibration import Calibration, Found
 from zotune.search.engine import Budget, Engine, cost_of, planned
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
-from zotune.search.perturb_mode import Points
+from zotune.search.perturb_mode import PerturbMode
 from zotune.search.preflight import Preflight
 from zotune.tasks import build, task_spec
 from zotune.tasks import linear_probe as probe
@@ -107,10 +107,10 @@ class Session:
             collect=self.collect if ordered else None,
             compare=self.compare if ordered else None,
             unit=2 * eps if isinstance(eps, float) else 1.0,
-            moved=self.drift,
-            deal=processes.deal,
+            kl=self.drift,
+            distribute=processes.deal,
         )
-        self.points = Points(
+        self.points = PerturbMode(
             cfg, self.task, self.train, plan.objective.wants, self.space, self.batches, self.oracle, processes
         )
         if processes.size > 1:

@@ -89,7 +89,7 @@ class Calibration:
 
     def _eps(self) -> tuple[float, float, float | None]:
         """The largest scale that is tolerated, what it costs, and the value that this is a share of, if any."""
-        at, theta, drifts = self._at(-2), self.space.theta, self.oracle.measures_drift
+        at, theta, drifts = self._at(-2), self.space.theta, self.oracle.measures_kl
         rms, sizes = at.rms(theta).values, {t.name: t.numel for t in theta.tensors}
         typical = math.sqrt(sum(rms[n] ** 2 * k for n, k in sizes.items()) / self.space.numel) or 1e-2
         batch = at.large(ROWS if self.evals >= 40 * ROWS else self.batches.size)
@@ -101,7 +101,7 @@ class Calibration:
             found: list[float] = []
             for k in range(DIRECTIONS):
                 points = theta + eps * at.normal(k), theta - eps * at.normal(k)
-                found += self.oracle.drift(*points) if drifts else self.oracle(*points, batch=batch)
+                found += self.oracle.kl(*points) if drifts else self.oracle(*points, batch=batch)
             return math.fsum(found) / len(found) - (clean or 0.0)
 
         eps = typical / 8

@@ -1,8 +1,8 @@
-"""From points to floats: what an optimizer may ask in a step.
+"""The oracle: evaluates points of weight space with the objective, for the steps of an optimizer.
 
-The oracle evaluates points of weight space with the objective; smaller is always better here, whatever direction the
-objective has. A failed score is never a number: it is retried, and then ends the step with ObjectiveError. Everything
-that a step learns goes through its tape, so that a replay reads the same numbers without a forward pass.
+Smaller is better in every value it returns, whatever the objective's direction. A failed evaluation is never a number:
+the oracle retries it, and then the step ends with ObjectiveError. Every value goes through the step's tape, so that a
+replay reads the same values without a forward pass.
 
 Knows spaces and journals; knows no model, no metric and no optimizer.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
+from zotune.core.joint_forward import JointForward
 from zotune.core.recipe import Recipe
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
@@ -23,29 +24,24 @@ from zotune.types import Direction, Score
 
 T = TypeVar("T")
 Evaluate = Callable[[Sequence[int]], Score]
-"""Score the weights as they are now on these rows."""
-Deal = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
-"""Make a JSON value of each item: one by one, or several at the same time."""
-
-
-class Together(Protocol):
-    """What evaluates several points in one forward pass."""
-
-    def groups(self, points: Sequence[Recipe], rows: int) -> list[Sequence[Recipe]]: ...
-
-    def at(self, points: Sequence[Recipe]) -> contextlib.AbstractContextManager[Callable[[int], None]]: ...
+"""Scores the present weights on the training rows with these indices."""
+Distribute = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
+"""Computes a JSON value for each item, in order: one after the other, or shared among processes."""
 
 
 class Oracle:
-    """Called by a step with points (recipes); gives one float a point, smaller is better.
+    """Called by a step with points (recipes); returns one float a point, smaller is better.
 
-    evaluations: batches evaluated so far, all points counted; `forwards` of a run. retries: further tries of a failing
-    evaluation before the step is given up. passes: how many forward passes of the model an evaluation of so many rows
-    makes, or None where that is not known. compare: for an objective that gives an order and no values, the strength
-    (larger is better; None: unranked) of what `collect` gave at each of several points; unit: what a whole lost
-    comparison is worth as a difference of values, 2ε so that a two-point estimate is within ±1. moved: how far the
-    model as it is now has moved from the start, where that can be measured without the objective. deal: how the
-    values of several points are computed. together: what evaluates several points in one forward pass, if anything.
+    evaluate: the training signal. direction: the objective's. retries: further attempts of a failing evaluation before
+    the step is dropped. passes: forward passes that an evaluation of so many rows makes, or None where unknown.
+    collect, compare: for an objective that gives an order instead of values: `collect` returns the candidates of the
+    present weights for these rows, `compare` the strength of each point's candidates (larger is better, None:
+    unranked). unit: the difference of values that a wholly lost comparison stands for; 2ε keeps a two-point estimate
+    within ±1. kl: measures the KL divergence of the present weights from the base model, in nats a token, without the
+    objective; None where that is not possible. distribute: computes the values of several points.
+
+    evaluations: evaluations so far (one batch at one point counts one). joint: evaluates several points in one forward
+    pass, where that is switched on.
     """
 
     def __init__(
@@ -59,21 +55,22 @@ class Oracle:
         collect: Callable[[Sequence[int]], Any] | None = None,
         compare: Callable[[Sequence[Any]], Sequence[float | None]] | None = None,
         unit: float = 1.0,
-        moved: Callable[[], float] | None = None,
-        deal: Deal | None = None,
+        kl: Callable[[], float] | None = None,
+        distribute: Distribute | None = None,
     ) -> None:
-        self.evaluations, self._deal = 0, deal or _one_by_one
+        self.evaluations = 0
+        self.unit = unit
+        self.joint: JointForward | None = None
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
-        self._collect, self._compare, self.unit = collect or evaluate, compare, unit
-        self._moved = moved
-        self.together: Together | None = None
-        self._tape, self._own = Tape(), batches.at(0)
+        self._collect, self._compare = collect or evaluate, compare
+        self._kl, self._distribute = kl, distribute or _one_by_one
+        self._tape, self._batch = Tape(), batches.at(0)
 
     def begin(self, tape: Tape, step: int, batch: Batch | None = None) -> None:
-        """A step begins, with its own batch unless another is said."""
-        self._tape, self._own = tape, batch or self._batches.at(step)
+        """Begin a step. batch: the step's batch, by default the one that `Batches` draws for it."""
+        self._tape, self._batch = tape, batch or self._batches.at(step)
         self._space.step = step
 
     @overload
@@ -83,60 +80,65 @@ class Oracle:
         self, *points: Recipe, batch: Batch | None = None, per_sample: Literal[True]
     ) -> tuple[tuple[float | None, ...], ...]: ...
     def __call__(self, *points: Recipe, batch: Batch | None = None, per_sample: bool = False) -> Any:
-        """The value of each point on `batch` (the step's own unless said otherwise).
+        """The value of each point on `batch`, by default the step's batch.
 
-        per_sample=True gives a tuple of one float a row (None: not applicable) for each point instead; the objective
-        must be sample-level. An objective that gives an order has values for several points alone: the share of
-        comparisons that each lost among them, in units of `unit`. Raises ObjectiveError when an evaluation failed and
-        its retries too; the weights are as they were.
+        per_sample=True returns a tuple of one float a row (None: not applicable) for each point instead; the objective
+        must be sample-level. An objective that gives an order has no value for a single point: for several points the
+        value is the share of comparisons that a point lost among them, times `unit`. Raises ObjectiveError where an
+        evaluation and its retries failed; the weights are unchanged.
         """
         if self._compare is not None and (per_sample or len(points) < 2):
-            raise UsageError("this objective gives an order: it compares points, and has no values for one alone")
-        batch = batch or self._own
+            raise UsageError(
+                "this objective compares points and has no value for a single one; pass at least two points"
+            )
+        batch = batch or self._batch
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
-            taken = self._tape.take("samples", lambda: self._each(points, batch, self._samples))
-            return tuple(tuple(None if v is None else float(v) for v in row) for row in taken)
-        taken = self._tape.take("values", lambda: self._values(points, batch))
-        return tuple(float(v) for v in taken)
+            rows = self._tape.take("samples", lambda: self._each(points, batch, self._samples))
+            return tuple(tuple(None if v is None else float(v) for v in row) for row in rows)
+        values = self._tape.take("values", lambda: self._values(points, batch))
+        return tuple(float(v) for v in values)
 
     def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
-        """The place of each point, 0 the best, equal ones sharing a place; None where a point was left unranked.
+        """The rank of each point: 0 is the best, equal points share a rank, None where a point is unranked.
 
-        An objective of values serves it by sorting, an order by being asked. Raises ObjectiveError as a call does.
+        An objective that gives values is sorted; one that gives an order is asked. Raises ObjectiveError.
         """
-        batch = batch or self._own
+        batch = batch or self._batch
         self.evaluations += len(points) * self._batches.cost(batch)
 
-        def order() -> list[int | None]:
+        def ranks() -> list[int | None]:
             if self._compare is None:
                 values: Sequence[float | None] = self._values(points, batch)
             else:
                 values = [None if x is None else -x for x in self._strengths(points, batch)]
-            known = [v for v in values if v is not None]
-            return [None if v is None else sum(other < v for other in known) for v in values]
+            ranked = [v for v in values if v is not None]
+            return [None if v is None else sum(other < v for other in ranked) for v in values]
 
-        return tuple(self._tape.take("ranks", order))
+        return tuple(self._tape.take("ranks", ranks))
 
     @property
-    def measures_drift(self) -> bool:
-        """Whether `drift` can be asked for."""
-        return self._moved is not None
+    def measures_kl(self) -> bool:
+        """Whether `kl` can be called."""
+        return self._kl is not None
 
-    def drift(self, *points: Recipe) -> tuple[float, ...]:
-        """How far the model at each point has moved from the start, in nats a token: the mean loss of likelihood of
-        what the model said at the start, an unbiased estimate of the Kullback-Leibler divergence of both. Asks the
-        objective nothing; each point counts as one evaluation."""
-        moved = self._moved
-        if moved is None:
-            raise UsageError("how far this model moves is not measured; look at `measures_drift`")
+    def kl(self, *points: Recipe) -> tuple[float, ...]:
+        """KL divergence of the model at each point from the base model, in nats a token.
+
+        It is estimated on texts sampled from the base model, as the mean log-likelihood that they lose; the estimate is
+        unbiased. The objective is not called. A point costs one evaluation. Raises UsageError where `measures_kl` is
+        false.
+        """
+        measure = self._kl
+        if measure is None:
+            raise UsageError("the KL divergence of this model is not measured; check oracle.measures_kl first")
         self.evaluations += len(points)
 
-        def ask(point: Recipe) -> float:
+        def at(point: Recipe) -> float:
             with self._space.at(point, self._passes(self._batches.size)):
-                return moved()
+                return measure()
 
-        return tuple(float(v) for v in self._tape.take("drift", lambda: self._deal(points, ask)))
+        return tuple(float(v) for v in self._tape.take("drift", lambda: self._distribute(points, at)))
 
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:
@@ -144,46 +146,51 @@ class Oracle:
         return [self.unit * (0.5 if x is None else 1.0 - x) for x in self._strengths(points, batch)]
 
     def _strengths(self, points: Sequence[Recipe], batch: Batch) -> list[float | None]:
-        """What comparing the points says of each; a failing comparison is made again, with the same candidates."""
+        """The strength of each point by comparison; a failing comparison is retried with the same candidates."""
         assert self._compare is not None
-        compare, candidates = self._compare, self._each(points, batch, self._collect, dealt=False)
-        return self._again(lambda: _checked(compare(candidates), len(points)))
+        compare = self._compare
+        candidates = self._each(points, batch, self._collect, distributed=False)
+        return self._retried(lambda: _checked_strengths(compare(candidates), len(points)))
 
-    def _at(self, point: Recipe, batch: Batch, ask: Callable[[Sequence[int]], T]) -> T:
-        """What `ask` says of these rows at a point; a failing one is asked again."""
+    def _each(
+        self,
+        points: Sequence[Recipe],
+        batch: Batch,
+        compute: Callable[[Sequence[int]], T],
+        distributed: bool = True,
+    ) -> list[T]:
+        """What `compute` returns for the batch's rows at each point. distributed: whether that is a JSON value, which
+        processes can exchange."""
+        groups = self.joint.groups(points, len(batch.rows)) if self.joint else []
+        if groups and self.joint:
+            return [value for group in groups for value in self._jointly(self.joint, group, batch, compute)]
+        distribute = self._distribute if distributed else _one_by_one
+        return distribute(points, lambda point: self._at(point, batch, compute))
 
-        def there() -> T:
+    def _at(self, point: Recipe, batch: Batch, compute: Callable[[Sequence[int]], T]) -> T:
+        """What `compute` returns for the batch's rows at one point, with retries."""
+
+        def attempt() -> T:
             with self._space.at(point, self._passes(len(batch.rows))):
-                return ask(batch.rows)
+                return compute(batch.rows)
 
-        return self._again(there)
+        return self._retried(attempt)
 
-    def _again(self, compute: Callable[[], T]) -> T:
-        """What `compute` gives; where the objective fails, again, `retries` times at most."""
+    def _jointly(
+        self, joint: JointForward, points: Sequence[Recipe], batch: Batch, compute: Callable[[Sequence[int]], T]
+    ) -> Iterator[T]:
+        """What `compute` returns at each of several points that share their forward passes, with retries."""
+        with joint.at(points) as select:
+            for k in range(len(points)):
+                select(k)
+                yield self._retried(lambda: compute(batch.rows))
+
+    def _retried(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns; while the objective fails, it is called again, at most `retries` times."""
         for _ in range(self._retries):
             with contextlib.suppress(ObjectiveError):
                 return compute()
         return compute()
-
-    def _each(
-        self, points: Sequence[Recipe], batch: Batch, ask: Callable[[Sequence[int]], T], dealt: bool = True
-    ) -> list[T]:
-        """What `ask` says of the batch's rows at each point. dealt: whether it is a JSON value, which processes can
-        share."""
-        groups = self.together.groups(points, len(batch.rows)) if self.together else []
-        if groups and self.together:
-            return [found for group in groups for found in self._jointly(self.together, group, batch, ask)]
-        deal = self._deal if dealt else _one_by_one
-        return deal(points, lambda p: self._at(p, batch, ask))
-
-    def _jointly(
-        self, them: Together, points: Sequence[Recipe], batch: Batch, ask: Callable[[Sequence[int]], T]
-    ) -> Iterator[T]:
-        """`ask` at each of some points that share their forward passes; a failing one is asked again."""
-        with them.at(points) as turn:
-            for k in range(len(points)):
-                turn(k)
-                yield self._again(lambda: ask(batch.rows))
 
     def _score(self, rows: Sequence[int]) -> Score:
         score = self._evaluate(rows)
@@ -197,7 +204,7 @@ class Oracle:
     def _samples(self, rows: Sequence[int]) -> list[float | None]:
         samples = self._score(rows).samples
         if samples is None:
-            raise UsageError("this optimizer needs one score a row, but the objective gives one for the whole set")
+            raise UsageError("this optimizer needs one score a row, but the objective returns one for the whole batch")
         return [None if s is None else self._sign * s for s in samples]
 
 
@@ -205,12 +212,14 @@ def _one_by_one(items: Sequence[Any], compute: Callable[[Any], Any]) -> list[Any
     return [compute(x) for x in items]
 
 
-def _checked(found: Sequence[Any], points: int) -> list[float | None]:
-    """Strengths as they were answered: a finite number, or None, for each point."""
-    right = all(x is None or (isinstance(x, int | float) and math.isfinite(x)) for x in found)
-    if len(found) != points or not right:
-        raise ObjectiveError(f"comparing {points} points gives {points} finite strengths or Nones, got {found!r}")
-    return [None if x is None else float(x) for x in found]
+def _checked_strengths(strengths: Sequence[Any], points: int) -> list[float | None]:
+    """Strengths as a comparison returned them. Raises ObjectiveError unless each point has a finite number or None."""
+    valid = all(x is None or (isinstance(x, int | float) and math.isfinite(x)) for x in strengths)
+    if len(strengths) != points or not valid:
+        raise ObjectiveError(
+            f"a comparison of {points} points must return {points} finite strengths, got {strengths!r}"
+        )
+    return [None if x is None else float(x) for x in strengths]
 
 
 __all__ = ["Evaluate", "Oracle"]

@@ -1,5 +1,9 @@
-"""How the points of a step are evaluated: one by one in a copy of the weights, while a forward pass is under way, or
-all of them in one pass.
+"""The perturb mode (`--perturb`): how the weights of perturbed points reach the model.
+
+    copy     one extra copy of the tuned weights, written once for each point
+    forward  the weights of one module at a time, written while the forward pass runs it
+    joint    all points of a step in one forward pass
+    auto     joint where few weights are tuned and it pays, forward where many are, else copy
 
 Knows models, tasks and spaces; knows no metric and no optimizer.
 """
@@ -14,7 +18,7 @@ import torch
 
 from zotune.config import RunConfig
 from zotune.core.in_forward import InForward
-from zotune.core.joint_forward import Together
+from zotune.core.joint_forward import JointForward
 from zotune.core.space import Space
 from zotune.distributed import Processes
 from zotune.errors import OptionError
@@ -23,17 +27,22 @@ from zotune.search.oracle import Oracle
 from zotune.tasks import build
 from zotune.tasks.forward import Tokens
 
-MANY = 1 << 20
-"""Tuned weights from which they are probed while a forward pass is under way instead of by copy."""
-FEW_WEIGHTS = 0.05
-"""Share of the model's weights up to which points are evaluated together: each takes a copy of the tuned ones."""
-ROWS = 16
-"""Rows on which ways of probing are compared, at most."""
+IN_FORWARD_WEIGHTS = 1 << 20
+"""`auto` perturbs in the forward pass from so many tuned weights on; fewer are cheaper to copy."""
+JOINT_SHARE = 0.05
+"""`auto` evaluates points jointly up to this share of tuned weights in the model: each point takes a copy of them."""
+CHECK_ROWS = 16
+"""Rows on which perturbing in the forward pass is checked against a copy, at most."""
+JOINT = ("joint", "together")
+"""The mode's name, and its alias in older configurations."""
 
 
 @dataclass(frozen=True)
-class Points:
-    """wants: what the objective asks for."""
+class PerturbMode:
+    """Chooses the perturb mode of a run and prepares the space and the oracle for it.
+
+    wants: the inputs that the objective declares.
+    """
 
     config: RunConfig
     task: build.Task
@@ -45,66 +54,73 @@ class Points:
     processes: Processes
 
     def prepare(self) -> list[str]:
-        """Find out, by a few forward passes, which weights can be perturbed while a pass is under way, or whether
-        points can share one. Few weights are cheaper to copy. The tensors that are probed by copy all the same, for
-        they are read outside their module. Raises OptionError where a way that was asked for is none."""
+        """Switch the mode on, after checking by a few forward passes that it gives the values of written weights.
+
+        Returns the tensors that are perturbed by copy all the same, because something outside their module reads them.
+        Raises OptionError where the mode that the user chose does not work for this model.
+        """
         mode = self.config.probe
-        if self.together:
-            self._share()
+        if self.joint:
+            self._enable_joint()
             return []
-        if mode == "together":
-            raise OptionError("--probe together: the processes of a run share its points already", hint="--probe auto")
-        if mode == "copy" or (mode == "auto" and (self.space.numel < MANY or self._says)):
+        if mode in JOINT:
+            raise OptionError("--perturb joint: a run of several processes distributes points", hint="--perturb auto")
+        if mode == "copy" or (mode == "auto" and (self.space.numel < IN_FORWARD_WEIGHTS or self._generates)):
             return []
-        rows = self.batches.at(0).rows[:ROWS]
-        self.space.most_in_forward = math.inf if mode == "forward" else 2
-        micro, copied = 0, list[str]()
-        while micro != self.task.forward.micro:  # what memory had no room for was cut in other parts: compare again
-            micro = self.task.forward.micro
+        rows = self.batches.at(0).rows[:CHECK_ROWS]
+        self.space.max_in_forward = math.inf if mode == "forward" else 2
+        micro_batch, copied = 0, list[str]()
+        while micro_batch != self.task.forward.micro:  # memory ran short and the micro-batch was halved: check again
+            micro_batch = self.task.forward.micro
             with self.processes.apart():
-                copied = self.space.probe_in_forward(lambda: self._logits(rows))
+                copied = self.space.perturb_in_forward(lambda: self._logits(rows))
         return copied
 
     @property
-    def together(self) -> bool:
-        """Whether a step's points are to be evaluated in one pass: asked for, or few weights, and either a device that
-        is not filled by one batch, or greedy text, of which a processor makes one token of each row at a time."""
+    def joint(self) -> bool:
+        """Whether a step's points are evaluated in one forward pass.
+
+        `auto` does so where few weights are tuned and either the device is not filled by one batch, or text is
+        generated greedily, which a CPU does one token a row at a time.
+        """
         if self.config.probe != "auto" or self.processes.size > 1:
-            return self.config.probe == "together" and self.processes.size == 1
+            return self.config.probe in JOINT and self.processes.size == 1
         loaded = self.task.loaded
-        small = self.space.numel <= FEW_WEIGHTS * sum(p.numel() for p in loaded.model.parameters())
-        pays = self._says or loaded.device.type != "cpu"
-        return small and pays and not (self._says and self.config.temperature)
+        few = self.space.numel <= JOINT_SHARE * sum(p.numel() for p in loaded.model.parameters())
+        pays = self._generates or loaded.device.type != "cpu"
+        return few and pays and not (self._generates and self.config.temperature)
 
     @property
-    def _says(self) -> bool:
+    def _generates(self) -> bool:
         """Whether text is generated for the objective."""
         return isinstance(self.task, build.Generating) and bool(self.wants & {"completions", "completion_ids"})
 
-    def _share(self) -> None:
-        """Evaluate points in one pass, where that gives what a pass each gives."""
+    def _enable_joint(self) -> None:
+        """Evaluate points jointly, where that gives the values of separate forward passes."""
         loaded, forward = self.task.loaded, self.task.forward
-        tokens = [self._read(i) for i in self.batches.at(0).rows[:4]]
+        tokens = [self._tokens(i) for i in self.batches.at(0).rows[:4]]
         more: dict[str, torch.Tensor] = {}
         if loaded.head == "seq2seq":
             more = {"decoder_input_ids": forward.coder.pad_right(tokens, loaded.device)["input_ids"]}
         with torch.no_grad(), self.processes.apart():
-            with InForward.watch(loaded.model) as called:
+            with InForward.called_modules(loaded.model) as called:
                 forward.run(tokens, **more)
-            forward.together = Together(self.space, called, self.config.eval_batch_size)
-            if forward.together.tried(lambda: forward.run(tokens, **more)[0]):
-                self.oracle.together = forward.together
+            forward.together = JointForward(self.space, called, self.config.eval_batch_size)
+            if forward.together.agrees(lambda: forward.run(tokens, **more)[0]):
+                self.oracle.joint = forward.together
                 return
         forward.together = None
-        if self.config.probe == "together":
-            raise OptionError("--probe together: not with these weights of this model", hint="--probe copy")
+        if self.config.probe in JOINT:
+            raise OptionError(
+                "--perturb joint does not work for the tuned tensors of this model", hint="--perturb copy"
+            )
 
-    def _read(self, row: int) -> Tokens:
-        """Tokens of a row that the model reads."""
-        found = self.train.tokens[row]
-        while found and not isinstance(found[0], int):
-            found = found[0]
-        return tuple(found)
+    def _tokens(self, row: int) -> Tokens:
+        """Token ids that the model reads for a training row."""
+        tokens = self.train.tokens[row]
+        while tokens and not isinstance(tokens[0], int):
+            tokens = tokens[0]
+        return tuple(tokens)
 
     def _logits(self, rows: Sequence[int]) -> torch.Tensor:
         if isinstance(self.task, build.Generating):
@@ -112,4 +128,4 @@ class Points:
         return self.task.logits(self.train, rows)
 
 
-__all__ = ["Points"]
+__all__ = ["PerturbMode"]

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from zotune.core.joint_forward import Together
+from zotune.core.joint_forward import JointForward
 from zotune.data.templates import TaskSpec
 from zotune.data.tokenization import PromptTokenizer
 from zotune.distributed import ALONE
@@ -46,7 +46,7 @@ class Forward:
     ) -> None:
         self.loaded, self.micro, self.flag = loaded, micro, flag
         self.processes, self._whole = ALONE, micro
-        self.together: Together | None = None
+        self.together: JointForward | None = None
         self.tell: Callable[[str], None] = lambda text: None
         self._rows = 1  # of the pass under way
         config = loaded.config
@@ -77,9 +77,9 @@ class Forward:
             return forward(rows, 1)
         return them.run(key, len(rows), lambda: forward([*rows] * count, count))
 
-    def rows_a_point(self, rows: int) -> contextlib.AbstractContextManager[None]:
+    def rows_per_point(self, rows: int) -> contextlib.AbstractContextManager[None]:
         """Inside, a pass has so many rows of each point that is evaluated in it."""
-        return self.together.rows_a_point(rows) if self.together else contextlib.nullcontext()
+        return self.together.rows_per_point(rows) if self.together else contextlib.nullcontext()
 
     def _pass(self, rows: Sequence[Tokens], more: dict[str, Tensor]) -> Any:
         stored = self.prefix is not None and all(r in self.prefix for r in rows)

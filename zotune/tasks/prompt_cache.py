@@ -49,7 +49,7 @@ class PromptCache:
         device, each = self.loaded.device, len(rows) // points
         begin = torch.tensor([rows[0][:length]] * points, device=device)
         cache, few = new_kv_cache(self.loaded), {"logits_to_keep": 1} if self.loaded.accepts("logits_to_keep") else {}
-        with self.forward.rows_a_point(1):
+        with self.forward.rows_per_point(1):
             self.loaded.unwrapped(input_ids=begin, past_key_values=cache, use_cache=True, **few)
         cache.batch_repeat_interleave(each)
         begin = begin.repeat_interleave(each, 0)
