@@ -3,7 +3,7 @@
     python -m benchmarks.together                  # stories260K and MiniLM; a table
     python -m benchmarks.together --threads 2 --rounds 9
 
-In every round, in turn: some points one by one (`--probe copy`) and in passes that they share (`--probe together`), 16
+In every round, in turn: some points one by one (`--perturb copy`) and in passes that they share (`--perturb joint`), 16
 rows each. Medians over the rounds, and their ratio.
 """
 
@@ -26,12 +26,12 @@ from zotune.runs.session import Session
 from zotune.search.journal import Tape
 
 STORIES = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K" / "hf"
-MODES = ("copy", "together")
+MODES = ("copy", "joint")
 BEGINNINGS = ("Once upon a time", "One day", "Lily and Tom", "The dog", "A girl named Sue", "Tim was", "The sun")
 
 
 def session(mode: str, **options: Any) -> Session:
-    made = Session(plan(config.resolve({"probe": mode, **options}, None)), ignore)
+    made = Session(plan(config.resolve({"perturb": mode, **options}, None)), ignore)
     made.prepare_probing()
     return made
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, options in cases.items():
             for points in (2, 4, 8):
                 t = measure(points, args.rounds, threads=args.threads, **options)
-                cells = f"{t['copy']:.2f} s | {t['together']:.2f} s | {t['together'] / t['copy']:.2f}"
+                cells = f"{t['copy']:.2f} s | {t['joint']:.2f} s | {t['joint'] / t['copy']:.2f}"
                 print(f"| {name} | {points} | {cells} |", flush=True)
 
 

@@ -18,6 +18,7 @@ from benchmark_suite import cases, mute
 
 import zotune
 from zotune import config
+from zotune.options import pairs
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.search import checkpoint
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arg", action="append", default=[], help="option of auto, name=value")
     args = parser.parse_args()
-    options = {**cases()[args.case], "optimizer_args": config.pairs(args.arg, "--arg"), "max_evals": args.budget}
+    options = {**cases()[args.case], "optimizer_args": pairs(args.arg, "--arg"), "max_evals": args.budget}
     options |= {"seed": args.seed, "threads": 1, "rollback": 0.0, "interpolate": False, "preflight": False}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zotune import config
+from zotune import config, plugin_options
 from zotune.errors import OptionError, ZotuneError
+from zotune.yaml_file import write_yaml
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Demo:
 
 def test_strings_become_what_the_annotation_says() -> None:
     given_ = {"lr": "1e-5", "n": "3", "fast": "yes", "mode": "b", "maybe": "none", "names": "x,y"}
-    assert config.build(Demo, given_, "demo") == Demo(1e-5, 3, True, "b", None, ("x", "y"))
+    assert plugin_options.build(Demo, given_, "demo") == Demo(1e-5, 3, True, "b", None, ("x", "y"))
 
 
 @pytest.mark.parametrize(
@@ -46,12 +47,12 @@ def test_strings_become_what_the_annotation_says() -> None:
 )
 def test_what_does_not_fit_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        config.build(Demo, options, "demo")
+        plugin_options.build(Demo, options, "demo")
 
 
 def test_comments_are_the_meanings() -> None:
-    assert config.comments(Demo)["lr"] == "η: learning rate"
-    assert config.comments(Demo)["mode"] == "which"
+    assert plugin_options.comments(Demo)["lr"] == "η: learning rate"
+    assert plugin_options.comments(Demo)["mode"] == "which"
 
 
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
         ("columns: [1, 2]", r"must map names to values, got \[1, 2\]"),
         ("objective: &a [f1]\nweight: *a", "aliases are not read"),
         ("objective: &a [*a]", "aliases are not read"),
-        ("seed: !!bool x", "a value is not what its tag says"),
+        ("seed: !!bool x", "a value does not fit its tag"),
         ("run_name: 2001-99-99", "cannot be read: month must be in"),
         ("seed: 0x" + "f" * 5000, "a whole number of that many digits"),
         ("a: " + "[" * 50_000, "nested too deeply"),
@@ -97,20 +98,24 @@ def test_whole_numbers_are_exact(tmp_path: Path) -> None:
     """Also those that no float holds."""
     (tmp_path / "c.yaml").write_text(f"seed: {2**60 + 1}\n")
     assert config.resolve({}, str(tmp_path / "c.yaml")).seed == 2**60 + 1
-    assert config.build(Demo, {"n": str(2**60 + 1)}, "demo").n == 2**60 + 1
+    assert plugin_options.build(Demo, {"n": str(2**60 + 1)}, "demo").n == 2**60 + 1
 
 
 def test_several_objectives_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("objective: [f1, 'contains:a,b']\nweight: [1, 0.5]\n")
     found = config.resolve({}, str(tmp_path / "c.yaml"))
-    assert (found.objective, found.weight, found.goal) == (("f1", "contains:a,b"), (1.0, 0.5), "f1 + contains:a,b")
+    assert (found.objective, found.weight, found.objective_name) == (
+        ("f1", "contains:a,b"),
+        (1.0, 0.5),
+        "f1 + contains:a,b",
+    )
 
 
 def test_written_configuration_reads_back(tmp_path: Path) -> None:
     from dataclasses import asdict
 
     made = config.resolve({"objective": "f1", "learning_rate": 1e-7, "columns": {"text": "sentence"}}, None)
-    config.write_yaml(tmp_path / "c.yaml", asdict(made))
+    write_yaml(tmp_path / "c.yaml", asdict(made))
     assert config.resolve({}, str(tmp_path / "c.yaml")) == made
 
 
@@ -126,3 +131,57 @@ def test_any_text_as_configuration_is_a_config_or_one_clear_error(text: str) -> 
             config.resolve({}, str(file))
         except ZotuneError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name", "expected"),
+    [
+        ("probe", "together", "perturb", "joint"),
+        ("probe", "copy", "perturb", "copy"),
+        ("perturb", "together", "perturb", "joint"),
+        ("model-name-or-path", "m", "model", "m"),
+        ("dataset_name", "d", "dataset", "d"),
+    ],
+)
+def test_former_names_and_names_of_trl_are_read(tmp_path: Path, key: str, value: str, name: str, expected: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"{key}: {value}\n")
+    assert getattr(config.resolve({}, str(tmp_path / "c.yaml")), name) == expected
+    assert getattr(config.resolve({key: value}, None), name) == expected
+
+
+def test_a_name_and_its_alias_exclude_each_other() -> None:
+    with pytest.raises(OptionError, match="probe is given twice: it is another name of perturb"):
+        config.resolve({"perturb": "copy", "probe": "copy"}, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modle": "x"}, "unknown option 'modle' .did you mean 'model'"),
+        ({"max_evals": "many"}, "--max-evals must be a whole number, got 'many'"),
+        ({"perturb": "togther"}, "--perturb must be auto, forward, copy or joint, got 'togther'"),
+        ({"eps": float("inf")}, "--eps must be a finite number or auto, got inf"),
+        ({"max_failures": -1}, "--max-failures must be 0 or more, got -1"),
+        ({"top_p": 0.0}, r"--top-p must be in \(0, 1\], got 0.0"),
+        ({"rollback": -1}, r"--rollback must be 0 \(never\) or more, got -1"),
+    ],
+)
+def test_bad_values_from_python_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        config.resolve(options, None)
+
+
+def test_values_from_python_are_converted() -> None:
+    values = config.resolve({"max_evals": "60", "stop": ["x"], "lr": None, "learning_rate": "auto"}, None)
+    assert (values.max_evals, values.stop, values.learning_rate) == (60, ("x",), "auto")
+
+
+def test_every_option_has_a_help_of_one_sentence_or_more_and_its_own_names() -> None:
+    records = config.run_options()
+    assert len({key for o in records.values() for key in o.keys}) == sum(len(o.keys) for o in records.values())
+    flags = [flag for o in records.values() for flag in (*o.flags, *o.aliases)]
+    assert len(set(flags)) == len(flags)
+    for record in records.values():
+        assert record.help.endswith((".", "…")), record
+        assert record.group in config.GROUPS
+    assert sum(o.first for o in records.values()) == 9  # and --config

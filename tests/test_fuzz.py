@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from zotune_objectives import calls, http
 from zotune_objectives.exec_ import Exec
 
-from zotune import config, plugins
+from zotune import config, plugin_options, plugins
 from zotune.cli import app
 from zotune.config import RunConfig
 from zotune.data import presets, readers
@@ -45,6 +45,7 @@ from zotune.models import loading
 from zotune.runs import evaluate
 from zotune.search.journal import Journal, Tape
 from zotune.tasks import task_spec
+from zotune.yaml_file import write_yaml
 
 EXAMPLES = int(os.environ.get("ZOTUNE_FUZZ", "100"))
 SECONDS = 60
@@ -184,7 +185,7 @@ def read_config(place: Path, raw: bytes) -> None:
         found = config.resolve({}, str(path))
         for name, hint in HINTS.items():
             assert has_type(getattr(found, name), hint), (name, getattr(found, name))
-        config.write_yaml(Path(os.devnull), asdict(found))
+        write_yaml(Path(os.devnull), asdict(found))
 
 
 @fuzz()
@@ -221,10 +222,10 @@ OPTIONS = {p.name: p.load() for p in plugins.default().plugins if isinstance(p.l
 @fuzz(2)
 @given(drawn=st.data(), name=st.sampled_from(sorted(OPTIONS)))
 def test_options_of_every_plugin(place: Path, drawn: st.DataObject, name: str) -> None:
-    known = st.one_of(st.sampled_from(list(config.parameters(OPTIONS[name])) or ["x"]), TEXT)
+    known = st.one_of(st.sampled_from(list(plugin_options.parameters(OPTIONS[name])) or ["x"]), TEXT)
     options = drawn.draw(st.dictionaries(known, VALUE, max_size=3))
     with contextlib.chdir(place), harmless():
-        config.build(OPTIONS[name], options, f"plugin {name!r}")
+        plugin_options.build(OPTIONS[name], options, f"plugin {name!r}")
 
 
 WORDS = st.sampled_from(

@@ -18,6 +18,7 @@ FOLDERS = ("core", "data", "models", "tasks", "scoring", "search", "humans", "ru
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
     *("events", "options", "version", "files"),
+    *("plugin_options", "yaml_file"),
 }
 """Modules of the package's root that lie below all folders."""
 ABOVE = {"tuner", "testing", "__init__", "__main__"}
@@ -52,6 +53,9 @@ KNOWN: dict[str, set[str]] = {
 PUBLIC = ("zotune", "zotune.errors", "zotune.hookspecs", "zotune.testing", "zotune.text", "zotune.types")
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {
+    "options",
+    "plugin_options",
+    "yaml_file",
     "files",
     "events",
     "declarations",

@@ -1,394 +1,415 @@
-"""Options: from strings and files to checked values.
+"""The configuration of a run: groups of options, and one frozen record of all of them.
 
-Plugin options are checked against the plugin's own dataclass (or constructor): unknown names are refused with the
-nearest known one, values are converted by annotation, and what the plugin itself raises is reported with its name. The
-run's configuration is one frozen record; a YAML file supplies what no flag says.
-
-This module imports neither torch nor transformers.
+Each field declares its type, default, help, range and names once; the flags of the commands, the keys of a `--config`
+file and docs/command-line.md follow from it. Knows what an option is called and which values it takes; what an option
+does is known by the folder that reads it. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import json
+import functools
 import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from zotune.errors import OptionError, ZotuneError, nearest
+from zotune.errors import OptionError, nearest
+from zotune.options import Option, option, options_of
+from zotune.yaml_file import read_yaml
 
-LARGEST = 1024
-"""Bits of a whole number in a YAML file."""
-
-# -- plugin options ----------------------------------------------------------------------------------------------------
-
-
-def parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """The options of a plugin target by name. Positional-only, *args and **kwargs are not options."""
-    if not callable(target):
-        return {}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p for p in inspect.signature(target).parameters.values() if p.kind in named}
-
-
-def build(target: Any, options: Mapping[str, Any], what: str) -> Any:
-    """`target(**options)` with every option converted and checked. `what` names the plugin in messages.
-
-    Raises OptionError: unknown option, value of the wrong type, or whatever the plugin refuses.
-    """
-    if not inspect.isclass(target):
-        if options:
-            raise OptionError(f"{what} takes no options, got {', '.join(sorted(options))}")
-        return target
-    known = parameters(target)
-    hints = _hints(target)
-    for name in options:
-        if name not in known:
-            raise OptionError(f"{what} has no option {name!r:.80}", hint=nearest(name, known))
-    values = {k: convert(v, hints.get(k, Any), f"{what}: option {k!r}") for k, v in options.items()}
-    try:
-        return target(**values)
-    except ZotuneError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{what}: {error}") from error
-
-
-def comments(target: Any) -> dict[str, str]:
-    """What a plugin's source says beside each option, its own or inherited: the comment on the field's line."""
-    if inspect.isclass(target):
-        classes = [c for c in reversed(target.__mro__) if c is not object]
-        return {name: said for c in classes for name, said in _own_comments(c).items()}
-    return _own_comments(target)
-
-
-def _own_comments(target: Any) -> dict[str, str]:
-    import io
-    import tokenize
-
-    try:
-        source = inspect.getsource(target)
-        tokens = list(tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline))
-    except (OSError, TypeError, tokenize.TokenError, IndentationError):
-        return {}
-    said = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-    out: dict[str, str] = {}
-    for t in tokens:
-        name, colon, _ = t.line.strip().partition(":")
-        if t.start[0] in said and colon and name.isidentifier():
-            out.setdefault(name, said[t.start[0]])
-    return out
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    source = target if dataclasses.is_dataclass(target) else target.__init__
-    try:
-        return typing.get_type_hints(source)
-    except Exception:  # annotations of a stranger's class may name what does not exist; then values stay as given
-        return {}
-
-
-def convert(value: Any, hint: Any, what: str) -> Any:
-    """A string (or a YAML value) to the annotated type. Raises OptionError with the value."""
-    got = f"got {value!r:.80}"
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or hint is inspect.Parameter.empty:
-        return _guess(value)
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
-            return None
-        problems = []
-        possible = [a for a in args if a is not type(None)]
-        if str in possible and isinstance(value, str):  # a text is no list of its parts
-            possible = [a for a in possible if typing.get_origin(a) not in (tuple, list, Sequence)]
-        elif str in possible and len(possible) > 1 and isinstance(value, list | tuple):
-            possible.remove(str)
-        for option in sorted(possible, key=lambda a: a is str):
-            try:
-                return convert(value, option, what)
-            except OptionError as error:
-                problems.append(str(error))
-        raise OptionError(problems[0])
-    if origin is typing.Literal:
-        for choice in args:
-            if value == choice or str(value) == str(choice):
-                return choice
-        raise OptionError(f"{what} must be one of {', '.join(map(str, args))}, {got}")
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise OptionError(f"{what} must map names to values, {got}")
-        return {str(k): v if args[1] is Any else convert(v, args[1], f"{what}: {k!r:.40}") for k, v in value.items()}
-    if origin in (tuple, list, Sequence) or hint in (tuple, list):
-        if not isinstance(value, str | list | tuple):
-            raise OptionError(f"{what} must be a list, {got}")
-        items = [s for s in value.split(",") if s] if isinstance(value, str) else list(value)
-        inner = args[0] if args else Any
-        items = [convert(i, inner, what) for i in items]
-        return items if (origin or hint) is list else tuple(items)
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "yes", "on", "1"):
-            return True
-        if str(value).lower() in ("false", "no", "off", "0"):
-            return False
-        raise OptionError(f"{what} must be true or false, {got}")
-    if hint in (int, float):
-        if isinstance(value, bool):
-            raise OptionError(f"{what} must be a number, {got}")
-        try:
-            number = float(value)
-            if math.isnan(number) or (hint is int and number != int(number)):
-                raise ValueError
-            if hint is float:
-                return number
-            exact = isinstance(value, int) or (isinstance(value, str) and value.lstrip("+-").isdecimal())
-            return int(value) if exact else int(number)
-        except (TypeError, ValueError, OverflowError):
-            kind = "a whole number" if hint is int else "a number"
-            raise OptionError(f"{what} must be {kind}, {got}") from None
-    if hint is str:
-        if value is None or isinstance(value, dict | list | tuple | set | bytes):
-            raise OptionError(f"{what} must be text, {got}")
-        return str(value)
-    return value
-
-
-def _guess(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-
-
-def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
-    """`["k=v", …]` to a dict. Raises OptionError where there is no "="."""
-    out = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise OptionError(f"{flag} takes name=value, got {item!r:.80}")
-        out[key.strip().replace("-", "_")] = value
-    return out
-
-
-def columns(items: Sequence[str]) -> dict[str, str]:
-    """`["wanted=found", …]` of `--column` to a dict. Raises OptionError."""
-    out = {}
-    for item in items:
-        wanted, equals, found = item.partition("=")
-        if not equals or not wanted or not found:
-            raise OptionError(f"--column takes wanted=found, got {item!r:.80}")
-        out[wanted] = found
-    return out
-
-
-# -- the run's configuration -------------------------------------------------------------------------------------------
+Number = float | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that a run is made of. Flags of `zotune fit` and keys of a `--config` file have these names."""
+class ModelOptions:
+    """The model and how its files are read."""
 
-    model: str | None = None
-    dataset: str | None = None
-    objective: str | tuple[str, ...] = "cross-entropy"
-    weight: tuple[float, ...] = ()
-    objective_args: dict[str, Any] = field(default_factory=dict)
-    direction: str | None = None
-    optimizer: str = "auto"
-    optimizer_args: dict[str, Any] = field(default_factory=dict)
-    learning_rate: float | Literal["auto"] | None = None
-    eps: float | Literal["auto"] | None = None
-    head: str = "auto"
-    task: str | None = None
-    template: str | None = None
-    labels: str | None = None
-    choices: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    train_split: str = "train"
-    eval_split: str | None = None
-    test_split: str | None = None
-    limit: int | None = None
-    train_size: int | None = None
-    k_per_class: int | None = None
-    max_length: int | None = None
-    max_new_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    samples_per_prompt: int = 1
-    system: str | None = None
-    tune: str = "auto"
-    embeddings: bool = True
-    init: str = "none"
-    peft: str = "none"
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_target_modules: tuple[str, ...] = ()
-    prefix_tokens: int = 5
-    batch_size: int | None = None
-    stratify: bool | None = None
-    smooth: int = 64
-    eval_batch_size: int = 64
-    max_steps: int | None = None
-    max_evals: int | None = None
-    max_time: float | None = None
-    seed: int = 0
-    eval_steps: int | None = None
-    save_steps: int | None = None
-    save_total_limit: int = 2
-    journal_only: bool = False
-    patience: int | None = None
-    max_failures: int = 10
-    max_kl: float | None = None
-    guard: float = 2.0
-    preflight: bool = True
-    rollback: float = 3.0
-    interpolate: bool | None = None
-    max_score_calls: int | None = None
-    score_concurrency: int | None = None
-    score_batch_size: int | None = None
-    score_timeout: float | None = None
-    score_cache: bool | None = None
-    output_dir: str | None = None
-    run_name: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int | None = None
-    compile: str = "auto"
-    probe: str = "auto"
-    parallel: str = "auto"
-    attn_implementation: str | None = None
-    device_map: str | None = None
-    quantize: str | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    model_revision: str | None = None
+    model: str | None = option(
+        None,
+        "Model directory or hub id.",
+        "--model",
+        "-m",
+        aliases=["--model-name-or-path"],
+        first=True,
+        shown="embedded MiniLM",
+    )
+    model_revision: str | None = option(None, "Branch, tag or commit on the hub.")
+    head: str = option(
+        "auto",
+        "Output of the model: causal, masked, seq2seq, classification or embedding.",
+        shown="inferred from the model's files and the task",
+    )
+    quantize: str | None = option(
+        None, "Quantize the base weights under an adapter to 4bit or 8bit, by bitsandbytes on a GPU."
+    )
+    attn_implementation: str | None = option(None, "Attention: eager, sdpa, flash_attention_2, …")
+    trust_remote_code: bool = option(False, "Run code that a hub model ships.")
+    allow_pickle: bool = option(False, "Read pickled weights, which can run code.")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The data set, its splits and its columns."""
+
+    dataset: str | None = option(
+        None,
+        "File, directory of splits or hub id.",
+        "--dataset",
+        "-d",
+        aliases=["--dataset-name"],
+        first=True,
+        shown="embedded",
+    )
+    columns: dict[str, str] = option(
+        {}, "Read a field from another column, such as text=sentence. Repeatable.", "--column", metavar="FIELD=COLUMN"
+    )
+    train_split: str = option("train", "Split or file to train on.", aliases=["--dataset-train-split"])
+    eval_split: str | None = option(
+        None,
+        "Split or file of the validation set, which selects the best weights.",
+        aliases=["--dataset-test-split"],
+        shown="validation",
+    )
+    test_split: str | None = option(None, "Split or file of the test set.", shown="test")
+    limit: int | None = option(None, "Use at most this many training rows.", above=0)
+    train_size: int | None = option(None, "Draw exactly this many training rows.", above=0)
+    k_per_class: int | None = option(None, "Draw this many training rows of each class.", above=0)
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """How a record becomes a prompt and an answer."""
+
+    task: str | None = option(
+        None,
+        "A preset (see 'zotune ls tasks'), a YAML file, or classification, choice or generation.",
+        first=True,
+        shown="from the data",
+    )
+    template: str | None = option(
+        None, "Prompt template with {column} placeholders, and {label}, {choice} or {completion} for the answer."
+    )
+    labels: str | None = option(None, "Label words: a,b,c in class order, or value=word,…")
+    choices: str | None = option(None, "Columns of the options of multiple choice, or one column that holds a list.")
+    system: str | None = option(None, "System message of every chat.")
+    max_length: int | None = option(
+        None,
+        "Maximum tokens per row.",
+        aliases=["--max-seq-length"],
+        above=0,
+        shown="256; choice 512, generation 1024",
+    )
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How completions are generated."""
+
+    max_new_tokens: int | None = option(
+        None,
+        "Maximum tokens to generate.",
+        aliases=["--max-completion-length"],
+        above=0,
+        shown="64, or the task's",
+    )
+    stop: tuple[str, ...] = option((), "Text that ends a completion. Repeatable.")
+    temperature: float = option(0.0, "Sampling temperature. 0: greedy.", least=0, zero="greedy")
+    top_p: float = option(1.0, "Sample from the most probable tokens that hold this much probability.", above=0, most=1)
+    samples_per_prompt: int = option(
+        1, "Completions sampled per training prompt.", aliases=["--num-generations"], above=0
+    )
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """Which weights are tuned."""
+
+    tune: str = option(
+        "auto", "Weights to tune: all, auto, head, value, bias, norm, bias+norm, last:N or a regular expression."
+    )
+    embeddings: bool = option(True, "Tune embeddings too, where --tune selects them.")
+    init: str = option(
+        "none",
+        "linear-probe: initialize the head by logistic regression.",
+        choices=["none", "linear-probe"],
+    )
+    peft: str = option(
+        "none",
+        "Tune an adapter on frozen weights: none, lora or prefix.",
+        first=True,
+        choices=["none", "lora", "prefix"],
+    )
+    lora_r: int = option(8, "Rank of LoRA.", above=0)
+    lora_alpha: int = option(16, "Scale of LoRA, which is divided by its rank.")
+    lora_target_modules: tuple[str, ...] = option(
+        (), "Names of the modules that get LoRA. Repeatable.", shown="query and value"
+    )
+    prefix_tokens: int = option(5, "Virtual tokens of a prefix.", above=0)
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """The optimizer and its batches."""
+
+    optimizer: str = option("auto", "Name or file.py:Class; see 'zotune plugins'.", first=True)
+    optimizer_args: dict[str, Any] = option(
+        {}, "Option of the optimizer. Repeatable.", "--optimizer-arg", metavar="NAME=VALUE"
+    )
+    learning_rate: Number = option(
+        None,
+        "Learning rate of the optimizer. auto: calibrate it with a few evaluations before the first step.",
+        "--learning-rate",
+        "--lr",
+        shown="the optimizer's",
+    )
+    eps: Number = option(
+        None, "Perturbation scale of the optimizer. auto: calibrate it likewise.", shown="the optimizer's"
+    )
+    batch_size: int | None = option(
+        None, "Training rows per batch.", aliases=["--per-device-train-batch-size"], above=0, shown="16"
+    )
+    stratify: bool | None = option(
+        None, "Draw batches with the classes in proportion.", shown="yes for --optimizer auto"
+    )
+    perturb: str = option(
+        "auto",
+        "How weights are perturbed. forward: during a forward pass, without a copy of them; copy: in a copy; "
+        "joint: all points of a step in one pass, where few weights are tuned.",
+        aliases=["--probe"],
+        old_values={"together": "joint"},
+        choices=["auto", "forward", "copy", "joint"],
+    )
+    seed: int = option(0, "Random seed of data order, noise and sampling.", first=True)
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """When a run ends."""
+
+    max_evals: int | None = option(
+        None, "Budget in evaluations: one batch at one point.", first=True, above=0, shown="2400"
+    )
+    max_steps: int | None = option(None, "Budget in tuning steps.", above=0)
+    max_time: float | None = option(None, "Budget in seconds of tuning.", above=0)
+    max_score_calls: int | None = option(
+        None, "Budget in rows that the objective scores, those of the validation and test sets included.", above=0
+    )
+    patience: int | None = option(
+        None,
+        "Early stopping: stop after this many validations without a new best score.",
+        aliases=["--early-stopping-patience"],
+        above=0,
+    )
+    max_failures: int = option(
+        10, "Dropped steps after which the run fails with exit code 3: the objective failed on them.", least=0
+    )
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """The objective, how it is called, and which weights it lets through."""
+
+    objective: str | tuple[str, ...] = option(
+        "cross-entropy",
+        "Name, name:text, file.py:function or package.module:function. Repeatable: several are summed.",
+        "--objective",
+        "-o",
+        aliases=["--reward-funcs"],
+        first=True,
+    )
+    objective_args: dict[str, Any] = option(
+        {},
+        "Option of the objective; objective.name=value for one of several. Repeatable.",
+        "--objective-arg",
+        metavar="NAME=VALUE",
+    )
+    weight: tuple[float, ...] = option(
+        (), "Weights of several objectives, such as 1,0.1.", aliases=["--reward-weights"], shown="1 each"
+    )
+    direction: str | None = option(
+        None,
+        "maximize or minimize.",
+        choices=["maximize", "minimize"],
+        shown="declared by the objective",
+    )
+    smooth: int = option(
+        64,
+        "Training signal of a metric of predictions: its mean over this many sampled sets of predictions. 0: off.",
+        least=0,
+        zero="off",
+    )
+    score_concurrency: int | None = option(
+        None, "Concurrent calls of a scorer (exec, http, async).", above=0, shown="1"
+    )
+    score_batch_size: int | None = option(None, "Rows per call of a scorer.", above=0)
+    score_timeout: float | None = option(None, "Seconds that one call of a scorer may take.", above=0)
+    score_cache: bool | None = option(
+        None, "Score equal rows only once.", shown="yes, where rows are scored one by one"
+    )
+    eval_batch_size: int = option(
+        64, "Maximum rows per forward pass.", aliases=["--per-device-eval-batch-size"], above=0
+    )
+    eval_steps: int | None = option(None, "Steps between validations.", above=0, shown="a tenth of the run")
+    max_kl: float | None = option(
+        None, "Maximum KL divergence of the kept weights from the base model, in nats per token.", above=0
+    )
+    guard: float = option(
+        2.0,
+        "Keep tuned weights only if they win on the test set by this many paired standard errors. 0: any gain.",
+        least=0,
+        zero="any gain",
+    )
+    rollback: float = option(
+        3.0,
+        "Restore the best checkpoint and quarter the step size when the validation score falls this many standard "
+        "errors below the base model. 0: never.",
+        least=0,
+        zero="never",
+    )
+    interpolate: bool | None = option(
+        None,
+        "Evaluate weights interpolated between the base model and the last step too.",
+        shown="yes for --optimizer auto",
+    )
+    preflight: bool = option(True, "Estimate the training signal with a few dozen evaluations before tuning.")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """The run directory."""
+
+    output_dir: str | None = option(
+        None,
+        "Run directory; with --run-name its parent.",
+        first=True,
+        shown="runs/<objective>-<n>",
+    )
+    run_name: str | None = option(None, "Name of the run directory inside --output-dir.", shown="none")
+    save_steps: int | None = option(None, "Steps between checkpoints.", above=0, shown="as --eval-steps")
+    save_total_limit: int = option(2, "Checkpoints to keep, besides the best.", above=0)
+    journal_only: bool = option(
+        False, "Write no checkpoints and no model; 'zotune replay' rebuilds the weights from the journal."
+    )
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """The machine."""
+
+    device: str = option("auto", "auto, cuda, mps or cpu.")
+    dtype: str = option("auto", "auto, float32, bfloat16 or float16.", aliases=["--torch-dtype"])
+    threads: int | None = option(None, "CPU threads.", above=0, shown="chosen by torch")
+    compile: str = option(
+        "auto",
+        "Compile perturbations and updates: auto (where the run is long enough), on or off.",
+        choices=["auto", "on", "off"],
+    )
+    parallel: str = option(
+        "auto",
+        "What processes started by torchrun share: batch (rows of a batch), points (points of a step) or auto.",
+        choices=["auto", "batch", "points"],
+    )
+    device_map: str | None = option(None, "auto: spread a large model over several devices with accelerate.")
+
+
+GROUPS: Final[Mapping[str, type]] = {
+    "Model": ModelOptions,
+    "Data": DataOptions,
+    "Task": TaskOptions,
+    "Generation": GenerationOptions,
+    "Tuned weights": TuningOptions,
+    "Optimizer": OptimizerOptions,
+    "Budget": BudgetOptions,
+    "Objective and validation": ScoringOptions,
+    "Output": OutputOptions,
+    "Runtime": RuntimeOptions,
+}
+"""The groups by the titles of their panels."""
+
+
+@dataclass(frozen=True)
+class RunConfig(
+    RuntimeOptions,
+    OutputOptions,
+    ScoringOptions,
+    BudgetOptions,
+    OptimizerOptions,
+    TuningOptions,
+    GenerationOptions,
+    TaskOptions,
+    DataOptions,
+    ModelOptions,
+):
+    """All options of a run. Flags of `zotune fit`, keys of a `--config` file and arguments of `zotune.fit` have these
+    names. Dataclasses collect fields from the last base to the first, so that the model stands first.
+
+    Raises OptionError for values that are out of range, no choice, or exclude each other.
+    """
 
     @property
-    def goal(self) -> str:
+    def objective_name(self) -> str:
         """The objective as one name: several joined by +."""
         return self.objective if isinstance(self.objective, str) else " + ".join(self.objective)
 
     def __post_init__(self) -> None:
-        if self.direction not in (None, "maximize", "minimize"):
-            raise OptionError(f"--direction must be maximize or minimize, got {self.direction!r}")
-        for name, value, known in (
-            ("compile", self.compile, ("auto", "on", "off")),
-            ("probe", self.probe, ("auto", "forward", "copy", "together")),
-            ("parallel", self.parallel, ("auto", "batch", "points")),
-            ("init", self.init, ("none", "linear-probe")),
-            ("peft", self.peft, ("none", "lora", "prefix")),
+        for name, record in run_options().items():
+            record.check(getattr(self, name))
+        for record, number in (
+            (run_options()[n], v) for n, v in (("learning_rate", self.learning_rate), ("eps", self.eps))
         ):
-            if value not in known:
-                raise OptionError(f"--{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
-        positive = ("limit", "max_length", "batch_size", "eval_batch_size", "max_steps", "max_evals", "max_time")
-        more = ("train_size", "k_per_class", "max_new_tokens", "lora_r", "lora_alpha", "prefix_tokens")
-        scores = ("samples_per_prompt", "max_score_calls", "score_concurrency", "score_batch_size", "score_timeout")
-        last = ("max_kl", "eval_steps", "save_steps", "save_total_limit", "patience", "threads")
-        for name in (*positive, *more, *scores, *last):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}")
-        for name, step in (("learning-rate", self.learning_rate), ("eps", self.eps)):
-            if step not in (None, "auto") and not (isinstance(step, int | float) and math.isfinite(step)):
-                raise OptionError(f"--{name} must be a finite number or auto, got {step!r}")
-        if self.smooth < 0:
-            raise OptionError(f"--smooth must be 0 (off) or more, got {self.smooth}")
-        if not self.guard >= 0:
-            raise OptionError(f"--guard must be 0 (any gain) or more standard errors, got {self.guard}")
-        if not self.rollback >= 0:
-            raise OptionError(f"--rollback must be 0 (never) or more standard errors, got {self.rollback}")
-        if not self.temperature >= 0:
-            raise OptionError(f"--temperature must be 0 (greedy) or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise OptionError(f"--top-p must be in (0, 1], got {self.top_p}")
+            if number not in (None, "auto") and not (isinstance(number, int | float) and math.isfinite(number)):
+                raise OptionError(f"{record.flag} must be a finite number or auto, got {number!r:.80}")
         if self.samples_per_prompt > 1 and self.temperature == 0:
             raise OptionError("--samples-per-prompt: greedy completions are all the same", hint="--temperature 1")
         if self.quantize and self.peft == "none":
-            raise OptionError(
-                "--quantize freezes the weights in few bits: only an adapter on top can be tuned", hint="--peft lora"
-            )
+            raise OptionError("--quantize freezes the weights: only an adapter can be tuned", hint="--peft lora")
         if self.device_map and self.device != "auto":
             raise OptionError(f"--device-map {self.device_map} and --device {self.device} exclude each other")
-        if self.max_failures < 0:
-            raise OptionError(f"--max-failures must be 0 or more, got {self.max_failures}")
 
 
-def resolve(flags: Mapping[str, Any], file: str | None) -> RunConfig:
-    """Flags (None: not given) over the YAML file over the defaults. Raises OptionError with the nearest name."""
-    given = {k: v for k, v in flags.items() if v is not None and v != {}}
-    hints = typing.get_type_hints(RunConfig)
-    values: dict[str, Any] = {}
-    for key, value in (read_yaml(file) if file else {}).items():
-        name = str(key).replace("-", "_")
-        if name not in hints:
-            raise OptionError(f"{file}: unknown key {key!r:.80}", hint=nearest(name, hints))
-        values[name] = convert(value, hints[name], f"{file}: {key}")
-    for key, value in given.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            value = {**values[key], **value}
-        values[key] = value
-    return RunConfig(**values)
+@functools.cache
+def run_options() -> Mapping[str, Option]:
+    """The records of all options of a run, by name, group after group."""
+    return {name: o for title, group in GROUPS.items() for name, o in options_of(group, title).items()}
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A mapping from a YAML file; `1e-5` is a number here, which plain YAML 1.1 reads as text.
+def resolve(values: Mapping[str, Any], file: str | None) -> RunConfig:
+    """Values (None: not given) over the YAML file over the defaults. Mappings in both are merged.
 
-    Only plain values: a tag makes no object, and there are no aliases, by which a few lines can stand for gigabytes or
-    hold themselves. Raises OptionError.
+    Raises OptionError; an unknown name comes with the nearest one.
     """
-    import re
-
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("aliases are not read: write the value out")
-            return super().compose_node(parent, index)
-
-        def construct_number(self, node: Any) -> int:
-            found: int = super().construct_yaml_int(node)
-            if found.bit_length() > LARGEST:
-                raise yaml.YAMLError("a whole number of that many digits is not read")
-            return found
-
-    exponent = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_number)
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
-    try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-    except RecursionError:
-        raise OptionError(f"{path} cannot be read: nested too deeply") from None
-    except Exception as error:  # of impossible values (a 99th day, !!bool x) its constructors raise what they like
-        said = " ".join(str(error).split())[:300] if isinstance(error, OSError | ValueError | yaml.YAMLError) else ""
-        raise OptionError(f"{path} cannot be read: {said or 'a value is not what its tag says'}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise OptionError(f"{path} must hold a mapping of options, got a {type(data).__name__}")
-    return data
+    merged = _named(read_yaml(file), f"{file}: ", "unknown key") if file else {}
+    given = {key: value for key, value in values.items() if value is not None and value != {}}
+    for name, value in _named(given, "", "unknown option").items():
+        if isinstance(value, dict) and isinstance(merged.get(name), dict):
+            value = {**merged[name], **value}
+        merged[name] = value
+    return RunConfig(**merged)
 
 
-def as_yaml(values: Mapping[str, Any]) -> str:
-    import yaml
+def _named(values: Mapping[Any, Any], source: str, unknown: str) -> dict[str, Any]:
+    """Converted values by the present names of their options. source: begins every message."""
+    options, names = run_options(), _keys()
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = names.get(str(key).replace("-", "_"))
+        if name is None:
+            raise OptionError(f"{source}{unknown} {key!r:.80}", hint=nearest(str(key).replace("-", "_"), options))
+        if name in found:
+            raise OptionError(f"{source}{key} is given twice: it is another name of {name}")
+        found[name] = options[name].convert(value, f"{source}{key}" if source else options[name].flag)
+    return found
 
-    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    return text
+
+@functools.cache
+def _keys() -> Mapping[str, str]:
+    """The option's name by each of its keys, hidden ones included."""
+    return {key: name for name, o in run_options().items() for key in o.keys}
 
 
-def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(as_yaml(values), encoding="utf-8")
+def select(names: Iterable[str]) -> dict[str, Option]:
+    """The records of some options of a run, in the order of the names."""
+    return {name: run_options()[name] for name in names}
 
 
-__all__ = ["RunConfig", "as_yaml", "build", "convert", "pairs", "parameters", "read_yaml", "resolve", "write_yaml"]
+__all__ = ["GROUPS", "RunConfig", "resolve", "run_options", "select"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zotune import config, plugins
+from zotune import plugin_options, plugins
 from zotune.cli import scaffold
 from zotune.errors import OptionError
 from zotune.scoring.objective import wrap
@@ -72,10 +72,10 @@ def test_a_single_file_passes_and_is_used_by_its_path(kind: str, tmp_path: Path)
     assert tests.returncode == 0, tests.stdout
     used = plugins.by_path(f"{tmp_path / 'mine' / 'terse.py'}:Terse", kind)
     if kind == "objective":
-        goal = wrap(config.build(used, {"price": "0.5"}, "terse"), "terse")
+        goal = wrap(plugin_options.build(used, {"price": "0.5"}, "terse"), "terse")
         assert goal.score(2, {"completions": ["yes", "no"], "references": ["yes", "yes"]}).samples == (0.5, -0.5)
     else:
-        assert config.build(used, {"lr": "0.25"}, "terse").lr == 0.25
+        assert plugin_options.build(used, {"lr": "0.25"}, "terse").lr == 0.25
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ POINTS = 3
 
 def session(probe: str, **options: Any) -> Session:
     made = Session(
-        plan(config.resolve({"threads": 1, "probe": probe, "batch_size": 6, **options}, None)), lambda *a: None
+        plan(config.resolve({"threads": 1, "perturb": probe, "batch_size": 6, **options}, None)), lambda *a: None
     )
     made.prepare_probing()
     return made
@@ -75,7 +75,7 @@ def goal(prompts: dict[str, Any], name: str) -> str:
 
 
 def same(options: dict[str, Any]) -> None:
-    one, all_ = session("copy", **options), session("together", **options)
+    one, all_ = session("copy", **options), session("joint", **options)
     assert all_.oracle.joint is not None
     before = all_.space.digest()
     (plain, passes), (found, fewer) = ask(one), ask(all_)
@@ -113,7 +113,7 @@ def test_label_words(tmp_path: Path, tiny_llama: Path) -> None:
 
 def test_sampled_text_is_each_points_own(tiny_llama: Path, prompts: dict[str, Any]) -> None:
     options = {"model": str(tiny_llama), "objective": goal(prompts, "words"), "tune": "v_proj", "temperature": 1.0}
-    one, all_ = session("copy", **options, **prompts), session("together", **options, **prompts)
+    one, all_ = session("copy", **options, **prompts), session("joint", **options, **prompts)
     assert ask(all_) == ask(one)
 
 
@@ -124,11 +124,11 @@ def test_an_order(tiny_llama: Path, prompts: dict[str, Any]) -> None:
         "def order(candidates, **_):\n    return [[float(len(set(c.split()))) for c in row] for row in candidates]\n"
     )
     options = {"model": str(tiny_llama), "objective": f"{judge}:order", "tune": "v_proj", **prompts}
-    assert ask(session("together", **options))[0] == ask(session("copy", **options))[0]
+    assert ask(session("joint", **options))[0] == ask(session("copy", **options))[0]
 
 
 def test_weights_are_untouched_where_scoring_fails(tiny_llama: Path, prompts: dict[str, Any]) -> None:
-    it = session("together", model=str(tiny_llama), objective=goal(prompts, "fails"), tune="v_proj", **prompts)
+    it = session("joint", model=str(tiny_llama), objective=goal(prompts, "fails"), tune="v_proj", **prompts)
     before, data = it.space.digest(), {n: p.data_ptr() for n, p in it.space.params.items()}
     with pytest.raises(ObjectiveError):
         ask(it)
@@ -139,7 +139,7 @@ def test_weights_are_untouched_where_scoring_fails(tiny_llama: Path, prompts: di
 
 
 def test_a_failing_score_is_asked_again(tiny_llama: Path, prompts: dict[str, Any]) -> None:
-    it = session("together", model=str(tiny_llama), objective=goal(prompts, "odd"), tune="v_proj", **prompts)
+    it = session("joint", model=str(tiny_llama), objective=goal(prompts, "odd"), tune="v_proj", **prompts)
     assert len(ask(it)[0]) == POINTS + 1
 
 
@@ -147,7 +147,7 @@ def test_who_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
     data = write_jsonl(tmp_path / "d.jsonl", rows(260))
     options = {"model": str(tiny_encoder), "dataset": str(data), "labels": "bad,good", "tune": "all"}
     with pytest.raises(OptionError, match="--perturb joint"):
-        session("together", **options)
+        session("joint", **options)
     assert session("auto", **options).oracle.joint is None
 
 
@@ -177,7 +177,7 @@ def test_a_pass_that_does_not_fit_is_made_with_fewer_rows(
 ) -> None:
     options = {"model": str(tiny_llama), "objective": goal(prompts, "words"), "tune": "v_proj", **prompts}
     expected = ask(session("copy", **options))[0]
-    it = session("together", **options)
+    it = session("joint", **options)
     generate: Callable[..., Any] = it.loaded.model.generate
 
     def short(*args: Any, **kwargs: Any) -> Any:

@@ -102,7 +102,9 @@ def test_other_errors_are_not_swallowed(tiny_encoder: Path, bert: Injector) -> N
 def test_a_single_row_that_does_not_fit_is_one_line_with_advice(tiny_encoder: Path, bert: Injector) -> None:
     task, coded = task_of(tiny_encoder, "classification")
     bert.most = 0
-    with pytest.raises(OutOfMemory, match=r"single row: CUDA out of memory.*--max-length.*--dtype.*--probe") as failed:
+    with pytest.raises(
+        OutOfMemory, match=r"single row: CUDA out of memory.*--max-length.*--dtype.*--perturb"
+    ) as failed:
         task.logits(coded, range(10))
     assert "\n" not in str(failed.value)
     assert task.forward.micro == 1
@@ -272,9 +274,9 @@ def values(folder: Path) -> list[float]:
 def test_a_run_that_runs_out_of_memory_has_the_same_journal(
     tiny_encoder: Path, toy: Path, tmp_path: Path, bert: Injector, probe: str
 ) -> None:
-    _, quiet = fit(tmp_path / "a", tiny_encoder, toy, probe=probe)
+    _, quiet = fit(tmp_path / "a", tiny_encoder, toy, perturb=probe)
     bert.most = 3
-    _, told = fit(tmp_path / "b", tiny_encoder, toy, probe=probe)
+    _, told = fit(tmp_path / "b", tiny_encoder, toy, perturb=probe)
     assert quiet == []
     assert told == ["out of memory: 2 rows a forward pass from here (--eval-batch-size 2)"]
     assert values(tmp_path / "b") == pytest.approx(values(tmp_path / "a"), rel=1e-4)

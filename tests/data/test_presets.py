@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from zotune.config import read_yaml
 from zotune.data import presets
 from zotune.data.presets import LabelWord, TaskFile
 from zotune.errors import OptionError
+from zotune.yaml_file import read_yaml
 
 FOLDER = Path(presets.__file__).parent / "tasks"
 FILTERS = {

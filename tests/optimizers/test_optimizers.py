@@ -12,8 +12,8 @@ import torch
 from references import load, loss, net
 
 from zotune import plugins
-from zotune.config import parameters
 from zotune.errors import OptionError
+from zotune.plugin_options import parameters
 from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
 
 TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "interval": 3}
@@ -50,7 +50,7 @@ class TestEveryInstalledOptimizer(OptimizerContract):
         assert bench.oracle._evaluate(everything).value < start - 0.05
 
     def test_options_are_a_frozen_dataclass_with_meanings(self) -> None:
-        from zotune.config import comments
+        from zotune.plugin_options import comments
 
         target = plugins.default().find("optimizer", self.name).load()
         assert dataclasses.is_dataclass(target)

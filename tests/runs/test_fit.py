@@ -498,7 +498,7 @@ def test_the_way_of_probing_and_compiling_changes_no_bit(
     ways = [("copy", "off"), ("forward", "off")] + [("forward", "on")] * (head == "tiny_classifier")
     for probe, compile in ways:
         made["output_dir"] = str(tmp_path / f"{probe}-{compile}")
-        zotune.fit(objective="cross-entropy", probe=probe, compile=compile, emit=emit, **made)
+        zotune.fit(objective="cross-entropy", perturb=probe, compile=compile, emit=emit, **made)
     first, *others = [tmp_path / f"{probe}-{compile}" for probe, compile in ways]
     assert not any("by copy" in note for note in notes), notes
     for other in others:

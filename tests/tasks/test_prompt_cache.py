@@ -181,12 +181,12 @@ def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Pat
     data = [{"prompt": ASKED + ASKED + QUESTIONS[i % 5]} for i in range(260)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in data))
     found = {}
-    for probe in ("copy", "together"):
-        options = {"model": str(families.folder("llama")), "dataset": str(tmp_path / "data.jsonl"), "probe": probe}
+    for probe in ("copy", "joint"):
+        options = {"model": str(families.folder("llama")), "dataset": str(tmp_path / "data.jsonl"), "perturb": probe}
         options |= {"objective": f"{tmp_path}/goal.py:words", "max_new_tokens": 5, "batch_size": 6, **tuned}
         made = Session(plan(config.resolve({**options, "threads": 1}, None)), lambda *a: None)
         made.prepare_probing()
-        assert (made.oracle.joint is not None) == (probe == "together")
+        assert (made.oracle.joint is not None) == (probe == "joint")
         made.oracle.begin(Tape(), 0)
         points = [made.space.theta + 0.5 * Noise("normal", 0, k) for k in range(3)]
         made.oracle(*points)
@@ -196,4 +196,4 @@ def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Pat
         begins = [shape for shape in seen if shape[1] > prompt_cache.LEAST]
         assert begins == ([(1, begins[0][1])] * 3 if probe == "copy" else [(3, begins[0][1])])
     assert len(set(found["copy"])) > 1
-    assert found["copy"] == pytest.approx(found["together"])
+    assert found["copy"] == pytest.approx(found["joint"])

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from zotune import __version__, config
+from zotune import __version__, config, options, plugin_options
 from zotune import plugins as host
 from zotune.cli.bench_command import bench
 from zotune.cli.check_command import check
@@ -238,12 +238,12 @@ def fit(
     said |= {"stop": tuple(stop or ()) or None, "lora_target_modules": tuple(lora_target_modules or ()) or None}
     said["objective"] = (objective[0] if len(objective) == 1 else tuple(objective)) if objective else None
     rate = float | Literal["auto"] | None
-    said["learning_rate"] = config.convert(learning_rate, rate, "--learning-rate")
-    said["eps"] = config.convert(eps, rate, "--eps")
-    said["weight"] = config.convert(weight, tuple[float, ...], "--weight") if weight else None
-    said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
-    said["optimizer_args"] = config.pairs(optimizer_arg or [], "--optimizer-arg")
-    said["columns"] = config.columns(column or [])
+    said["learning_rate"] = options.convert(learning_rate, rate, "--learning-rate")
+    said["eps"] = options.convert(eps, rate, "--eps")
+    said["weight"] = options.convert(weight, tuple[float, ...], "--weight") if weight else None
+    said["objective_args"] = options.pairs(objective_arg or [], "--objective-arg")
+    said["optimizer_args"] = options.pairs(optimizer_arg or [], "--optimizer-arg")
+    said["columns"] = options.pairs(column or [], "--column", "wanted=found")
     cfg = config.resolve(said, config_file)
 
     if not dry_run:
@@ -320,8 +320,8 @@ def evaluate(
     for name in ("objective", "objective_arg", "column", "as_json"):
         said.pop(name)
     said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
-    said |= {"stop": tuple(stop or ()) or None, "columns": config.columns(column or [])}
-    said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
+    said |= {"stop": tuple(stop or ()) or None, "columns": options.pairs(column or [], "--column", "wanted=found")}
+    said["objective_args"] = options.pairs(objective_arg or [], "--objective-arg")
 
     from zotune.cli.terminal import Terminal
     from zotune.runs import evaluate as measure
@@ -421,7 +421,7 @@ def show(
     shown: list[dict[str, Any]] = []
     for p in matches:
         target = p.load()
-        comments = config.comments(target)
+        comments = plugin_options.comments(target)
         shown.append(
             {
                 "name": p.name,
@@ -438,7 +438,7 @@ def show(
                         "default": None if o.default is o.empty else o.default,
                         "meaning": comments.get(o.name, ""),
                     }
-                    for o in config.parameters(target).values()
+                    for o in plugin_options.parameters(target).values()
                 ]
                 if isinstance(target, type)
                 else [],

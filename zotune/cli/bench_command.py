@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zotune import config
+from zotune import options
 from zotune.events import Phase
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def bench(
 
     if threads is not None and threads < 1:
         raise OptionError(f"--threads must be at least 1, got {threads}")
-    given = config.pairs(optimizer_arg or [], "--optimizer-arg")
+    given = options.pairs(optimizer_arg or [], "--optimizer-arg")
 
     from zotune.cli.terminal import Terminal
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zotune import config
+from zotune import config, options
 
 Opt = typer.Option
 Text = str | None
@@ -54,9 +54,9 @@ def check(
         said.pop(name)
     said |= {"trust_remote_code": trust_remote_code or None, "stop": tuple(stop or ()) or None}
     said["objective"] = objective[0] if len(objective) == 1 else tuple(objective)
-    said["weight"] = config.convert(weight, tuple[float, ...], "--weight") if weight else None
-    said["objective_args"] = config.pairs(objective_arg or [], "--objective-arg")
-    said["columns"] = config.columns(column or [])
+    said["weight"] = options.convert(weight, tuple[float, ...], "--weight") if weight else None
+    said["objective_args"] = options.pairs(objective_arg or [], "--objective-arg")
+    said["columns"] = options.pairs(column or [], "--column", "wanted=found")
     cfg = config.resolve(said, None)
 
     from zotune.cli.terminal import Terminal

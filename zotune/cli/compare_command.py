@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from zotune import config
+from zotune import options
 
 if TYPE_CHECKING:
     from zotune.runs.compare import Comparison
@@ -65,7 +65,7 @@ def compare(
     for name in ("a", "b", "column", "terminal", "port", "open_browser", "as_json"):
         said.pop(name)
     said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
-    said |= {"stop": tuple(stop or ()) or None, "columns": config.columns(column or [])}
+    said |= {"stop": tuple(stop or ()) or None, "columns": options.pairs(column or [], "--column", "wanted=found")}
 
     from zotune.errors import OptionError
 

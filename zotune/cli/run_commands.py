@@ -72,7 +72,7 @@ def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet
     finally:
         terminal.close()
     if not follows():
-        show_result(terminal, cfg.goal, result, verdict("", result))
+        show_result(terminal, cfg.objective_name, result, verdict("", result))
         if as_json:
             print(json.dumps(result.json(), indent=1))
     if result.reason == "interrupted":

@@ -16,8 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from zotune.config import convert, read_yaml
 from zotune.errors import OptionError, nearest
+from zotune.options import convert
+from zotune.yaml_file import read_yaml
 
 TaskKind = Literal["classification", "choice", "generation"]
 TARGETS: Mapping[str, str] = {"classification": "label", "choice": "choice", "generation": "completion"}

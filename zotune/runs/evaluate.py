@@ -16,12 +16,14 @@ from zotune.data import splits
 from zotune.data.templates import LM_HEADS
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, ignore
+from zotune.options import convert
 from zotune.runs.heldout import HeldOut, Scored
 from zotune.runs.plan import embedded_data
 from zotune.runs.session import load
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, task_spec
+from zotune.yaml_file import read_yaml
 
 Goal = str | Callable[..., Any]
 REMEMBERED = (
@@ -132,10 +134,10 @@ def inherit(cfg: RunConfig) -> RunConfig:
     path = Path(cfg.model) / "config.yaml" if cfg.model else None
     if path is None or not path.is_file():
         return cfg
-    saved, default = config.read_yaml(path), RunConfig()
+    saved, default = read_yaml(path), RunConfig()
     hints = get_type_hints(RunConfig)
     given = {n: saved[n] for n in REMEMBERED if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
-    return replace(cfg, **{n: config.convert(value, hints[n], f"{path}: {n}") for n, value in given.items()})
+    return replace(cfg, **{n: convert(value, hints[n], f"{path}: {n}") for n, value in given.items()})
 
 
 __all__ = ["REMEMBERED", "evaluate", "held_out", "inherit"]

@@ -9,9 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
-from zotune import config, files
+from zotune import files
 from zotune.errors import ModelError, RunFolderError
 from zotune.models import adapters, loading
+from zotune.yaml_file import read_yaml
 
 
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:
@@ -23,7 +24,7 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: no such run folder")
     free(target)
-    saved = config.read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
+    saved = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
     found = loading.find_model(str(folder), str(saved.get("head") or "auto"))
     if merge and found.adapter is None:
         raise ModelError(f"{folder} holds no adapter to merge; its weights are whole", hint="without --merge")

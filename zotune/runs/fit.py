@@ -34,6 +34,7 @@ from zotune.search import checkpoint
 from zotune.search.engine import Engine, Outcome, Progress, best_weights
 from zotune.search.journal import Journal, has_header
 from zotune.types import Optimizer, Score
+from zotune.yaml_file import as_yaml
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
 SHARED = {"points": "points of a step", "batch": "rows of a batch"}
@@ -416,7 +417,7 @@ def _journal(session: Session, folder: Path, resume: bool, header: dict[str, Any
         else:
             if resume:
                 path.unlink(missing_ok=True)
-            files.write(folder / "config.yaml", config.as_yaml(asdict(cfg)))
+            files.write(folder / "config.yaml", as_yaml(asdict(cfg)))
             files.write(folder / "env.json", json.dumps(environment(), indent=1))
             opened.append(Journal.create(path, header))
         return [list(opened[0].lines), opened[0].cursor]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zotune import config, declarations, plugins
+from zotune import declarations, plugin_options, plugins
 from zotune.errors import OptionError, UsageError, nearest
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective, Sum, wrap
@@ -57,7 +57,7 @@ def resolve_each(
     out = []
     for spec, target, own in zip(specs, targets, arguments, strict=True):
         what = f"objective {spec!r}" if isinstance(spec, str) else "the objective"
-        built = config.build(target.target, own, what)
+        built = plugin_options.build(target.target, own, what)
         out.append(wrap(built, spec_name(spec), direction, calls))
     return out
 
@@ -122,7 +122,7 @@ class _Target:
     @property
     def known(self) -> list[str]:
         """The names of its options."""
-        return list(config.parameters(self.target)) if inspect.isclass(self.target) else []
+        return list(plugin_options.parameters(self.target)) if inspect.isclass(self.target) else []
 
 
 def _target(spec: OneObjective) -> _Target:

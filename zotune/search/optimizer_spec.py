@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from zotune import config, declarations, plugins
+from zotune import declarations, plugin_options, plugins
 from zotune.errors import OptionError, UsageError
 from zotune.scoring.objective import Objective
 from zotune.types import Optimizer
@@ -34,14 +34,14 @@ def resolve(
         target = plugins.by_path(spec, "optimizer")
     else:
         target = plugins.default().find("optimizer", spec).load()
-    known = config.parameters(target)
+    known = plugin_options.parameters(target)
     for value, names in ((lr, NAMES["lr"]), (eps, NAMES["eps"])):
         if value not in (None, AUTO):
             found = next((n for n in names if n in known), None)
             if found is None:
                 raise OptionError(f"optimizer {spec!r} has no option {names[0]!r}", hint=f"it has {', '.join(known)}")
             options.setdefault(found, value)
-    made = config.build(target, options, f"optimizer {spec!r}")
+    made = plugin_options.build(target, options, f"optimizer {spec!r}")
     if declarations.plugin_problem("optimizer", made):
         raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
     return made  # type: ignore[no-any-return]

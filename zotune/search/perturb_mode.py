@@ -59,7 +59,7 @@ class PerturbMode:
         Returns the tensors that are perturbed by copy all the same, because something outside their module reads them.
         Raises OptionError where the mode that the user chose does not work for this model.
         """
-        mode = self.config.probe
+        mode = self.config.perturb
         if self.joint:
             self._enable_joint()
             return []
@@ -83,8 +83,8 @@ class PerturbMode:
         `auto` does so where few weights are tuned and either the device is not filled by one batch, or text is
         generated greedily, which a CPU does one token a row at a time.
         """
-        if self.config.probe != "auto" or self.processes.size > 1:
-            return self.config.probe in JOINT and self.processes.size == 1
+        if self.config.perturb != "auto" or self.processes.size > 1:
+            return self.config.perturb in JOINT and self.processes.size == 1
         loaded = self.task.loaded
         few = self.space.numel <= JOINT_SHARE * sum(p.numel() for p in loaded.model.parameters())
         pays = self._generates or loaded.device.type != "cpu"
@@ -110,7 +110,7 @@ class PerturbMode:
                 self.oracle.joint = forward.together
                 return
         forward.together = None
-        if self.config.probe in JOINT:
+        if self.config.perturb in JOINT:
             raise OptionError(
                 "--perturb joint does not work for the tuned tensors of this model", hint="--perturb copy"
             )

@@ -144,7 +144,7 @@ class Forward:
             if rows < 2:
                 raise OutOfMemory(
                     f"memory does not suffice for a single row: {reason}",
-                    hint="a shorter --max-length, --dtype bfloat16 or a smaller model; --probe forward keeps no copy",
+                    hint="a shorter --max-length, --dtype bfloat16 or a smaller model; --perturb forward keeps no copy",
                 )
             self.micro = rows // 2
             if self.loaded.device.type == "cuda":
