@@ -1,4 +1,8 @@
-"""The objectives that ship with zotune, registered as any plugin registers its own."""
+"""The objectives that ship with zotune.
+
+Each is one module. They are registered through the entry point that any plugin uses, and they import only public
+modules of zotune.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ def register_objectives(register: Register) -> None:
     register(
         "cross-entropy",
         f"{here}.cross_entropy:cross_entropy",
-        summary="mean negative log-likelihood of the right answer; lower is better, one score a row",
+        summary="mean negative log-likelihood of the label or reference; lower is better, one score per row",
     )
     register(
         "accuracy",
         f"{here}.accuracy:accuracy",
-        summary="share of right predictions; higher is better, one score a row",
+        summary="share of correct predictions; higher is better, one score per row",
     )
     register(
         "f1",
@@ -27,112 +31,112 @@ def register_objectives(register: Register) -> None:
     register(
         "mcc",
         f"{here}.mcc:mcc",
-        summary="Matthews' correlation over the set, any number of classes; higher is better",
+        summary="Matthews correlation over the set, any number of classes; higher is better",
         paper="sklearn.metrics.matthews_corrcoef",
     )
     register(
         "perplexity",
         f"{here}.perplexity:perplexity",
-        summary="exp of the mean cross-entropy of the right answers, over the set; lower is better",
+        summary="exponential of the mean cross-entropy over the set; lower is better",
     )
     register(
         "sklearn",
         f"{here}.scikit_learn:Sklearn",
-        summary="any metric of scikit-learn by name, over the set: sklearn:balanced_accuracy; losses are minimized",
+        summary="any classification metric of scikit-learn over the set, sklearn:balanced_accuracy; losses are minimized",
         paper="scikit-learn (arXiv:1201.0490)",
     )
     register(
         "token-f1",
         f"{here}.answers:token_f1",
-        summary="tokens shared with the nearest right answer, as SQuAD counts; higher is better, one score a row",
+        summary="F1 of tokens with the best reference, as in SQuAD; higher is better, one score per row",
         paper="SQuAD (arXiv:1606.05250)",
     )
     register(
         "exact-match",
         f"{here}.answers:exact_match",
-        summary="share of answers that equal a right one, as SQuAD compares; higher is better, one score a row",
+        summary="share of completions equal to a reference, as in SQuAD; higher is better, one score per row",
         paper="SQuAD (arXiv:1606.05250)",
     )
     register(
         "exec",
         f"{here}.exec_:Exec",
-        summary="a program of yours, exec:./score.sh: a line of JSON a row in, a score a line out",
+        summary="your program, exec:./score.sh: reads one JSON line per row, writes one score per line",
     )
     register(
         "http",
         f"{here}.http:Http",
-        summary="a server of yours, http://host:port/path: JSON in and out, also that of known reward servers",
+        summary="your server, http://host:port/path: JSON in and out; also vLLM, SGLang, TEI, OpenRLHF",
     )
     register(
         "https",
         f"{here}.http:Https",
-        summary="a server of yours over TLS, https://host/path; see http",
+        summary="your server over TLS, https://host/path; options as for http",
     )
     register(
         "reward-model",
         f"{here}.reward_model:RewardModel",
-        summary="a model with a classification head, reward-model:./folder: its logit, or a label's probability",
+        summary="a model with a classification head, reward-model:./folder: its logit or the probability of a label",
     )
-    for name, target, what in (("drop-f1", "DropF1", "tokens shared with"), ("drop-em", "DropExactMatch", "equal to")):
+    for name, target, what in (("drop-f1", "DropF1", "F1 of tokens"), ("drop-em", "DropExactMatch", "exact match")):
         register(
             name,
             f"{here}.drop:{target}",
-            summary=f"{what} the nearest right answer, numbers and several spans as DROP; higher is better, one a row",
+            summary=f"{what} with the best reference, numbers and spans as in DROP; higher is better, one score per row",
             paper="DROP (arXiv:1903.00161)",
         )
     for name, target, what in (
         ("rouge1", "Rouge1", "words"),
         ("rouge2", "Rouge2", "pairs of words"),
         ("rougeL", "RougeL", "the longest common subsequence of words"),
-        ("rougeLsum", "RougeLsum", "common subsequences of lines"),
+        ("rougeLsum", "RougeLsum", "the longest common subsequences of lines"),
     ):
         register(
             name,
             f"{here}.rouge:{target}",
-            summary=f"F-measure of {what}, in any script; higher is better, one score a row",
+            summary=f"F-measure of {what}, for any language; higher is better, one score per row",
             paper="Lin 2004, ROUGE",
         )
     register(
         "bleu",
         f"{here}.translation:Bleu",
-        summary="sacreBLEU's BLEU over the set, 0 to 100; higher is better (zotune[text])",
+        summary="BLEU of sacreBLEU over the set, 0 to 100; higher is better; needs zotune[text]",
         paper="Papineni et al. 2002; sacreBLEU (arXiv:1804.08771)",
     )
     register(
         "chrf",
         f"{here}.translation:Chrf",
-        summary="sacreBLEU's chrF over the set, 0 to 100, or chrF++; higher is better (zotune[text])",
+        summary="chrF or chrF++ of sacreBLEU over the set, 0 to 100; higher is better; needs zotune[text]",
         paper="Popović 2015; sacreBLEU (arXiv:1804.08771)",
     )
     register(
         "length",
         f"{here}.length:Length",
-        summary="words, characters or tokens of completions, or the distance to a target; lower is better, one a row",
+        summary="words, characters or tokens, or the distance from a target; lower is better, one score per row",
     )
     register(
         "regex",
         f"{here}.regex:Regex",
-        summary="share of completions that match, regex:'^[0-9]+$'; higher is better, one score a row",
+        summary="share of completions that match, regex:'^[0-9]+$'; higher is better, one score per row",
     )
     register(
         "contains",
         f"{here}.contains:Contains",
-        summary="share of completions that contain a text, contains:happy; higher is better, one score a row",
+        summary="share of completions that contain a text, contains:happy; higher is better, one score per row",
     )
     register(
         "preference",
         f"{here}.preference:Preference",
-        summary="share of pairs in which the chosen completion is likelier than the rejected, or their mean margin",
-        paper="DPO (arXiv:2305.18290), its implicit reward",
+        summary="share of pairs in which the chosen completion is more likely than the rejected, or the mean margin",
+        paper="DPO (arXiv:2305.18290), implicit reward",
     )
     register(
         "judge",
         f"{here}.judge:Judge",
-        summary="judge:file.py:function says which of two completions is better; an order, no values",
+        summary="your function judge:file.py:function compares two completions; gives an order, no values",
     )
     register(
         "human",
         f"{here}.human:Human",
-        summary="a person says which completion is better, on a local page or in the terminal; an order, no values",
+        summary="a person compares completions on a local page or in the terminal; gives an order, no values",
         paper="ZO-RankSGD (arXiv:2303.03751)",
     )

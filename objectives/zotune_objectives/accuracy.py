@@ -1,4 +1,4 @@
-"""Accuracy: the share of predictions that are the gold class. A prediction that is no class (None) is wrong."""
+"""Accuracy: the share of predictions that equal the label. A prediction outside the classes (None) is wrong."""
 
 from __future__ import annotations
 

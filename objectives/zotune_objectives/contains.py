@@ -1,6 +1,6 @@
 """The share of completions that contain a text: `-o contains:happy`, or one of several: `-o contains:happy,glad`.
 
-1 or 0 a row. Parts of words count too; the regex objective tells words apart (`-o regex:'\\bglad\\b'`).
+1 or 0 for each row. Parts of words match too; use the regex objective for whole words (`-o regex:'\\bglad\\b'`).
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from zotune.text import texts
 @zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class Contains:
-    text: str  # what to look for; several are parted by the separator
-    match: Literal["any", "all"] = "any"  # whether one of several is enough
-    ignore_case: bool = True  # A is a
-    separator: str = ","  # what parts several texts; none: the text is one
+    text: str  # text to search for, or several with the separator between them
+    match: Literal["any", "all"] = "any"  # whether one of several texts must match, or all
+    ignore_case: bool = True  # whether upper and lower case are equal
+    separator: str = ","  # separator of several texts; empty: the text is a single one
 
     def __post_init__(self) -> None:
-        if not self._wanted():
-            raise OptionError(f"contains: there is nothing to look for in {self.text!r}")
+        if not self._patterns():
+            raise OptionError(
+                f"contains: text must hold something besides blanks and separators, got {self.text!r}",
+                hint="-o contains:happy",
+            )
 
-    def _wanted(self) -> list[str]:
+    def _patterns(self) -> list[str]:
         parts = [p.strip() for p in self.text.split(self.separator)] if self.separator else [self.text]
         return [p.casefold() if self.ignore_case else p for p in parts if p]
 
     def __call__(self, completions: Sequence[Any]) -> list[float]:
-        """1.0 where a completion contains it."""
-        enough, wanted = any if self.match == "any" else all, self._wanted()
-        said = [t.casefold() if self.ignore_case else t for t in texts(completions)]
-        return [float(enough(w in t for w in wanted)) for t in said]
+        """1.0 for each completion that contains the text, else 0.0."""
+        quantifier, patterns = any if self.match == "any" else all, self._patterns()
+        folded = [t.casefold() if self.ignore_case else t for t in texts(completions)]
+        return [float(quantifier(p in t for p in patterns)) for t in folded]

@@ -1,11 +1,11 @@
-"""Perplexity: how many next tokens the model is torn between.
+"""Perplexity over the set: the exponential of the mean cross-entropy of rows.
 
     exp(mean over rows of the row's cross-entropy)
 
-A row's cross-entropy is the mean over its tokens (see cross_entropy.py), so each row counts the same, long or short;
-a corpus perplexity that counts each token the same differs where rows differ in length. In classification it is the
-number of classes that the model is torn between. Source: Jelinek et al. 1977, "Perplexity: a measure of the difficulty
-of speech recognition tasks". Rows without a right answer are left out; where no row has one there is no perplexity.
+The cross-entropy of a row is the mean over its tokens (see cross_entropy.py), so long and short rows count the same; a
+corpus perplexity, which weights each token the same, differs if rows differ in length. Rows without a label or
+reference are left out. Source: Jelinek et al. 1977, "Perplexity: a measure of the difficulty of speech recognition
+tasks".
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import zotune
 
 @zotune.objective(direction="minimize", level="set")
 def perplexity(losses: Sequence[float | None]) -> float:
-    """At least 1. Raises ValueError where no row has a right answer, OverflowError past the largest float."""
-    known = [x for x in losses if x is not None]
-    if not known:
-        raise ValueError("no row has a right answer, so there is no perplexity")
-    return math.exp(math.fsum(known) / len(known))
+    """At least 1. Raises ValueError if no row has a label or reference, OverflowError above the largest float."""
+    values = [loss for loss in losses if loss is not None]
+    if not values:
+        raise ValueError("no row has a label or reference")
+    return math.exp(math.fsum(values) / len(values))

@@ -1,12 +1,11 @@
-"""Preference data (`prompt`, `chosen`, `rejected`): how often the model prefers the chosen completion, with no reward
-model.
+"""Accuracy or margin of preference pairs (`prompt`, `chosen`, `rejected`) under the tuned model; no reward model.
 
-    m = log p(chosen | prompt) / |chosen| − log p(rejected | prompt) / |rejected|      per row, in nats a token
-    accuracy = 1 where m > 0, ½ where m = 0, else 0;   margin = m
+    m = log p(chosen | prompt) / |chosen| − log p(rejected | prompt) / |rejected|      in nats a token
+    accuracy = 1 if m > 0, ½ if m = 0, else 0;   margin = m
 
-Division by the lengths keeps long completions from losing by length alone (length_normalized=false leaves it out, as
-the implicit reward of DPO, Rafailov et al. 2023, arXiv:2305.18290, does, up to the reference model's constant).
-Log-probabilities are by teacher forcing, without the prompt's tokens. One score a row.
+Log-probabilities are by teacher forcing; prompt tokens do not count. Dividing by the lengths removes the disadvantage
+of long completions. With length_normalized=false, m is the implicit reward of DPO (arXiv:2305.18290), up to the
+constant of the reference model. One score for each row.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import zotune
 @zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class Preference:
-    measure: Literal["accuracy", "margin"] = "accuracy"  # share of pairs, or the mean difference
-    length_normalized: bool = True  # per token, or whole sums
+    measure: Literal["accuracy", "margin"] = "accuracy"  # share of pairs ranked correctly, or mean difference
+    length_normalized: bool = True  # whether log-probabilities are divided by the number of tokens
 
     def __call__(
         self,
@@ -31,7 +30,7 @@ class Preference:
         chosen_tokens: Sequence[int],
         rejected_tokens: Sequence[int],
     ) -> list[float]:
-        """One score a pair."""
+        """One score for each pair."""
         rows = zip(chosen_logps, rejected_logps, chosen_tokens, rejected_tokens, strict=True)
         margins = [c / n - r / m if self.length_normalized else c - r for c, r, n, m in rows]
         if self.measure == "margin":

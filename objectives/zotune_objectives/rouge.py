@@ -1,15 +1,18 @@
-"""ROUGE, the F-measure of rouge-score: what a text shares with the nearest right one, of any language.
+"""ROUGE: the F-measure of what a completion has in common with the best reference, for any language.
 
-    P = shared / in the completion,  R = shared / in the right text,  F = 2·P·R / (P + R)
-    rouge1, rouge2: shared words and pairs of words;  rougeL: the longest common subsequence of words
-    rougeLsum: the same line by line, lines being sentences, united over the lines
+    P = common / in the completion,  R = common / in the reference,  F = 2·P·R / (P + R)
+    rouge1, rouge2: words and pairs of words;  rougeL: the longest common subsequence of words
+    rougeLsum: longest common subsequences of lines, which are taken as sentences, united over the lines
 
-Source: Lin 2004, "ROUGE: a package for automatic evaluation of summaries"; computed by the rouge-score package. Its own
-tokenizer drops all but a–z and 0–9, so Chinese scores 0 against itself. Ours gives the same words for ASCII text. Other
-alphabets keep whole words, with their accents and vowel signs; scripts without blanks between words (Chinese, Japanese,
-Thai, Lao, Khmer, Burmese, …) give a token a character, and an emoji is a token. The stemmer is Porter's, for English,
-and leaves all other words alone. The best over several right texts; one score in [0, 1] a row, None without a right
-text. A text without any word scores 0, against itself too.
+A row with several references gets the best score, in [0, 1]; a row without references scores None. A text without words
+scores 0, even against itself.
+
+The tokenizer of rouge-score keeps only a–z and 0–9, so Chinese scores 0 against itself. This module's tokenizer gives
+the same words for ASCII text. Other alphabets keep whole words with accents and vowel signs; scripts without blanks
+between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, …) give one token for each character, and an emoji is a
+token. The stemmer is Porter's for English; it changes no other words.
+
+Source: Lin 2004, "ROUGE: a package for automatic evaluation of summaries"; computed by the rouge-score package.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any, ClassVar
 
 import zotune
 from zotune.text import texts
+from zotune_objectives.references import References, best_score
 
 ASCII_WORD = re.compile("[a-z0-9]+")
 UNSPACED = (
@@ -35,10 +39,9 @@ UNSPACED = (
 EMOJI = ((0x2300, 0x23FF), (0x2600, 0x27BF), (0x2B00, 0x2BFF), (0x1F000, 0x1FAFF))
 FLAG, SKIN = (0x1F1E6, 0x1F1FF), (0x1F3FB, 0x1F3FF)
 JOINERS = "\u200c\u200d"
-"""They stand inside words (Persian, Indic scripts) and between the parts of one emoji."""
-AS_EMOJI = "\ufe0f"
-"""Asks for a colourful picture of the character before it; the same emoji may come without."""
-References = Sequence[str | Sequence[str] | None]
+"""Zero-width characters inside words (Persian, Indic scripts) and between the parts of an emoji."""
+EMOJI_STYLE = "\ufe0f"
+"""Variation selector that shows the character before it as an emoji; it is optional, so it is removed."""
 
 
 def _within(code: int, ranges: Sequence[tuple[int, int]]) -> bool:
@@ -47,8 +50,8 @@ def _within(code: int, ranges: Sequence[tuple[int, int]]) -> bool:
 
 @functools.lru_cache(1 << 14)
 def _kind(char: str) -> str:
-    """What a character does: a mark joins what stands before it, a letter joins letters, single and emoji stand for
-    themselves, anything else parts words."""
+    """The kind of a character: "mark" joins the token before it, "letter" joins letters, "single", "emoji" and "flag"
+    are tokens, and "gap" separates words."""
     code = ord(char)
     if char in JOINERS or unicodedata.category(char)[0] == "M" or _within(code, [SKIN]):
         return "mark"
@@ -60,12 +63,12 @@ def _kind(char: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Tokens of a text, in lower case."""
-    text = unicodedata.normalize("NFC", text.lower()).replace(AS_EMOJI, "")
-    return ASCII_WORD.findall(text) if text.isascii() else ["".join(t) for t in _grouped(text)]
+    """The tokens of a text, in lower case."""
+    text = unicodedata.normalize("NFC", text.lower()).replace(EMOJI_STYLE, "")
+    return ASCII_WORD.findall(text) if text.isascii() else ["".join(t) for t in _tokens(text)]
 
 
-def _grouped(text: str) -> Iterator[list[str]]:
+def _tokens(text: str) -> Iterator[list[str]]:
     token: list[str] = []
     last = "gap"
     for char in text:
@@ -84,7 +87,7 @@ def _grouped(text: str) -> Iterator[list[str]]:
 
 
 class Tokenizer:
-    """What rouge-score calls: words, where asked for without their English endings."""
+    """The tokenizer that rouge-score calls: words, or their English stems."""
 
     def __init__(self, stemmer: bool) -> None:
         from nltk.stem.porter import PorterStemmer
@@ -94,8 +97,8 @@ class Tokenizer:
     def tokenize(self, text: str) -> list[str]:
         if self._stem is None:
             return words(text)
-        found = [self._stem(w) if len(w) > 3 and w.isascii() else w for w in words(text)]
-        return [w for w in found if w]
+        stems = [self._stem(w) if len(w) > 3 and w.isascii() else w for w in words(text)]
+        return [s for s in stems if s]
 
 
 @functools.cache
@@ -110,18 +113,18 @@ def _scorer(kind: str, stemmer: bool) -> Any:
 class Rouge1:
     """F-measure of words."""
 
-    stemmer: bool = False  # words without their English endings
+    stemmer: bool = False  # whether English words are stemmed
 
     kind: ClassVar[str] = "rouge1"
 
     def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
-        """The best over each row's right texts; None where it has none."""
+        """The F-measure with the best reference of each row; None if it has none."""
         scorer = _scorer(self.kind, self.stemmer)
-        out: list[float | None] = []
-        for said, right in zip(texts(completions), references, strict=True):
-            known = [right] if isinstance(right, str) else list(right or [])
-            out.append(max((float(scorer.score(r, said)[self.kind].fmeasure) for r in known), default=None))
-        return out
+
+        def score(completion: str, reference: str) -> float:
+            return float(scorer.score(reference, completion)[self.kind].fmeasure)
+
+        return [best_score(score, c, r) for c, r in zip(texts(completions), references, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,6 @@ class RougeL(Rouge1):
 
 @dataclass(frozen=True)
 class RougeLsum(Rouge1):
-    """F-measure of the common subsequences of lines, united."""
+    """F-measure of the longest common subsequences of lines, united over the lines."""
 
     kind: ClassVar[str] = "rougeLsum"

@@ -1,16 +1,17 @@
-"""BLEU and chrF of a whole set of texts, as sacreBLEU computes and reports them: numbers from 0 to 100.
+"""BLEU and chrF over a set of completions, as sacreBLEU computes and reports them: from 0 to 100.
 
-    BLEU = 100 · min(1, exp(1 − r/c)) · (p1·p2·p3·p4)^(1/4):  pn the share of the completions' n-grams that are in a
-           right text, c and r the words of completions and right texts
+    BLEU = 100 · min(1, exp(1 − r/c)) · (p1·p2·p3·p4)^(1/4):  pn the share of the completions' n-grams that occur in a
+           reference, c and r the numbers of words in completions and references
     chrF = 100 · (1 + β²)·P·R / (β²·P + R) over n-grams of characters, n from 1 to 6, β = 2
 
-Sources: BLEU, Papineni et al. 2002; chrF, Popović 2015; sacreBLEU (arXiv:1804.08771), whose numbers these are. Counts
-are summed over all rows before they are divided, so no row has a score of its own. A row may have several right texts,
-and rows different numbers of them; rows without any are left out.
+Counts are summed over all rows before the division, so no row has a score of its own. Rows may have several references,
+and different numbers of them; rows without references are left out.
 
-BLEU is 0 for sets without a text of four words (short answers; Chinese, Japanese or Thai, unless `tokenizer` parts
-these: zh, ja-mecab, or char for anything), against itself too. chrF needs no tokenizer and has no such zeros.
-Needs sacrebleu: pip install 'zotune[text]'.
+BLEU is 0 for sets in which no text has four words, even if completions equal references. This concerns short answers,
+and Chinese, Japanese and Thai unless `tokenizer` splits their words: zh, ja-mecab, or char for any language. chrF needs
+no tokenizer and has no such zeros. Needs sacrebleu: pip install 'zotune[text]'.
+
+Sources: BLEU, Papineni et al. 2002; chrF, Popović 2015; sacreBLEU (arXiv:1804.08771).
 """
 
 from __future__ import annotations
@@ -23,46 +24,43 @@ from typing import Any, Literal
 import zotune
 from zotune.errors import OptionError
 from zotune.text import texts
-
-References = Sequence[str | Sequence[str] | None]
+from zotune_objectives.references import References, as_list
 
 
 @functools.cache
 def metric(name: str, **options: Any) -> Any:
-    """sacreBLEU's metric. Raises OptionError where it, or what a tokenizer needs, is not installed."""
+    """A metric of sacreBLEU: "BLEU" or "CHRF". Raises OptionError if it, or its tokenizer, is not installed."""
     try:
         from sacrebleu import metrics
     except ImportError:
         raise OptionError(f"{name.lower()} needs sacrebleu", hint="pip install 'zotune[text]'") from None
     try:
-        return getattr(metrics, name)(**options)
-    except (ImportError, RuntimeError):
-        which = str(options.get("tokenize"))
+        return {"BLEU": metrics.BLEU, "CHRF": metrics.CHRF}[name](**options)
+    except (ImportError, RuntimeError):  # sacrebleu raises either if a tokenizer's package is missing
+        tokenizer = str(options.get("tokenize"))
         raise OptionError(
-            f"{name.lower()}: what the tokenizer {which} needs is not installed",
-            hint=f"pip install 'sacrebleu[{which.removesuffix('-mecab')}]'",
+            f"{name.lower()}: the package of the tokenizer {tokenizer} is not installed",
+            hint=f"pip install 'sacrebleu[{tokenizer.removesuffix('-mecab')}]'",
         ) from None
 
 
 def corpus_score(scorer: Any, completions: Sequence[Any], references: References) -> float:
-    """The score of all rows together. Raises ValueError where no row has a right text."""
-    rows = [
-        (c, [r] if isinstance(r, str) else list(r or [])) for c, r in zip(texts(completions), references, strict=True)
-    ]
-    rows = [(c, r) for c, r in rows if r]
+    """The score of all rows. Raises ValueError if no row has a reference."""
+    rows = [(c, as_list(r)) for c, r in zip(texts(completions), references, strict=True)]
+    rows = [(completion, several) for completion, several in rows if several]
     if not rows:
-        raise ValueError("no row has a right text")
-    most = max(len(r) for _, r in rows)
-    streams = [[r[i] if i < len(r) else None for _, r in rows] for i in range(most)]
-    return float(scorer.corpus_score([c for c, _ in rows], streams).score)
+        raise ValueError("no row has a reference")
+    count = max(len(several) for _, several in rows)
+    streams = [[several[i] if i < len(several) else None for _, several in rows] for i in range(count)]
+    return float(scorer.corpus_score([completion for completion, _ in rows], streams).score)
 
 
 @zotune.objective(direction="maximize", level="set")
 @dataclass(frozen=True)
 class Bleu:
-    tokenizer: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"] = "13a"  # what parts words
-    lowercase: bool = False  # A is a
-    effective_order: bool = False  # leave out lengths of n-grams that no completion has, as for single sentences
+    tokenizer: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"] = "13a"  # splits text into words
+    lowercase: bool = False  # whether upper and lower case are equal
+    effective_order: bool = False  # omit n-gram lengths that no completion has, as for single sentences
 
     def __post_init__(self) -> None:
         self._metric()
@@ -79,15 +77,19 @@ class Bleu:
 @zotune.objective(direction="maximize", level="set")
 @dataclass(frozen=True)
 class Chrf:
-    word_order: int = 0  # runs of words counted too, up to so many: 2 is chrF++
-    char_order: int = 6  # runs of characters, up to so many
-    beta: int = 2  # β: recall counts β times as much as precision
-    lowercase: bool = False  # A is a
+    word_order: int = 0  # largest n of n-grams of words; 2 is chrF++
+    char_order: int = 6  # largest n of n-grams of characters
+    beta: int = 2  # β: weight of recall relative to precision
+    lowercase: bool = False  # whether upper and lower case are equal
 
     def __post_init__(self) -> None:
-        for name, least in (("word_order", 0), ("char_order", 1), ("beta", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(f"chrf: {name} must be {least} or more, got {getattr(self, name)}")
+        for name, value, minimum in (
+            ("word_order", self.word_order, 0),
+            ("char_order", self.char_order, 1),
+            ("beta", self.beta, 1),
+        ):
+            if value < minimum:
+                raise OptionError(f"chrf: {name} must be {minimum} or more, got {value}")
         self._metric()
 
     def _metric(self) -> Any:
