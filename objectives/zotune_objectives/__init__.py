@@ -42,7 +42,7 @@ def register_objectives(register: Register) -> None:
     register(
         "sklearn",
         f"{here}.scikit_learn:Sklearn",
-        summary="any classification metric of scikit-learn over the set, sklearn:balanced_accuracy; losses are minimized",
+        summary="any classification metric of scikit-learn over the set, sklearn:f1_macro; losses are minimized",
         paper="scikit-learn (arXiv:1201.0490)",
     )
     register(
@@ -81,7 +81,7 @@ def register_objectives(register: Register) -> None:
         register(
             name,
             f"{here}.drop:{target}",
-            summary=f"{what} with the best reference, numbers and spans as in DROP; higher is better, one score per row",
+            summary=f"{what} with the best reference, as in DROP; higher is better, one score per row",
             paper="DROP (arXiv:1903.00161)",
         )
     for name, target, what in (
