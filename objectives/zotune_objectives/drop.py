@@ -1,7 +1,7 @@
 """F1 and exact match of answers that hold numbers or several spans, as the DROP benchmark computes them.
 
     tokens of a span: the parts between blanks and hyphens, in lower case; a number becomes a float (7 → 7.0); any other
-           part loses its punctuation and the articles a, an, the, and becomes a float if it is a number then (1,000, 5%)
+           part loses its punctuation and the articles a, an, the and becomes a float if it is then a number (1,000; 5%)
     F1 of two spans, as sets of tokens = 2·P·R / (P + R); 0 if the reference has numbers and they share none
     F1 of two answers = sum over the best one-to-one pairing of spans / the larger number of spans, rounded to 0.01
     exact match = the same spans in any order, each as often
