@@ -38,9 +38,7 @@ class Length:
         needs = "completion_ids" if self.unit == "tokens" else "completions"
         return ObjectiveInfo("minimize", level="sample", needs=(needs,))
 
-    def __call__(
-        self, completions: Sequence[Any] = (), completion_ids: Sequence[Sequence[int]] = ()
-    ) -> list[float]:
+    def __call__(self, completions: Sequence[Any] = (), completion_ids: Sequence[Sequence[int]] = ()) -> list[float]:
         """The length of each completion, or its distance from the target. `info` declares which input is needed."""
         if self.unit == "tokens":
             return [self._distance(len(ids)) for ids in completion_ids]
