@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from zotune import declarations
-from zotune.core.recipe import TensorInfo
 from zotune.core.space import Space
 from zotune.events import Emit, ignore
 from zotune.scoring.objective import wrap
@@ -20,7 +19,7 @@ from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Engine, Outcome, best_weights
 from zotune.search.journal import Journal
 from zotune.search.oracle import Oracle
-from zotune.types import Optimizer, Score
+from zotune.types import Optimizer, Score, TensorInfo
 
 DEFAULT_BATCH = 32
 

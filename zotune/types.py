@@ -5,16 +5,28 @@ A plugin may import this module for its annotations and declarations; it needs n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, overload, runtime_checkable
 
 from zotune.errors import OptionError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    State = TypeVar("State", default=Any)
+else:
+    from typing import TypeVar
+
+    State = TypeVar("State")
 
 Direction = Literal["maximize", "minimize"]
 Level = Literal["sample", "set"]
 Gives = Literal["values", "order"]
+Schedule = Literal["constant", "linear", "cosine"]
+"""constant: 1; linear: from 1 to 0; cosine: half a cosine from 1 to 0 (Loshchilov and Hutter 2017, no restarts)."""
 CallOption = Literal["concurrency", "batch_size", "timeout"]
 PROVIDED: Final = frozenset(
     {"prompts", "completions", "completion_ids", "references", "predictions", "labels", "logits", "losses"}
@@ -154,29 +166,258 @@ class Score:
     parts: tuple[tuple[str, float], ...] = ()
 
 
-@runtime_checkable
-class Optimizer(Protocol):
-    """A zeroth-order update rule: usually a frozen dataclass whose fields are its options.
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tuned tensor, as optimizers see it.
 
-    init(theta) -> state, or init(theta, oracle, at) where it wants to probe before step 0. The state is plain data; a
-    recipe in it becomes a stored field.
-
-    step(theta, oracle, state, at) -> (next theta, next state). Pure: the same arguments and oracle values give the same
-    result, which is what makes replay exact. It may call the oracle as often as it likes; every value it sees is
-    journaled. A step may be taken back: after a rollback it is asked to go on from an earlier state at a later `at.t`.
-
-    Capabilities that it may declare: see `OptimizerInfo`; and `forwards`, evaluations of one batch at one point that a
-    step costs, or, where steps differ, a method `cost(theta, at)` that returns them for the step to come.
+    name: canonical name; shape: its shape; kind: "bias", "norm", "embedding", "linear" or "other", decided by the
+    type of the module that owns it; block: index of the layer it belongs to, or None; dtype: "float32", "bfloat16" …
     """
 
-    def init(self, theta: Any) -> Any: ...
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    block: int | None
+    dtype: str = "float32"
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]: ...
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Row indices into the training data."""
+
+    rows: tuple[int, ...]
+
+    @property
+    def each(self) -> tuple[Batch, ...]:
+        """Every row as a batch of its own."""
+        return tuple(Batch((row,)) for row in self.rows)
+
+
+class Recipe(Protocol):
+    """An expression over weights, fields and noise, evaluated element by element when the core needs its values.
+
+    Arithmetic with recipes and numbers gives recipes; so do the functions `zotune.sqrt`, `sign`, `where`, `clip`,
+    `maximum`, `minimum`, `weighted_sum`, `only` and `outer`. A recipe has no truth value: choose elements with
+    `zotune.where(condition, a, b)`.
+    """
+
+    def __add__(self, other: Recipe | float, /) -> Recipe: ...
+    def __radd__(self, other: float, /) -> Recipe: ...
+    def __sub__(self, other: Recipe | float, /) -> Recipe: ...
+    def __rsub__(self, other: float, /) -> Recipe: ...
+    def __mul__(self, other: Recipe | float, /) -> Recipe: ...
+    def __rmul__(self, other: float, /) -> Recipe: ...
+    def __truediv__(self, other: Recipe | float, /) -> Recipe: ...
+    def __rtruediv__(self, other: float, /) -> Recipe: ...
+    def __pow__(self, power: int, /) -> Recipe:
+        """The square: `power` must be 2."""
+        ...
+
+    def __neg__(self) -> Recipe: ...
+    def __abs__(self) -> Recipe: ...
+    def __le__(self, other: Recipe | float, /) -> Recipe: ...
+    def __lt__(self, other: Recipe | float, /) -> Recipe: ...
+    def __ge__(self, other: Recipe | float, /) -> Recipe: ...
+    def __gt__(self, other: Recipe | float, /) -> Recipe: ...
+
+
+class PerTensor(Recipe, Protocol):
+    """One float for every tuned tensor. Arithmetic with numbers and other per-tensor values happens on the host."""
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The floats by canonical name of the tensor."""
+        ...
+
+    def map(self, fn: Callable[[float], float], /) -> PerTensor:
+        """`fn` of each float."""
+        ...
+
+
+class Theta(Recipe, Protocol):
+    """The weights from before the step."""
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]: ...
+
+    def per(self, fn: Callable[[TensorInfo], float], /) -> PerTensor:
+        """One number (a bool counts as 0 or 1) for every tensor: `theta.per(lambda t: t.kind != "bias")`."""
+        ...
+
+
+class Noise(Recipe, Protocol):
+    """A handle of noise, fixed by the run seed, a step and a draw. A state may keep it and use it again steps later."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def draw(self) -> int: ...
+
+
+class Factor(Protocol):
+    """One small matrix of normal noise for every tensor in `shapes`: `zotune.outer` makes a recipe of two."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def draw(self) -> int: ...
+
+
+class Oracle(Protocol):
+    """Evaluates points of weight space with the objective. Smaller is better, whatever direction the objective has.
+
+    Every value passes through the journal, so that a replay reads it instead of evaluating again.
+    """
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations so far: one batch at one point each."""
+        ...
+
+    @overload
+    def __call__(self, *points: Recipe, batch: Batch | None = None) -> tuple[float, ...]: ...
+    @overload
+    def __call__(
+        self, *points: Recipe, batch: Batch | None = None, per_sample: Literal[True]
+    ) -> tuple[tuple[float | None, ...], ...]:
+        """The value of each point on `batch`, the step's own by default; with `per_sample=True` one float a row
+        (None: not applicable) for each point. Raises ObjectiveError where an evaluation fails."""
+        ...
+
+    def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
+        """The place of each point, 0 the best; equal points share a place, None: unranked."""
+        ...
+
+    @property
+    def measures_kl(self) -> bool:
+        """Whether `kl` can be called: where the model generates text."""
+        ...
+
+    def kl(self, *points: Recipe) -> tuple[float, ...]:
+        """The KL divergence of each point from the base model, in nats a token. The objective is not called."""
+        ...
+
+
+class At(Protocol):
+    """The moment of a step: its number, noise, batches, learning-rate schedule and journaled reductions."""
+
+    @property
+    def t(self) -> int:
+        """The step, from 0; -1 in `init`."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """Planned steps; None where only time limits the run."""
+        ...
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used, in [0, 1)."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes over the training rows before this step."""
+        ...
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps that one pass over the training rows takes."""
+        ...
+
+    def schedule(self, kind: Schedule, /) -> float:
+        """The factor of the learning rate at this step, in [0, 1]."""
+        ...
+
+    def normal(self, draw: int = 0, step: int | None = None) -> Noise:
+        """Noise of mean 0 and variance 1 for every element; other draws and steps are independent."""
+        ...
+
+    def rademacher(self, draw: int = 0, step: int | None = None) -> Noise:
+        """Noise of -1 and 1."""
+        ...
+
+    def sphere(self, draw: int = 0, step: int | None = None) -> Recipe:
+        """Noise on the sphere of radius √d in d dimensions; its length is journaled."""
+        ...
+
+    def factor(
+        self, shape: Callable[[TensorInfo], tuple[int, int] | None], draw: int = 0, step: int | None = None
+    ) -> Factor:
+        """A matrix of normal noise with (rows, columns) = shape(tensor) for each tensor; None: no matrix."""
+        ...
+
+    def vector(self, length: int, draw: int = 0) -> list[float]:
+        """`length` standard normal numbers on the host."""
+        ...
+
+    @property
+    def full(self) -> Batch:
+        """All training rows."""
+        ...
+
+    def sample(self, draw: int, /) -> Batch:
+        """Draw 0 is the step's own batch, further draws are independent samples."""
+        ...
+
+    def large(self, rows: int, /) -> Batch:
+        """A seeded sample of at least so many rows, all where there are fewer."""
+        ...
+
+    def cost(self, batch: Batch, /) -> int:
+        """Evaluations that one point costs on this batch."""
+        ...
+
+    def norm(self, recipe: Recipe, /) -> PerTensor:
+        """Euclidean norm of the recipe on each tensor, journaled."""
+        ...
+
+    def rms(self, recipe: Recipe, /) -> PerTensor:
+        """Root mean square of the recipe on each tensor, journaled."""
+        ...
+
+    def quantile(self, recipe: Recipe, q: float, /) -> PerTensor:
+        """The q-quantile of the recipe's elements on each tensor, journaled."""
+        ...
+
+
+@runtime_checkable
+class Optimizer(Protocol[State]):
+    """A zeroth-order update rule: usually a frozen dataclass whose fields are its options.
+
+    init(theta) -> state, or init(theta, oracle, at) where it wants to evaluate points before step 0. The state is plain
+    data; a recipe in it becomes a stored field.
+
+    step(theta, oracle, state, at) -> (next theta, next state). Pure: the same arguments and oracle values give the same
+    result, which makes a replay exact. It may call the oracle as often as it likes; every value it sees is journaled. A
+    step may be taken back: after a rollback the optimizer gets an earlier state at a later `at.t`.
+
+    Capabilities that it may declare: see `OptimizerInfo`; and `forwards`, evaluations of one batch at one point that a
+    step costs, or, where steps differ, a method `cost(theta, at)` that returns them for the step to come; and a method
+    `describe(state)` that returns lines about the state after init.
+    """
+
+    @property
+    def init(self) -> Callable[..., State]: ...
+
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At, /) -> tuple[Recipe, State]: ...
+
+
+Result = float | Sequence[float | None]
+"""What an objective returns: one float for the set, or one float or None (not applicable) for each row."""
 
 
 class Objective(Protocol):
-    """Anything callable that scores. It is called by keyword with the names that it declares: `prompts`,
-    `completions`, `references`, `predictions`, `labels`, `logits`, `model`, `batch`, and every column of the data. It
-    returns one float for the set, or one float or None for each row."""
+    """Anything callable that scores. It is called by keyword with the inputs that it declares: those in `PROVIDED`, and
+    every column of the data. An order objective returns a strength for each of the `candidates` of each row."""
 
-    def __call__(self, **inputs: Any) -> float | Sequence[float | None]: ...
+    def __call__(self, *args: Any, **inputs: Any) -> Any: ...

@@ -223,7 +223,7 @@ def test_factors_that_make_no_such_tensor_are_named() -> None:
     bad = Factor({"layers.0.weight": (3, 2)}, 0, 0)
     with pytest.raises(RecipeError, match=r"layers\.0\.weight"):
         space.value(outer(bad, bad))
-    with pytest.raises(RecipeError, match="two factors"):
+    with pytest.raises(RecipeError, match="takes factors"):
         outer(bad, space.theta)  # type: ignore[arg-type]
 
 

@@ -533,9 +533,9 @@ def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
 def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: Path) -> None:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from zotune.core.recipe import TensorInfo
     from zotune.core.space import describe
     from zotune.models.trainable import match_tensors
+    from zotune.types import TensorInfo
 
     bert = list(describe(AutoModel.from_pretrained(tiny_encoder)).values())
     llama = list(describe(AutoModelForCausalLM.from_pretrained(tiny_llama)).values())

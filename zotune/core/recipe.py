@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zotune import types
 from zotune.errors import RecipeError
+from zotune.types import TensorInfo
 
 __all__ = [
     "Constant",
@@ -41,6 +43,7 @@ __all__ = [
     "WeightedSum",
     "absolute",
     "clip",
+    "concrete",
     "each",
     "maximum",
     "minimum",
@@ -54,25 +57,8 @@ __all__ = [
 ]
 
 Number = float | int
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tuned tensor, as optimizers see it.
-
-    name: canonical name; shape: its shape; kind: "bias", "norm", "embedding", "linear" or "other", decided by the
-    type of the module that owns it; block: index of the layer it belongs to, or None; dtype: "float32", "bfloat16" …
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    block: int | None
-    dtype: str = "float32"
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
+Operand = types.Recipe | Number
+"""What arithmetic with a recipe takes; `types.Recipe` is the protocol that plugins are typed with."""
 
 
 class Recipe:
@@ -81,25 +67,25 @@ class Recipe:
     __slots__ = ()
     __array_ufunc__ = None  # numpy scalars on the left defer to the methods below
 
-    def __add__(self, other: Recipe | Number) -> Recipe:
+    def __add__(self, other: Operand) -> Recipe:
         return _op("add", self, other)
 
     def __radd__(self, other: Number) -> Recipe:
         return _op("add", other, self)
 
-    def __sub__(self, other: Recipe | Number) -> Recipe:
+    def __sub__(self, other: Operand) -> Recipe:
         return _op("sub", self, other)
 
     def __rsub__(self, other: Number) -> Recipe:
         return _op("sub", other, self)
 
-    def __mul__(self, other: Recipe | Number) -> Recipe:
+    def __mul__(self, other: Operand) -> Recipe:
         return _op("mul", self, other)
 
     def __rmul__(self, other: Number) -> Recipe:
         return _op("mul", other, self)
 
-    def __truediv__(self, other: Recipe | Number) -> Recipe:
+    def __truediv__(self, other: Operand) -> Recipe:
         return _op("div", self, other)
 
     def __rtruediv__(self, other: Number) -> Recipe:
@@ -116,16 +102,16 @@ class Recipe:
     def __abs__(self) -> Recipe:
         return _op("abs", self)
 
-    def __le__(self, other: Recipe | Number) -> Recipe:
+    def __le__(self, other: Operand) -> Recipe:
         return _op("le", self, other)
 
-    def __lt__(self, other: Recipe | Number) -> Recipe:
+    def __lt__(self, other: Operand) -> Recipe:
         return _op("lt", self, other)
 
-    def __ge__(self, other: Recipe | Number) -> Recipe:
+    def __ge__(self, other: Operand) -> Recipe:
         return _op("ge", self, other)
 
-    def __gt__(self, other: Recipe | Number) -> Recipe:
+    def __gt__(self, other: Operand) -> Recipe:
         return _op("gt", self, other)
 
     def __bool__(self) -> bool:
@@ -224,40 +210,40 @@ class Outer(Recipe):
     right: Factor | Each
 
 
-def absolute(x: Recipe) -> Recipe:
+def absolute(x: types.Recipe) -> Recipe:
     """|x|, elementwise; `abs(x)` is the same."""
     return _op("abs", x)
 
 
-def sign(x: Recipe | Number) -> Recipe:
+def sign(x: Operand) -> Recipe:
     """-1, 0 or 1."""
     return _op("sign", x)
 
 
-def sqrt(x: Recipe | Number) -> Recipe:
+def sqrt(x: Operand) -> Recipe:
     """Square root, computed in float64 and rounded once."""
     return _op("sqrt", x)
 
 
-def maximum(a: Recipe | Number, b: Recipe | Number) -> Recipe:
+def maximum(a: Operand, b: Operand) -> Recipe:
     return _op("maximum", a, b)
 
 
-def minimum(a: Recipe | Number, b: Recipe | Number) -> Recipe:
+def minimum(a: Operand, b: Operand) -> Recipe:
     return _op("minimum", a, b)
 
 
-def clip(x: Recipe | Number, low: Recipe | Number, high: Recipe | Number) -> Recipe:
+def clip(x: Operand, low: Operand, high: Operand) -> Recipe:
     """min(max(x, low), high)."""
     return minimum(maximum(x, low), high)
 
 
-def where(condition: Recipe, a: Recipe | Number, b: Recipe | Number) -> Recipe:
+def where(condition: types.Recipe, a: Operand, b: Operand) -> Recipe:
     """`a` where the condition holds, else `b`. A PerTensor condition holds where it is not 0."""
     return _op("where", condition, a, b)
 
 
-def weighted_sum(pairs: Iterable[tuple[Number, Recipe]], power: int = 1) -> Recipe:
+def weighted_sum(pairs: Iterable[tuple[Number, types.Recipe]], power: int = 1) -> Recipe:
     """The sum of c * z**power over pairs (c, z) of a number and a noise; power is 1 or 2.
 
     A noise may carry a number of its own (`at.sphere()` does). Any number of terms is one pass over memory.
@@ -276,7 +262,7 @@ def weighted_sum(pairs: Iterable[tuple[Number, Recipe]], power: int = 1) -> Reci
     return WeightedSum(tuple(terms), power) if terms else Constant(0.0)
 
 
-def only(mask: PerTensor, recipe: Recipe | Number) -> Recipe:
+def only(mask: types.PerTensor, recipe: Operand) -> Recipe:
     """In a state: a field that is stored on the tensors whose `mask` is not 0, and reads as 0 on all others.
 
     `only(theta.per(lambda t: "q_proj" in t.name), theta)` keeps an anchor of the query projections and nothing else.
@@ -286,22 +272,32 @@ def only(mask: PerTensor, recipe: Recipe | Number) -> Recipe:
     return Only(mask, _lift(recipe))
 
 
-def outer(left: Factor | Each, right: Factor | Each) -> Recipe:
+def outer(left: types.Factor | Each, right: types.Factor | Each) -> Recipe:
     """The matrix left @ right.T of every tensor that has both factors, flattened as the tensor is; 0 on all others.
 
     left: (rows, rank), right: (columns, rank), with rows times columns the tensor's elements. Ranks are added one after
     the other, so that the bits are the same everywhere.
     """
-    for x in (left, right):
-        if not isinstance(x, Factor | Each):
-            raise RecipeError(f"outer() takes two factors (at.factor), got {type(x).__name__}")
-    return Outer(left, right)
+    return Outer(_matrix("outer", left), _matrix("outer", right))
 
 
-def each(fn: Callable[..., Any], *factors: Factor | Each) -> Each:
+def each(fn: Callable[..., Any], *factors: types.Factor | Each) -> Each:
     """`fn` of each tensor's factors, with torch on factor-sized matrices only: orthogonalising them, for example.
     As portable between machines as `fn` is: a run replays where it gives the same bits."""
-    return Each(fn, factors)
+    return Each(fn, tuple(_matrix("each", factor) for factor in factors))
+
+
+def _matrix(function: str, x: object) -> Factor | Each:
+    if not isinstance(x, Factor | Each):
+        raise RecipeError(f"{function}() takes factors (at.factor), got {type(x).__name__}")
+    return x
+
+
+def concrete(recipe: types.Recipe) -> Recipe:
+    """The recipe as it is. Raises RecipeError where it is anything else, such as a number or a tensor."""
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"a point is a recipe such as theta + eps * z, got {type(recipe).__name__}: {recipe!r:.60}")
+    return recipe
 
 
 # -- building: numbers are folded on the host -------------------------------------------------------------------------

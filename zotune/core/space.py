@@ -31,9 +31,10 @@ from zotune.core.codegen import Output
 from zotune.core.evaluation import SMALL, Evaluation, Keys, compute_dtype
 from zotune.core.in_forward import InForward, outputs_of, same_outputs
 from zotune.core.kernels import CHUNK, Kernels
-from zotune.core.recipe import Field, Noise, Only, PerTensor, Recipe, TensorInfo, Theta, scalar_at
+from zotune.core.recipe import Field, Noise, Only, PerTensor, Recipe, Theta, scalar_at
 from zotune.core.state_codec import map_recipes
 from zotune.errors import UsageError
+from zotune.types import TensorInfo
 
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod|base_layer|_fsdp_wrapped_module)\.")
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")

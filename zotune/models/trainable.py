@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from zotune.core.recipe import TensorInfo
 from zotune.core.space import describe, named_tensors
 from zotune.errors import OptionError
 from zotune.models import adapters, loading
 from zotune.models.loading import LoadedModel
+from zotune.types import TensorInfo
 
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""

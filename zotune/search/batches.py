@@ -9,22 +9,10 @@ import functools
 import math
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 from zotune import seeds
 from zotune.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Row indices into the training data."""
-
-    rows: tuple[int, ...]
-
-    @property
-    def each(self) -> tuple[Batch, ...]:
-        """Every row as a batch of its own."""
-        return tuple(Batch((row,)) for row in self.rows)
+from zotune.types import Batch
 
 
 class Batches:

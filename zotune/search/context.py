@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from zotune import seeds
-from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, TensorInfo
+from zotune import seeds, types
+from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, concrete
 from zotune.core.space import Space
 from zotune.errors import UsageError
 from zotune.search import schedule
-from zotune.search.batches import Batch, Batches
+from zotune.search.batches import Batches
 from zotune.search.journal import Tape
-from zotune.search.schedule import Schedule
+from zotune.types import Batch, Schedule, TensorInfo
 
 
 class At:
@@ -108,11 +108,11 @@ class At:
         """A seeded sample of at least this many rows (all where there are fewer), for calibration."""
         return self._batches.sample(self.t, rows)
 
-    def norm(self, recipe: Recipe) -> PerTensor:
+    def norm(self, recipe: types.Recipe) -> PerTensor:
         """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""
         return self._reduce("norm", recipe, _squares, lambda parts: math.sqrt(math.fsum(s for s, _ in parts)))
 
-    def rms(self, recipe: Recipe) -> PerTensor:
+    def rms(self, recipe: types.Recipe) -> PerTensor:
         """Root mean square of each tensor's elements, journaled."""
 
         def join(parts: Sequence[tuple[float, int]]) -> float:
@@ -120,24 +120,30 @@ class At:
 
         return self._reduce("rms", recipe, _squares, join)
 
-    def quantile(self, recipe: Recipe, q: float) -> PerTensor:
+    def quantile(self, recipe: types.Recipe, q: float) -> PerTensor:
         """The q-quantile of each tensor's elements (linear interpolation), journaled. Nothing is sorted: a few passes
         over the recipe count what is below, digit by digit (`Space.ordered`)."""
         if not 0.0 <= q <= 1.0:
             raise UsageError(f"quantile needs q in [0, 1], got {q}")
 
+        point = concrete(recipe)
+
         def values() -> dict[str, float]:
             places = {n: q * (p.numel() - 1) for n, p in self._space.params.items()}
-            low = self._space.ordered(recipe, {n: math.floor(x) for n, x in places.items()})
-            high = self._space.ordered(recipe, {n: math.ceil(x) for n, x in places.items()})
+            low = self._space.ordered(point, {n: math.floor(x) for n, x in places.items()})
+            high = self._space.ordered(point, {n: math.ceil(x) for n, x in places.items()})
             return {n: low[n] + (high[n] - low[n]) * (x - math.floor(x)) for n, x in places.items()}
 
         return self._journaled("quantile", values)
 
     def _reduce(
-        self, kind: str, recipe: Recipe, fold: Callable[[torch.Tensor], Any], join: Callable[[Sequence[Any]], float]
+        self,
+        kind: str,
+        recipe: types.Recipe,
+        fold: Callable[[torch.Tensor], Any],
+        join: Callable[[Sequence[Any]], float],
     ) -> PerTensor:
-        return self._journaled(kind, lambda: self._space.reduce(recipe, fold, join))
+        return self._journaled(kind, lambda: self._space.reduce(concrete(recipe), fold, join))
 
     def _journaled(self, kind: str, compute: Callable[[], Mapping[str, float]]) -> PerTensor:
         values = self._tape.take(kind, lambda: list(compute().values()))

@@ -21,9 +21,10 @@ import math
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zotune.core.recipe import Constant, Only, Op, PerTensor, Recipe, WeightedSum
+from zotune import types
+from zotune.core.recipe import Constant, Factor, Noise, Only, Op, PerTensor, Recipe, Theta, WeightedSum
 from zotune.core.space import Space
 from zotune.core.state_codec import map_recipes
 from zotune.errors import OptimizerError, RecipeError, ZotuneError
@@ -154,6 +155,16 @@ def _name(optimizer: Optimizer) -> str:
 
 def _type(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+if TYPE_CHECKING:  # the classes that a step works with have the shapes that plugins are typed with
+
+    def _step_arguments(theta: Theta, oracle: Oracle, at: At) -> tuple[types.Theta, types.Oracle, types.At]:
+        return theta, oracle, at
+
+    def _recipes(recipe: Recipe, per: PerTensor, z: Noise, u: Factor) -> tuple[object, ...]:
+        pairs: tuple[types.Recipe, types.PerTensor, types.Noise, types.Factor] = (recipe, per, z, u)
+        return pairs
 
 
 __all__ = ["check_weights", "checked_step", "initial_state"]

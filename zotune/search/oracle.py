@@ -14,13 +14,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, overload
 
+from zotune import types
 from zotune.core.joint_forward import JointForward
-from zotune.core.recipe import Recipe
+from zotune.core.recipe import Recipe, concrete
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
-from zotune.search.batches import Batch, Batches
+from zotune.search.batches import Batches
 from zotune.search.journal import Tape
-from zotune.types import Direction, Score
+from zotune.types import Batch, Direction, Score
 
 T = TypeVar("T")
 Evaluate = Callable[[Sequence[int]], Score]
@@ -74,12 +75,12 @@ class Oracle:
         self._space.step = step
 
     @overload
-    def __call__(self, *points: Recipe, batch: Batch | None = None) -> tuple[float, ...]: ...
+    def __call__(self, *points: types.Recipe, batch: Batch | None = None) -> tuple[float, ...]: ...
     @overload
     def __call__(
-        self, *points: Recipe, batch: Batch | None = None, per_sample: Literal[True]
+        self, *points: types.Recipe, batch: Batch | None = None, per_sample: Literal[True]
     ) -> tuple[tuple[float | None, ...], ...]: ...
-    def __call__(self, *points: Recipe, batch: Batch | None = None, per_sample: bool = False) -> Any:
+    def __call__(self, *points: types.Recipe, batch: Batch | None = None, per_sample: bool = False) -> Any:
         """The value of each point on `batch`, by default the step's batch.
 
         per_sample=True returns a tuple of one float a row (None: not applicable) for each point instead; the objective
@@ -91,27 +92,27 @@ class Oracle:
             raise UsageError(
                 "this objective compares points and has no value for a single one; pass at least two points"
             )
-        batch = batch or self._batch
+        batch, recipes = batch or self._batch, [concrete(p) for p in points]
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
-            rows = self._tape.take("samples", lambda: self._each(points, batch, self._samples))
+            rows = self._tape.take("samples", lambda: self._each(recipes, batch, self._samples))
             return tuple(tuple(None if v is None else float(v) for v in row) for row in rows)
-        values = self._tape.take("values", lambda: self._values(points, batch))
+        values = self._tape.take("values", lambda: self._values(recipes, batch))
         return tuple(float(v) for v in values)
 
-    def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
+    def rank(self, *points: types.Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
         """The rank of each point: 0 is the best, equal points share a rank, None where a point is unranked.
 
         An objective that gives values is sorted; one that gives an order is asked. Raises ObjectiveError.
         """
-        batch = batch or self._batch
+        batch, recipes = batch or self._batch, [concrete(p) for p in points]
         self.evaluations += len(points) * self._batches.cost(batch)
 
         def ranks() -> list[int | None]:
             if self._compare is None:
-                values: Sequence[float | None] = self._values(points, batch)
+                values: Sequence[float | None] = self._values(recipes, batch)
             else:
-                values = [None if x is None else -x for x in self._strengths(points, batch)]
+                values = [None if x is None else -x for x in self._strengths(recipes, batch)]
             ranked = [v for v in values if v is not None]
             return [None if v is None else sum(other < v for other in ranked) for v in values]
 
@@ -122,7 +123,7 @@ class Oracle:
         """Whether `kl` can be called."""
         return self._kl is not None
 
-    def kl(self, *points: Recipe) -> tuple[float, ...]:
+    def kl(self, *points: types.Recipe) -> tuple[float, ...]:
         """KL divergence of the model at each point from the base model, in nats a token.
 
         It is estimated on texts sampled from the base model, as the mean log-likelihood that they lose; the estimate is
@@ -132,13 +133,14 @@ class Oracle:
         measure = self._kl
         if measure is None:
             raise UsageError("the KL divergence of this model is not measured; check oracle.measures_kl first")
-        self.evaluations += len(points)
+        recipes = [concrete(p) for p in points]
+        self.evaluations += len(recipes)
 
         def at(point: Recipe) -> float:
             with self._space.at(point, self._passes(self._batches.size)):
                 return measure()
 
-        return tuple(float(v) for v in self._tape.take("drift", lambda: self._distribute(points, at)))
+        return tuple(float(v) for v in self._tape.take("drift", lambda: self._distribute(recipes, at)))
 
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:

@@ -23,11 +23,12 @@ from typing import Any
 
 from zotune import declarations
 from zotune.core.space import Space
-from zotune.search.batches import Batch, Batches
+from zotune.search.batches import Batches
 from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step
 from zotune.search.oracle import Oracle
+from zotune.types import Batch
 
 SHARE = 0.04
 """Of the budget, at most."""

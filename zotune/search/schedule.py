@@ -6,12 +6,10 @@ Knows numbers alone; optimizers whose steps are proportional to their learning r
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 from zotune.errors import OptionError, nearest
-
-Schedule = Literal["constant", "linear", "cosine"]
-"""constant: 1; linear: from 1 to 0; cosine: half a cosine from 1 to 0 (Loshchilov and Hutter 2017, no restarts)."""
+from zotune.types import Schedule
 
 
 def factor(kind: Schedule, progress: float) -> float:
