@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 import zotune
 from zotune import plugins
 from zotune.data import splits as records
-from zotune.models.loading import embedded_model_folder
+from zotune.models.model_files import embedded_model_folder
 from zotune.runs.plan import embedded_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -17,13 +17,14 @@ import torch
 
 from zotune.bench import bench
 from zotune.models import loading
+from zotune.models.loaded_model import LoadedModel
 
 SHAPES = {1: (64, 8), 5: (192, 8), 20: (384, 10), 60: (640, 11), 200: (1024, 15)}
 """Width and layers, by millions of weights."""
 WORDS, HEAD = 8192, 64
 
 
-def shaped(width: int, layers: int, tokens: int, seed: int) -> loading.LoadedModel:
+def shaped(width: int, layers: int, tokens: int, seed: int) -> LoadedModel:
     heads = width // HEAD
     sizes = {
         "vocab_size": WORDS,

@@ -30,6 +30,7 @@ from typing import Any
 
 from zotune.cli import app
 from zotune.models import loading
+from zotune.models.model_files import find_model
 from zotune.runs.plan import embedded_data
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
@@ -53,7 +54,7 @@ PLACES = {
     "at a checkpoint's sync": "zotune.files:sync",
     "at an old checkpoint": "zotune.search.checkpoint:_remove",
     "at a small file": "zotune.files:write",
-    "at the model's files": "zotune.models.loading:save",
+    "at the model's files": "zotune.models.saving:save",
     "in a replay": "zotune.search.engine:Engine._step",
 }
 TORN, TIME = "in the middle of a journal line", "after a time"
@@ -223,7 +224,7 @@ def same(a: Path, b: Path) -> bool:
 
 def warm() -> None:
     """Import once, for all attempts, what a run imports."""
-    found = loading.find_model(None)
+    found = find_model(None)
     loading.load(found.source, found.folder, found.head)
     for where in PLACES.values():
         find(where)

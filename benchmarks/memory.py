@@ -68,7 +68,9 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune_optimizers.mezo import MeZO
 
     from zotune.core.space import Space, describe, named_tensors
-    from zotune.models import adapters, loading
+    from zotune.models import adapters
+    from zotune.models.loaded_model import LoadedModel
+    from zotune.models.model_files import embedded_model_folder
     from zotune.search import checkpoint
     from zotune.search.batches import Batches
     from zotune.search.engine import Budget, Engine
@@ -77,7 +79,7 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune.types import Score
 
     torch.set_num_threads(1)
-    tokenizer: Any = AutoTokenizer.from_pretrained(loading.embedded_model_folder())
+    tokenizer: Any = AutoTokenizer.from_pretrained(embedded_model_folder())
     config = LlamaConfig(
         **SHAPE, num_attention_heads=HEADS, num_key_value_heads=KEY_VALUE_HEADS, tie_word_embeddings=True
     )
@@ -88,7 +90,7 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval().to(device)
     where = torch.device(device)
-    loaded = loading.LoadedModel(model, tokenizer, "causal", "random", None, where)
+    loaded = LoadedModel(model, tokenizer, "causal", "random", None, where)
     adapters.attach(loaded, adapters.AdapterConfig(method), seed=0)
     tuned = {n for n, p in named_tensors(loaded.model).items() if p.requires_grad}
     ids = torch.randint(5, config.vocab_size, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0)).to(device)

@@ -237,7 +237,7 @@ FORWARDS, SEEDS = 500, 3
 def divergence(out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    from zotune.models.loading import embedded_model_folder
+    from zotune.models.model_files import embedded_model_folder
     from zotune.runs.plan import embedded_data
 
     rows = [json.loads(x) for x in (Path(embedded_data()) / "train.jsonl").open()][:256]

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import zotune
-from zotune.models.loading import embedded_model_folder
+from zotune.models.model_files import embedded_model_folder
 
 SST2 = Path(__file__).resolve().parents[2] / "shared" / "data" / "sst2"
 CASES = {

@@ -37,10 +37,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     from zotune.errors import ModelError
-    from zotune.models import loading as models
+    from zotune.models.model_files import embedded_model_folder
 
     try:
-        return models.embedded_model_folder()
+        return embedded_model_folder()
     except ModelError:
         pytest.skip("the embedded encoder is not installed")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.models import loading
-from zotune.models.loading import LoadedModel
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import find_model
 from zotune.tasks import build
 
 WORDS = (
@@ -134,7 +135,7 @@ class Families:
         return folder
 
     def load(self, name: str, kind: str = "words", classes: int | None = None) -> LoadedModel:
-        found = loading.find_model(str(self.folder(name, kind)))
+        found = find_model(str(self.folder(name, kind)))
         return loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
 
     def task(self, name: str, spec: TaskSpec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:

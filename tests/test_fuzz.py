@@ -41,7 +41,7 @@ from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.humans.page import Server, serve
 from zotune.humans.ratings import Question, Ratings
-from zotune.models import loading
+from zotune.models.model_files import find_model
 from zotune.runs import evaluate
 from zotune.search.journal import Journal, Tape
 from zotune.tasks import task_spec
@@ -469,7 +469,7 @@ def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None
     text = json.dumps(value).replace("{here}", str(folder))
     (folder / name).write_bytes(text.encode() if raw is None else raw)
     with contextlib.chdir(place), harmless():
-        loading.find_model(str(folder))
+        find_model(str(folder))
 
 
 @fuzz()

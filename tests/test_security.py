@@ -35,6 +35,7 @@ from zotune.events import Evaluated, Example, Examples, Note, Phase, RunStarted,
 from zotune.humans import console
 from zotune.humans.ratings import Question, Ratings
 from zotune.models import loading
+from zotune.models.model_files import find_model
 from zotune.runs import replay
 from zotune.scoring import objective_spec
 
@@ -95,7 +96,7 @@ def test_code_of_a_model_runs_only_when_asked(
         fit(with_code, toy, tmp_path / "run", head=head)
     assert "\n" not in str(refused.value)
     assert not mark.exists()
-    found = loading.find_model(str(with_code), head)
+    found = find_model(str(with_code), head)
     with contextlib.suppress(ModelError):
         loading.load(found.source, found.folder, found.head, trust_remote_code=True)
     assert mark.exists(), "asked for, it runs: the test above would have seen it"
@@ -108,7 +109,7 @@ def test_a_known_model_with_code_beside_it_is_loaded_without_it(
     said = json.loads((with_code / "config.json").read_text())
     (with_code / "config.json").write_text(json.dumps(said | {"auto_map": {"AutoModel": "evil.Evil"}}))
     shutil.copy(tiny_encoder / "tokenizer_config.json", with_code)
-    found = loading.find_model(str(with_code), "embedding")
+    found = find_model(str(with_code), "embedding")
     loading.load(found.source, found.folder, found.head)
     assert not mark.exists()
 
@@ -122,7 +123,7 @@ def test_a_model_on_the_hub_is_looked_at_without_its_code(monkeypatch: pytest.Mo
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", saved)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert loading.find_model("somebody/model").head == "causal"
+    assert find_model("somebody/model").head == "causal"
 
 
 class Evil:
@@ -140,15 +141,15 @@ def test_pickles_are_not_read_unless_asked(tiny_encoder: Path, tmp_path: Path, m
     folder = shutil.copytree(tiny_encoder, tmp_path / "pickled")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"embeddings": Evil(mark)}))
     if beside:
-        found = loading.find_model(str(folder))
+        found = find_model(str(folder))
         loading.load(found.source, found.folder, found.head)
     else:
         (folder / "model.safetensors").unlink()
         with pytest.raises(ModelError, match="pickle files can run code; --allow-pickle reads them"):
-            loading.find_model(str(folder))
-        found = loading.find_model(str(folder), pickles=True)
+            find_model(str(folder))
+        found = find_model(str(folder), allow_pickle=True)
         with pytest.raises(ModelError, match="cannot be loaded"):  # asked for, tensors are read and nothing else
-            loading.load(found.source, found.folder, found.head, pickles=True)
+            loading.load(found.source, found.folder, found.head, allow_pickle=True)
     assert not mark.exists()
 
 
@@ -159,7 +160,7 @@ def test_pickled_adapters_are_not_read_unless_asked(tiny_llama: Path, tmp_path: 
     (folder / "adapter_config.json").write_text(json.dumps({**said, "r": 2, "target_modules": ["q_proj"]}))
     (folder / "adapter_model.bin").write_bytes(pickle.dumps({"x": Evil(mark)}))
     with pytest.raises(ModelError, match="--allow-pickle"):
-        loading.find_model(str(folder))
+        find_model(str(folder))
     assert not mark.exists()
 
 

@@ -9,7 +9,7 @@ import zotune
 from benchmarks.gpu_parts import Check, part
 from benchmarks.gpu_parts.models import folder, messages
 from zotune.errors import ModelError
-from zotune.models.loading import default_folder
+from zotune.models.model_files import embedded_model_folder
 
 ENCODER = {
     "vocab_size": 30522,
@@ -26,7 +26,7 @@ ENCODER = {
 def encoder(check: Check) -> None:
     options: dict[str, Any] = {"max_evals": 60 if check.tiny else 400, "eval_steps": 20, "device": check.device}
     try:
-        default_folder()
+        embedded_model_folder()
         name = "the embedded encoder on the embedded data"
     except ModelError:  # its package is 91 MB and may be missing here
         name = "a random encoder of the same sizes"

@@ -51,6 +51,7 @@ class RewardModel:
 
     def __post_init__(self) -> None:
         from zotune.models import loading
+        from zotune.models.model_files import find_model, saved_config
 
         calls.check("reward-model", {"batch_size": self.batch_size, "max_length": self.max_length or 1})
         if self.pair and self.template == "chat":
@@ -59,8 +60,8 @@ class RewardModel:
             raise OptionError(f"reward-model: dtype must be auto, {', '.join(loading.DTYPES)}, got {self.dtype!r}")
         try:
             loading.pick_device(self.device)
-            found = loading.find_model(self.model)
-            config = loading.saved_config(found)
+            found = find_model(self.model)
+            config = saved_config(found)
         except ModelError as error:
             raise ModelError(_named(error)) from None
         if found.adapter is not None:
@@ -155,7 +156,9 @@ class RewardModel:
 
             found, device, dtype = self._found, self.device, self.dtype
             try:
-                loaded = loading.load(found.source, found.folder, found.head, device=device, dtype=dtype, whole=True)
+                loaded = loading.load(
+                    found.source, found.folder, found.head, device=device, dtype=dtype, require_all_weights=True
+                )
             except ModelError as error:
                 raise ModelError(_named(error)) from None
             spec = TaskSpec("classification", Template("{text}"))

@@ -21,6 +21,8 @@ from zotune.cli import app, bench_command
 from zotune.core.space import named_tensors
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
 from zotune.models import loading
+from zotune.models.heads import Head
+from zotune.models.loaded_model import LoadedModel
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 KEYS = {
@@ -56,12 +58,12 @@ def small(**more: Any) -> Options:
         return Options(**{"rows": 2, "tokens": 5, "rounds": 1, "warmup": 0, "compile": False, **more})
 
 
-def tiny(head: loading.Head = "embedding", family: str = "bert", **more: Any) -> loading.LoadedModel:
+def tiny(head: Head = "embedding", family: str = "bert", **more: Any) -> LoadedModel:
     sizes = {**TINY, "intermediate_size": 32, "max_position_embeddings": 12, **more}
     return loading.random_model(family, sizes, head=head, device="cpu")
 
 
-def bits(loaded: loading.LoadedModel) -> dict[str, bytes]:
+def bits(loaded: LoadedModel) -> dict[str, bytes]:
     named = named_tensors(loaded.model).items()
     return {n: p.detach().clone().view(-1).view(torch.uint8).numpy().tobytes() for n, p in named}
 
@@ -155,7 +157,7 @@ def test_tables_hold_every_optimizer_in_a_hundred_columns(everything: tuple[dict
         ("seq2seq", "t5", {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "decoder_start_token_id": 0}),
     ],
 )
-def test_every_head_has_a_number(head: loading.Head, family: str, more: dict[str, Any]) -> None:
+def test_every_head_has_a_number(head: Head, family: str, more: dict[str, Any]) -> None:
     loaded = tiny(head, family, **more)
     before = bits(loaded)
     found = bench.measure(loaded, bench.resolve(["mezo"])[0], small())

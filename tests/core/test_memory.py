@@ -20,7 +20,8 @@ from zotune.core.space import Space
 from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.events import Event, Note
-from zotune.models.loading import find_model, load
+from zotune.models.loading import load
+from zotune.models.model_files import find_model
 from zotune.tasks import build, forward
 from zotune.types import RunContext
 

@@ -12,9 +12,12 @@ from families import CAUSAL, Families, classification, greedy, mean, option_scor
 
 from zotune.data.templates import TaskSpec, Template
 from zotune.errors import ModelError, OptionError
-from zotune.models import adapters, loading
+from zotune.models import adapters, loading, saving
 from zotune.models.adapters import AdapterConfig
-from zotune.models.loading import LoadedModel
+from zotune.models.heads import AUTO_CLASSES
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import ADAPTER_FILE, find_model
+from zotune.models.quiet import quiet
 from zotune.tasks import build
 
 TARGETS = {
@@ -55,7 +58,7 @@ def change(loaded: LoadedModel) -> None:
 
 
 def again(folder: Path, classes: int | None = None) -> LoadedModel:
-    found = loading.find_model(str(folder))
+    found = find_model(str(folder))
     assert found.adapter == folder
     loaded = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
     adapters.load(loaded, found.adapter)
@@ -95,21 +98,21 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
     change(loaded)
     want = scores(loaded)
     assert (want - plain).abs().max() > 1e-3
-    loading.save(loaded, tmp_path)
+    saving.save(loaded, tmp_path)
     assert not (tmp_path / "model.safetensors").exists(), "the base model is not written again"
     read = again(tmp_path, 3 if family.endswith("-head") else None)
     assert torch.equal(scores(read), want)
     assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
-    cls = getattr(transformers, loading.AUTO_CLASSES[loaded.head])
-    base = json.loads((tmp_path / loading.ADAPTER_FILE).read_text())["base_model_name_or_path"]
-    with loading.quiet():
+    cls = getattr(transformers, AUTO_CLASSES[loaded.head])
+    base = json.loads((tmp_path / ADAPTER_FILE).read_text())["base_model_name_or_path"]
+    with quiet():
         alone = peft.PeftModel.from_pretrained(cls.from_pretrained(base), tmp_path).eval()
     read.model = alone
     assert torch.equal(scores(read), want)
     adapters.merge(loaded)
     assert not adapters.has_adapter(loaded)
     torch.testing.assert_close(scores(loaded), want, rtol=0, atol=1e-5)
-    loading.save(loaded, tmp_path / "whole")
+    saving.save(loaded, tmp_path / "whole")
     whole = loading.load(str(tmp_path / "whole"), tmp_path / "whole", loaded.head, device="cpu")
     assert torch.equal(scores(whole), scores(loaded))
 
@@ -118,7 +121,7 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
 def test_modules_that_no_model_has_are_refused(families: Families, names: tuple[str, ...]) -> None:
     with pytest.raises(OptionError) as caught:
         adapters.attach(families.load("llama"), AdapterConfig("lora", targets=names), 0)
-    assert str(caught.value).startswith("--lora-target-modules: no module is called nope (")
+    assert str(caught.value).startswith("--lora-target-modules: the model has no module nope (")
     assert "q_proj" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -141,7 +144,7 @@ def test_chosen_modules_and_one_adapter(families: Families) -> None:
 
 
 def real_tokens(loaded: LoadedModel, seed: int) -> list[int]:
-    found = adapters._real_tokens(loaded, TOKENS, seed)[0].tolist()
+    found = adapters._random_tokens(loaded, TOKENS, seed)[0].tolist()
     assert not set(found) & set(loaded.tokenizer.all_special_ids)
     return found
 
@@ -181,7 +184,7 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     change(loaded)
     want = scores(loaded)
     torch.testing.assert_close(scores(loaded, micro=1), want, rtol=0, atol=1e-5)
-    loading.save(loaded, tmp_path)
+    saving.save(loaded, tmp_path)
     read = again(tmp_path, 3 if family == "llama-head" else None)
     assert read.virtual_tokens == TOKENS
     assert torch.equal(scores(read), want)
@@ -189,8 +192,8 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     change(read)
     change(loaded)
     assert torch.equal(scores(read), scores(loaded))
-    cls = getattr(transformers, loading.AUTO_CLASSES[loaded.head])
-    with loading.quiet():
+    cls = getattr(transformers, AUTO_CLASSES[loaded.head])
+    with quiet():
         alone = peft.PeftModel.from_pretrained(cls.from_pretrained(families.folder(family)), tmp_path).eval()
     read.model = alone
     assert torch.equal(scores(read), want)
@@ -234,12 +237,12 @@ def adapters_merged(loaded: LoadedModel) -> Any:
 @pytest.mark.parametrize(
     ("family", "error", "said"),
     [
-        ("t5", OptionError, "none for the head 'seq2seq'"),
-        ("bart", OptionError, "none for the head 'seq2seq'"),
-        ("bert", OptionError, "none for the head 'masked'"),
-        ("bert-embedding", OptionError, "none for the head 'embedding'"),
-        ("bert-head", ModelError, "keeps no keys and values for a prefix"),
-        ("roberta-head", ModelError, "keeps no keys and values for a prefix"),
+        ("t5", OptionError, "this one has 'seq2seq'"),
+        ("bart", OptionError, "this one has 'seq2seq'"),
+        ("bert", OptionError, "this one has 'masked'"),
+        ("bert-embedding", OptionError, "this one has 'embedding'"),
+        ("bert-head", ModelError, "has no cache of keys and values"),
+        ("roberta-head", ModelError, "has no cache of keys and values"),
     ],
 )
 def test_where_there_is_no_prefix_it_is_refused(families: Families, family: str, error: Any, said: str) -> None:

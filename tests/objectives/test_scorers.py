@@ -875,7 +875,7 @@ def test_a_reward_model_is_looked_at_before_it_is_loaded(rewarding: Any, familie
         RewardModel(str(tmp_path))
     folder = rewarding("llama")
     headless = _without(folder, "score.weight", tmp_path / "headless")
-    with pytest.raises(ModelError, match=r"reward-model .* holds no score\.weight: they would be random"):
+    with pytest.raises(ModelError, match=r"reward-model .* has no score\.weight: these weights would be random"):
         RewardModel(headless, device="cpu")(["x"], ["p"])
     for options, said in (
         ({"dtype": "int3"}, "dtype must be auto, float32"),

@@ -179,11 +179,11 @@ value = 3
         (["--direction", "up"], 2, "maximize or minimize, got 'up'"),
         (["--max-steps", "-1"], 2, "must be positive, got -1"),
         (["--tune", "last:x"], 2, "how many of the last blocks"),
-        (["--tune", "nothing.like.this"], 2, "means no tensor of this model"),
-        (["--tune", "("], 2, "no regular expression"),
-        (["-m", "no-weights"], 2, "holds no weights that can be read"),
+        (["--tune", "nothing.like.this"], 2, "matches no tensor of this model"),
+        (["--tune", "("], 2, "not a regular expression"),
+        (["-m", "no-weights"], 2, "has no weights that can be read"),
         (["-m", "pickled"], 2, "--allow-pickle reads them"),
-        (["-m", "."], 2, "holds no config.json"),
+        (["-m", "."], 2, "has no config.json"),
         (["-m", "someone/model"], 2, "no such folder"),
         (["--output-dir", "full"], 2, "full exists already"),
         (["--head", "causa"], 2, "--head must be one of"),
@@ -195,7 +195,7 @@ value = 3
         (["--train-size", "9999"], 2, "9999"),
         (["--peft", "lorra"], 2, "--peft must be none, lora or prefix, got 'lorra'"),
         (["--peft", "lora", "--lora-r", "0"], 2, "--lora-r must be positive, got 0"),
-        (["--peft", "prefix"], 2, "a prefix goes before what a decoder reads"),
+        (["--peft", "prefix"], 2, "--peft prefix needs a model with the head"),
         (["--peft", "lora", "--lora-target-modules", "nope"], 2, "--lora-target-modules"),
         (["--init", "probe"], 2, "--init must be none or linear-probe"),
         (["--task", "sst22"], 2, "did you mean 'sst2'?"),
@@ -558,7 +558,7 @@ def test_what_tune_means(tiny_encoder: Path, tiny_llama: Path, tiny_classifier: 
     assert match_tensors("norm", llama, "causal") == {t.name for t in llama if "norm" in t.name}
     assert match_tensors("bias", bert, "embedding") == {t.name for t in bert if t.name.endswith("bias")}
     assert match_tensors(r"mlp\.up", llama, "causal") == {t.name for t in llama if "mlp.up" in t.name}
-    with pytest.raises(OptionError, match="means no tensor"):
+    with pytest.raises(OptionError, match="matches no tensor"):
         match_tensors("bias", llama, "causal")
 
 

@@ -617,9 +617,9 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
 ) -> None:
     usual = made(tiny_encoder, toy, tmp_path)
     zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
-    from zotune.models import loading
+    from zotune.models import saving
 
-    owner: Any = {"save_file": checkpoint, "save": loading}.get(place, atomic)
+    owner: Any = {"save_file": checkpoint, "save": saving}.get(place, atomic)
     really, calls = getattr(owner, place), 0
     at = {"append": 4, "write": 4, "save": 1}.get(place, 2)  # past the first step
 
@@ -643,12 +643,12 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
 def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from zotune.models import loading
+    from zotune.models import saving
 
     def full(*_: Any) -> None:
         raise Exception("No space left on device (os error 28)")
 
-    monkeypatch.setattr(loading, "save", full)
+    monkeypatch.setattr(saving, "save", full)
     with pytest.raises(ZotuneError, match="out cannot be written: No space left on device"):
         zotune.fit(**made(tiny_encoder, toy, tmp_path))
     with pytest.raises(ZotuneError, match="again cannot be written: No space left on device") as error:

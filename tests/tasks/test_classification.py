@@ -13,13 +13,14 @@ from zotune.data import templates
 from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.errors import DataError, OptionError
 from zotune.models import loading
+from zotune.models.model_files import find_model
 from zotune.tasks import build
 
 
 def task(
     folder: Path, template: str, words: tuple[str, ...] = ("bad", "good"), micro: int = 16, length: int = 32
 ) -> build.Task:
-    found = loading.find_model(str(folder))
+    found = find_model(str(folder))
     loaded = loading.load(found.source, found.folder, found.head, classes=len(words))
     spec = TaskSpec("classification", Template(template), Classes(("0", "1"), words))
     return build.build(loaded, spec, length, micro)

@@ -13,6 +13,8 @@ from torch import nn
 
 from zotune.data.templates import Classes, TaskSpec, Template
 from zotune.models import loading
+from zotune.models.loaded_model import add_linear_head
+from zotune.models.model_files import find_model
 from zotune.tasks import build
 from zotune.tasks.frozen_prefix import find_blocks
 
@@ -20,7 +22,7 @@ RECORDS = rows(24)
 
 
 def made(folder: Path, micro: int = 16) -> build.Task:
-    found = loading.find_model(str(folder))
+    found = find_model(str(folder))
     loaded = loading.load(found.source, found.folder, found.head, classes=2)
     template = "{text} it was {label}" if found.head == "causal" else "{text}"
     return build.build(
@@ -56,7 +58,7 @@ def test_fed_states_give_the_same_scores(fixture: str, path: str, request: pytes
 
 def test_a_linear_head_on_embeddings_comes_after_all_blocks(tiny_encoder: Path) -> None:
     task = made(tiny_encoder)
-    torch.nn.init.normal_(loading.add_linear_head(task.loaded, 2).weight)
+    torch.nn.init.normal_(add_linear_head(task.loaded, 2).weight)
     task = build.build(task.loaded, task.spec, 32, 16)
     found = task.rows(RECORDS)
     plain = task.logits(found, range(24))

@@ -14,7 +14,7 @@ from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 
 from zotune.data.templates import TaskSpec, Template
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.models import loading
+from zotune.models import loading, saving
 from zotune.tasks import build
 
 FAMILIES = (*CAUSAL, *SEQ2SEQ)
@@ -71,7 +71,7 @@ def test_the_models_own_settings_do_not_mix_in(families: Families, family: str, 
     want, got = (said(build.build(x, SPEC, 90, 4), ROWS)["completion_ids"] for x in (plain, penal))
     assert got == want
     assert penal.model.generation_config is own
-    loading.save(plain, tmp_path)
+    saving.save(plain, tmp_path)
     again = loading.load(str(tmp_path), tmp_path, plain.head, device="cpu").model.generation_config
     assert again.eos_token_id == plain.model.generation_config.eos_token_id
 

@@ -11,8 +11,10 @@ import torch
 from families import Families, classification
 
 from zotune.errors import DataError, OptionError
-from zotune.models import adapters, loading
+from zotune.models import adapters, loading, saving
 from zotune.models.adapters import AdapterConfig
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import find_model
 from zotune.tasks import build, linear_probe
 
 SUBJECTS = ["the film", "a cat", "the plot and the cast", "it", "what a dog"]
@@ -28,7 +30,7 @@ def rows(classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def built(loaded: loading.LoadedModel, classes: int) -> build.Whole:
+def built(loaded: LoadedModel, classes: int) -> build.Whole:
     made = build.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
     assert isinstance(made, build.Whole)
     return made
@@ -58,8 +60,8 @@ def test_the_model_predicts_as_the_probe(families: Families, head: str, classes:
         assert loaded.linear_head.weight.shape == (classes, 32)
     else:
         assert (loaded.last_linear().bias is not None) == has_bias
-    loading.save(loaded, tmp_path)
-    found = loading.find_model(str(tmp_path))
+    saving.save(loaded, tmp_path)
+    found = find_model(str(tmp_path))
     again = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
     assert torch.equal(built(again, classes).logits(train, range(len(train))), logits)
     assert (again.linear_head is not None) == (head == "bert-embedding")
@@ -80,14 +82,14 @@ def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path
             if p.requires_grad:
                 p.add_(0.01)
     want = built(loaded, 3).logits(train, range(len(train)))
-    loading.save(loaded, tmp_path)
-    found = loading.find_model(str(tmp_path))
+    saving.save(loaded, tmp_path)
+    found = find_model(str(tmp_path))
     again = loading.load(found.source, found.folder, found.head, device="cpu", classes=3)
     adapters.load(again, tmp_path)
     assert torch.equal(built(again, 3).logits(train, range(len(train))), want)
     adapters.merge(again)
     torch.testing.assert_close(built(again, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
-    loading.save(again, tmp_path / "whole")
+    saving.save(again, tmp_path / "whole")
     whole = loading.load(str(tmp_path / "whole"), tmp_path / "whole", again.head, device="cpu", classes=3)
     torch.testing.assert_close(built(whole, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
 

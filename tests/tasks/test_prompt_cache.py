@@ -16,6 +16,7 @@ from zotune import config
 from zotune.core.recipe import Noise
 from zotune.data.templates import TaskSpec, Template
 from zotune.models import loading
+from zotune.models.model_files import find_model
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.search.journal import Tape
@@ -97,7 +98,7 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
             p.data.add_(torch.randn_like(p) * 0.2)
     model.save_pretrained(tmp_path)
     coder.save_pretrained(tmp_path)
-    found = loading.find_model(str(tmp_path))
+    found = find_model(str(tmp_path))
     loaded = loading.load(found.source, found.folder, found.head, device="cpu")
     task, whole = (build.build(loaded, SPEC, 90, 16) for _ in range(2))
     whole.prompts.possible = False

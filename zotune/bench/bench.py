@@ -43,7 +43,8 @@ from zotune.errors import OptionError, PluginError, ZotuneError
 from zotune.events import Emit, Phase, ignore
 from zotune.models import adapters, loading
 from zotune.models.adapters import AdapterConfig
-from zotune.models.loading import LoadedModel
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import find_model
 from zotune.models.trainable import trainable_names
 from zotune.runs.plan import EMBEDDED
 from zotune.search import checkpoint, optimizer_spec
@@ -266,7 +267,7 @@ def load(
         family, sizes = SHAPES[shape]
         loaded = loading.random_model(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
     else:
-        found = loading.find_model(model, head)
+        found = find_model(model, head)
         loaded = loading.load(
             found.source,
             found.folder,

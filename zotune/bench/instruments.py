@@ -22,7 +22,7 @@ from zotune.bench.workbench import LiveTensors
 from zotune.core.recipe import Noise, Recipe
 from zotune.core.space import Space
 from zotune.errors import ModelError, OptionError, OutOfMemory
-from zotune.models.loading import LoadedModel
+from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import check_tune
 from zotune.tasks.forward import out_of_memory
 from zotune.types import Score

@@ -33,7 +33,7 @@ from zotune.humans import console
 from zotune.humans.preferences import WinRate, agreement
 from zotune.humans.ratings import ALL_ASKED, Question, Ratings
 from zotune.humans.store import FILE_NAME
-from zotune.models import loading
+from zotune.models.model_files import ModelFiles
 from zotune.runs import evaluate
 from zotune.runs.heldout import wins
 from zotune.runs.provenance import source_hash
@@ -224,7 +224,7 @@ def _shown(record: Record, spec: TaskSpec) -> str:
 def _settings(
     cfg: RunConfig,
     names: Sequence[str],
-    asked: Sequence[tuple[loading.ModelFiles, TaskSpec, task_spec.Parts]],
+    asked: Sequence[tuple[ModelFiles, TaskSpec, task_spec.Parts]],
     split: str,
     rows: Sequence[Record],
 ) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _settings(
     return plain
 
 
-def _digest(found: loading.ModelFiles) -> str:
+def _digest(found: ModelFiles) -> str:
     """A hash of a model's files, its adapter's too; of a model on the hub its id."""
     h = hashlib.blake2b(digest_size=16)
     for folder in (found.folder, found.adapter):
@@ -350,7 +350,7 @@ def _keep(folder: Path, made_of: Mapping[str, Any], pairs: Sequence[Pair]) -> li
 def _generate(
     sides: Sequence[RunConfig],
     names: Sequence[str],
-    asked: Sequence[tuple[loading.ModelFiles, TaskSpec, task_spec.Parts]],
+    asked: Sequence[tuple[ModelFiles, TaskSpec, task_spec.Parts]],
     split: str,
     emit: Emit,
 ) -> list[Pair]:
@@ -367,9 +367,7 @@ def _generate(
     return [Pair(*row) for row in zip(prompts, *said, strict=True)]
 
 
-def _completions(
-    cfg: RunConfig, found: loading.ModelFiles, spec: TaskSpec, rows: Sequence[Record], emit: Emit
-) -> list[str]:
+def _completions(cfg: RunConfig, found: ModelFiles, spec: TaskSpec, rows: Sequence[Record], emit: Emit) -> list[str]:
     """What one model says to every row. It is loaded here and let go of."""
     loaded = load(cfg, found, spec)
     task = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from zotune import files
 from zotune.errors import ModelError, RunFolderError
-from zotune.models import adapters, loading
+from zotune.models import adapters, loading, saving
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import find_model
 from zotune.yaml_file import read_yaml
 
 
@@ -25,7 +27,7 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
         raise RunFolderError(f"{folder}: no such run folder")
     free(target)
     saved = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-    found = loading.find_model(str(folder), str(saved.get("head") or "auto"))
+    found = find_model(str(folder), str(saved.get("head") or "auto"))
     if merge and found.adapter is None:
         raise ModelError(f"{folder} holds no adapter to merge; its weights are whole", hint="without --merge")
     loaded = loading.load(found.source, found.folder, found.head, device="cpu", dtype=dtype, classes=_classes(folder))
@@ -42,7 +44,7 @@ def free(target: Path) -> None:
         raise RunFolderError(f"{target} exists already", hint="name a new folder")
 
 
-def write(loaded: loading.LoadedModel, target: Path) -> Path:
+def write(loaded: LoadedModel, target: Path) -> Path:
     """Save a model to a folder that is new or empty: all of it appears at once. Raises ZotuneError where the disk is
     full."""
     partial = target.with_name(target.name + ".partial")
@@ -57,7 +59,7 @@ def write(loaded: loading.LoadedModel, target: Path) -> Path:
     return target
 
 
-def place(loaded: loading.LoadedModel, folder: Path) -> dict[str, str]:
+def place(loaded: LoadedModel, folder: Path) -> dict[str, str]:
     """Save a model into a folder that holds other files; returns a hash of each file that was written. Every file is
     the old or the new one, whenever the process is killed. Raises ZotuneError where the disk is full."""
     partial = folder / ".model.tmp"
@@ -75,9 +77,9 @@ def place(loaded: loading.LoadedModel, folder: Path) -> dict[str, str]:
     return sums
 
 
-def _save(loaded: loading.LoadedModel, folder: Path) -> None:
+def _save(loaded: LoadedModel, folder: Path) -> None:
     try:
-        loading.save(loaded, folder)
+        saving.save(loaded, folder)
     except Exception as error:
         if type(error) is not Exception:
             raise

@@ -91,7 +91,7 @@ Base model: {code(plan.model_name)}. {verdict(plan.objective.better, result)}
 
 def _loading(plan: Plan) -> str:
     """How to load the folder."""
-    from zotune.models.loading import AUTO_CLASSES
+    from zotune.models.heads import AUTO_CLASSES
 
     name = AUTO_CLASSES[plan.head]
     if plan.adapter.method != "none" or plan.found.adapter:

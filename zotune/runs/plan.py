@@ -14,8 +14,9 @@ from zotune.config import RunConfig
 from zotune.data import splits as data
 from zotune.data.templates import TaskSpec
 from zotune.errors import OptionError
-from zotune.models import loading
 from zotune.models.adapters import AdapterConfig
+from zotune.models.heads import Head
+from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import check_tune
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
@@ -37,14 +38,14 @@ class Plan:
     objective: Objective
     optimizer: Optimizer
     splits: data.Splits
-    found: loading.ModelFiles
+    found: ModelFiles
     spec: TaskSpec
     adapter: AdapterConfig
     rule: str = "auto"
     notes: list[str] = field(default_factory=list)
 
     @property
-    def head(self) -> loading.Head:
+    def head(self) -> Head:
         return self.found.head
 
     @property

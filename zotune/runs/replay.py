@@ -25,8 +25,10 @@ from zotune.core.recipe import Each, Recipe
 from zotune.core.space import Space, named_tensors
 from zotune.errors import OptionError, RunFolderError, UsageError, ZotuneError, nearest
 from zotune.events import Emit, Note, Phase, ignore
-from zotune.models import adapters, loading
+from zotune.models import adapters
 from zotune.models.adapters import AdapterConfig
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import find_model
 from zotune.runs import export
 from zotune.runs.plan import EMBEDDED, plan
 from zotune.runs.provenance import environment
@@ -75,7 +77,7 @@ def _parts(x: Any) -> Iterator[Any]:
 
 
 def rebuilt(
-    loaded: loading.LoadedModel, optimizer: Optimizer, journal: Journal, step: int, compile: bool = False
+    loaded: LoadedModel, optimizer: Optimizer, journal: Journal, step: int, compile: bool = False
 ) -> tuple[ReplayedSpace, dict[str, Any]]:
     """The space as step number `step` left it, over a model as tuning started from it, and what a checkpoint would say:
     step and state. Raises RunFolderError where the model, the optimizer or the noise is not that of the journal."""
@@ -111,7 +113,7 @@ def rebuilt(
     return space, {"step": step, "state": state.encode(engine.state)}
 
 
-def _match(loaded: loading.LoadedModel, optimizer: Optimizer, header: Mapping[str, Any]) -> None:
+def _match(loaded: LoadedModel, optimizer: Optimizer, header: Mapping[str, Any]) -> None:
     """Raises RunFolderError where a replay would make other weights than the run."""
     if type(optimizer).__qualname__ != header["optimizer"]:
         raise RunFolderError(f"the run's optimizer is {header['optimizer']}, not {type(optimizer).__qualname__}")
@@ -219,7 +221,7 @@ def _rule(said: str | Optimizer | None, header: Mapping[str, Any]) -> Optimizer:
         raise RunFolderError(f"the run's optimizer {header['rule']} is not at hand: {error}") from None
 
 
-def _start(cfg: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) -> loading.LoadedModel:
+def _start(cfg: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) -> LoadedModel:
     """The model as tuning started from it. A linear probe is fitted again, to the data that the run names."""
     task = header["task"]
     if task["init"] == "linear-probe":
@@ -229,7 +231,7 @@ def _start(cfg: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) 
         # what may run is said by who replays
         plain = replace(plain, trust_remote_code=cfg.trust_remote_code, allow_pickle=cfg.allow_pickle)
         return Session(plan(replace(plain, model=cfg.model, device=cfg.device, dtype=cfg.dtype)), emit).loaded
-    found = loading.find_model(cfg.model, cfg.head, cfg.allow_pickle)
+    found = find_model(cfg.model, cfg.head, cfg.allow_pickle)
     loaded = load_with(cfg, found, _classes(header))
     said = task["adapter"]
     adapters.attach(loaded, AdapterConfig(**{**said, "targets": tuple(said["targets"])}), cfg.seed)
@@ -318,7 +320,7 @@ def _tuned(folder: Path, header: Mapping[str, Any], kept: Mapping[str, Any], emi
     emit(Phase("loading the kept model"))
     cfg = _config(header, str(folder))
     try:
-        found = loading.find_model(cfg.model, cfg.head)
+        found = find_model(cfg.model, cfg.head)
         loaded = load_with(cfg, found, _classes(header))
     except ZotuneError as error:
         return Check("weights", False, str(error))

@@ -22,7 +22,9 @@ from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError, OptionError
 from zotune.events import Emit, Example, Note, Phase, RunStarted
 from zotune.models import adapters, loading
-from zotune.models.trainable import trainable_names
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import ModelFiles
+from zotune.models.trainable import base_weights, trainable_names
 from zotune.runs.heldout import HeldOut, linear_probe, scored_once, wins
 from zotune.runs.plan import Plan
 from zotune.scoring.score_budget import ScoreBudget
@@ -122,7 +124,7 @@ class Session:
         if cut:
             emit(Note(f"{cut} rows are longer than {self.task.max_length} tokens and were cut"))
 
-    def load(self, cfg: RunConfig | None = None) -> loading.LoadedModel:
+    def load(self, cfg: RunConfig | None = None) -> LoadedModel:
         """The model as tuning starts from it: with the linear probe, fitted the first time, and the adapter that were
         asked for."""
         plan = self.plan
@@ -145,7 +147,7 @@ class Session:
         wanted = declarations.optimizer_info(self.plan.optimizer).stratifies if said is None else said
         return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
 
-    def _task(self, loaded: loading.LoadedModel) -> build.Task:
+    def _task(self, loaded: LoadedModel) -> build.Task:
         cfg, spec = self.plan.config, self.plan.spec
         micro = cfg.eval_batch_size if loaded.device.type != "cpu" else min(cfg.eval_batch_size, CPU_ROWS)
         task = build.build(loaded, spec, task_spec.max_length(cfg, spec), micro, cfg.seed)
@@ -339,7 +341,7 @@ class Session:
             return self._base
         dtype = str(next(iter(self.space.params.values())).dtype).removeprefix("torch.")
         cfg = replace(self.plan.config, device="cpu", device_map=None, dtype=dtype, attn_implementation=None)
-        return loading.base_weights(self.space.params, self.load(cfg))
+        return base_weights(self.space.params, self.load(cfg))
 
     def _copied(self) -> Mapping[str, torch.Tensor] | None:
         """The tuned weights, which are still those of the start, where a copy of them is small beside the model."""
@@ -522,12 +524,12 @@ class Session:
         return tuple(map(Example, prompts, right, texts(out["completions"][:4])))
 
 
-def load(cfg: RunConfig, found: loading.ModelFiles, spec: TaskSpec) -> loading.LoadedModel:
+def load(cfg: RunConfig, found: ModelFiles, spec: TaskSpec) -> LoadedModel:
     """The model with its class names, and its adapter where it has one. Raises ModelError."""
     return load_with(cfg, found, list(spec.classes.words) if spec.classes else [])
 
 
-def load_with(cfg: RunConfig, found: loading.ModelFiles, classes: list[str]) -> loading.LoadedModel:
+def load_with(cfg: RunConfig, found: ModelFiles, classes: list[str]) -> LoadedModel:
     """`load` where nothing but the names of the classes is known of the task."""
     loaded = loading.load(
         found.source,
@@ -541,11 +543,11 @@ def load_with(cfg: RunConfig, found: loading.ModelFiles, classes: list[str]) -> 
         revision=cfg.model_revision,
         attn_implementation=cfg.attn_implementation,
         device_map=cfg.device_map,
-        pickles=cfg.allow_pickle,
+        allow_pickle=cfg.allow_pickle,
         quantize=cfg.quantize,
     )
     if found.head == "classification":
-        loading.set_class_names(loaded, classes)
+        loaded.set_class_names(classes)
     if found.adapter:
         adapters.load(loaded, found.adapter)
     return loaded

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from zotune.data.templates import LM_HEADS, TaskSpec
 from zotune.errors import OptionError
-from zotune.models.loading import Head, LoadedModel
+from zotune.models.heads import Head
+from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.classification import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
 from zotune.tasks.generation import Generating
 

@@ -22,7 +22,7 @@ from zotune import seeds
 from zotune.data.splits import Record
 from zotune.data.templates import FilledTemplate, TaskSpec, Template, correct_options, option_texts
 from zotune.errors import ModelError, OptionError
-from zotune.models.loading import LINEAR_HEAD, LoadedModel
+from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel
 from zotune.tasks.forward import Forward, Tokens, fitted
 
 TEMPERATURE = 20.0

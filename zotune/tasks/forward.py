@@ -21,7 +21,7 @@ from zotune.data.templates import TaskSpec
 from zotune.data.tokenization import PromptTokenizer
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
-from zotune.models.loading import LoadedModel
+from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.frozen_prefix import Prefix, find_blocks
 
 T = TypeVar("T")

@@ -19,7 +19,8 @@ from zotune import seeds
 from zotune.data.splits import Record
 from zotune.data.templates import SHOTS, FilledTemplate, TaskSpec, reference_texts
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.models.loading import generation_config, ignore_generation_defaults, quiet
+from zotune.models.generation_settings import generation_config, ignore_generation_defaults
+from zotune.models.quiet import quiet
 from zotune.tasks.classification import Option, Rows, Worded
 from zotune.tasks.forward import Tokens, fitted
 from zotune.tasks.prompt_cache import PromptCache

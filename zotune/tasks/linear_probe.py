@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zotune.errors import DataError, OptionError
-from zotune.models.loading import LoadedModel, add_linear_head
+from zotune.models.loaded_model import LoadedModel, add_linear_head
 from zotune.tasks.build import Rows, Task, Whole
 
 STRENGTHS = (1.0, 10.0, 100.0)

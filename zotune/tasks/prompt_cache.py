@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from zotune.models.loading import generation_config, has_full_attention, ignore_generation_defaults, new_kv_cache
+from zotune.models.generation_settings import generation_config, ignore_generation_defaults
+from zotune.models.kv_cache import has_full_attention, new_kv_cache
 from zotune.tasks.forward import Forward, Tokens, out_of_memory
 
 LEAST = 16

@@ -25,7 +25,8 @@ from zotune.data.templates import (
     reference_texts,
 )
 from zotune.errors import DataError, OptionError
-from zotune.models import loading
+from zotune.models.heads import Head
+from zotune.models.model_files import ModelFiles, find_model
 from zotune.tasks import build
 from zotune.tasks.generation import PAIRS
 
@@ -62,16 +63,14 @@ def read(task: str | None) -> Task:
     return Task(file, file.kind)
 
 
-def resolve(
-    cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]
-) -> tuple[loading.ModelFiles, TaskSpec, Parts]:
+def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -> tuple[ModelFiles, TaskSpec, Parts]:
     """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
     kind = kind_of(cfg, task, first)
-    found = loading.find_model(cfg.model, cfg.head, cfg.allow_pickle)
+    found = find_model(cfg.model, cfg.head, cfg.allow_pickle)
     if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
-        found = loading.find_model(cfg.model, "classification", cfg.allow_pickle)
+        found = find_model(cfg.model, "classification", cfg.allow_pickle)
     if kind == "generation":
         rows = {name: _completed(records) for name, records in rows.items()}
     values = task.file.values if task.file else {}
@@ -102,7 +101,7 @@ def max_length(cfg: RunConfig, spec: TaskSpec) -> int:
     return cfg.max_length or MAX_LENGTH[spec.kind]
 
 
-def offered(spec: TaskSpec, head: loading.Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
+def offered(spec: TaskSpec, head: Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
     """What objectives may ask for: without right texts there are no references and no losses."""
     names = build.kind_of(spec, head).offered
     if spec.kind != "generation":

