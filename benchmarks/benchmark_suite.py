@@ -84,9 +84,9 @@ def adam(case: str, seed: int) -> dict[str, Any]:
         )
         task, rows, model = session.task, session.train, session.loaded.model
         gold = torch.tensor([g[0] for g in rows.gold])
-        before = session.judge.measure()
+        before = session.test.score()
         if not best:
-            best = {"before": before, "after": before, "loss": session.assess()["loss"]}
+            best = {"before": before, "after": before, "loss": session.validation.evaluate()["loss"]}
         for p in model.parameters():
             p.requires_grad_(True)
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -97,9 +97,9 @@ def adam(case: str, seed: int) -> dict[str, Any]:
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(logits, gold[chosen]).backward()
             optimizer.step()
-            if step % (STEPS // 3) == 0 and (loss := session.assess()["loss"]) < best["loss"]:
-                best |= {"loss": loss, "after": session.judge.measure()}
-    difference = session.judge.difference(best["before"], best["after"], seed)
+            if step % (STEPS // 3) == 0 and (loss := session.validation.evaluate()["loss"]) < best["loss"]:
+                best |= {"loss": loss, "after": session.test.score()}
+    difference = session.test.difference(best["before"], best["after"], seed)
     found = {"before": best["before"][1].value, "after": best["after"][1].value, "kept": "tuned"}
     return {**found, "gain": difference.value, "error": difference.error, "forwards": 0}
 
@@ -109,8 +109,8 @@ def by_metric(case: str, folder: Path, seed: int) -> dict[str, Any]:
     told = {"dataset": str(embedded_data()), **cases()[case], "seed": seed, "threads": 1}
     tuned = {name: x for name, x in told.items() if name != "init"} | {"model": str(folder)}
     start, end = (Session(plan(config.resolve(x, None)), ignore) for x in (told, tuned))
-    before, after = start.judge.measure(), end.judge.measure()
-    difference = start.judge.difference(before, after, seed)
+    before, after = start.test.score(), end.test.score()
+    difference = start.test.difference(before, after, seed)
     values = {"before": before[1].value, "tuned": after[1].value, "after": after[1].value}
     return {**values, "gain": difference.value, "error": difference.error}
 

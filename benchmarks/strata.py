@@ -21,7 +21,8 @@ import torch
 from zotune import config
 from zotune.events import ignore
 from zotune.runs.plan import plan
-from zotune.runs.session import Session, mean
+from zotune.runs.session import Session
+from zotune.runs.training_signal import mean_score
 from zotune.search.batches import Batches
 from zotune.search.context import At
 from zotune.search.journal import Tape
@@ -62,8 +63,8 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
     def score(outputs: dict[str, Any], chosen: list[int]) -> float:
         columns = {k: v for k, v in outputs.items() if k != "model"}
         some = {k: v[chosen] if isinstance(v, torch.Tensor) else [v[i] for i in chosen] for k, v in columns.items()}
-        drawn = task.sampled(train, chosen, some["logits"], session.smooth)
-        return mean([goal.score(len(chosen), some | one) for one in drawn]).value
+        drawn = task.sampled(train, chosen, some["logits"], session.signal.smooth)
+        return mean_score([goal.score(len(chosen), some | one) for one in drawn]).value
 
     state = initial_state(session.plan.optimizer, space, session.oracle, at(-1))
     strata = [tuple(g) for g in train.gold]

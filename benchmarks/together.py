@@ -32,7 +32,7 @@ BEGINNINGS = ("Once upon a time", "One day", "Lily and Tom", "The dog", "A girl 
 
 def session(mode: str, **options: Any) -> Session:
     made = Session(plan(config.resolve({"perturb": mode, **options}, None)), ignore)
-    made.prepare_probing()
+    made.choose_perturbation()
     return made
 
 

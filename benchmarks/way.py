@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmark_suite import cases, mute
+from benchmark_suite import cases
 
 import zotune
 from zotune import config
+from zotune.events import ignore
 from zotune.options import pairs
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
@@ -38,14 +39,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         zotune.fit(output_dir=str(run), eval_steps=10**6, **options)
-        session = Session(plan(config.resolve(options, None)), mute)
-        start, before = session.space.snapshot(), session.judge.measure()
+        session = Session(plan(config.resolve(options, None)), ignore)
+        start, before = session.space.snapshot(), session.test.score()
         checkpoint.read(run / f"checkpoint-{checkpoint.checkpoints(run)[-1]}", session.space)
         last = session.space.snapshot()
     line: dict[str, Any] = {"key": [args.case, args.budget, args.seed, *args.arg], "before": before[1].value}
     for share in SHARES:
         session.space.load(checkpoint.between(start, last, share))
-        found = session.judge.difference(before, session.judge.measure(), args.seed)
+        found = session.test.difference(before, session.test.score(), args.seed)
         line[f"{share:g}"] = [round(found.value, 4), round(found.error or 0.0, 4)]
     print(json.dumps(line))
 

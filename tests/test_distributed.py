@@ -1,4 +1,4 @@
-"""Several processes that tune as one, started as a launcher starts them."""
+"""Several processes that tune as one, started as a launcher starts processes."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ SCRIPT = """
     from zotune.errors import ObjectiveError, ZotuneError
     from zotune.distributed import Processes
 
-    them = Processes.join()
-    rank, notes = them.rank, []
+    processes = Processes.join()
+    rank, notes = processes.rank, []
 
     def fails():
         raise ObjectiveError("no score", hint="try again")
@@ -150,22 +150,22 @@ SCRIPT = """
         except (ZotuneError, ValueError) as error:
             return [type(error).__name__, str(error), getattr(error, "told", None)]
 
-    notes.append(them.first(lambda: [rank, 0.1 + 0.2, None, "é", float("inf")]))
-    notes.append(them.all(lambda: rank * 10))
-    notes.append(them.deal([1, 2, 3], lambda x: x * x))
-    them.split = "batch"
-    notes.append(them.deal([1, 2, 3], lambda x: x + rank))
-    notes.append([them.any(rank == 1), them.any(False)])
-    notes.append(said(lambda: them.first(fails)))
-    notes.append(said(lambda: them.all(breaks)))
-    notes.append(said(lambda: them.same("the weights", f"digest {rank}")))
-    with them.apart():
-        notes.append(them.all(lambda: rank))
-    before = them.sent
-    them.all(lambda: 0.1)
-    notes.append(them.sent - before)
+    notes.append(processes.on_first(lambda: [rank, 0.1 + 0.2, None, "é", float("inf")]))
+    notes.append(processes.gather(lambda: rank * 10))
+    notes.append(processes.map_points([1, 2, 3], lambda x: x * x))
+    processes.split = "batch"
+    notes.append(processes.map_points([1, 2, 3], lambda x: x + rank))
+    notes.append([processes.any(rank == 1), processes.any(False)])
+    notes.append(said(lambda: processes.on_first(fails)))
+    notes.append(said(lambda: processes.gather(breaks)))
+    notes.append(said(lambda: processes.check_equal("the weights", f"digest {rank}")))
+    with processes.local():
+        notes.append(processes.gather(lambda: rank))
+    before = processes.sent
+    processes.gather(lambda: 0.1)
+    notes.append(processes.sent - before)
     import json, pathlib
-    notes.append(Processes.join().all(lambda: rank))  # another run of the same script
+    notes.append(Processes.join().gather(lambda: rank))  # another run of the same script
     pathlib.Path(sys.argv[1], str(rank)).write_text(json.dumps(notes))
 """
 
@@ -196,17 +196,17 @@ def test_an_error_is_said_once(tmp_path: Path, tiny_classifier: Path, reviews: P
 
 
 def test_alone() -> None:
-    one = distributed.Processes()
-    assert one.alone
-    assert one.first(lambda: 1) == 1
-    assert one.all(lambda: 1) == [1]
-    assert one.deal([1, 2], str) == ["1", "2"]
-    assert one.own(dict) == {}
-    assert not one.any(False)
-    one.same("anything", "x")
-    assert one.sent == 0
+    single = distributed.Processes()
+    assert single.alone
+    assert single.on_first(lambda: 1) == 1
+    assert single.gather(lambda: 1) == [1]
+    assert single.map_points([1, 2], str) == ["1", "2"]
+    assert single.on_each(dict) == {}
+    assert not single.any(False)
+    single.check_equal("anything", "x")
+    assert single.sent == 0
     with pytest.raises(ObjectiveError):
-        one.first(_fails)
+        single.on_first(_fails)
 
 
 def _fails() -> None:

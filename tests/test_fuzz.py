@@ -242,11 +242,11 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
     said = io.StringIO()
     code: Any = 0
     with pytest.MonkeyPatch.context() as patched, contextlib.chdir(place):
-        patched.setattr("zotune.runs.fit.plan", refuse)
+        patched.setattr("zotune.runs.fit.make_plan", refuse)
         patched.setattr("zotune.runs.check.plan", refuse)
         patched.setattr("zotune.runs.evaluate.held_out", refuse)
         patched.setattr("zotune.humans.page.serve", refuse)
-        patched.setattr("zotune.runs.fit.run_folder", lambda cfg: place / "nothing-here")
+        patched.setattr("zotune.runs.run_directory.directory_of", lambda cfg: place / "nothing-here")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), harmless():
             try:
                 app.main(["fit", *arguments] if arguments[:1] != ["fit"] and len(arguments) % 2 else arguments)

@@ -15,6 +15,7 @@ from zotune import config
 from zotune.core.joint_forward import joined, part_of
 from zotune.core.recipe import Noise
 from zotune.errors import ModelError, ObjectiveError, OptionError
+from zotune.events import ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
 from zotune.search.journal import Tape
@@ -23,10 +24,8 @@ POINTS = 3
 
 
 def session(probe: str, **options: Any) -> Session:
-    made = Session(
-        plan(config.resolve({"threads": 1, "perturb": probe, "batch_size": 6, **options}, None)), lambda *a: None
-    )
-    made.prepare_probing()
+    made = Session(plan(config.resolve({"threads": 1, "perturb": probe, "batch_size": 6, **options}, None)), ignore)
+    made.choose_perturbation()
     return made
 
 

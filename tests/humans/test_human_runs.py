@@ -40,7 +40,7 @@ ARGS: dict[str, Any] = {
     "optimizer": "rank-sgd",
     "optimizer_args": {"eps": "0.3", "lr": "0.3"},
 }
-TESTING = Phase("judging the best weights")
+TESTING = Phase("scoring the best weights on the test set")
 SOON = 60.0
 """Seconds after which a test gives up waiting."""
 

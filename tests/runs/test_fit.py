@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import zotune
 from zotune.errors import ObjectiveFailures, OptionError, RunFolderError, UsageError
 from zotune.events import Event, Note
-from zotune.runs.session import Session
+from zotune.runs.model_source import ModelSource
 from zotune.search.journal import Journal
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -307,7 +307,7 @@ def test_too_many_failures_stop_with_code_3(tiny_encoder: Path, toy: Path, tmp_p
 
 def test_an_objective_that_fails_while_judging_is_code_3_too(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     """Calls: 1 judge, 2 to 4 calibration, 5 selection, 12 of six steps, 1 selection; the next two judge."""
-    with pytest.raises(ObjectiveFailures, match=r"failed on the judging rows.*judges again"):
+    with pytest.raises(ObjectiveFailures, match=r"failed on the test set.*scores it again"):
         zotune.fit(objective=fails_at(19, 20), **options(tiny_encoder, toy, tmp_path, interpolate=False))
     assert (tmp_path / "out/checkpoint-6").is_dir()
 
@@ -330,14 +330,14 @@ def test_a_run_leaves_no_model_in_memory(
 ) -> None:
     """A notebook fits several times in one process."""
     models: list[Any] = []
-    load = Session.load
+    load = ModelSource.load
 
-    def watched(self: Session) -> Any:
+    def watched(self: ModelSource) -> Any:
         loaded = load(self)
         models.append(weakref.ref(loaded.model))
         return loaded
 
-    monkeypatch.setattr(Session, "load", watched)
+    monkeypatch.setattr(ModelSource, "load", watched)
     zotune.fit(objective="accuracy", **options(tiny_encoder, toy, tmp_path))
     assert models
     assert [m() for m in models] == [None] * len(models)
@@ -616,18 +616,18 @@ def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look back at the end needs them; a probe is fitted once, and what is read again goes to the host's memory."""
-    from zotune.runs import session
+    from zotune.runs import model_source
     from zotune.tasks import linear_probe as probe
 
     loaded, fitted = [], []
-    load, write = session.load, probe.write
-    monkeypatch.setattr(session, "load", lambda cfg, *more: loaded.append(cfg.device) or load(cfg, *more))
+    load, write = model_source.load_model, probe.write
+    monkeypatch.setattr(model_source, "load_model", lambda cfg, *more: loaded.append(cfg.device) or load(cfg, *more))
     monkeypatch.setattr(probe, "write", lambda *args: fitted.append(1) or write(*args))
     lines = {}
     for name in ("copied", "read"):
         if name == "read":
-            monkeypatch.setattr(session, "SMALL", 0)
-            monkeypatch.setattr(session, "SMALL_SHARE", 0)
+            monkeypatch.setattr(model_source, "COPY_BYTES", 0)
+            monkeypatch.setattr(model_source, "COPY_SHARE", 0)
         del loaded[:], fitted[:]
         found = zotune.fit(
             objective="accuracy", init="linear-probe", **options(tiny_encoder, toy, tmp_path / name, eval_steps=2)

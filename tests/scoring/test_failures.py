@@ -156,7 +156,8 @@ def test_a_program_that_dies_once_changes_nothing(fit: Fit, program: str, tmp_pa
     whole = fit(program, "whole")
     assert whole.scoring.faults["restarts"] == 0
     control = tmp_path / "control"
-    for k, moment in enumerate(["scoring the start", 3, 4, "judging the best weights"]):
+    phases = [f"scoring the {weights} on the test set" for weights in ("base model", "best weights")]
+    for k, moment in enumerate([phases[0], 3, 4, phases[1]]):
         died: list[str] = []
 
         def die(died: list[str] = died) -> None:

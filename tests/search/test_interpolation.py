@@ -14,7 +14,7 @@ import torch
 
 import zotune
 from zotune.bench.workbench import Bench, Weights, same
-from zotune.runs.session import Session
+from zotune.runs.validation import Validation
 from zotune.search.checkpoint import between
 from zotune.search.engine import best_weights
 from zotune.search.journal import Journal
@@ -204,7 +204,7 @@ def test_every_checkpoint_of_a_run_that_was_ruined_goes_on(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the one that was written on the way back, before the weights were left."""
-    monkeypatch.setattr(Session, "_ruined", lambda self, outputs, score, moved: "far" if score.value < -0.2 else "")
+    monkeypatch.setattr(Validation, "_diverged", lambda self, outputs, score, kl: "far" if score.value < -0.2 else "")
     made = straight(tiny_encoder, toy, 0.4) | {"max_steps": 8, "eval_steps": 4, "guard": 0.0}
     made |= {"save_steps": 2, "save_total_limit": 99}
     zotune.fit(output_dir=str(tmp_path / "out"), **made)

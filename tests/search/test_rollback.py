@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import zotune
 from zotune.errors import OptionError
 from zotune.events import RolledBack
-from zotune.runs.heldout import HeldOut
+from zotune.runs.heldout import HeldOutSet
 from zotune.runs.replay import replay
 from zotune.search.journal import Journal
 from zotune.types import Score
@@ -45,7 +45,7 @@ def test_a_ruined_run_goes_back_and_says_so(ruinous: Any, tmp_path: Path, tiny_e
     assert found
     assert events == [RolledBack(x["step"], x["to"], x["share"], x["damping"], x["why"]) for x in found]
     assert [x["damping"] for x in found] == [0.25**k for k in range(1, len(found) + 1)]
-    assert all(float(x["why"].split()[0]) > 1.0 and "worse than the start" in x["why"] for x in found)
+    assert all(float(x["why"].split()[0]) > 1.0 and "below the base model" in x["why"] for x in found)
     kept = load_file(tmp_path / "out/model.safetensors")
     assert all(torch.isfinite(x).all() for x in kept.values())
     if result.kept == "start":
@@ -82,15 +82,15 @@ def test_the_deficit_is_in_paired_standard_errors() -> None:
     class Goal:
         direction, ordered = "maximize", False
 
-    held = HeldOut(None, Rows(), Goal())  # type: ignore[arg-type]
+    held = HeldOutSet(None, Rows(), Goal())  # type: ignore[arg-type]
     before, after = (Score(2.0, (1.0, 2.0, 3.0, None)), Score(1.0, (0.5, 1.0, 1.5, 9.0)))
     gaps = [-0.5, -1.0, -1.5]
     error = math.sqrt(sum((g + 1.0) ** 2 for g in gaps) / 2 / 3)
-    assert held.deficit(({}, before), ({}, after), 0) == pytest.approx(1.0 / error)
-    assert held.deficit(({}, before), ({}, before), 0) is None
+    assert held.standard_errors_below(({}, before), ({}, after), 0) == pytest.approx(1.0 / error)
+    assert held.standard_errors_below(({}, before), ({}, before), 0) is None
     held.objective.ordered = True  # type: ignore[misc]
     won = Score(0.25, (0.0, 0.5, 0.0, 0.5))
-    assert held.deficit(({}, won), ({}, won), 0) == pytest.approx(0.25 / (math.sqrt(0.25 / 3) / 2))
+    assert held.standard_errors_below(({}, won), ({}, won), 0) == pytest.approx(0.25 / (math.sqrt(0.25 / 3) / 2))
 
 
 @pytest.mark.parametrize("optimizer", ["mezo", "auto", "mezo-momentum"])

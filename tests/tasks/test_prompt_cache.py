@@ -15,6 +15,7 @@ from test_generation import QUESTIONS
 from zotune import config
 from zotune.core.recipe import Noise
 from zotune.data.templates import TaskSpec, Template
+from zotune.events import ignore
 from zotune.models import loading
 from zotune.models.model_files import find_model
 from zotune.runs.plan import plan
@@ -185,8 +186,8 @@ def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Pat
     for probe in ("copy", "joint"):
         options = {"model": str(families.folder("llama")), "dataset": str(tmp_path / "data.jsonl"), "perturb": probe}
         options |= {"objective": f"{tmp_path}/goal.py:words", "max_new_tokens": 5, "batch_size": 6, **tuned}
-        made = Session(plan(config.resolve({**options, "threads": 1}, None)), lambda *a: None)
-        made.prepare_probing()
+        made = Session(plan(config.resolve({**options, "threads": 1}, None)), ignore)
+        made.choose_perturbation()
         assert (made.oracle.joint is not None) == (probe == "joint")
         made.oracle.begin(Tape(), 0)
         points = [made.space.theta + 0.5 * Noise("normal", 0, k) for k in range(3)]

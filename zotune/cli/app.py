@@ -250,11 +250,11 @@ def fit(
         run_to_the_end(cfg, resume_from_checkpoint, force, quiet, as_json)
         return
     from zotune.cli.terminal import Terminal
-    from zotune.runs import fit as run
+    from zotune.runs.estimate import estimate
 
     terminal = Terminal(quiet)
     try:
-        _print_estimate(terminal, run.estimate(cfg, terminal), as_json)
+        _print_estimate(terminal, estimate(cfg, terminal), as_json)
     finally:
         terminal.close()
 
@@ -270,7 +270,7 @@ def _print_estimate(terminal: Any, found: dict[str, Any], as_json: bool) -> None
     terminal.say(f"model: {found['model']} ({found['head']}), {found['tuned_weights']:,} weights tuned")
     terminal.say(f"classes: {', '.join(found['classes'])}" if found["classes"] else f"task: {found['task']}")
     terminal.say(
-        f"estimate: {found['steps']} steps, {found['evaluations']} forwards, about {found['seconds']:.0f} s; memory: "
+        f"estimate: {found['steps']} steps, {found['evaluations']} forwards, about {found['seconds']:.3g} s; memory: "
         f"model {memory['model']} MB, probing {memory['probing']} MB, fields {memory['fields']} MB"
     )
     if as_json:
@@ -325,7 +325,7 @@ def evaluate(
 
     from zotune.cli.terminal import Terminal
     from zotune.runs import evaluate as measure
-    from zotune.runs.model_card import scored
+    from zotune.runs.summary import scored
 
     wanted: list[str | None] = [*objective] if objective else [None]
     found = measure.evaluate(objective=wanted, emit=Terminal(), **said)

@@ -63,7 +63,7 @@ def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet
     from zotune.cli.terminal import Terminal, show_result
     from zotune.distributed import follows, launched
     from zotune.runs import fit as run
-    from zotune.runs.model_card import verdict
+    from zotune.runs.summary import verdict
 
     terminal, stoppable = Terminal(quiet), None
     try:
@@ -72,7 +72,7 @@ def run_to_the_end(cfg: config.RunConfig, resume: str | None, force: bool, quiet
     finally:
         terminal.close()
     if not follows():
-        show_result(terminal, cfg.objective_name, result, verdict("", result))
+        show_result(terminal, cfg.objective_name, result, verdict(result))
         if as_json:
             print(json.dumps(result.json(), indent=1))
     if result.reason == "interrupted":

@@ -30,7 +30,7 @@ from zotune.events import (
     RunStarted,
     StepDone,
 )
-from zotune.runs.model_card import number, scored
+from zotune.runs.summary import number, scored
 from zotune.text import plain
 
 EVERY_SECONDS = 10.0  # a plain progress line at most this often

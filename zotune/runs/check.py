@@ -77,7 +77,7 @@ def _declared(session: Session) -> dict[str, Any]:
         "objective": goal.name,
         "direction": "order" if goal.ordered else goal.direction,
         "asks_for": sorted(goal.wants) + (["everything else at hand"] if goal.open else []),
-        "optimizer": session.plan.rule,
+        "optimizer": session.plan.optimizer_name,
         "batch_size": session.batches.size,
     }
 
@@ -125,12 +125,12 @@ def _steps(session: Session) -> dict[str, Any]:
         seen = [values for values in seen if len(values) > 1]
         asked += bool(seen)
         flat += bool(seen) and all(max(v) == min(v) for v in seen)
-    return {"steps": asked, "zero_steps": flat, "smooth": session.smooth}
+    return {"steps": asked, "zero_steps": flat, "smooth": session.signal.smooth}
 
 
 def _at(session: Session, t: int, tape: Tape) -> At:
     session.oracle.begin(tape, t)
-    return At(session.space, session.batches, tape, t, session.planned()[0], 0.0)
+    return At(session.space, session.batches, tape, t, session.budget.planned()[0], 0.0)
 
 
 def _grid(session: Session) -> Iterator[Moved]:
@@ -142,7 +142,7 @@ def _grid(session: Session) -> Iterator[Moved]:
     parts = {n: [list(range(i, i + n)) for i in range(0, most - n + 1, n)] for n in sizes}
 
     def scores() -> dict[int, list[float]]:
-        return {n: [session.evaluate(part).value for part in parts[n]] for n in sizes}
+        return {n: [session.signal.evaluate(part).value for part in parts[n]] for n in sizes}
 
     clean = scores()
     for relative in GRID:
@@ -173,9 +173,9 @@ def _compared(session: Session, rows: int) -> dict[str, Any]:
     """An order: what it says of completions before and after a perturbation, and again with both exchanged."""
     goal, size = session.plan.objective, min(rows, len(session.train))
     indices = list(range(size))
-    before = session.collect(indices)
+    before = session.signal.outputs(indices)
     with session.space.at(session.space.theta + 0.1 * _rms(session) * Noise("normal", 0, 0), None):
-        after = session.collect(indices)
+        after = session.signal.outputs(indices)
     pairs = list(zip(before["completions"], after["completions"], strict=True))
     began = time.perf_counter()
     first = goal.compare(before, pairs)

@@ -35,9 +35,9 @@ from zotune.humans.ratings import ALL_ASKED, Question, Ratings
 from zotune.humans.store import FILE_NAME
 from zotune.models.model_files import ModelFiles
 from zotune.runs import evaluate
-from zotune.runs.heldout import wins
+from zotune.runs.heldout import win_shares
+from zotune.runs.model_source import load_model
 from zotune.runs.provenance import source_hash
-from zotune.runs.session import load
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective
@@ -369,7 +369,7 @@ def _generate(
 
 def _completions(cfg: RunConfig, found: ModelFiles, spec: TaskSpec, rows: Sequence[Record], emit: Emit) -> list[str]:
     """What one model says to every row. It is loaded here and let go of."""
-    loaded = load(cfg, found, spec)
+    loaded = load_model(cfg, found, spec)
     task = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
     task.forward.tell = lambda text: emit(Note(text))
     coded = task.rows(rows)
@@ -438,7 +438,7 @@ def _judged(
                 found = goal.compare(_inputs(records, [pairs[i].prompt for i in part]), said)
             except ObjectiveError as error:
                 raise ObjectiveFailures(str(error)) from error
-            new = {i: None if x is None else wins(x)[0] for i, x in zip(part, found, strict=True)}
+            new = {i: None if x is None else win_shares(x)[0] for i, x in zip(part, found, strict=True)}
             won |= new
             lines += [{"judge": who, "row": i, "won": x} for i, x in new.items()]
             files.write(path, "".join(json.dumps(line) + "\n" for line in lines), hint="")

@@ -17,9 +17,10 @@ from zotune.data.templates import LM_HEADS
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, ignore
 from zotune.options import convert
-from zotune.runs.heldout import HeldOut, Scored
+from zotune.runs.heldout import HeldOutSet
+from zotune.runs.model_source import load_model
 from zotune.runs.plan import embedded_data
-from zotune.runs.session import load
+from zotune.runs.result import ScoreEstimate
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, task_spec
@@ -42,9 +43,9 @@ REMEMBERED = (
 
 
 @overload
-def evaluate(*, objective: Goal | None = None, **options: Any) -> Scored: ...
+def evaluate(*, objective: Goal | None = None, **options: Any) -> ScoreEstimate: ...
 @overload
-def evaluate(*, objective: Sequence[Goal | None], **options: Any) -> dict[str, Scored]: ...
+def evaluate(*, objective: Sequence[Goal | None], **options: Any) -> dict[str, ScoreEstimate]: ...
 def evaluate(
     *,
     model: str | None = None,
@@ -55,7 +56,7 @@ def evaluate(
     calibrate: bool = False,
     emit: Emit = ignore,
     **options: Any,
-) -> Scored | dict[str, Scored]:
+) -> ScoreEstimate | dict[str, ScoreEstimate]:
     """Score a model, a run folder or an adapter on a split: test, else validation, else all rows.
 
     objective: one, or several that share the forwards (then a dict by name); by default what the task is measured by.
@@ -97,7 +98,7 @@ def evaluate(
                 hint="zotune compare A B, with --judge or answered by a person",
             )
         goal.check(task_spec.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
-    loaded = load(cfg, found, spec)
+    loaded = load_model(cfg, found, spec)
     asks = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
     asks.forward.tell = lambda text: emit(Note(text))
     coded = asks.rows(rows)
@@ -106,19 +107,19 @@ def evaluate(
     wants = frozenset().union(*(g.wants for g in goals))
     outputs = asks.outputs(coded, range(len(coded)), wants)
     try:
-        out = {g.name: _score(HeldOut(asks, coded, g), outputs, cfg.seed) for g in goals}
+        out = {g.name: _score(HeldOutSet(asks, coded, g), outputs, cfg.seed) for g in goals}
     finally:
         for goal in goals:
             goal.close()
     return out if several else next(iter(out.values()))
 
 
-def _score(held: HeldOut, outputs: Mapping[str, Any], seed: int) -> Scored:
+def _score(held: HeldOutSet, outputs: Mapping[str, Any], seed: int) -> ScoreEstimate:
     try:
         score = held.objective.score(len(held.rows), outputs)
     except ObjectiveError as error:
         raise ObjectiveFailures(str(error)) from error
-    return held.scored(outputs, score, seeds.derive(seed, "bootstrap"))
+    return held.estimate(outputs, score, seeds.derive(seed, "bootstrap"))
 
 
 def held_out(cfg: RunConfig, split: str | None) -> tuple[splits.DataSource, str, list[splits.Record]]:

@@ -1,7 +1,8 @@
-"""Held-out rows: an objective's value with its standard error, and paired differences.
+"""Held-out rows scored with the weights as they are: values with standard errors, and paired differences.
 
-Sample-level objectives have the standard error of a mean; set-level ones are computed again on bootstrap resamples
-of the rows. Differences are paired: before and after on the same rows, resampled together.
+Objectives that score each row have the standard error of a mean; set-level ones are scored again on bootstrap
+resamples of the rows. Differences are paired: both models are scored on the same rows and the same resamples. Knows
+tasks and objectives; does not know which rows select the best weights and which decide whether they are kept.
 """
 
 from __future__ import annotations
@@ -10,56 +11,40 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any
+from dataclasses import astuple
+from typing import Any, Final
 
 import torch
 
 from zotune.distributed import ALONE, Processes
 from zotune.errors import ObjectiveError
+from zotune.runs.result import Difference, ScoreEstimate
 from zotune.scoring.objective import Objective
 from zotune.scoring.results import read
-from zotune.tasks import build
-from zotune.tasks import linear_probe as probe
+from zotune.tasks import build, linear_probe
 from zotune.types import Score
 
 Outputs = Mapping[str, Any]
-"""What a task gave for some rows: each value has an item a row, but the model."""
+"""A task's outputs for some rows, by name: one item a row each, except the model."""
 
-RESAMPLES, SECONDS = 1000, 5.0
-FEW = 100
-"""Resamples that say whether weights are ruined; always as many, so that a run repeats to the bit."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An objective on some rows: its value, its standard error (None where it cannot be resampled), rows; parts: (name,
-    value) of each objective in a sum."""
-
-    value: float
-    error: float | None
-    rows: int
-    parts: tuple[tuple[str, float], ...] = ()
+RESAMPLES: Final = 1000
+FEWEST_RESAMPLES: Final = 100
+SECONDS: Final = 5.0
+"""A bootstrap ends after this time, but not below FEWEST_RESAMPLES."""
+SLOW_SECONDS: Final = 1.8
+"""There is no bootstrap where three resamples take longer: a hundred would take a minute."""
+DIVERGENCE_RESAMPLES: Final = 100
+"""Resamples that decide whether a run has diverged: always as many, so that runs repeat bit for bit."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference, after minus before, on the same rows: value, standard error, 95 % bootstrap interval."""
+class HeldOutSet:
+    """Held-out rows that can be scored at any time, and again on resamples of their outputs.
 
-    value: float
-    error: float | None
-    low: float | None
-    high: float | None
+    An objective that compares (`gives="order"`) is scored against a baseline: the share of rows on which the present
+    completion beats the one that the model gave when `set_baseline` was called; a tie counts as half.
 
-
-class HeldOut:
-    """Some rows with what the model gave for them, ready to be scored again on any resample.
-
-    An objective that gives an order is scored against the start: the share of rows on which what the model says now is
-    better than what it said when `remember` was called, an equal one counting a half.
-
-    counted: whether scores are few, so that nothing is scored again: neither after a failure nor on resamples.
-    processes: those that run the model on some of the rows each; one of them scores.
+    scores_counted: whether the number of scores is limited, so that nothing is scored twice: neither after a failure
+    nor on resamples. processes: each runs the model on some of the rows; the first one scores.
     """
 
     def __init__(
@@ -67,100 +52,96 @@ class HeldOut:
         task: build.Task,
         rows: build.Rows,
         objective: Objective,
-        counted: bool = False,
+        scores_counted: bool = False,
         processes: Processes = ALONE,
     ) -> None:
-        self.task, self.rows, self.objective, self.counted = task, rows, objective, counted
-        self.processes = processes
-        self._start: Sequence[Any] | None = None
+        self.task, self.rows, self.objective, self.scores_counted = task, rows, objective, scores_counted
+        self._processes = processes
+        self._baseline: Sequence[Any] | None = None
 
     def outputs(self) -> Outputs:
-        """What the model gives as it is now."""
+        """The outputs of the present weights."""
         return self.task.outputs(self.rows, range(len(self.rows)), self.objective.wants)
 
-    def remember(self, outputs: Outputs | None = None) -> None:
-        """Take what the model says now as what is to be beaten, where the objective compares."""
-        if self.objective.ordered and self._start is None:
-            self._start = (self.outputs() if outputs is None else outputs)["completions"]
+    def set_baseline(self, outputs: Outputs | None = None) -> None:
+        """Compare with these outputs (or with those of the present weights) from here on. Of no effect a second time,
+        and where the objective has values."""
+        if self.objective.ordered and self._baseline is None:
+            self._baseline = (self.outputs() if outputs is None else outputs)["completions"]
 
-    def measure(self) -> tuple[Outputs, Score]:
-        """Run the model as it is now: what it gave, and the score. Raises ObjectiveError where it fails twice."""
+    def score(self) -> tuple[Outputs, Score]:
+        """The outputs of the present weights and their score. Raises ObjectiveError where scoring fails twice."""
         outputs = self.outputs()
-        self.remember(outputs)
+        self.set_baseline(outputs)
         try:
             return outputs, self._score(outputs)
         except ObjectiveError:
-            if self.counted:
+            if self.scores_counted:
                 raise
             return outputs, self._score(outputs)
 
-    def _score(self, outputs: Outputs) -> Score:
-        return scored_once(self.processes, lambda: self._scored_here(outputs))
-
-    def _scored_here(self, outputs: Outputs) -> Score:
-        if self._start is None:
-            return self.objective.score(len(self.rows), outputs)
-        pairs = list(zip(self._start, outputs["completions"], strict=True))
-        found = self.objective.compare(outputs, pairs)
-        won = [None if x is None else wins(x)[1] for x in found]
-        if all(x is None for x in won):  # nobody could tell: that speaks for neither
-            return Score(0.5, tuple(won))
-        return read(self.objective.name, won, len(self.rows))
-
-    def on(self, outputs: Outputs, indices: Sequence[int]) -> float:
-        """The objective on some of the rows; a failing score is asked for again, once. Raises ObjectiveError."""
-        some = {k: _some(v, indices) for k, v in outputs.items() if k != "model"}
+    def score_resample(self, outputs: Outputs, indices: Sequence[int]) -> float:
+        """The objective on some of the rows; a failed score is retried once. Raises ObjectiveError."""
+        some = {k: _rows_of(v, indices) for k, v in outputs.items() if k != "model"}
         try:
             return self.objective.score(len(indices), some).value
         except ObjectiveError:
             return self.objective.score(len(indices), some).value
 
+    @property
     def resamples(self) -> bool:
-        """Whether the objective can be computed again without the model, and soon."""
-        slow = self.counted or any(o.info.fast is False for o in self.objective.each)
+        """Whether the objective can be scored on resamples: without the model, and fast."""
+        slow = self.scores_counted or any(part.info.fast is False for part in self.objective.each)
         return "model" not in self.objective.required and not slow and not self.objective.ordered
 
-    def scored(self, outputs: Outputs, score: Score, seed: int) -> Scored:
+    def estimate(self, outputs: Outputs, score: Score, seed: int) -> ScoreEstimate:
+        """A score with its standard error."""
         n = len(self.rows)
         if score.samples is not None:
-            known = [s for s in score.samples if s is not None]
-            error = _spread(known) / math.sqrt(len(known)) if len(known) > 1 else None
-            return Scored(score.value, error, n, score.parts)
-        if not self.resamples():
-            return Scored(score.value, None, n, score.parts)
-        values = _tolerant(lambda i: self.on(outputs, i), n, seed)
-        return Scored(score.value, _spread(values) if values else None, n, score.parts)
+            valid = [s for s in score.samples if s is not None]
+            error = _deviation(valid) / math.sqrt(len(valid)) if len(valid) > 1 else None
+            return ScoreEstimate(score.value, error, n, score.parts)
+        if not self.resamples:
+            return ScoreEstimate(score.value, None, n, score.parts)
+        values = _bootstrap_or_none(lambda i: self.score_resample(outputs, i), n, seed)
+        return ScoreEstimate(score.value, _deviation(values) if values else None, n, score.parts)
 
     def difference(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> Difference:
-        """after - before, with the interval of a paired bootstrap over rows."""
+        """after - before, with the interval of a paired bootstrap over the rows."""
         n, value = len(self.rows), after[1].value - before[1].value
         a, b = before[1].samples, after[1].samples
         if a is not None and b is not None:
             gaps = [y - x for x, y in zip(a, b, strict=True) if x is not None and y is not None]
             values = bootstrap(lambda i: math.fsum(gaps[k] for k in i) / len(i), len(gaps), seed) if gaps else []
-        elif self.resamples():
-            values = _tolerant(lambda i: self.on(after[0], i) - self.on(before[0], i), n, seed)
+        elif self.resamples:
+            values = _bootstrap_or_none(
+                lambda i: self.score_resample(after[0], i) - self.score_resample(before[0], i), n, seed
+            )
         else:
             values = []
         if not values:
             return Difference(value, None, None, None)
         values.sort()
         low, high = (values[min(int(q * len(values)), len(values) - 1)] for q in (0.025, 0.975))
-        return Difference(value, _spread(values), low, high)
+        return Difference(value, _deviation(values), low, high)
 
-    def deficit(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> float | None:
-        """Paired standard errors by which `after` is worse, negative where it is better; None where that is not known,
-        or no row changed. The start of an objective that compares has won half of each row."""
+    def standard_errors_below(
+        self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int
+    ) -> float | None:
+        """Paired standard errors by which `after` is worse than `before`, negative where it is better; None where that
+        is unknown, or no row's score changed. The baseline of an objective that compares has half of each row."""
         a, b, sign = before[1].samples, after[1].samples, -1.0 if self.objective.direction == "maximize" else 1.0
         if b is not None and (a is not None or self.objective.ordered):
             pairs = zip([0.5] * len(b) if self.objective.ordered or a is None else a, b, strict=True)
             gaps = [y - x for x, y in pairs if x is not None and y is not None]
-            error = _spread(gaps) / math.sqrt(len(gaps)) if gaps else 0.0
-        elif a is None and b is None and self.resamples() and before[0]:
+            error = _deviation(gaps) / math.sqrt(len(gaps)) if gaps else 0.0
+        elif a is None and b is None and self.resamples and before[0]:
             rng, n = random.Random(seed), len(self.rows)
-            drawn = [[rng.randrange(n) for _ in range(n)] for _ in range(FEW)]
+            drawn = [[rng.randrange(n) for _ in range(n)] for _ in range(DIVERGENCE_RESAMPLES)]
             try:
-                error = _spread([self.on(after[0], i) - self.on(before[0], i) for i in drawn])
+                error = _deviation(
+                    [self.score_resample(after[0], i) - self.score_resample(before[0], i) for i in drawn]
+                )
             except ObjectiveError:
                 return None
         else:
@@ -168,62 +149,78 @@ class HeldOut:
         gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
         return gap / error if error else None
 
+    def linear_probe(self, train: build.Rows, seed: int) -> ScoreEstimate | None:
+        """The score of a logistic regression on the embeddings of the present weights, fitted on training rows. None
+        where a class has fewer than two rows, or the objective cannot score it."""
+        task, rows = self.task, self.rows
+        if not isinstance(task, build.Whole) or (fitted := linear_probe.fit(task, train)) is None:
+            return None
+        outputs = task.described(rows, range(len(rows)), linear_probe.scores(task, fitted, rows))
+        try:
+            score = self.objective.score(len(rows), outputs)
+        except ObjectiveError:
+            return None
+        return self.estimate(outputs, score, seed)
 
-def scored_once(processes: Processes, compute: Callable[[], Score]) -> Score:
-    """A score that one of several processes computes."""
+    def _score(self, outputs: Outputs) -> Score:
+        return score_once(self._processes, lambda: self._score_here(outputs))
+
+    def _score_here(self, outputs: Outputs) -> Score:
+        if self._baseline is None:
+            return self.objective.score(len(self.rows), outputs)
+        pairs = list(zip(self._baseline, outputs["completions"], strict=True))
+        strengths = self.objective.compare(outputs, pairs)
+        shares = [None if x is None else win_shares(x)[1] for x in strengths]
+        if all(x is None for x in shares):  # undecided everywhere: neither model is better
+            return Score(0.5, tuple(shares))
+        return read(self.objective.name, shares, len(self.rows))
+
+
+def score_once(processes: Processes, compute: Callable[[], Score]) -> Score:
+    """A score that the first of several processes computes for all."""
     if processes.alone:
         return compute()
-    value, samples, parts = processes.first(lambda: astuple(compute()))
+    value, samples, parts = processes.on_first(lambda: astuple(compute()))
     return Score(value, None if samples is None else tuple(samples), tuple((name, x) for name, x in parts))
 
 
-def wins(strengths: Sequence[float]) -> list[float]:
-    """The share of the others that each candidate beats, an equal one counting a half."""
+def win_shares(strengths: Sequence[float]) -> list[float]:
+    """For each of at least two candidates the share of the others that it beats; a tie counts as half."""
     beaten = [math.fsum((x > y) + 0.5 * (x == y) for y in strengths) - 0.5 for x in strengths]
     return [b / (len(strengths) - 1) for b in beaten]
 
 
-def _tolerant(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:
-    """Bootstrap values, or none where the objective cannot score some resample."""
+def bootstrap(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:
+    """Values of `score(row indices)` on RESAMPLES resamples with replacement, fewer where that takes too long, none
+    where the score is slow."""
+    rng, values, started = random.Random(seed), list[float](), time.monotonic()
+    for done in range(RESAMPLES):
+        values.append(score([rng.randrange(rows) for _ in range(rows)]))
+        if done == 2 and time.monotonic() - started > SLOW_SECONDS:
+            return []
+        if done >= FEWEST_RESAMPLES - 1 and time.monotonic() - started > SECONDS:
+            break
+    return values
+
+
+def _bootstrap_or_none(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:
+    """Bootstrap values, none where the objective fails on a resample."""
     try:
         return bootstrap(score, rows, seed)
     except ObjectiveError:
         return []
 
 
-def _spread(values: Sequence[float]) -> float:
+def _deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; 0 for a single value."""
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1))
 
 
-def bootstrap(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:
-    """Values of `score(row indices)` on RESAMPLES resamples with replacement; SECONDS later it stops, not below 100.
-    None at all where a hundred would take a minute."""
-    rng, out, start = random.Random(seed), [], time.monotonic()
-    for done in range(RESAMPLES):
-        out.append(score([rng.randrange(rows) for _ in range(rows)]))
-        if done == 2 and time.monotonic() - start > 1.8:
-            return []
-        if done >= 99 and time.monotonic() - start > SECONDS:
-            break
-    return out
-
-
-def _some(values: Any, indices: Sequence[int]) -> Any:
+def _rows_of(values: Any, indices: Sequence[int]) -> Any:
     if isinstance(values, torch.Tensor):
         return values[list(indices)]
     return [values[i] for i in indices]
 
 
-def linear_probe(held: HeldOut, train: build.Rows, seed: int) -> Scored | None:
-    """What logistic regression on the embeddings of the weights as they are scores on the held-out rows. None where a
-    class has fewer than two rows, or the objective cannot use it."""
-    task, rows = held.task, held.rows
-    if not isinstance(task, build.Whole) or (search := probe.fit(task, train)) is None:
-        return None
-    outputs = task.described(rows, range(len(rows)), probe.scores(task, search, rows))
-    try:
-        score = held.objective.score(len(rows), outputs)
-    except ObjectiveError:
-        return None
-    return held.scored(outputs, score, seed)
+__all__ = ["HeldOutSet", "Outputs", "bootstrap", "score_once", "win_shares"]

@@ -1,71 +1,46 @@
-"""What a finished run says about itself: the run folder's README.md (a model card).
+"""The model card of a run: README.md in its directory.
 
-Knows results; computes nothing.
+Knows plans and results; computes nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from zotune.models.heads import AUTO_CLASSES
+from zotune.runs.plan import Plan
+from zotune.runs.result import Result
+from zotune.runs.summary import scored, verdict
 from zotune.text import one_line
-
-if TYPE_CHECKING:
-    from zotune.runs.fit import Result
-    from zotune.runs.heldout import Scored
-    from zotune.runs.plan import Plan
-
-
-def number(x: float) -> str:
-    return f"{x:.4f}" if abs(x) < 1000 else f"{x:.4g}"
-
-
-def scored(s: Scored) -> str:
-    return number(s.value) + (f" ± {number(s.error)}" if s.error is not None else "")
-
-
-def verdict(plan_better: str, result: Result) -> str:
-    """One sentence: what was kept and why."""
-    d = result.difference
-    interval = f", 95 % interval {d.low:+.4f} to {d.high:+.4f}" if d.low is not None and d.high is not None else ""
-    if result.kept == "tuned":
-        sure = d.low is None or d.high is None or d.low > 0 or d.high < 0
-        doubt = "" if sure else "; the interval holds zero, so this may be chance"
-        return f"The tuned weights are kept: {d.value:+.4f}{interval}{doubt}."
-    if result.best_step == 0:
-        return "The start is kept: no evaluation on the selection rows was better than it."
-    why = ""
-    if d.error is not None and abs(d.value) < 2 * d.error:
-        why = f", within two standard errors ({2 * d.error:.4f})"
-    return f"The start is kept: on the judging rows the tuned weights gave {d.value:+.4f}{interval}{why}."
 
 
 def code(text: object) -> str:
-    """Text from elsewhere in Markdown: on one line, and nothing in it is markup."""
-    said = one_line(str(text)).replace("`", "'")
-    return f"`{said}`" if said else ""
+    """Foreign text in Markdown: on one line, and without effect as markup."""
+    line = one_line(str(text)).replace("`", "'")
+    return f"`{line}`" if line else ""
 
 
 def model_card(plan: Plan, result: Result) -> str:
-    """Markdown for the run folder."""
-    cfg, probe = plan.config, result.probe
+    """The Markdown of the model card."""
+    config, probe = plan.config, result.probe
     words = plan.spec.classes.words if plan.spec.classes else ()
     rows = [
-        ("before", scored(result.before)),
-        ("after (kept weights)", scored(result.after)),
-        *([("linear probe on the untuned embeddings", scored(probe))] if probe else []),
+        ("base model", scored(result.before)),
+        ("kept weights", scored(result.after)),
+        *([("linear probe on the base model's embeddings", scored(probe))] if probe else []),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     settings: dict[str, Any] = {
         "objective": f"{plan.objective.name} ({plan.objective.better})",
-        "optimizer": f"{plan.rule} {code(plan.optimizer)}",
-        "tuned": cfg.tune,
+        "optimizer": f"{plan.optimizer_name} {code(plan.optimizer)}",
+        "tuned tensors": config.tune,
         "steps": result.steps,
-        "forwards (one batch at one point)": result.forwards,
+        "evaluations (one batch at one point)": result.forwards,
         "best step": result.best_step,
-        **({"of the way there from the start": f"{result.best_share:g}"} if result.best_share != 1.0 else {}),
+        **({"interpolated": f"base + {result.best_share:g} (step - base)"} if result.best_share != 1.0 else {}),
         "steps without signal": f"{100 * result.zero_share:.0f} %",
         "dropped steps": result.dropped,
-        "seed": cfg.seed,
+        "seed": config.seed,
         **({"classes": ", ".join(map(code, words))} if words else {"task": plan.spec.kind}),
         "template": code(plan.spec.template.text),
     }
@@ -77,11 +52,14 @@ tags: [zotune, zeroth-order]
 
 # {plan.objective.name}, tuned with forward passes only
 
-Base model: {code(plan.model_name)}. {verdict(plan.objective.better, result)}
+Base model: {code(plan.model_name)}. {verdict(result)}
 
-| {plan.objective.name} on {result.before.rows} judging rows | value ± standard error |
+| test {plan.objective.name} ({result.before.rows} rows) | value ± standard error |
 |---|---|
 {table}
+
+The validation set selected the best tuned weights. The test set then decided whether they are kept (`--guard
+{config.guard:g}` standard errors), so the test score of kept tuned weights is slightly optimistic.
 
 {lines}
 
@@ -90,10 +68,11 @@ Base model: {code(plan.model_name)}. {verdict(plan.objective.better, result)}
 
 
 def _loading(plan: Plan) -> str:
-    """How to load the folder."""
-    from zotune.models.heads import AUTO_CLASSES
-
+    """How to load the model of the directory."""
     name = AUTO_CLASSES[plan.head]
-    if plan.adapter.method != "none" or plan.found.adapter:
+    if plan.adapter.method != "none" or plan.model_files.adapter:
         return f'Load it with `peft`: `PeftModel.from_pretrained({name}.from_pretrained("<base>"), "<this folder>")`.'
     return f'Load it with `transformers`: `{name}.from_pretrained("<this folder>")`.'
+
+
+__all__ = ["code", "model_card"]

@@ -38,15 +38,15 @@ class Plan:
     objective: Objective
     optimizer: Optimizer
     splits: data.Splits
-    found: ModelFiles
+    model_files: ModelFiles
     spec: TaskSpec
     adapter: AdapterConfig
-    rule: str = "auto"
+    optimizer_name: str = "auto"
     notes: list[str] = field(default_factory=list)
 
     @property
     def head(self) -> Head:
-        return self.found.head
+        return self.model_files.head
 
     @property
     def model_name(self) -> str:

@@ -29,10 +29,10 @@ LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """What the bits of a run depend on beside its own files; with an adapter, peft too."""
 
 
-def header(session: Session) -> dict[str, Any]:
+def header_of(session: Session) -> dict[str, Any]:
     """Everything that the bits depend on."""
     plan, space = session.plan, session.space
-    cfg, them = plan.config, session.processes
+    config, processes = plan.config, session.processes
     tensors = {t.name: [list(t.shape), f"{seeds.name_key(t.name):016x}"] for t in space.theta.tensors}
     libraries = [*LIBRARIES, *(["peft"] if adapters.has_adapter(session.loaded) else [])]
     others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
@@ -40,18 +40,18 @@ def header(session: Session) -> dict[str, Any]:
         "versions": {name: environment()["versions"][name] for name in libraries},
         "device": session.loaded.device.type,
         "model": plan.model_name,
-        "revision": cfg.model_revision,
-        "quantize": cfg.quantize,
+        "revision": config.model_revision,
+        "quantize": config.quantize,
         "head": plan.head,
         "base_weights": space.digest(),
         "frozen_weights": checkpoint.digest(others),
         "data": plan.splits.digest,
-        "objective": cfg.objective,
-        "weight": cfg.weight,
+        "objective": config.objective,
+        "weight": config.weight,
         "objective_source": [source_hash(o.function) for o in plan.objective.each],
-        "objective_args": cfg.objective_args,
+        "objective_args": config.objective_args,
         "direction": plan.objective.direction,
-        "rule": plan.rule,
+        "rule": plan.optimizer_name,
         "optimizer": type(plan.optimizer).__qualname__,
         "optimizer_source": source_hash(type(plan.optimizer)),
         "optimizer_options": _plain(plan.optimizer),
@@ -59,18 +59,18 @@ def header(session: Session) -> dict[str, Any]:
         "task": _task_record(plan),
         "rows": session.batches.rows,
         "batch_size": session.batches.size,
-        "budget": asdict(session.budget()),
+        "budget": asdict(session.budget.limits()),
         "drift": session.oracle.measures_kl,
         "max_length": session.task.max_length,
-        "eval_batch_size": cfg.eval_batch_size,
-        "attn_implementation": cfg.attn_implementation,
-        "smooth": session.smooth,
-        "together": session.points.joint or None,
-        "eval_steps": session.eval_steps(),
-        "seed": cfg.seed,
+        "eval_batch_size": config.eval_batch_size,
+        "attn_implementation": config.attn_implementation,
+        "smooth": session.signal.smooth,
+        "together": session.perturb_mode.joint or None,
+        "eval_steps": session.budget.eval_steps(),
+        "seed": config.seed,
         "noise": noise.VERSION,
         "dtype": str(next(iter(space.params.values())).dtype),
-        "parallel": f"batch over {them.size}" if them.size > 1 and them.split == "batch" else None,
+        "parallel": f"batch over {processes.size}" if processes.size > 1 and processes.split == "batch" else None,
         "tensors": tensors,
     }
 
@@ -122,4 +122,4 @@ def environment() -> dict[str, Any]:
     }
 
 
-__all__ = ["environment", "header", "source_hash"]
+__all__ = ["environment", "header_of", "source_hash"]

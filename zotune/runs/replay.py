@@ -30,9 +30,11 @@ from zotune.models.adapters import AdapterConfig
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
 from zotune.runs import export
+from zotune.runs.model_source import load_with_classes
 from zotune.runs.plan import EMBEDDED, plan
 from zotune.runs.provenance import environment
-from zotune.runs.session import Session, load_with
+from zotune.runs.run_directory import JOURNAL, RESULT
+from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
 from zotune.search.engine import Budget, Engine
@@ -48,8 +50,6 @@ NEEDED = frozenset(
     ]
 )
 """What a replay reads in a header."""
-JOURNAL = "journal.jsonl"
-RESULT = "result.json"
 
 
 class ReplayedSpace(Space):
@@ -232,7 +232,7 @@ def _start(cfg: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) 
         plain = replace(plain, trust_remote_code=cfg.trust_remote_code, allow_pickle=cfg.allow_pickle)
         return Session(plan(replace(plain, model=cfg.model, device=cfg.device, dtype=cfg.dtype)), emit).loaded
     found = find_model(cfg.model, cfg.head, cfg.allow_pickle)
-    loaded = load_with(cfg, found, _classes(header))
+    loaded = load_with_classes(cfg, found, _classes(header))
     said = task["adapter"]
     adapters.attach(loaded, AdapterConfig(**{**said, "targets": tuple(said["targets"])}), cfg.seed)
     return loaded
@@ -321,7 +321,7 @@ def _tuned(folder: Path, header: Mapping[str, Any], kept: Mapping[str, Any], emi
     cfg = _config(header, str(folder))
     try:
         found = find_model(cfg.model, cfg.head)
-        loaded = load_with(cfg, found, _classes(header))
+        loaded = load_with_classes(cfg, found, _classes(header))
     except ZotuneError as error:
         return Check("weights", False, str(error))
     tuned = {n: p for n, p in named_tensors(loaded.model).items() if n in header["tensors"]}

@@ -72,7 +72,7 @@ class PerturbMode:
         micro_batch, copied = 0, list[str]()
         while micro_batch != self.task.forward.micro:  # memory ran short and the micro-batch was halved: check again
             micro_batch = self.task.forward.micro
-            with self.processes.apart():
+            with self.processes.local():
                 copied = self.space.perturb_in_forward(lambda: self._logits(rows))
         return copied
 
@@ -102,7 +102,7 @@ class PerturbMode:
         more: dict[str, torch.Tensor] = {}
         if loaded.head == "seq2seq":
             more = {"decoder_input_ids": forward.coder.pad_right(tokens, loaded.device)["input_ids"]}
-        with torch.no_grad(), self.processes.apart():
+        with torch.no_grad(), self.processes.local():
             with InForward.called_modules(loaded.model) as called:
                 forward.run(tokens, **more)
             forward.together = JointForward(self.space, called, self.config.eval_batch_size)

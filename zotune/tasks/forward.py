@@ -123,7 +123,7 @@ class Forward:
                 made += zip(places, compute(places), strict=True)
             return made
 
-        for part in them.all(lambda: self.fitting(share)):
+        for part in them.gather(lambda: self.fitting(share)):
             found.update(part)
         return [found[k] for k in range(len(lengths))]
 

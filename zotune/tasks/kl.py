@@ -30,7 +30,7 @@ class Drift:
         """None where the model generates nothing."""
         if not isinstance(task, build.Generating):
             return None
-        with processes.apart():
+        with processes.local():
             words = task.own_words(train, range(min(PROMPTS, len(train))))
             return cls(task, words) if words else None
 

@@ -1,0 +1,119 @@
+"""The end of a run: the test set decides whether the tuned weights are kept, and the run directory gets the model.
+
+Knows the test set, the store of weights and the run directory; takes no step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zotune import files, seeds
+from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped
+from zotune.events import Phase
+from zotune.runs import export
+from zotune.runs.heldout import Outputs
+from zotune.runs.model_card import model_card
+from zotune.runs.result import Difference, Result, ScoreEstimate
+from zotune.runs.run_directory import MODEL_CARD, RESULT
+from zotune.runs.scoring_cost import scoring_cost
+from zotune.runs.session import Session
+from zotune.search import checkpoint
+from zotune.search.engine import Engine, Outcome, best_weights
+from zotune.search.journal import Journal
+from zotune.types import Score
+
+
+def conclude(
+    session: Session,
+    engine: Engine,
+    outcome: Outcome,
+    store: checkpoint.Store,
+    base: tuple[Outputs, Score],
+    folder: Path,
+    seconds: float,
+) -> Result:
+    """Score the best weights on the test set, keep them or the base model, and write model, result and model card.
+
+    base: outputs and score of the base model on the test set. The best weights are those that the validation set
+    selected. They are kept where they beat the base model on the test set by `--guard` paired standard errors, 2 by
+    default, and lie within `--max-kl`. Raises ObjectiveFailures.
+    """
+    config, progress = session.plan.config, outcome.progress
+    seed = seeds.derive(config.seed, "bootstrap")
+    reason, best = outcome.reason, base
+    try:
+        if reason != "interrupted":
+            session.emit(Phase("scoring the best weights on the test set"))
+            session.space.load(best_weights(store, progress))
+            best = session.test.score()
+    except Stopped:
+        reason = "interrupted"
+    except ObjectiveError as error:
+        raise ObjectiveFailures(
+            f"the objective failed on the test set: {error}", hint=f"zotune resume {folder} scores it again"
+        ) from error
+    difference = session.test.difference(base, best, seed)
+    kept = "tuned" if _wins(session, difference) and session.validation.within_max_kl() else "start"
+    base_score = session.test.estimate(*base, seed)
+    probe, model_files = None, {}
+    if reason != "interrupted":
+        if kept == "start" and progress.best_step != 0:
+            session.space.load(store.weights(0))
+        step, share = (progress.best_step, progress.best_share) if kept == "tuned" else (0, 1.0)
+        _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
+        model_files = {} if config.journal_only else export.place(session.loaded, folder)
+        probe = _linear_probe(session, seed)
+    result = Result(
+        folder=folder,
+        reason=reason,
+        kept=kept,
+        before=base_score,
+        tuned=session.test.estimate(*best, seed) if kept == "tuned" or progress.best_step else base_score,
+        difference=difference,
+        probe=probe,
+        steps=progress.step,
+        forwards=progress.evaluations,
+        dropped=progress.dropped,
+        zero_share=progress.zero_share,
+        best_step=progress.best_step,
+        best_share=progress.best_share,
+        seconds=seconds,
+        scoring=scoring_cost(session.plan.objective, seconds),
+        files=model_files,
+    )
+    if reason != "interrupted":
+        files.write(folder / MODEL_CARD, model_card(session.plan, result))
+        files.write(folder / RESULT, json.dumps(result.json(), indent=1))
+    return result
+
+
+def _wins(session: Session, difference: Difference) -> bool:
+    """Whether a difference on the test set is a gain of at least `--guard` standard errors."""
+    gain = difference.value if session.plan.objective.direction == "maximize" else -difference.value
+    return gain > 0 and gain >= session.plan.config.guard * (difference.error or 0.0)
+
+
+def _record(journal: Journal, line: Mapping[str, Any]) -> None:
+    """Append a last line, unless an earlier process has done so."""
+    if journal.lines[-1] != line:
+        journal.append(line)
+    journal.sync()
+
+
+def _linear_probe(session: Session, seed: int) -> ScoreEstimate | None:
+    """The test score of a linear probe on the base model's embeddings; None for other heads."""
+    if session.plan.head != "embedding" or not session.test.resamples:
+        return None
+    space = session.space
+    present = space.snapshot()
+    space.load(session.initial_weights())
+    try:
+        return session.test.linear_probe(session.train, seed)
+    finally:
+        space.load(present)
+
+
+__all__ = ["conclude"]

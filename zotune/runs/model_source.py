@@ -1,0 +1,109 @@
+"""The model as tuning starts from it, and its initial weights again.
+
+Knows how a base model, a fitted linear probe and a new adapter are joined; knows no objective and no optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from zotune.config import RunConfig
+from zotune.core.space import Space
+from zotune.data.templates import TaskSpec
+from zotune.events import Emit, Phase
+from zotune.models import adapters, loading
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import ModelFiles
+from zotune.models.trainable import base_weights
+from zotune.runs.plan import Plan
+from zotune.tasks import build, linear_probe
+
+COPY_BYTES: Final = 64 << 20
+COPY_SHARE: Final = 1 / 16
+"""Bytes of tuned weights, and their share of the model's, up to which a copy of the initial ones stays in memory."""
+
+
+class ModelSource:
+    """Loads the model as tuning starts from it: the base model with a linear probe, fitted the first time, and a new
+    adapter, as the configuration wants them. make_task: builds the task of a loaded model, to fit the probe."""
+
+    def __init__(self, plan: Plan, make_task: Callable[[LoadedModel], build.Task], emit: Emit) -> None:
+        self._plan, self._make_task, self._emit = plan, make_task, emit
+        self._probe: dict[str, torch.Tensor] | None = None
+
+    def load(self, config: RunConfig | None = None) -> LoadedModel:
+        """Load the model, by the plan's configuration or another one. Raises ModelError."""
+        plan = self._plan
+        config = config or plan.config
+        loaded = load_model(config, plan.model_files, plan.spec)
+        if config.init == "linear-probe" and self._probe is None:
+            self._emit(Phase("fitting a linear probe as the initial head"))
+            task = self._make_task(loaded)
+            layer = linear_probe.write(task, task.rows(plan.splits.train))
+            self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
+        elif self._probe is not None:
+            linear_probe.layer_of(loaded, len(self._probe["weight"])).load_state_dict(self._probe)
+        adapters.attach(loaded, plan.adapter, config.seed)
+        return loaded
+
+
+class InitialWeights:
+    """Call it for the tuned weights as they were before the first step.
+
+    Made before the first step. It keeps a copy where the tuned weights are few; else it loads the model's files again
+    into the host's memory, for the device may have no room for a second model.
+    """
+
+    def __init__(self, source: ModelSource, config: RunConfig, space: Space) -> None:
+        self._source, self._config, self._space = source, config, space
+        few = _bytes(space.params.values()) <= max(COPY_BYTES, COPY_SHARE * _bytes(space.module.parameters()))
+        self._copy: Mapping[str, torch.Tensor] | None = None
+        if few or config.quantize:
+            self._copy = {n: p.detach().cpu().clone() for n, p in space.params.items()}
+
+    def __call__(self) -> Mapping[str, torch.Tensor]:
+        if self._copy is not None:
+            return self._copy
+        dtype = str(next(iter(self._space.params.values())).dtype).removeprefix("torch.")
+        config = replace(self._config, device="cpu", device_map=None, dtype=dtype, attn_implementation=None)
+        return base_weights(self._space.params, self._source.load(config))
+
+
+def load_model(config: RunConfig, files: ModelFiles, spec: TaskSpec) -> LoadedModel:
+    """A model with its class names, and its adapter where it has one. Raises ModelError."""
+    return load_with_classes(config, files, spec.classes.words if spec.classes else ())
+
+
+def load_with_classes(config: RunConfig, files: ModelFiles, class_names: Sequence[str]) -> LoadedModel:
+    """`load_model` where of the task only the names of the classes are known."""
+    loaded = loading.load(
+        files.source,
+        files.folder,
+        files.head,
+        device=config.device,
+        dtype=config.dtype,
+        classes=len(class_names) or None,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+        revision=config.model_revision,
+        attn_implementation=config.attn_implementation,
+        device_map=config.device_map,
+        allow_pickle=config.allow_pickle,
+        quantize=config.quantize,
+    )
+    if files.head == "classification":
+        loaded.set_class_names(list(class_names))
+    if files.adapter:
+        adapters.load(loaded, files.adapter)
+    return loaded
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+__all__ = ["InitialWeights", "ModelSource", "load_model", "load_with_classes"]

@@ -1,0 +1,60 @@
+"""Before a run: whether a linear probe does better on the validation set than the base model does.
+
+Knows the validation set and the training rows; fits the probe and leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from zotune import seeds
+from zotune.config import RunConfig
+from zotune.errors import ObjectiveError
+from zotune.runs.budget import RunBudget
+from zotune.runs.validation import Validation
+from zotune.search.oracle import Oracle
+from zotune.tasks import build
+
+BUDGET_SHARE: Final = 0.1
+"""The share of the budget that embedding the training rows may cost at most."""
+
+
+@dataclass(frozen=True)
+class ProbeComparison:
+    """Call it once before the first step. batch_size: training rows that count as one evaluation."""
+
+    validation: Validation
+    train: build.Rows
+    batch_size: int
+    oracle: Oracle
+    budget: RunBudget
+    config: RunConfig
+
+    def __call__(self) -> list[str]:
+        """A sentence where the probe is better by two standard errors, else nothing. The evaluations that the probe
+        costs are counted."""
+        held_out, base = self.validation.held_out, self.validation.base
+        task = held_out.task
+        if not isinstance(task, build.Whole) or self.config.init == "linear-probe" or not held_out.resamples:
+            return []
+        cost = -(-len(self.train) // self.batch_size)
+        if task.spec.kind != "classification" or cost > BUDGET_SHARE * self.budget.expected_evals():
+            return []
+        try:
+            probe = held_out.linear_probe(self.train, seeds.derive(self.config.seed, "bootstrap"))
+        except ObjectiveError:
+            return []
+        if probe is None or base is None:
+            return []
+        self.oracle.evaluations += cost
+        sign = -1.0 if held_out.objective.direction == "maximize" else 1.0
+        if sign * (base.value - probe.value) <= 2 * (probe.error or 0.0):
+            return []
+        return [
+            f"a linear probe scores {probe.value:.4f} on the validation set, the base model {base.value:.4f}: "
+            "--init linear-probe starts from it"
+        ]
+
+
+__all__ = ["ProbeComparison"]

@@ -1,0 +1,115 @@
+"""The training signal: the objective on training rows, with the weights as they are.
+
+Knows a task, an objective and how their outputs are sampled and averaged; knows no optimizer and no held-out rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from zotune.core.space import Space
+from zotune.distributed import Processes
+from zotune.runs.heldout import score_once, win_shares
+from zotune.scoring.objective import Objective
+from zotune.tasks import build
+from zotune.types import Score
+
+
+class TrainingSignal:
+    """Scores training rows for the oracle.
+
+    smooth: sets of predictions to sample for a classification metric (`--smooth`); samples: completions sampled for
+    each prompt (`--samples-per-prompt`). space: its step seeds the sampling.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        task: build.Task,
+        rows: build.Rows,
+        space: Space,
+        processes: Processes,
+        *,
+        smooth: int,
+        samples: int,
+    ) -> None:
+        self._objective, self._task, self._rows = objective, task, rows
+        self._space, self._processes, self._smooth = space, processes, smooth
+        self.samples = samples
+
+    @property
+    def smooth(self) -> int:
+        """Sets of predictions that are sampled for each batch; 0 where the objective reads more than predictions, or is
+        too slow for it.
+
+        A metric of predictions is a step function of the weights, and most small differences between two points are
+        chance. Its mean over predictions sampled from the model's own probabilities, with the same randomness at every
+        point, estimates the metric's expectation, which changes with every logit. Held-out rows are never smoothed.
+        """
+        objective = self._objective
+        slow = any(part.info.fast is False for part in objective.each) and objective.info.level == "set"
+        if not self._task.samples or slow:
+            return 0
+        wants = objective.wants
+        of_predictions = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
+        return self._smooth if of_predictions else 0
+
+    def evaluate(self, indices: Sequence[int]) -> Score:
+        """The objective on these training rows. Raises ObjectiveError."""
+        objective, task, count = self._objective, self._task, len(indices)
+        if isinstance(task, build.Generating):
+            samples = [self._generated(indices, k) for k in range(self.samples)]
+            return score_once(self._processes, lambda: mean_score([objective.score(count, x) for x in samples]))
+        outputs = task.outputs(self._rows, indices, objective.wants)
+        if not self.smooth:
+            return score_once(self._processes, lambda: objective.score(count, outputs))
+        sampled = task.sampled(self._rows, indices, outputs["logits"], self.smooth)
+        return score_once(self._processes, lambda: mean_score([objective.score(count, outputs | x) for x in sampled]))
+
+    def outputs(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The model's outputs for these training rows, for `compare`."""
+        if isinstance(self._task, build.Generating):
+            return self._generated(indices, 0)
+        return self._task.outputs(self._rows, indices, self._objective.wants)
+
+    def compare(self, outputs: Sequence[dict[str, Any]]) -> list[float | None]:
+        """For the outputs of several points on the same rows: the share of the other points that each beats, averaged
+        over the rows that the objective can decide; None where it decides none."""
+        candidates = list(zip(*(x["completions"] for x in outputs), strict=True))
+        strengths = self._processes.on_first(lambda: list(self._objective.compare(outputs[0], candidates)))
+        shares = [win_shares(x) for x in strengths if x is not None]
+        if not shares:
+            return [None] * len(outputs)
+        return [math.fsum(row[i] for row in shares) / len(shares) for i in range(len(outputs))]
+
+    def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
+        """Completions for training prompts; their randomness follows from the step and the draw."""
+        task = self._task
+        assert isinstance(task, build.Generating)
+        task.step, task.draw = self._space.step, draw
+        try:
+            return task.outputs(self._rows, indices, self._objective.wants)
+        finally:
+            task.step = task.draw = 0
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean of several scores of the same rows, row by row where all have one score a row."""
+    value = math.fsum(s.value for s in scores) / len(scores)
+    by_part: dict[str, list[float]] = {}  # a part of a sum may be missing in some scores
+    for name, x in (part for s in scores for part in s.parts):
+        by_part.setdefault(name, []).append(x)
+    parts = tuple((name, math.fsum(values) / len(values)) for name, values in by_part.items())
+    columns = [s.samples for s in scores if s.samples is not None]
+    if len(columns) < len(scores):
+        return Score(value, None, parts)
+    samples = tuple(
+        None if (valid := [x for x in column if x is not None]) == [] else math.fsum(valid) / len(valid)
+        for column in zip(*columns, strict=True)
+    )
+    return Score(value, samples, parts)
+
+
+__all__ = ["TrainingSignal", "mean_score"]

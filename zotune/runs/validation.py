@@ -1,0 +1,133 @@
+"""The validation set during a run: which weights are the best, and whether the run has diverged.
+
+Knows the validation rows, the base model's score on them and the KL divergence from it; knows no optimizer and no
+step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from zotune import seeds
+from zotune.config import RunConfig
+from zotune.core.space import Space
+from zotune.distributed import Processes
+from zotune.events import Example
+from zotune.runs.heldout import HeldOutSet, Outputs
+from zotune.search.journal import Journal
+from zotune.tasks import build
+from zotune.tasks.kl import Drift
+from zotune.text import texts
+from zotune.types import Score
+
+COMPLETIONS: Final = 8
+"""Rows of each evaluation in completions.jsonl."""
+EXAMPLES: Final = 4
+"""Rows of each evaluation that an event shows."""
+
+
+class Validation:
+    """Evaluates the present weights on the validation set.
+
+    kl: measures the KL divergence from the base model, or None. bytes_sent: what these evaluations have sent to other
+    processes.
+    """
+
+    def __init__(
+        self, held_out: HeldOutSet, config: RunConfig, space: Space, kl: Drift | None, processes: Processes
+    ) -> None:
+        self.held_out, self.bytes_sent = held_out, 0
+        self._config, self._space, self._kl, self._processes = config, space, kl, processes
+        self._base: tuple[Outputs, Score] | None = None
+        self._latest: tuple[Outputs, Score] | None = None
+
+    @property
+    def base(self) -> Score | None:
+        """The base model's score; None before the first evaluation."""
+        return None if self._base is None else self._base[1]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the validation set; the fields of an `eval` line of the journal.
+
+        loss: selects the best weights, smaller is better; absent where the KL divergence is above `--max-kl`, for such
+        weights are never kept. drift: the KL divergence. ruined: why the run has diverged. samples: the score of each
+        row, the first time. Raises ObjectiveError.
+        """
+        sent = self._processes.sent
+        try:
+            return self._evaluate()
+        finally:
+            self.bytes_sent += self._processes.sent - sent
+
+    def resume(self, journal: Journal) -> None:
+        """Take the base model's score from the journal, or score it again where the journal lacks the scores of rows
+        that are needed. The present weights must be the initial ones."""
+        first = next((line for line in journal.lines if line["kind"] == "eval"), None)
+        if first and "samples" in first:
+            self._base = {}, Score(first["score"], tuple(first["samples"]))
+        elif first and self.held_out.resamples:
+            self._base = self.held_out.score()
+
+    def within_max_kl(self) -> bool:
+        """Whether the present weights lie within `--max-kl`."""
+        kl, limit = self._divergence(), self._config.max_kl
+        return kl is None or not limit or kl <= limit
+
+    def take_completions(self) -> list[dict[str, Any]]:
+        """Lines of completions.jsonl for the latest evaluation; empty where it was read from the journal."""
+        if self._latest is None:
+            return []
+        outputs, score = self._latest
+        if not isinstance(self.held_out.task, build.Generating) or "completions" not in outputs:
+            return []
+        names = {"prompts": "prompt", "completions": "completion", "references": "reference"}
+        count = min(COMPLETIONS, len(self.held_out.rows))
+        rows = [{key: outputs[name][i] for name, key in names.items()} for i in range(count)]
+        scores = score.samples or (None,) * count
+        return [{**row, "score": x} for row, x in zip(rows, scores, strict=False)]
+
+    def take_examples(self) -> tuple[Example, ...]:
+        """Outputs for the first rows at the latest evaluation, once; empty where it was read from the journal."""
+        if self._latest is None:
+            return ()
+        (outputs, _), self._latest = self._latest, None
+        if "completions" not in outputs:
+            rows = self.held_out.rows
+            outputs = self.held_out.task.outputs(rows, range(min(EXAMPLES, len(rows))))
+        references = [r if isinstance(r, str) else " | ".join(r or []) for r in outputs["references"][:EXAMPLES]]
+        prompts = [p if isinstance(p, str) else p[-1]["content"] for p in outputs["prompts"][:EXAMPLES]]
+        return tuple(map(Example, prompts, references, texts(outputs["completions"][:EXAMPLES])))
+
+    def _evaluate(self) -> dict[str, Any]:
+        if not self._processes.alone:
+            self._processes.check_equal("the weights", self._space.digest())
+        outputs, score = self._latest = self.held_out.score()
+        sign = -1.0 if self.held_out.objective.direction == "maximize" else 1.0
+        fields: dict[str, Any] = {"score": score.value, **({"parts": dict(score.parts)} if score.parts else {})}
+        kl, limit = self._divergence(), self._config.max_kl
+        if kl is not None:
+            fields["drift"] = kl
+        if self._base is None:
+            self._base = outputs, score
+            fields |= {"samples": list(score.samples)} if score.samples else {}
+        diverged = self._diverged(outputs, score, kl)
+        fields |= {"ruined": diverged} if diverged else {}
+        return fields if kl is not None and limit and kl > limit else {"loss": sign * score.value, **fields}
+
+    def _diverged(self, outputs: Mapping[str, Any], score: Score, kl: float | None) -> str:
+        """Why the run should restore the best checkpoint; "" where it should go on."""
+        config = self._config
+        if not config.rollback or self._base is None:
+            return ""
+        if kl is not None and config.max_kl and kl > config.max_kl:
+            return f"KL divergence {kl:.3g} nats a token, above --max-kl {config.max_kl:g}"
+        errors = self.held_out.standard_errors_below(self._base, (outputs, score), seeds.derive(config.seed, "ruined"))
+        below = errors is not None and errors > config.rollback
+        return f"{errors:.1f} paired standard errors below the base model" if below else ""
+
+    def _divergence(self) -> float | None:
+        return self._kl() if self._kl else None
+
+
+__all__ = ["Validation"]
