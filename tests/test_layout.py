@@ -25,9 +25,9 @@ ABOVE = {"tuner", "testing", "__init__", "__main__"}
 """Modules of the package's root that lie above all folders."""
 KNOWN: dict[str, set[str]] = {
     "upward": {"cli.app"},
-    "circles": {"runs.fit", "runs.model_card"},
+    "circles": set(),
     "literal attributes": {
-        *("core.in_forward", "core.kernels", "core.state_codec", "distributed", "search.checkpoint"),
+        *("core.in_forward", "core.kernels", "core.state_codec"),
         *("tasks.classification", "tasks.forward", "tasks.generation"),
     },
     "optimizers": {
@@ -87,7 +87,8 @@ LIGHT = {
     "search.optimizer_spec",
     "data.splits",
     "data.readers",
-    "runs.model_card",
+    "runs.result",
+    "runs.summary",
     "cli.terminal",
 }
 

@@ -178,7 +178,7 @@ value = 3
         ),
         (["--direction", "up"], 2, "maximize or minimize, got 'up'"),
         (["--max-steps", "-1"], 2, "must be positive, got -1"),
-        (["--tune", "last:x"], 2, "how many of the last blocks"),
+        (["--tune", "last:x"], 2, "must give a number of blocks"),
         (["--tune", "nothing.like.this"], 2, "matches no tensor of this model"),
         (["--tune", "("], 2, "not a regular expression"),
         (["-m", "no-weights"], 2, "has no weights that can be read"),
