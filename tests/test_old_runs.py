@@ -1,0 +1,117 @@
+"""Runs that an older version wrote, in tests/fixtures/runs: they replay, resume and come out as they did then.
+
+A replay makes no forward pass, so its bits must be the old ones on every machine. A resumed run makes new forward
+passes, and other CPUs or libraries round matrix products differently. `rounding`, a hash of a few forward passes by
+torch and transformers alone, tells whether this machine rounds as the one that made the runs. Where it does, a resumed
+run and a new run with the same options must have exactly the old values; that depends on no code of this package, so a
+change of behaviour cannot hide behind it. Where it does not, these two tests are skipped, and the rest still holds: the
+old lines are kept, the replayed part has the old bits, and the resumed run replays to the weights that it kept.
+
+Commands run through `python -m zotune`'s entry, in this process: no test here depends on the package's modules.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.make_runs import KINDS, RUNS, SHARED, checkpoint_hashes, model_hashes, rounding, zotune
+
+MAY_DIFFER = {"versions", "objective_source", "optimizer_source"}
+"""What the header may record of a newer version: libraries, and hashes of source files."""
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(text)["body"] for text in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+class OldRun:
+    """A copy of one run and of what it was made from; `resumed` is a second one that was resumed."""
+
+    def __init__(self, kind: str, root: Path) -> None:
+        self.kind, self.root = kind, root
+        self.expected: dict[str, Any] = json.loads((RUNS / kind / "expected.json").read_text())
+        self.folder = self.copy("old")
+
+    def copy(self, name: str) -> Path:
+        folder = self.root / name
+        folder.mkdir()
+        for part in (*SHARED, self.kind):
+            source = RUNS / part
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / part)
+        return folder
+
+    def resumed(self) -> Path:
+        folder = self.root / "resumed"
+        if not folder.exists():
+            zotune(self.copy("resumed"), *self.expected["resume"], "--force")
+        return folder
+
+    def replayed(self, folder: Path, *options: str) -> dict[str, str]:
+        out = f"out{len(list(folder.glob('out*')))}"
+        zotune(folder, "replay", f"{self.kind}/run", "-o", out, "--device", "cpu", *options)
+        return model_hashes(folder / out)
+
+    def needs_the_same_rounding(self) -> None:
+        if rounding(self.folder / self.expected["model"], self.expected["dtype"]) != self.expected["rounding"]:
+            pytest.skip("this machine or its libraries round matrix products differently from those of the old run")
+
+
+@pytest.fixture(scope="module", params=sorted(KINDS))
+def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OldRun:
+    kind = str(request.param)
+    return OldRun(kind, tmp_path_factory.mktemp(kind))
+
+
+def test_an_old_run_replays_to_its_bits(old: OldRun) -> None:
+    last = ("--step", str(old.expected["last_step"]))
+    for name, options in (("last", last), ("kept", ())):
+        if name in old.expected["replayed"]:
+            assert old.replayed(old.folder, *options) == old.expected["replayed"][name], name
+    if "kept" in old.expected["replayed"]:
+        assert model_hashes(old.folder / old.kind / "run") == old.expected["replayed"]["kept"]
+
+
+def test_an_old_run_is_resumed_after_its_own_lines(old: OldRun) -> None:
+    before = (RUNS / old.kind / "run/journal.jsonl").read_bytes()
+    run = old.resumed() / old.kind / "run"
+    assert (run / "journal.jsonl").read_bytes().startswith(before)
+    added = lines(run)[before.count(b"\n") :]
+    assert sum(line["kind"] == "step" for line in added) > 0
+    assert all(line["changed"].keys() <= MAY_DIFFER for line in added if line["kind"] == "override")
+    last = ("--step", str(old.expected["last_step"]))
+    assert old.replayed(old.resumed(), *last) == old.expected["replayed"]["last"]
+    assert old.replayed(old.resumed()) == model_hashes(run)
+
+
+def test_a_resumed_old_run_has_the_weights_of_then(old: OldRun) -> None:
+    old.needs_the_same_rounding()
+    run = old.resumed() / old.kind / "run"
+    assert checkpoint_hashes(run) == old.expected["resumed"]["checkpoint"]
+    assert model_hashes(run) == old.expected["resumed"]["model"]
+
+
+def test_the_same_options_give_the_numbers_of_then(old: OldRun) -> None:
+    old.needs_the_same_rounding()
+    folder = old.copy("anew")
+    shutil.rmtree(folder / old.kind)
+    zotune(folder, *old.expected["fit"])
+    run = folder / old.kind / "run"
+    was, now = lines(RUNS / old.kind / "run"), lines(run)
+    for line in (was[0], now[0]):
+        for key in MAY_DIFFER:
+            del line[key]
+    for line in (*was, *now):
+        if line["kind"] == "preflight":
+            del line["lines"]  # texts for people
+    killed = "kept" not in old.expected["replayed"]
+    assert now[: len(was)] == was
+    if killed:
+        assert checkpoint_hashes(run) == old.expected["resumed"]["checkpoint"]
+        assert model_hashes(run) == old.expected["resumed"]["model"]
+    else:
+        assert len(now) == len(was)
+        assert model_hashes(run) == old.expected["replayed"]["kept"]
