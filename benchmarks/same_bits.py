@@ -63,7 +63,7 @@ class Case:
 
 
 def _embedded(name: str, options: str) -> Case:
-    """A case on the embedded encoder and data, all weights tuned, without a preflight."""
+    """A case on the embedded encoder and data, without a preflight."""
     return Case(name, ("-o", "cross-entropy", "--no-preflight", "--eval-steps", "5", *options.split()))
 
 
@@ -81,9 +81,11 @@ CASES = (
     _embedded("rank-sgd", "--optimizer rank-sgd --max-evals 96 --seed 5"),
     _embedded("mezo-svrg", "--optimizer mezo-svrg --optimizer-arg full=32 --max-evals 60 --seed 6"),
     _embedded("mezo-adam", "--optimizer mezo-adam --lr 1e-5 --max-evals 30 --seed 7"),
-    _embedded("sparse-mezo", "--optimizer sparse-mezo --lr 1e-5 --max-evals 30 --seed 8"),
+    _embedded("sparse-mezo", "--optimizer sparse-mezo --tune last:1 --lr 1e-5 --max-evals 30 --seed 8"),
     _embedded(
-        "dizo", "--optimizer dizo --lr 1e-5 --optimizer-arg interval=4 --optimizer-arg iters=2 --max-evals 40 --seed 9"
+        "dizo",
+        "--optimizer dizo --tune last:1 --lr 1e-5 --optimizer-arg interval=4 --optimizer-arg iters=2 --max-evals 40 "
+        "--seed 9",
     ),
     _embedded("zo-adamu", "--optimizer zo-adamu --lr 1e-5 --max-evals 30 --seed 10"),
     _embedded("bfloat16", "--optimizer mezo --lr 1e-3 --dtype bfloat16 --max-evals 20 --seed 11"),
