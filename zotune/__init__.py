@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zotune.core.recipe import clip as clip
+    from zotune.core.recipe import constant as constant
     from zotune.core.recipe import each as each
     from zotune.core.recipe import maximum as maximum
     from zotune.core.recipe import minimum as minimum
@@ -37,7 +38,7 @@ _HOME = {
     "evaluate": "zotune.runs.evaluate",
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
-        ("clip", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),
+        ("clip", "constant", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),
         "zotune.core.recipe",
     ),
 }
@@ -47,6 +48,7 @@ __all__ = [
     "Tuner",
     "__version__",
     "clip",
+    "constant",
     "each",
     "evaluate",
     "fit",

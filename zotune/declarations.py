@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, TypeVar, get_args
 
@@ -140,10 +140,14 @@ def declares_cost(optimizer: Any) -> bool:
     return declared or callable(_capability(optimizer, "cost", None))
 
 
-def description(optimizer: Any, state: Any) -> list[str]:
-    """What an optimizer's method `describe(state)` says about the state after init; empty where it has none."""
+def description(optimizer: Any, state: Any) -> dict[str, float]:
+    """Numbers by name that an optimizer's method `describe(state)` returns for the state after init; empty where it has
+    none. Raises UsageError where it returns anything else."""
     describe = _capability(optimizer, "describe", None)
-    return list(describe(state)) if callable(describe) else []
+    numbers = describe(state) if callable(describe) else {}
+    if not isinstance(numbers, Mapping) or not all(isinstance(x, int | float) for x in numbers.values()):
+        raise UsageError(f"{name_of(optimizer)}: describe must return numbers by name, got {numbers!r:.80}")
+    return {str(name): float(x) for name, x in numbers.items()}
 
 
 def eps(optimizer: Any) -> Any:

@@ -64,9 +64,9 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Initialized:
-    """The optimizer has its first state. lines: how it describes itself."""
+    """The optimizer has its first state. numbers: what its method `describe` returns, as (name, number)."""
 
-    lines: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -403,7 +403,7 @@ class Optimizer(Protocol[State]):
 
     Capabilities that it may declare: see `OptimizerInfo`; and `forwards`, evaluations of one batch at one point that a
     step costs, or, where steps differ, a method `cost(theta, at)` that returns them for the step to come; and a method
-    `describe(state)` that returns lines about the state after init.
+    `describe(state)` that returns numbers by name about the state after init, which are shown to the user.
     """
 
     @property

@@ -1,4 +1,8 @@
-"""The optimizers that ship with zotune, registered as any plugin registers its own."""
+"""The optimizers that ship with zotune, registered through the same entry point as any plugin's.
+
+Each algorithm has a file of its own; option_checks, spsa, matrices and auto_calibration hold what several of them share
+or one of them starts with. All of them import only what zotune makes public, as a stranger's plugin does.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,44 @@ from zotune.hookspecs import Register, hookimpl
 
 # fmt: off
 OPTIMIZERS = (
-    # name, where it is; forwards a step, extra memory;
-    # what it does;
-    # the paper
-    ("auto", "auto:Auto", "2, and 3 to 2 × doublings + 1 once for ε", "none",
-     "two-point, scale-free steps with calibrated ε and capped displacement; the default",
+    # name, module and class, evaluations a step, extra memory,
+    # summary,
+    # paper
+    ("auto", "auto:Auto", "2; once, for the calibration, 1 and 2 for each size tried", "none",
+     "two-point steps with calibrated sizes and capped displacement; the default",
      "SPSA (Spall 1992) with a running mean of g² and steps in units of the weights' RMS"),
     ("mezo", "mezo:MeZO", "2 n", "none",
      "MeZO: n-SPSA, decoupled weight decay, learning-rate schedule",
      "Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333"),
-    ("mezo-momentum", "mezo_adam:MeZOMomentum", "2 n", "1 × the tuned weights; recomputed: none",
+    ("mezo-modified", "mezo_modified:MeZOModified",
+     "2 n; with norms=gradient 2 × groups × samples more, once or each epoch", "none",
+     "MeZO with variance- or expectation-modified estimates, by one number a group of tensors",
+     "Malladi et al. 2023, arXiv:2305.17333, Appendices B.3 and B.4"),
+    ("mezo-momentum", "mezo_momentum:MeZOMomentum", "2 n", "1 × the tuned weights; recomputed: none",
      "MeZO with a moving average of its estimates, stored or recomputed from the last K seeds and scalars",
      "Malladi et al. 2023, arXiv:2305.17333, Appendix B.2"),
     ("mezo-adam", "mezo_adam:MeZOAdam", "2 n", "2 × the tuned weights; recomputed: none",
      "MeZO with Adam's two moments, stored or recomputed from the last K seeds and scalars",
      "Malladi et al. 2023, arXiv:2305.17333, Appendix B.2"),
     ("zo-adamu", "zo_adamu:ZOAdaMU", "2", "1 × the tuned weights",
-     "momentum and annealed uncertainty in the perturbation itself",
+     "momentum and annealed uncertainty in the perturbation",
      "Jiang et al. 2023, ZO-AdaMU Optimizer, arXiv:2312.15184"),
     ("zo-adamm", "zo_adamm:ZOAdaMM", "2", "2 × the tuned weights; adamm 3 ×",
      "Adam, AdamW, AdaMax or AdaMM on the estimate or on the perturbation",
      "Chen et al. 2019, ZO-AdaMM, arXiv:1910.06513; Table 3 of arXiv:2312.15184"),
     ("mezo-svrg", "mezo_svrg:MeZOSVRG",
-     "4; every q-th step 2 × rows / batch", "1 × the tuned weights; recomputed: none",
-     "variance reduction by a full-batch estimate every q steps, as one seed and one scalar",
+     "4; every q-th step 2 × rows / batch size", "1 × the tuned weights; recomputed: none",
+     "variance reduction by a full-batch estimate every q steps, kept as one seed and one scalar",
      "Gautam et al. 2024, Variance-reduced Zeroth-Order Methods, arXiv:2404.08080"),
-    ("zo-svrg", "zo_svrg:ZOSVRG", "4 × batch, of one row each; every q-th step 2 × rows", "2 × the tuned weights",
+    ("zo-svrg", "zo_svrg:ZOSVRG", "4 × batch size, of one row each; every q-th step 2 × rows", "2 × the tuned weights",
      "variance reduction with a direction of its own for each row",
      "Liu et al. 2018, Zeroth-Order Stochastic Variance Reduction, arXiv:1805.10367"),
     ("sparse-mezo", "sparse_mezo:SparseMeZO", "2", "none; mask=constant 1 × the tuned weights",
-     "MeZO on the smallest weights of each matrix alone; with mask=random, R-MeZO",
+     "MeZO on the smallest weights of each matrix; with mask=random, R-MeZO",
      "Liu et al. 2024, Sparse MeZO, arXiv:2402.15751"),
     ("dizo", "dizo:DiZO",
      "2; every interval-th step 2 × iters more (mode=adam: times the projected tensors)", "1 × the projected tensors",
-     "MeZO with a learned projection of each query's and value's distance to the pretrained weights",
+     "MeZO with a learned projection of each query's and value's distance to the base model",
      "Tan et al. 2025, Harmony in Divergence, arXiv:2502.03304"),
     ("hizoo", "hizoo:HiZOO", "3", "1 × the tuned weights",
      "MeZO with a running diagonal of the Hessian",
@@ -48,31 +56,31 @@ OPTIMIZERS = (
      "steps of one length, by the sign of the slope",
      "Zhang et al. 2024, Revisiting Zeroth-Order Optimization (ZO-Bench), arXiv:2402.11592"),
     ("zo-conservative", "zo_sgd:ZOConservative", "5", "none",
-     "the best of the weights as they are and a step either way",
+     "the best of the current weights and a step either way",
      "Zhang et al. 2024, Revisiting Zeroth-Order Optimization (ZO-Bench), arXiv:2402.11592"),
     ("rank-sgd", "rank_sgd:RankSGD", "points; with a line search points + lines + 1", "none",
-     "steps along differences of ordered points; for rankings, judges and people, and for noisy metrics",
+     "steps along differences of ranked points; for judges, people and noisy metrics",
      "Tang et al. 2024, Zeroth-Order Optimization Meets Human Feedback, arXiv:2303.03751"),
     ("es", "es:ES", "n", "none",
      "evolution strategies: a population's directions, weighted by the z-scores of their rewards",
      "Qiu et al. 2025, Evolution Strategies at Scale, arXiv:2509.24372"),
     ("fzoo", "fzoo:FZOO", "n + 1", "none",
-     "one-sided probes with signs as noise, and steps divided by the spread of their losses",
+     "one-sided perturbations of random signs, and steps divided by the standard deviation of the losses",
      "Dang et al. 2025, FZOO: Fast Zeroth-Order Optimizer, arXiv:2506.09034"),
     ("meazo", "meazo:MEAZO", "2 n", "none",
-     "MeZO divided by the root of a running mean of g²: one scalar in the place of Adam's second moment",
+     "MeZO divided by the root of a running mean of g²: one scalar instead of Adam's second moment",
      "Dbouk et al. 2026, On Adaptivity in Zeroth-Order Optimization, arXiv:2605.03869"),
     ("lozo", "lozo:LOZO", "2", "none; with beta 1 × the tuned biases and norms",
-     "MeZO along matrices of low rank in a subspace kept for many steps; with beta, LOZO-M",
+     "MeZO along low-rank matrices in a subspace kept for many steps; with beta, LOZO-M",
      "Chen et al. 2024, Zeroth-order Fine-tuning with Low-rank Structures, arXiv:2410.07698"),
     ("zo-muon", "zo_muon:ZOMuon", "n + 1", "rank × (rows + columns) of each matrix while a pass is under way",
-     "one-sided probes in a random subspace, orthogonalised: all directions of a matrix step equally far",
+     "one-sided perturbations in a random subspace, orthogonalised: all directions of a matrix step equally far",
      "Lang et al. 2026, Subspace Gradient Orthogonalization, arXiv:2602.17155"),
-    ("grzo", "grzo:GRZO", "2 × batch, of one row each", "none",
-     "a direction for each row, weighted by its difference over the spread of all",
+    ("grzo", "grzo:GRZO", "2 × batch size, of one row each", "none",
+     "a direction for each row, weighted by its difference over the standard deviation of all",
      "Tan et al. 2026, GRZO: Group-Relative Zeroth-Order Optimization, arXiv:2606.02857"),
     ("random-search", "random_search:RandomSearch", "n + 1", "none",
-     "best of N perturbations and the incumbent, on one batch: the baseline to beat",
+     "the best of N perturbations and the incumbent on one batch: the baseline",
      "(1+N) random search (Rastrigin 1963)"),
 )
 # fmt: on
@@ -80,6 +88,6 @@ OPTIMIZERS = (
 
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    for name, where, forwards, memory, summary, paper in OPTIMIZERS:
-        target = f"zotune_optimizers.{where}"
-        register(name, target, summary=summary, paper=paper, forwards=forwards, memory=memory)
+    for name, target, evaluations, memory, summary, paper in OPTIMIZERS:
+        target = f"zotune_optimizers.{target}"
+        register(name, target, summary=summary, paper=paper, forwards=evaluations, memory=memory)

@@ -1,17 +1,17 @@
 """FZOO: Dang et al. 2025, "FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language Models towards Adam-Scale
 Speed", arXiv:2506.09034.
 
-    l₀ = L(θ; B);  for i = 1 … N:  u_i ∈ {−1, 1}ᵈ at random, l_i = L(θ + ε u_i; B)
-    s² = 1/(N − 1) Σ_i (l_i − mean l)²
+    l₀ ← L(θ; B);  for i = 1 … N:  u_i ∈ {−1, 1}ᵈ uniformly;  l_i ← L(θ + ε u_i; B)
+    s² ← 1/(N − 1) Σ_i (l_i − mean l)²
     θ ← θ − η Σ_i (l_i − l₀) u_i / (N s)
 
-s is about ε ‖∇L‖: a step has the same length on steep and on flat ground, as in normalised SGD.
+s is about ε ‖∇L‖, so steps have the same length whether the loss is steep or flat, as in normalised SGD.
 
-Forwards a step: N + 1. Extra memory: none; each u_i is drawn again where it is used.
+Evaluations a step: N + 1. Extra memory: none; each u_i is regenerated from its seed where it is used.
 
-Differs from the paper: the ε that divides the estimate is part of η, as in the authors' code, which divides s² by N.
-Losses that are all the same move nothing. The N probes are points of their own; the paper runs them as one pass of
-batched products, with the same values.
+Differs from the paper: the 1/ε of the estimate is part of η, as in the authors' code (which divides s² by N). If all
+l_i are equal, the weights stay. The N points are evaluated one by one; the paper batches their products into one
+forward pass, with the same values.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import weighted_sum
-from zotune_optimizers.parts import at_least, decay, positive
+from zotune import weighted_sum
+from zotune_optimizers.option_checks import at_least, positive
 
 
 @dataclass(frozen=True)
 class FZOO:
     lr: float = 1e-5  # η: learning rate
     eps: float = 1e-3  # ε: perturbation scale
-    n: int = 8  # N: probes a step
+    n: int = 8  # N: perturbations a step
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
     needs: ClassVar[str] = "comparisons"
@@ -50,5 +50,5 @@ class FZOO:
         s = stdev(losses)
         if s == 0:
             return theta, None
-        scale = self.lr * decay(self.schedule, at.progress) / (self.n * s)
-        return theta - weighted_sum([(scale * (a - clean), x) for a, x in zip(losses, u, strict=True)]), None
+        scale = self.lr * at.schedule(self.schedule) / (self.n * s)
+        return theta - weighted_sum([(scale * (loss - clean), x) for loss, x in zip(losses, u, strict=True)]), None

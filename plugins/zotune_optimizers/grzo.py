@@ -1,21 +1,22 @@
 """GRZO: Tan et al. 2026, "GRZO: Group-Relative Zeroth-Order Optimization for Large Language Model Fine-Tuning",
 arXiv:2606.02857.
 
-    U ~ N(0, I);  for each of the batch's rows ξ_i:  signs r_i, s_i at random
-    matrices:  z_i = U ∘ (r_i s_iᵀ);   others:  z_i ∈ {−1, 1}ᵈ at random
-    δ_i = L(θ + σ z_i; ξ_i) − L(θ − σ z_i; ξ_i)
-    a_i = δ_i / (std δ + ε)
+    U ~ N(0, I);  for each row ξ_i of the batch of B rows:  random signs r_i (rows of a matrix), s_i (columns)
+    matrices:       z_i = U ∘ (r_i s_iᵀ)
+    other tensors:  z_i ∈ {−1, 1}ᵈ uniformly
+    δ_i ← L(θ + σ z_i; ξ_i) − L(θ − σ z_i; ξ_i)
+    a_i ← δ_i / (std δ + ε)
     θ ← θ − η / 2σB Σ_i a_i z_i
 
-Forwards a step: 2b single rows, b the batch. Extra memory: none; signs are there while a pass is under way: b/m + b/n
-of a matrix of m × n.
+Evaluations a step: 2B of single rows. Extra memory: no field; while a pass is under way, signs of B/m + B/n of the
+size of a matrix of m × n.
 
-Differs from the paper: it perturbs every row within one pass of the whole batch, by signs on the inputs and outputs of
-each layer, and so makes two passes of b rows. Here each row is a pass of its own under weights of its own: the same δ_i
-for any model and any objective, but every forward of one row counts as one, 2b where the paper counts 2. Embeddings are
-matrices like all others; the authors' code gives signs to the tokens of a row. Differences that are all the same move
-nothing, and a batch of one row is refused: there is no std. Signs are those of a sum of bytes, + where it is zero. A
-tensor of more than two axes is a matrix of its first axis.
+Differs from the paper: the paper perturbs every row within one forward pass of the whole batch, by signs on the inputs
+and outputs of each layer, and so makes two passes of B rows. Here each row is evaluated by itself under weights of its
+own: the same δ_i for any model and objective, but 2B evaluations where the paper counts 2. Embeddings are treated as
+matrices; the authors' code gives signs to the tokens of a row. If all δ_i are equal, the weights stay; a batch of one
+row is refused because it has no std. Signs are those of a sum of bytes, + where it is 0. The first axis of a tensor
+with more than two axes counts rows, all others columns.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from functools import partial
 from statistics import pstdev
 from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import each, outer, weighted_sum, where
-from zotune_optimizers.parts import decay, matrix, positive, require
+from zotune import each, outer, weighted_sum, where
+from zotune_optimizers.matrices import is_matrix, matrix_shape
+from zotune_optimizers.option_checks import positive, require
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class GRZO:
         require(rows > 1, f"grzo: a batch must have at least 2 rows, got {rows}", "--batch-size 16")
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
-        rows, U, matrices = at.sample(0).each, at.normal(), theta.per(lambda t: matrix(t) is not None)
-        r = [self.factor(at, 0, i) for i in range(len(rows))]
-        s = [self.factor(at, 1, i) for i in range(len(rows))]
+        rows, U, matrices = at.sample(0).each, at.normal(), theta.per(is_matrix)
+        r = [self.noise(at, 0, i) for i in range(len(rows))]
+        s = [self.noise(at, 1, i) for i in range(len(rows))]
         delta = []
         for i, row in enumerate(rows):
             z = where(matrices, U * outer(each(signs, r[i]), each(signs, s[i])), at.rademacher(i))
@@ -60,23 +62,24 @@ class GRZO:
         spread = pstdev(delta)
         if spread == 0:
             return theta, None
-        scale = self.lr * decay(self.schedule, at.progress) / (2 * self.eps * len(rows))
-        c = [scale * d / (spread + self.floor) for d in delta]
-        told = U * outer(each(partial(joined, c), *r), each(partial(joined, [1.0] * len(c)), *s))
-        rest = weighted_sum([(a, at.rademacher(i)) for i, a in enumerate(c)])
-        return theta - where(matrices, told, rest), None
+        scale = self.lr * at.schedule(self.schedule) / (2 * self.eps * len(rows))
+        c = [scale * d / (spread + self.floor) for d in delta]  # η a_i / 2σB
+        update = U * outer(each(partial(side_by_side, c), *r), each(partial(side_by_side, [1.0] * len(c)), *s))
+        other_update = weighted_sum([(a, at.rademacher(i)) for i, a in enumerate(c)])
+        return theta - where(matrices, update, other_update), None
 
-    def factor(self, at: Any, side: int, i: int) -> Any:
-        """Row i's noise along one side of each matrix: one column."""
-        return at.factor(lambda t: (x[side], 1) if (x := matrix(t)) else None, 2 * i + side)
+    def noise(self, at: Any, axis: int, i: int) -> Any:
+        """Noise of row i of the batch along one axis of each matrix, as a factor of one column."""
+        return at.factor(lambda t: (shape[axis], 1) if (shape := matrix_shape(t)) else None, 2 * i + axis)
 
 
 def signs(x: Any) -> Any:
+    """−1 or 1 for each element of a torch tensor, in float64."""
     return (x >= 0).double() * 2 - 1
 
 
-def joined(c: list[float], *columns: Any) -> Any:
-    """The signs of all rows side by side, each times its number."""
+def side_by_side(c: list[float], *columns: Any) -> Any:
+    """The signs of B columns (m, 1), each times its coefficient, as one matrix (m, B)."""
     import torch
 
     return torch.cat([a * signs(x) for a, x in zip(c, columns, strict=True)], 1)

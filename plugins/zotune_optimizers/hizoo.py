@@ -1,22 +1,24 @@
 """HiZOO: Zhao et al. 2024, "Second-Order Fine-Tuning without Pain for LLMs: A Hessian Informed Zeroth-Order Optimizer",
 arXiv:2402.15173.
 
-    z ~ N(0, I);  l₀ = L(θ; B);  l± = L(θ ± ε z/√H; B);  g = (l₊ − l₋) / 2ε
-    H ← (1 − s) H + s |l₊ + l₋ − 2 l₀| / 2ε² · H z²;   θ ← θ − η g z / √H
+    H: diagonal of the Hessian, 1 at the start
+    z ~ N(0, I);  l₀ ← L(θ; B);  l± ← L(θ ± ε z/√H; B);  g ← (l₊ − l₋) / 2ε
+    H ← (1 − s) H + s |l₊ + l₋ − 2 l₀| / 2ε² · H z²
+    θ ← θ − η g z / √H
 
-Forwards a step: 3. Extra memory: one field, the diagonal H, from ones.
+Evaluations a step: 3. Extra memory: one field, H.
 
-Differs from the paper: H grows at most by the factor `growth` a step (the released code overflows in half precision);
-H is kept in float32 whatever the weights are. The released code's own default, s = 0, is MeZO.
+Differs from the paper: H grows by at most the factor `growth` a step (the authors' code overflows in half precision),
+and is stored in float32 whatever the weights' type. The default s = 0 of the authors' code is MeZO.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import Constant, minimum, sqrt
-from zotune_optimizers.parts import decay, positive, require, share
+from zotune import constant, minimum, sqrt
+from zotune_optimizers.option_checks import fraction, positive, require
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,21 @@ class HiZOO:
     growth: float = 10.0  # largest factor by which H grows in a step
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
-    forwards = 3
-    fields = 1
+    forwards: ClassVar[int] = 3
+    fields: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         positive("hizoo", lr=self.lr, eps=self.eps)
-        share("hizoo", smooth=self.smooth)
+        fraction("hizoo", smooth=self.smooth)
         require(self.growth > 1, f"hizoo: growth must be above 1, got {self.growth}")
 
     def init(self, theta: Any) -> Any:
-        return {"H": Constant(1.0)}
+        return {"H": constant(1.0)}
 
     def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
-        H, z = state["H"], at.normal()
-        probe = z / sqrt(H)
-        clean, up, down = oracle(theta, theta + self.eps * probe, theta - self.eps * probe)
+        H, z = state["H"], at.normal()  # z ~ N(0, I)
+        direction = z / sqrt(H)
+        clean, up, down = oracle(theta, theta + self.eps * direction, theta - self.eps * direction)
         g, curvature = (up - down) / (2 * self.eps), abs(up + down - 2 * clean) / (2 * self.eps**2)
-        new = minimum((1 - self.smooth) * H + self.smooth * curvature * (H * z**2), self.growth * H)
-        return theta - self.lr * decay(self.schedule, at.progress) * g * (z / sqrt(new)), {"H": new}
+        new_H = minimum((1 - self.smooth) * H + self.smooth * curvature * (H * z**2), self.growth * H)
+        return theta - self.lr * at.schedule(self.schedule) * g * (z / sqrt(new_H)), {"H": new_H}

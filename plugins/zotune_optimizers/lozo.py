@@ -1,20 +1,21 @@
 """LOZO and LOZO-M: Chen et al. 2024, "Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank Structures",
 arXiv:2410.07698.
 
-    matrices (m × n):  U ~ N(0, 1) of m × r;  V ~ N(0, 1) of n × r, drawn again every ν steps;  Z = U Vᵀ
-    others:            Z ~ N(0, I)
-    g = (L(θ + ε Z; B) − L(θ − ε Z; B)) / 2ε
-    LOZO      θ ← θ − η g U Vᵀ / r;    others  θ ← θ − η g Z
-    LOZO-M    N ← β N + (1 − β) g U;   θ ← θ − η N Vᵀ / r;  where V is new, N ← N Vᵀ_old V / n before
-              others  M ← β M + (1 − β) g Z;   θ ← θ − η M
+    matrices (m × n):  U ~ N(0, 1) of m × r;  V ~ N(0, 1) of n × r, redrawn every ν steps;  Z = U Vᵀ
+    other tensors:     Z ~ N(0, I)
+    g ← (L(θ + ε Z; B) − L(θ − ε Z; B)) / 2ε
+    LOZO:    matrices  θ ← θ − η g U Vᵀ / r;      others  θ ← θ − η g Z
+    LOZO-M:  matrices  N ← β N + (1 − β) g U;     θ ← θ − η N Vᵀ / r
+                       where V changes, first N ← N Vᵀ_old V / n
+             others    M ← β M + (1 − β) g Z;     θ ← θ − η M
 
-Forwards a step: 2. Extra memory: LOZO none; LOZO-M the field M of what is no matrix (biases and norms).
+Evaluations a step: 2. Extra memory: LOZO none; LOZO-M one field M of the other tensors (biases and norms).
 
-Differs from the paper: N is not stored but made again from the last K seeds and scalars, m × r each; what is older has
-the weight βᴷ, 3 % with K = 32 and β = 0.9, and is forgotten. N and M start at 0; the authors' code starts with the
-first estimate, and has no 1/r, which is then part of η. λ is left out. A tensor of more than two axes is a matrix of
-its first axis. Vᵀ_old V is a product as the machine makes it: LOZO-M replays bit for bit on the same kind of machine
-alone, LOZO on all.
+Differs from the paper: N is not stored but recomputed from the last K seeds and scalars, m × r each. Older steps have a
+total weight of βᴷ, 3 % with K = 32 and β = 0.9, and are forgotten. N and M start at 0; the authors' code starts them at
+the first estimate, and has the factor 1/r in η. There is no weight decay λ. The first axis of a tensor with more than
+two axes counts rows, all others columns. Vᵀ_old V is a matrix product of torch, so LOZO-M replays bit for bit on the
+same kind of machine; LOZO replays on all.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import each, only, outer, where
-from zotune_optimizers.parts import ZERO, at_least, decay, matrix, positive, share, slope
+from zotune import constant, each, only, outer, where
+from zotune_optimizers.matrices import is_matrix, matrix_shape, scaled
+from zotune_optimizers.option_checks import at_least, fraction, positive
+from zotune_optimizers.spsa import projected_gradient
 
 
 @dataclass(frozen=True)
@@ -34,67 +37,62 @@ class LOZO:
     rank: int = 4  # r: columns of U and V
     interval: int = 100  # ν: steps that V is kept
     beta: float = 0.0  # β: memory of the momentum; 0: LOZO, 0.9: LOZO-M
-    window: int = 32  # K: steps that the momentum of matrices is made of
+    window: int = 32  # K: steps that the momentum of matrices is recomputed from
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
-    forwards = 2
-
+    forwards: ClassVar[int] = 2
     needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("lozo", lr=self.lr, eps=self.eps)
         at_least(1, "lozo", rank=self.rank, interval=self.interval, window=self.window)
-        share("lozo", beta=self.beta)
+        fraction("lozo", beta=self.beta)
 
     @property
     def fields(self) -> int:
         return 1 if self.beta else 0
 
     def init(self, theta: Any) -> Any:
-        return {"past": [], "M": only(theta.per(lambda t: not matrix(t)), ZERO)} if self.beta else None
+        others = theta.per(lambda t: not is_matrix(t))
+        return {"past": [], "M": only(others, constant(0.0))} if self.beta else None
 
     def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
-        matrices, z = theta.per(matrix_or_not), at.normal()
+        matrices, z = theta.per(is_matrix), at.normal()
         U, V = self.factors(at, at.t)
-        g = slope(oracle, theta, where(matrices, outer(U, V), z), self.eps)
-        lr = self.lr * decay(self.schedule, at.progress)
+        g = projected_gradient(oracle, theta, where(matrices, outer(U, V), z), self.eps)
+        lr = self.lr * at.schedule(self.schedule)
         if not self.beta:
             return theta - lr * g * where(matrices, 1 / self.rank * outer(U, V), z), None
         past = [*state["past"], [at.t, g]][-self.window :]  # oldest first
         M = self.beta * state["M"] + (1 - self.beta) * g * z
-        step = where(matrices, 1 / self.rank * outer(self.momentum(at, past), V), M)
-        return theta - lr * step, {"past": past, "M": only(theta.per(lambda t: not matrix(t)), M)}
+        N = self.momentum(at, past)
+        step = where(matrices, 1 / self.rank * outer(N, V), M)
+        return theta - lr * step, {"past": past, "M": only(theta.per(lambda t: not is_matrix(t)), M)}
 
     def factors(self, at: Any, t: int) -> tuple[Any, Any]:
         """U and V of step t."""
-        U = at.factor(lambda x: (s[0], self.rank) if (s := matrix(x)) else None, 0, t)
-        V = at.factor(lambda x: (s[1], self.rank) if (s := matrix(x)) else None, 1, t - t % self.interval)
+        U = at.factor(lambda x: (shape[0], self.rank) if (shape := matrix_shape(x)) else None, 0, t)
+        first = t - t % self.interval  # the step that drew V
+        V = at.factor(lambda x: (shape[1], self.rank) if (shape := matrix_shape(x)) else None, 1, first)
         return U, V
 
     def momentum(self, at: Any, past: Any) -> Any:
-        """N, from [step, g] of the last steps."""
-        U, before = self.factors(at, past[0][0])
+        """N, from (step, g) of the last steps, oldest first."""
+        U, V_old = self.factors(at, past[0][0])
         N = each(partial(scaled, (1 - self.beta) * past[0][1]), U)
         for t, g in past[1:]:
             U, V = self.factors(at, t)
-            N = N if V.step == before.step else each(moved, N, before, V)
-            N = each(partial(added, self.beta, (1 - self.beta) * g), N, U)
-            before = V
+            N = N if V.step == V_old.step else each(carried_over, N, V_old, V)
+            N = each(partial(averaged, self.beta, (1 - self.beta) * g), N, U)
+            V_old = V
         return N
 
 
-def matrix_or_not(t: Any) -> bool:
-    return matrix(t) is not None
-
-
-def scaled(c: float, U: Any) -> Any:
-    return c * U.double()
-
-
-def added(beta: float, c: float, N: Any, U: Any) -> Any:
+def averaged(beta: float, c: float, N: Any, U: Any) -> Any:
+    """β N + c U in float64."""
     return beta * N + c * U.double()
 
 
-def moved(N: Any, old: Any, new: Any) -> Any:
-    """The momentum of one subspace in the next."""
-    return N @ (old.double().T @ new.double() / len(old))
+def carried_over(N: Any, V_old: Any, V: Any) -> Any:
+    """N Vᵀ_old V / n: the momentum of one subspace in the next. Shapes: (m, r), (n, r), (n, r)."""
+    return N @ (V_old.double().T @ V.double() / len(V_old))

@@ -1,19 +1,20 @@
-"""MeZO-momentum and MeZO-Adam: Malladi et al. 2023, arXiv:2305.17333, Appendix B.2.
+"""MeZO-Adam: Malladi et al. 2023, "Fine-Tuning Language Models with Just Forward Passes", arXiv:2305.17333,
+Appendix B.2; Adam: Kingma and Ba 2015, arXiv:1412.6980.
 
-    ĝ = (1/n) Σ_j g_j z_j, the n-SPSA estimate of Definition 1
-    m ← β₁ m + (1 − β₁) ĝ;   θ ← θ − η m                                             MeZO-momentum
-    v ← β₂ v + (1 − β₂) ĝ²;  θ ← θ − η m̂ / (√v̂ + σ),  m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ)   MeZO-Adam
+    ĝ ← 1/n Σ_j g_j z_j, the n-SPSA estimate                 (1), Definition 1
+    m ← β₁ m + (1 − β₁) ĝ;    m̂ = m / (1 − β₁ᵗ)
+    v ← β₂ v + (1 − β₂) ĝ²;   v̂ = v / (1 − β₂ᵗ)
+    θ ← θ − η m̂ / (√v̂ + σ) − η λ θ
 
-With `moments=recomputed` no field is kept: m = Σ (1 − β₁) β₁ᵏ g z over the last K steps, drawn again from their seeds
-and scalars, and v likewise from their squares.
+moments=recomputed stores no field: m = Σ_k (1 − β₁) β₁ᵏ g z and v = Σ_k (1 − β₂) β₂ᵏ (g z)² over the last K steps, k
+steps back, where each z is regenerated from its seed and each g is a number in the state.
 
-Forwards a step: 2n. Extra memory: stored, one field (momentum) or two (Adam); recomputed, none, and K more draws of the
-noise a step.
+Evaluations a step: 2n. Extra memory: stored, two fields; recomputed, none, but 2K times as much noise is generated a
+step.
 
-Differs from the paper: nothing while at most K steps are made; later `recomputed` forgets what is older than K steps
-(the paper keeps all), with the weights of what is left divided by their sum, 1 − βᴷ. MeZO-momentum's m is the moving
-average that the paper speaks of, not corrected for its start; the classical m ← β₁ m + ĝ is the same with η times
-1 − β₁. λ as in mezo.
+Differs from the paper: `recomputed` forgets estimates that are older than K steps and divides the weights of the rest
+by their sum, 1 − βᴷ; the paper keeps all. Up to step K nothing differs. Weight decay, noise and evaluation are those of
+mezo.py.
 """
 
 from __future__ import annotations
@@ -21,32 +22,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import sqrt, weighted_sum
-from zotune_optimizers.parts import ZERO, at_least, check_decay, decay, positive, require, share, shrunk, slope
+from zotune import constant, sqrt, weighted_sum
+from zotune_optimizers.option_checks import at_least, decay_rate, fraction, positive, require
+from zotune_optimizers.spsa import decayed, moving_average, projected_gradient
 
 
 @dataclass(frozen=True)
-class MeZOMomentum:
+class MeZOAdam:
     lr: float = 1e-6  # η: learning rate
     eps: float = 1e-3  # ε: perturbation scale
     n: int = 1  # n: directions a step
     beta1: float = 0.9  # β₁: memory of the momentum
-    moments: Literal["stored", "recomputed"] = "stored"  # a field, or the last K seeds and scalars
+    moments: Literal["stored", "recomputed"] = "stored"  # fields, or recomputed from the last K seeds and scalars
     window: int = 32  # K: steps that are recomputed
-    weight_decay: float = 0.0  # λ: decoupled, none on biases and norm layers
+    weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    beta2: float = 0.999  # β₂: memory of the squares
+    sigma: float = 1e-8  # σ: added to √v̂
 
-    name: ClassVar[str] = "mezo-momentum"
-    kept: ClassVar[int] = 1
     needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
-        positive(self.name, lr=self.lr, eps=self.eps)
-        at_least(1, self.name, n=self.n, window=self.window)
-        share(self.name, beta1=self.beta1)
-        check_decay(self.name, self.weight_decay, self.lr)
-        said = f"{self.name}: moments=recomputed takes n = 1, got {self.n}"
-        require(self.moments == "stored" or self.n == 1, said, "moments=stored takes any n")
+        positive("mezo-adam", lr=self.lr, eps=self.eps, sigma=self.sigma)
+        at_least(1, "mezo-adam", n=self.n, window=self.window)
+        fraction("mezo-adam", beta1=self.beta1, beta2=self.beta2)
+        decay_rate("mezo-adam", self.weight_decay, self.lr)
+        message = f"mezo-adam: moments=recomputed takes n = 1, got {self.n}"
+        require(self.moments == "stored" or self.n == 1, message, "moments=stored takes any n")
 
     @property
     def forwards(self) -> int:
@@ -54,58 +56,24 @@ class MeZOMomentum:
 
     @property
     def fields(self) -> int:
-        return self.kept if self.moments == "stored" else 0
+        return 2 if self.moments == "stored" else 0
 
     def init(self, theta: Any) -> Any:
-        return {"t": 0, "m": ZERO} if self.moments == "stored" else {"t": 0, "past": []}
+        if self.moments == "recomputed":
+            return {"t": 0, "past": []}
+        return {"t": 0, "m": constant(0.0), "v": constant(0.0)}
 
     def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
-        lr, t = self.lr * decay(self.schedule, at.progress), state["t"] + 1
-        pairs = [(slope(oracle, theta, z, self.eps) / self.n, z) for z in map(at.normal, range(self.n))]
+        lr, t = self.lr * at.schedule(self.schedule), state["t"] + 1
+        pairs = [(projected_gradient(oracle, theta, z, self.eps) / self.n, z) for z in map(at.normal, range(self.n))]
         if self.moments == "stored":
-            direction, kept = self.advance(weighted_sum(pairs), state, t)
+            estimate = weighted_sum(pairs)
+            m = self.beta1 * state["m"] + (1 - self.beta1) * estimate
+            v = self.beta2 * state["v"] + (1 - self.beta2) * estimate**2
+            steps, new_state = t, {"t": t, "m": m, "v": v}
         else:
             past = [*state["past"], pairs[0]][-self.window :]  # oldest first
-            direction, kept = self.recompute(past, min(t, self.window)), {"past": past}
-        return shrunk(theta, lr * self.weight_decay) - lr * direction, {"t": t, **kept}
-
-    def advance(self, estimate: Any, state: Any, t: int) -> tuple[Any, dict[str, Any]]:
-        m = self.beta1 * state["m"] + (1 - self.beta1) * estimate
-        return m, {"m": m}
-
-    def recompute(self, past: Any, t: int) -> Any:
-        return self.average(self.beta1, past, 1)
-
-    @staticmethod
-    def average(beta: float, past: Any, power: int) -> Any:
-        """Σ (1 − β) βᵏ (g z)^power, k steps back."""
-        pairs = reversed(list(past))
-        return weighted_sum([((1 - beta) * beta**k * g**power, z) for k, (g, z) in enumerate(pairs)], power=power)
-
-
-@dataclass(frozen=True)
-class MeZOAdam(MeZOMomentum):
-    beta2: float = 0.999  # β₂: memory of the squares
-    sigma: float = 1e-8  # σ: added to √v̂
-
-    name: ClassVar[str] = "mezo-adam"
-    kept: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        share(self.name, beta2=self.beta2)
-        positive(self.name, sigma=self.sigma)
-
-    def init(self, theta: Any) -> Any:
-        return super().init(theta) | ({"v": ZERO} if self.moments == "stored" else {})
-
-    def advance(self, estimate: Any, state: Any, t: int) -> tuple[Any, dict[str, Any]]:
-        m = self.beta1 * state["m"] + (1 - self.beta1) * estimate
-        v = self.beta2 * state["v"] + (1 - self.beta2) * estimate**2
-        return self.adapted(m, v, t), {"m": m, "v": v}
-
-    def recompute(self, past: Any, t: int) -> Any:
-        return self.adapted(self.average(self.beta1, past, 1), self.average(self.beta2, past, 2), t)
-
-    def adapted(self, m: Any, v: Any, t: int) -> Any:
-        return m / (1 - self.beta1**t) / (sqrt(v / (1 - self.beta2**t)) + self.sigma)
+            m, v = moving_average(self.beta1, past, 1), moving_average(self.beta2, past, 2)
+            steps, new_state = min(t, self.window), {"t": t, "past": past}
+        direction = m / (1 - self.beta1**steps) / (sqrt(v / (1 - self.beta2**steps)) + self.sigma)
+        return decayed(theta, lr * self.weight_decay) - lr * direction, new_state

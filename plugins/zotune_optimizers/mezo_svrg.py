@@ -1,17 +1,19 @@
 """MeZO-SVRG: Gautam et al. 2024, "Variance-reduced Zeroth-Order Methods for Fine-Tuning Language Models",
 arXiv:2404.08080, Algorithms 1 and 4.
 
-    t mod q = 0:  z_f ~ N(0, I);  g_f = (L(θ + μ z_f) − L(θ − μ z_f)) / 2μ on all rows;  θ̄ ← θ;  θ ← θ − η₁ g_f z_f
-    else:         z ~ N(0, I);  g, ḡ on one minibatch at θ and at θ̄;  θ ← θ − η₂ ((g − ḡ) z + g_f z_f)
-    each epoch:   η₁, η₂ ← η₁/α, η₂/α  where mean(losses) / mean(losses of the epoch before) > κ           Algorithm 4
+    t mod q = 0:  z_f ~ N(0, I);  g_f ← (f(θ + μ z_f) − f(θ − μ z_f)) / 2μ on all rows                   line 1, (6)
+                  θ̄ ← θ;  θ ← θ − η₁ g_f z_f                                                             lines 2, 3
+    else:         z ~ N(0, I);  g, ḡ ← the same on one minibatch, at θ and at θ̄                          line 4, (5)
+                  θ ← θ − η₂ ((g − ḡ) z + g_f z_f)                                                       lines 5 to 7
+    each epoch:   η₁, η₂ ← η₁/α, η₂/α  where mean(losses) / mean(losses of the epoch before) > κ         Algorithm 4
 
-Forwards a step: 4; every q-th step 2 × rows / batch. Extra memory: one field, θ̄; with `anchor=recomputed` none.
+Evaluations a step: 4; every q-th step 2 × rows / batch size. Extra memory: one field, θ̄; with anchor=recomputed none.
 
-Differs from the paper: it stores the full gradient, which here is one scalar and one seed, so memory is 2× and not 3×.
-θ and θ̄ share z (the paper is silent, the authors' code draws anew): that is what cancels the variance. With
-`anchor=recomputed` θ̄ is θ minus the updates made since, equal to the stored one up to rounding, for float32 and
-float64 weights alone. An epoch's losses are the means of its steps' two values at θ. `full` = 512 or 1,024 is Remark
-3.3's large batch. `z=independent` is there to show what sharing is worth.
+Differs from the paper: the full gradient is one scalar and one seed, where the paper stores a tensor, so memory is 2×
+and not 3×. θ and θ̄ share z (the paper is silent, the authors' code draws twice): sharing cancels the variance, and
+`z=independent` shows what it is worth. With anchor=recomputed θ̄ is θ minus the updates made since, equal to the stored
+one up to rounding; it needs float32 or float64 weights. The loss of a step is the mean of its two values at θ. `full` =
+512 or 1,024 is the large batch of Remark 3.3.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zotune.core.recipe import weighted_sum
-from zotune_optimizers.parts import at_least, positive, require
+from zotune import weighted_sum
+from zotune_optimizers.option_checks import at_least, positive, require
 
 
 @dataclass(frozen=True)
@@ -47,43 +49,51 @@ class MeZOSVRG:
         return 1 if self.anchor == "stored" else 0
 
     def cost(self, theta: Any, at: Any) -> int:
-        return int(4 if at.t % self.q else 2 * at.cost(self.rows(at)))
+        return int(4 if at.t % self.q else 2 * at.cost(self.full_batch(at)))
 
-    def rows(self, at: Any) -> Any:
+    def full_batch(self, at: Any) -> Any:
         return at.large(self.full) if self.full else at.full
 
     def init(self, theta: Any) -> Any:
         half = [t.name for t in theta.tensors if t.dtype in ("float16", "bfloat16")]
-        said = f"mezo-svrg: anchor=recomputed needs float32 weights, but {len(half)} tensors are narrower"
-        require(self.anchor == "stored" or not half, said, "anchor=stored")
+        message = f"mezo-svrg: anchor=recomputed needs float32 weights, but {len(half)} tensors are narrower"
+        require(self.anchor == "stored" or not half, message, "anchor=stored")
         return {"scale": 1.0, "before": None, "losses": [], "full": None}
 
     def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
-        losses, before, scale = state["losses"], state["before"], state["scale"]
-        if at.t > 0 and at.t % at.per_epoch == 0 and losses:  # Algorithm 4
-            mean = math.fsum(losses) / len(losses)
-            if before is not None and before != 0 and mean / before > self.kappa:
-                scale /= self.anneal
-            losses, before = [], mean
-        if at.t % self.q == 0 or state["full"] is None:  # after a dropped full step too
+        scale, before, losses = self.annealed(state, at)  # Algorithm 4
+        if at.t % self.q == 0 or state["full"] is None:  # None: the full step was dropped
             z = at.normal()
-            up, down = oracle(theta + self.eps * z, theta - self.eps * z, batch=self.rows(at))
-            g = (up - down) / (2 * self.eps)
+            up, down = oracle(theta + self.eps * z, theta - self.eps * z, batch=self.full_batch(at))
+            g = (up - down) / (2 * self.eps)  # (6)
             anchor = theta if self.anchor == "stored" else []
-            full, pairs = (g, z), [(-self.lr1 * scale * g, z)]
+            full, pairs = (g, z), [(-self.lr1 * scale * g, z)]  # line 3
         else:
             full, anchor = state["full"], state["anchor"]
-            base = anchor if self.anchor == "stored" else theta - weighted_sum(anchor)
-            z, other = at.normal(), at.normal(0 if self.z == "shared" else 1)
-            up, down, high, low = oracle(
-                theta + self.eps * z, theta - self.eps * z, base + self.eps * other, base - self.eps * other
+            base = anchor if self.anchor == "stored" else theta - weighted_sum(anchor)  # θ̄
+            z, z_base = at.normal(), at.normal(0 if self.z == "shared" else 1)
+            up, down, up_base, down_base = oracle(
+                theta + self.eps * z, theta - self.eps * z, base + self.eps * z_base, base - self.eps * z_base
             )
-            g, fixed = (up - down) / (2 * self.eps), (high - low) / (2 * self.eps)
+            g, g_base = (up - down) / (2 * self.eps), (up_base - down_base) / (2 * self.eps)  # (5)
             lr = self.lr2 * scale
-            pairs = [(-lr * g, z), (lr * fixed, other)] if self.z != "shared" else [(-lr * (g - fixed), z)]
-            pairs.append((-lr * full[0], full[1]))
-        if self.anchor == "recomputed":  # the updates since θ̄
-            anchor = [*anchor, *pairs]
+            if self.z == "shared":
+                pairs = [(-lr * (g - g_base), z)]  # lines 5, 6
+            else:
+                pairs = [(-lr * g, z), (lr * g_base, z_base)]
+            pairs.append((-lr * full[0], full[1]))  # line 7
+        if self.anchor == "recomputed":
+            anchor = [*anchor, *pairs]  # the updates since θ̄
         losses = [*losses, (up + down) / 2]
-        kept = {"scale": scale, "before": before, "losses": losses, "full": full, "anchor": anchor}
-        return theta + weighted_sum(pairs), kept
+        new_state = {"scale": scale, "before": before, "losses": losses, "full": full, "anchor": anchor}
+        return theta + weighted_sum(pairs), new_state
+
+    def annealed(self, state: Any, at: Any) -> tuple[float, float | None, list[float]]:
+        """The factor of both learning rates, the mean loss of the epoch before, and the losses of this epoch."""
+        scale, before, losses = state["scale"], state["before"], state["losses"]
+        if not (at.t > 0 and at.t % at.per_epoch == 0 and losses):
+            return scale, before, losses
+        mean = math.fsum(losses) / len(losses)
+        if before is not None and before != 0 and mean / before > self.kappa:
+            scale /= self.anneal
+        return scale, mean, []

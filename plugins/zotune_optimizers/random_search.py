@@ -1,11 +1,13 @@
 """Random search: the best of N perturbations and the incumbent, all on the step's batch (Rastrigin 1963).
 
     z_j ~ N(0, I);  θ ← argmin { L(θ; B), L(θ + σ W z_1; B), …, L(θ + σ W z_N; B) }
+    W: root mean square of each tensor before the first step
 
-W is the RMS of each tensor at the start, so that σ means the same for every tensor. Forwards a step: N + 1.
-Extra memory: none. What does not beat this at the same number of forwards is not worth its forwards.
+The baseline: an optimizer that does not beat it in the same number of evaluations is not worth them.
 
-Differs from the paper: nothing; W is ours. The incumbent keeps ties.
+Evaluations a step: N + 1. Extra memory: none.
+
+Differs from the paper: the unit W is zotune's, so that one σ suits every tensor. The incumbent wins ties.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zotune_optimizers.parts import at_least, positive
+from zotune_optimizers.option_checks import at_least, positive
 
 
 @dataclass(frozen=True)
@@ -36,5 +38,5 @@ class RandomSearch:
 
     def step(self, theta: Any, oracle: Any, state: dict[str, Any], at: Any) -> tuple[Any, dict[str, Any]]:
         points = [theta, *(theta + self.sigma * state["W"] * at.normal(j) for j in range(self.n))]
-        values = oracle(*points)
-        return points[values.index(min(values))], state  # index: the first, so the incumbent keeps ties
+        losses = oracle(*points)
+        return points[losses.index(min(losses))], state  # index: the first of equal ones

@@ -1,21 +1,21 @@
 """ZO-AdaMU: Jiang et al. 2023, "ZO-AdaMU Optimizer: Adapting Perturbation by the Momentum and Uncertainty in
 Zeroth-order Optimization", arXiv:2312.15184, Algorithm 1.
 
-    ż ~ N(0, α);  z̈ ~ N(m, 1 − α)   (variances)                                              (4)
-    d = β₁ ż + (1 − β₁) z̈;  g = (L(θ + ε d; B) − L(θ − ε d; B)) / 2ε                          (5)
-    v = β₂ ż² + (1 − β₂) z̈²;  θ ← θ − η g d / √(v + σ)                                        (6)
+    α, β₁, β₂ ← Anneal(t): 1 until T₁, along a cosine until T₂, their end values until T₃, the end       (7)
+    ż ~ N(0, α);  z̈ ~ N(m, 1 − α)   (variances);  d ← β₁ ż + (1 − β₁) z̈                                 (4)
+    g ← (L(θ + ε d; B) − L(θ − ε d; B)) / 2ε                                                             (5)
+    v ← β₂ ż² + (1 − β₂) z̈²;  θ ← θ − η g d / √(v + σ)                                                   (6)
     m ← sign(g) d
 
-α, β₁ and β₂ are 1 until T₁, fall along a cosine until T₂, and stay at their end values until the end, T₃ (Anneal, in
-the words under equation 7). While all are 1 the step is η g sign(ż).
+While α = β₁ = β₂ = 1 the step is η g sign(ż).
 
-Forwards a step: 2. Extra memory: one field, m.
+Evaluations a step: 2. Extra memory: one field, m.
 
-Differs from the paper: sign(g) on m is in the authors' code and not in the paper (`signed=false`): noise is symmetric
-and both g d and v are even in (d, m), so it does not change the law of θ. (6) prints √(v² + σ), Algorithm 1 √(v + σ),
-which is taken. (7) as printed jumps at T₁ and ends at 0.9 for all three; its text is taken. T₁ and T₂ are shares of the
-budget (the authors' code: 1,024 steps and 0.8). With β₁ = 0.9 at the end d correlates 0.1 with m, as printed; the
-authors' code has it the other way round, β₁ = 0.1.
+Differs from the paper: sign(g) on m is in the authors' code and not in the paper (`signed=false`). Noise is symmetric
+and both g d and v are even in (d, m), so the sign does not change the distribution of θ. (6) prints √(v² + σ), where
+Algorithm 1 prints √(v + σ), which is used. (7) as printed jumps at T₁ and ends at 0.9 for all three; the text below it
+is followed. T₁ and T₂ are shares of the budget (the authors' code: 1,024 steps and 0.8). With β₁ = 0.9 at the end, as
+printed, d correlates 0.1 with m; the authors' code has it the other way round, β₁ = 0.1.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import sign, sqrt
-from zotune_optimizers.parts import ZERO, decay, positive, require, slope
+from zotune import constant, sign, sqrt
+from zotune_optimizers.option_checks import positive, require
+from zotune_optimizers.spsa import projected_gradient
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,33 @@ class ZOAdaMU:
     signed: bool = True  # sign(g) on m
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
-    forwards = 2
-    fields = 1
-
+    forwards: ClassVar[int] = 2
+    fields: ClassVar[int] = 1
     needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("zo-adamu", lr=self.lr, eps=self.eps, sigma=self.sigma)
-        for name in ("alpha", "beta1", "beta2"):
-            value = getattr(self, name)
+        for name, value in {"alpha": self.alpha, "beta1": self.beta1, "beta2": self.beta2}.items():
             require(0 <= value <= 1, f"zo-adamu: {name} must be in [0, 1], got {value}")
-        said = f"zo-adamu: 0 <= warmup < anneal <= 1 must hold, got warmup {self.warmup} and anneal {self.anneal}"
-        require(0 <= self.warmup < self.anneal <= 1, said)
+        message = f"zo-adamu: 0 <= warmup < anneal <= 1 must hold, got warmup {self.warmup} and anneal {self.anneal}"
+        require(0 <= self.warmup < self.anneal <= 1, message)
 
     def init(self, theta: Any) -> Any:
-        return {"m": ZERO}
+        return {"m": constant(0.0)}
 
     def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
-        alpha, beta1, beta2 = (self.annealed(end, at.progress) for end in (self.alpha, self.beta1, self.beta2))
-        inner = math.sqrt(alpha) * at.normal(0)  # ż
-        outer = state["m"] + math.sqrt(1 - alpha) * at.normal(1)  # z̈
-        d, v = inner, inner**2
+        alpha, beta1, beta2 = (self.annealed(end, at.progress) for end in (self.alpha, self.beta1, self.beta2))  # (7)
+        z1 = math.sqrt(alpha) * at.normal(0)  # ż ~ N(0, α)
+        z2 = state["m"] + math.sqrt(1 - alpha) * at.normal(1)  # z̈ ~ N(m, 1 − α)
+        d, v = z1, z1**2
         if alpha < 1 or beta1 < 1 or beta2 < 1:
-            d, v = beta1 * inner + (1 - beta1) * outer, beta2 * inner**2 + (1 - beta2) * outer**2
-        g = slope(oracle, theta, d, self.eps)
-        lr = self.lr * decay(self.schedule, at.progress)
+            d, v = beta1 * z1 + (1 - beta1) * z2, beta2 * z1**2 + (1 - beta2) * z2**2  # (4), (6)
+        g = projected_gradient(oracle, theta, d, self.eps)  # (5)
+        lr = self.lr * at.schedule(self.schedule)
         m = sign(g) * d if self.signed else d
-        return theta - lr * g * (d / sqrt(v + self.sigma)), {"m": m}
+        return theta - lr * g * (d / sqrt(v + self.sigma)), {"m": m}  # (6)
 
     def annealed(self, end: float, progress: float) -> float:
-        """From 1 to `end`, along a cosine between T₁ and T₂."""
+        """From 1 to `end`, along half a cosine between T₁ and T₂."""
         x = (progress - self.warmup) / (self.anneal - self.warmup)
         return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(max(x, 0.0), 1.0)))

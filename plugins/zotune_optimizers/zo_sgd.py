@@ -1,15 +1,15 @@
-"""ZO-SGD-Sign and ZO-SGD-Cons, as ZO-Bench compares them: Zhang et al. 2024, "Revisiting Zeroth-Order Optimization for
-Memory-Efficient LLM Fine-Tuning: A Benchmark", arXiv:2402.11592; signs after Liu et al. 2019, "signSGD via Zeroth-Order
+"""ZO-SGD-Sign and ZO-SGD-Cons of ZO-Bench: Zhang et al. 2024, "Revisiting Zeroth-Order Optimization for
+Memory-Efficient LLM Fine-Tuning: A Benchmark", arXiv:2402.11592; signs: Liu et al. 2019, "signSGD via Zeroth-Order
 Oracle".
 
-    z ~ N(0, I);  g = (L(θ + ε z; B) − L(θ − ε z; B)) / 2ε
+    z ~ N(0, I);  g ← (L(θ + ε z; B) − L(θ − ε z; B)) / 2ε
     zo-sign:          θ ← θ − η sign(g) z
     zo-conservative:  θ ← argmin { L(θ; B), L(θ − η g z; B), L(θ + η g z; B) }
 
-Forwards a step: 2 (sign) or 5 (conservative). Extra memory: none.
+Evaluations a step: 2 (sign), 5 (conservative). Extra memory: none.
 
-Differs from the paper: sign(g) z rather than the sign of each coordinate of g z, as in ZO-Bench's code; of equally good
-points zo-conservative keeps the incumbent, then the step against the slope.
+Differs from the paper: sign(g) z instead of the sign of each coordinate of g z, as in ZO-Bench's code. Of equally good
+points zo-conservative takes θ first, then the step against the slope.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zotune.core.recipe import sign
-from zotune_optimizers.parts import decay, positive, slope
+from zotune import sign
+from zotune_optimizers.option_checks import positive
+from zotune_optimizers.spsa import projected_gradient
 
 
 @dataclass(frozen=True)
@@ -27,30 +28,39 @@ class ZOSign:
     eps: float = 1e-3  # ε: perturbation scale
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
 
-    name: ClassVar[str] = "zo-sign"
     forwards: ClassVar[int] = 2
     needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
-        positive(self.name, lr=self.lr, eps=self.eps)
+        positive("zo-sign", lr=self.lr, eps=self.eps)
 
     def init(self, theta: Any) -> None:
         return None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
-        z, lr = at.normal(), self.lr * decay(self.schedule, at.progress)
-        g = slope(oracle, theta, z, self.eps)
+        z, lr = at.normal(), self.lr * at.schedule(self.schedule)
+        g = projected_gradient(oracle, theta, z, self.eps)
         return theta - lr * sign(g) * z, None
 
 
 @dataclass(frozen=True)
-class ZOConservative(ZOSign):
-    name: ClassVar[str] = "zo-conservative"
+class ZOConservative:
+    lr: float = 1e-6  # η: learning rate
+    eps: float = 1e-3  # ε: perturbation scale
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+
     forwards: ClassVar[int] = 5
+    needs: ClassVar[str] = "comparisons"
+
+    def __post_init__(self) -> None:
+        positive("zo-conservative", lr=self.lr, eps=self.eps)
+
+    def init(self, theta: Any) -> None:
+        return None
 
     def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
-        z, lr = at.normal(), self.lr * decay(self.schedule, at.progress)
-        g = slope(oracle, theta, z, self.eps)
+        z, lr = at.normal(), self.lr * at.schedule(self.schedule)
+        g = projected_gradient(oracle, theta, z, self.eps)
         points = (theta, theta - lr * g * z, theta + lr * g * z)
-        values = oracle(*points)
-        return points[values.index(min(values))], None  # index: the first of equal ones
+        losses = oracle(*points)
+        return points[losses.index(min(losses))], None  # index: the first of equal ones

@@ -12,7 +12,9 @@ import torch
 from references import load, loss, net
 
 from zotune import plugins
-from zotune.errors import OptionError
+from zotune.cli.terminal import Terminal
+from zotune.errors import OptionError, UsageError
+from zotune.events import Initialized
 from zotune.plugin_options import parameters
 from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
 
@@ -21,8 +23,9 @@ TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)", "vector_lr": 1e-
 """Options for tiny nets by name, whoever has them: the papers' defaults are for large models."""
 DEAR = {"grzo", "zo-svrg", "es"}
 """Many forwards a step: fewer steps show the same."""
-OWN = {"grzo": {"lr": 2e-4}, "es": {"n": 8}}
-"""Where the same word means another size: GRZO divides its η by 2σ; thirty members a step take long."""
+OWN = {"grzo": {"lr": 2e-4}, "es": {"n": 8}, "mezo-modified": {"lr": 3e-3}}
+"""Where the same word means another size: GRZO divides η by 2σ, mezo-modified does not normalise d; thirty members take
+long."""
 
 
 def tiny(name: str) -> Any:
@@ -78,6 +81,32 @@ def test_auto_moves_less_in_a_short_run() -> None:
         bench.engine.stop = lambda bench=bench: bench.engine.progress.step == 1
         bench.run()
     assert [bench.engine.state.cap for bench in caps.values()] == [1.5, 3.0, 3.0]
+
+
+def test_auto_describes_its_calibration_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    events: list[Any] = []
+    bench = Bench(load("auto"), steps=1)
+    bench.engine.emit = events.append
+    bench.run()
+    (event,) = [e for e in events if isinstance(e, Initialized)]
+    numbers = dict(event.numbers)
+    assert numbers["groups"] == 5
+    assert numbers["perturbation scale"] == bench.engine.state.eps
+    assert numbers["displacement cap"] == bench.engine.state.cap
+    Terminal()(event)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("  optimizer: base loss ")
+    assert f", perturbation scale {bench.engine.state.eps:.4g}, " in line
+
+
+@pytest.mark.parametrize("numbers", [["a line"], {"scale": "large"}, 1.0])
+def test_a_description_holds_numbers_by_name(numbers: Any) -> None:
+    class Talks(Wanders):
+        def describe(self, state: Any) -> Any:
+            return numbers
+
+    with pytest.raises(UsageError, match="Talks: describe must return numbers by name, got"):
+        Bench(Talks(), steps=1).run()
 
 
 def test_numpy_net_is_the_torch_net() -> None:

@@ -60,11 +60,16 @@ class Terminal:
                 self.say(f"· {event.text}")
             case RunStarted():
                 self._started(event)
-            case Calibrated() | Initialized() | PreflightDone():
+            case Calibrated() | PreflightDone():
                 for line in event.lines:
                     self.say(f"  {line}")
                 if not isinstance(event, PreflightDone):
                     self._begin()
+            case Initialized():
+                if event.numbers:
+                    values = ", ".join(f"{name} {value:.4g}" for name, value in event.numbers)
+                    self.say(f"  optimizer: {values}")
+                self._begin()
             case StepDone():
                 self._step(event)
             case Evaluated():

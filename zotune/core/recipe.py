@@ -44,6 +44,7 @@ __all__ = [
     "absolute",
     "clip",
     "concrete",
+    "constant",
     "each",
     "maximum",
     "minimum",
@@ -208,6 +209,11 @@ class Each:
 class Outer(Recipe):
     left: Factor | Each
     right: Factor | Each
+
+
+def constant(value: Number) -> types.Recipe:
+    """The same number in every element: in a state, a field that starts at this value, such as a moment at 0."""
+    return Constant(float(value))
 
 
 def absolute(x: types.Recipe) -> Recipe:

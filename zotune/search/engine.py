@@ -320,7 +320,7 @@ class Engine:
         if not line:
             self.journal.append({"kind": "init", "tape": tape.entries})
         self._started = True
-        self.emit(Initialized(tuple(declarations.description(self.optimizer, self.state))))
+        self.emit(Initialized(tuple(declarations.description(self.optimizer, self.state).items())))
 
     def _look_ahead(self, preflight: Callable[[Optimizer, Any, int | None], Mapping[str, Any]]) -> None:
         """Say what to expect, before anything is spent on it; of no effect on the weights."""
