@@ -36,7 +36,7 @@ from zotune.humans import console
 from zotune.humans.ratings import Question, Ratings
 from zotune.models import loading
 from zotune.models.model_files import find_model
-from zotune.runs import replay
+from zotune.runs import replay, verify
 from zotune.scoring import objective_spec
 
 SECRET = "sk-verysecret-4711"
@@ -283,7 +283,7 @@ def test_replaying_and_verifying_run_nothing_that_only_the_folder_names(
     assert said["objective"] == f"{file}:score"
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({**said, "optimizer": f"{file}:Rule"}))
     replay.replay(tmp_path / "run", tmp_path / "again")
-    assert all(check.ok is not False for check in replay.verify(tmp_path / "run"))
+    assert all(check.ok is not False for check in verify.verify(tmp_path / "run"))
     assert not mark.exists()
 
 
@@ -412,7 +412,7 @@ def test_what_a_run_folder_says_of_its_files_is_shown_plain_and_not_followed(
     assert ended.value.code == 1
     told = capsys.readouterr().out
     assert not obeyed(told)
-    assert told.count("is no file of this folder") == 3
+    assert told.count("is not a file of this directory") == 3
     assert "/dev/zero" not in effects.reads
 
 

@@ -30,7 +30,7 @@ from zotune.bench.workbench import Bench, same
 from zotune.cli.app import main
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.events import Event, Note, StepDone
-from zotune.runs import provenance, replay
+from zotune.runs import provenance, replay, verify
 from zotune.search import checkpoint
 from zotune.search.journal import Journal, has_header
 
@@ -344,7 +344,7 @@ def files(folder: Path) -> tuple[bytes, ...]:
 
 
 def differing(folder: Path) -> list[str]:
-    return [c.name for c in replay.verify(folder) if c.ok is False]
+    return [c.name for c in verify.verify(folder) if c.ok is False]
 
 
 def test_a_larger_budget_goes_on_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_replay_gives_every_step_without_a_forward(
         assert found.step == number
     AutoModel.from_pretrained(tmp_path / "step3")
     for bad in (-1, 7):
-        with pytest.raises(OptionError, match=rf"--step {bad}: the journal goes from step 0 to 6"):
+        with pytest.raises(OptionError, match=rf"--step {bad}: the journal has steps 0 to 6"):
             replay.replay(tmp_path / "out", tmp_path / "no", step=bad)
     with pytest.raises(RunFolderError, match="step3 exists already"):
         replay.replay(tmp_path / "out", tmp_path / "step3")
@@ -403,7 +403,7 @@ def test_replay_refuses_another_base_model(tiny_encoder: Path, tiny_llama: Path,
     tensors = load_file(tmp_path / "base/model.safetensors")
     next(iter(tensors.values())).view(-1)[0] += 1.0
     save_file(tensors, tmp_path / "base/model.safetensors", {"format": "pt"})
-    with pytest.raises(RunFolderError, match="are not those that the run started from"):
+    with pytest.raises(RunFolderError, match="are not the run's initial weights"):
         replay.replay(tmp_path / "out", tmp_path / "no", base=str(tmp_path / "base"))
     moved = shutil.copytree(tiny_encoder, tmp_path / "moved")
     assert replay.replay(tmp_path / "out", tmp_path / "yes", base=str(moved)).confirmed
@@ -426,7 +426,7 @@ def test_replay_runs_no_file_that_only_the_journal_names(tiny_encoder: Path, toy
     rule = f"{tmp_path / 'own.py'}:Own"
     usual = {**made(tiny_encoder, toy, tmp_path), "optimizer": rule, "learning_rate": 1e-2}
     zotune.fit(**usual)
-    with pytest.raises(OptionError, match=r"own.py:Own \(--optimizer .*own.py:Own allows it\)"):
+    with pytest.raises(OptionError, match=r"own.py:Own \(--optimizer .*own.py:Own allows running this file\)"):
         replay.replay(tmp_path / "out", tmp_path / "again")
     assert replay.replay(tmp_path / "out", tmp_path / "again", optimizer=rule).confirmed
 
@@ -464,7 +464,7 @@ def test_only_the_journal_is_small_and_enough(tiny_encoder: Path, toy: Path, tmp
 
     assert replay.replay(folder, tmp_path / "model").confirmed
     AutoModel.from_pretrained(tmp_path / "model")
-    assert [(c.name, c.ok) for c in replay.verify(folder)] == [("journal", True), ("model", None)]
+    assert [(c.name, c.ok) for c in verify.verify(folder)] == [("journal", True), ("model", None)]
 
 
 @pytest.mark.parametrize("rule", [{"optimizer": "zo-adamu", "eps": 1e-2}, {"optimizer": "dizo"}])
@@ -491,14 +491,14 @@ def test_verify_knows_the_files_below_a_sentence_encoder(tiny_encoder: Path, toy
     (encoder / "modules.json").write_text("[]")
     zotune.fit(**made(encoder, toy, tmp_path))
     good = tmp_path / "out"
-    assert "1_Pooling/config.json" in [c.name for c in replay.verify(good) if c.ok]
+    assert "1_Pooling/config.json" in [c.name for c in verify.verify(good) if c.ok]
     assert differing(good) == []
     (good / "1_Pooling" / "config.json").write_text("{}")
     assert differing(good)[0] == "1_Pooling/config.json"
     shutil.rmtree(good / "1_Pooling")
     (good / "1_Pooling").symlink_to(encoder / "1_Pooling")
-    (found,) = [c for c in replay.verify(good) if c.name == "1_Pooling/config.json"]
-    assert (found.ok, found.said) == (False, "is no file of this folder")
+    (found,) = [c for c in verify.verify(good) if c.name == "1_Pooling/config.json"]
+    assert (found.ok, found.detail) == (False, "is not a file of this directory")
 
 
 def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_other_versions_are_named_and_force_is_recorded(
     really = provenance.environment()
     other = {**really, "versions": {**really["versions"], "torch": "1.0"}}
     monkeypatch.setattr(provenance, "environment", lambda: other)
-    with pytest.raises(RunFolderError, match=r"torch \(versions\): .* in the run, '1.0' now \(--force goes on"):
+    with pytest.raises(RunFolderError, match=r"torch \(versions\): .* in the run, '1.0' now \(--force resumes"):
         zotune.fit(**usual, resume="last")
     assert files(tmp_path / "out") == before
     notes: list[str] = []
@@ -557,7 +557,7 @@ def test_other_versions_are_named_and_force_is_recorded(
         zotune.fit(**usual, resume="last", force=True, emit=emit)
     (line,) = [x for x in Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines if x["kind"] == "override"]
     assert line["changed"]["versions"][1]["torch"] == "1.0"
-    assert sum("goes on with another torch" in text for text in notes) == 1
+    assert sum("resumes with another torch" in text for text in notes) == 1
     with pytest.raises(RunFolderError, match="another seed: 0 in the run, 5 now"):
         zotune.fit(**{**usual, "seed": 5}, resume="last", force=True)
 
@@ -661,7 +661,7 @@ def test_a_journal_of_something_else_is_one_line(tmp_path: Path) -> None:
     written(tmp_path / "journal.jsonl")
     with pytest.raises(RunFolderError, match=r"line 1: the header has no base_weights, .*no whole run"):
         replay.replay(tmp_path, tmp_path / "again")
-    assert [c.ok for c in replay.verify(tmp_path)] == [True, None]
+    assert [c.ok for c in verify.verify(tmp_path)] == [True, None]
 
 
 @pytest.fixture
@@ -730,9 +730,9 @@ def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp
     assert said.count("zotune: left at once") == twice
     assert bool(list((tmp_path / "cut").glob("checkpoint-*"))) != twice
     assert not (tmp_path / "cut" / lock.LOCK).exists()
-    *checked, last = replay.verify(tmp_path / "cut")
+    *checked, last = verify.verify(tmp_path / "cut")
     assert all(c.ok for c in checked)
-    assert "the run has not ended" in last.said
+    assert "the run has not ended" in last.detail
 
 
 def test_the_commands(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

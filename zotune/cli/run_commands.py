@@ -163,16 +163,16 @@ def replayed(found: Any) -> list[str]:
 def verify(run: Folder, as_json: Annotated[bool, Opt("--json", help="JSON on standard output.")] = False) -> None:
     """Check a run folder: journal, checkpoints, the model's files and its weights. Exit code 1 where one differs."""
     from zotune.cli.terminal import Terminal
-    from zotune.runs import replay as replaying
+    from zotune.runs import verify as verifying
 
-    checks = replaying.verify(run, Terminal())
+    checks = verifying.verify(run, Terminal())
     bad = sum(c.ok is False for c in checks)
     if as_json:
-        print(json.dumps([asdict(c) for c in checks], indent=1))
+        print(json.dumps([c.json() for c in checks], indent=1))
     else:
         width = max(len(c.name) for c in checks)
         for c in checks:
-            print(plain(f"{ {True: 'ok', False: 'DIFFERS', None: '-'}[c.ok]:<8}{c.name:<{width}}  {c.said}"))
+            print(plain(f"{ {True: 'ok', False: 'DIFFERS', None: '-'}[c.ok]:<8}{c.name:<{width}}  {c.detail}"))
         print(f"{bad} of {len(checks)} differ" if bad else "nothing differs")
     if bad:
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
-"""A model in a folder: what `zotune export` writes, and what a run folder holds at its end.
+"""A model written to a folder: `zotune export`, and the model files of a run directory.
 
-Nothing is ever half-written: files come under other names first. Knows models and adapters; tunes nothing.
+Files are written under temporary names first, so that no kill leaves a torn model. Knows models and adapters; tunes
+nothing.
 """
 
 from __future__ import annotations
@@ -14,39 +15,39 @@ from zotune.errors import ModelError, RunFolderError
 from zotune.models import adapters, loading, saving
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
+from zotune.runs.run_directory import CONFIG
 from zotune.yaml_file import read_yaml
 
 
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:
-    """Write the model of a run folder (or an adapter's) to a folder of its own, which must be empty or new.
+    """Write the model of a run directory or of an adapter to a new or empty folder.
 
-    merge: LoRA is written into its base model, which then loads without peft. Raises ModelError, RunFolderError.
+    merge: write LoRA into its base model, which then loads without peft. Raises ModelError, RunFolderError.
     """
     folder, target = Path(run), Path(output)
     if not folder.is_dir():
-        raise RunFolderError(f"{folder}: no such run folder")
-    free(target)
-    saved = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-    found = find_model(str(folder), str(saved.get("head") or "auto"))
-    if merge and found.adapter is None:
-        raise ModelError(f"{folder} holds no adapter to merge; its weights are whole", hint="without --merge")
-    loaded = loading.load(found.source, found.folder, found.head, device="cpu", dtype=dtype, classes=_classes(folder))
-    if found.adapter:
-        adapters.load(loaded, found.adapter)
+        raise RunFolderError(f"{folder}: no such run directory")
+    check_free(target)
+    config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    model = find_model(str(folder), str(config.get("head") or "auto"))
+    if merge and model.adapter is None:
+        raise ModelError(f"{folder} holds no adapter to merge; its weights are complete", hint="leave out --merge")
+    loaded = loading.load(model.source, model.folder, model.head, device="cpu", dtype=dtype, classes=_classes(folder))
+    if model.adapter:
+        adapters.load(loaded, model.adapter)
     if merge:
         adapters.merge(loaded)
     return write(loaded, target)
 
 
-def free(target: Path) -> None:
-    """Raises RunFolderError where a folder is not new and not empty."""
+def check_free(target: Path) -> None:
+    """Raises RunFolderError unless a folder is new or empty."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunFolderError(f"{target} exists already", hint="name a new folder")
 
 
 def write(loaded: LoadedModel, target: Path) -> Path:
-    """Save a model to a folder that is new or empty: all of it appears at once. Raises ZotuneError where the disk is
-    full."""
+    """Save a model to a new or empty folder; all files appear at once. Raises ZotuneError where the disk is full."""
     partial = target.with_name(target.name + ".partial")
     try:
         with files.writing(target, hint=""):
@@ -60,8 +61,8 @@ def write(loaded: LoadedModel, target: Path) -> Path:
 
 
 def place(loaded: LoadedModel, folder: Path) -> dict[str, str]:
-    """Save a model into a folder that holds other files; returns a hash of each file that was written. Every file is
-    the old or the new one, whenever the process is killed. Raises ZotuneError where the disk is full."""
+    """Save a model into a folder that holds other files; returns the checksum of each written file by name. A kill
+    leaves each file old or new, never torn. Raises ZotuneError where the disk is full."""
     partial = folder / ".model.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -83,11 +84,11 @@ def _save(loaded: LoadedModel, folder: Path) -> None:
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise OSError(0, str(error)) from error  # as tokenizers says that a disk is full
+        raise OSError(0, str(error)) from error  # tokenizers raises a bare Exception where the disk is full
 
 
 def _classes(folder: Path) -> int | None:
-    """How many classes the head of an adapter's model has, from the weights that were saved with it."""
+    """The number of classes of an adapter's model, from the head's weights beside it; None where there are none."""
     from safetensors import safe_open
 
     path = folder / "adapter_model.safetensors"
@@ -100,4 +101,4 @@ def _classes(folder: Path) -> int | None:
     return None
 
 
-__all__ = ["export", "free", "place", "write"]
+__all__ = ["check_free", "export", "place", "write"]

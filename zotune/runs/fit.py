@@ -23,13 +23,13 @@ from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
-from zotune.runs import replay
 from zotune.runs.conclude import conclude
 from zotune.runs.heldout import Outputs
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.provenance import header_of
 from zotune.runs.reopen import open_journal, restore
+from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
 from zotune.runs.run_directory import find_directory
 from zotune.runs.session import Session
@@ -146,7 +146,7 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
         folder,
         0 if plan.config.journal_only else plan.config.save_total_limit,
         session.initial_weights,
-        lambda step: replay.rebuilt(session.source.load(), plan.optimizer, journal, step),
+        lambda step: rebuild(session.source.load(), plan.optimizer, journal, step),
     )
     engine = session.engine(journal, store, lambda: processes.any(run.stop()))
     if run.resume:

@@ -1,14 +1,14 @@
-"""A run, resolved and checked with nothing heavy loaded: what can be refused is refused here.
+"""A plan: a run's configuration resolved and checked before any weights are loaded.
 
-Knows configuration, plugins, data and a model's small files; loads no weights.
+Knows configuration, plugins, data and a model's small files. Everything that can be refused without weights is refused
+here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from zotune.config import RunConfig
 from zotune.data import splits as data
@@ -27,12 +27,15 @@ from zotune.tasks import task_spec
 from zotune.types import Optimizer
 
 EMBEDDED = "MiniLM (embedded)"
-"""What the model is called that ships with the package."""
+"""The display name of the model that ships with the package."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """A run, resolved and checked, with nothing heavy loaded yet."""
+    """A run's configuration with everything that it names, resolved and checked.
+
+    optimizer_name: as the user gave it; spec: the task; notes: lines for the user.
+    """
 
     config: RunConfig
     objective: Objective
@@ -42,7 +45,7 @@ class Plan:
     spec: TaskSpec
     adapter: AdapterConfig
     optimizer_name: str = "auto"
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def head(self) -> Head:
@@ -50,7 +53,7 @@ class Plan:
 
     @property
     def model_name(self) -> str:
-        """What the user called the model."""
+        """The model's name as the user gave it."""
         return self.config.model or EMBEDDED
 
 
@@ -59,64 +62,79 @@ def embedded_data() -> Path:
     return Path(str(resources.files("zotune") / "data" / "support"))
 
 
-def plan(cfg: RunConfig, objective: ObjectiveSpec | None = None, optimizer: Any = None) -> Plan:
-    """Resolve and check everything that needs no model. Raises UsageError of all kinds."""
-    notes: list[str] = []
-    check_tune(cfg.tune)
-    task = task_spec.read(cfg.task)
-    calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
-    goal = objective_spec.resolve(objective or cfg.objective, cfg.objective_args, cfg.direction, calls, cfg.weight)
-    chosen, own = optimizer or cfg.optimizer, dict(cfg.optimizer_args)
-    if goal.ordered and chosen == "rank-sgd":
-        own.setdefault("points", goal.info.candidates)
-    rule = optimizer_spec.resolve(chosen, own, cfg.learning_rate, cfg.eps)
-    optimizer_spec.check_needs(rule, goal)
-    optimizer_spec.calibrated(rule, cfg.learning_rate, cfg.eps)
-    if cfg.dataset is None:
-        if cfg.model is not None:
-            raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
-        if cfg.train_split.lower().endswith(data.SUFFIXES):
-            raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {cfg.train_split}")
-        notes.append("no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support")
+def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: str | Optimizer | None = None) -> Plan:
+    """Resolve a configuration and check everything that needs no weights.
+
+    objective, optimizer: objects in place of the configuration's names. Raises UsageError.
+    """
+    check_tune(config.tune)
+    task = task_spec.read(config.task)
+    calls = Calls(config.score_concurrency, config.score_batch_size, config.score_timeout, config.score_cache)
+    resolved = objective_spec.resolve(
+        objective or config.objective, config.objective_args, config.direction, calls, config.weight
+    )
+    wanted, options = optimizer or config.optimizer, dict(config.optimizer_args)
+    if resolved.ordered and wanted == "rank-sgd":
+        options.setdefault("points", resolved.info.candidates)
+    chosen = optimizer_spec.resolve(wanted, options, config.learning_rate, config.eps)
+    optimizer_spec.check_needs(chosen, resolved)
+    optimizer_spec.calibrated(chosen, config.learning_rate, config.eps)
+    notes = _check_data_source(config)
     splits = data.load_splits(
-        cfg.dataset or embedded_data(),
-        seed=cfg.seed,
-        columns=cfg.columns,
-        train_split=cfg.train_split,
-        eval_split=cfg.eval_split,
-        test_split=cfg.test_split,
-        limit=cfg.limit,
-        train_size=cfg.train_size,
-        k_per_class=cfg.k_per_class,
+        config.dataset or embedded_data(),
+        seed=config.seed,
+        columns=config.columns,
+        train_split=config.train_split,
+        eval_split=config.eval_split,
+        test_split=config.test_split,
+        limit=config.limit,
+        train_size=config.train_size,
+        k_per_class=config.k_per_class,
     )
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    found, spec, parts = task_spec.resolve(cfg, task, parts)
-    test = parts["test"][: goal.info.test_rows]
+    model_files, spec, parts = task_spec.resolve(config, task, parts)
+    test = parts["test"][: resolved.info.test_rows]
     splits = replace(splits, train=parts["train"], validation=parts["validation"], test=test)
-    if goal.ordered and chosen == "auto" and spec.kind != "generation":  # auto is calibrated by values, or by drift
-        notes.append(f"{goal.name} compares and has no values: --optimizer rank-sgd is used")
-        chosen, own = "rank-sgd", {"points": goal.info.candidates}
-        rule = optimizer_spec.resolve(chosen, own, cfg.learning_rate, cfg.eps)
-    adapter = adapter_of(cfg)
-    adapter.check(found.head)
-    if cfg.init == "linear-probe" and found.head not in ("classification", "embedding"):
-        raise OptionError(f"--init linear-probe writes a linear head; the head {found.head!r} has none")
-    if cfg.max_kl and spec.kind != "generation":
-        raise OptionError("--max-kl limits what tuning does to generated text; this task generates none")
-    if cfg.stratify and spec.kind != "classification":
-        raise OptionError("--stratify draws batches by class, and this task has none")
-    goal.check(task_spec.offered(spec, found.head, parts), frozenset(splits.train[0]))
-    _check_metric(goal, spec)
-    named = chosen if isinstance(chosen, str) else type(chosen).__name__
-    return Plan(cfg, goal, rule, splits, found, spec, adapter, named, notes)
-
-
-def adapter_of(cfg: RunConfig) -> AdapterConfig:
-    return AdapterConfig(cfg.peft, cfg.lora_r, cfg.lora_alpha, tuple(cfg.lora_target_modules), cfg.prefix_tokens)
-
-
-def _check_metric(goal: Objective, spec: TaskSpec) -> None:
-    """Let objectives refuse a number of classes before anything is spent."""
-    for part in goal.each:
+    if resolved.ordered and wanted == "auto" and spec.kind != "generation":  # auto calibrates by values or by KL
+        notes.append(f"{resolved.name} compares and has no values: --optimizer rank-sgd is used")
+        wanted, options = "rank-sgd", {"points": resolved.info.candidates}
+        chosen = optimizer_spec.resolve(wanted, options, config.learning_rate, config.eps)
+    adapter = adapter_of(config)
+    adapter.check(model_files.head)
+    _check_task(config, spec, model_files.head)
+    resolved.check(task_spec.offered(spec, model_files.head, parts), frozenset(splits.train[0]))
+    for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))
+    name = wanted if isinstance(wanted, str) else type(wanted).__name__
+    return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes))
+
+
+def adapter_of(config: RunConfig) -> AdapterConfig:
+    """The adapter that a configuration describes."""
+    targets = tuple(config.lora_target_modules)
+    return AdapterConfig(config.peft, config.lora_r, config.lora_alpha, targets, config.prefix_tokens)
+
+
+def _check_data_source(config: RunConfig) -> list[str]:
+    """Notes for the user where the embedded data are used. Raises OptionError where a data set is missing."""
+    if config.dataset is not None:
+        return []
+    if config.model is not None:
+        raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
+    if config.train_split.lower().endswith(data.SUFFIXES):
+        raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {config.train_split}")
+    return ["no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support"]
+
+
+def _check_task(config: RunConfig, spec: TaskSpec, head: Head) -> None:
+    """Raises OptionError for options that a task or head does not have."""
+    if config.init == "linear-probe" and head not in ("classification", "embedding"):
+        raise OptionError(f"--init linear-probe writes a linear head; the head {head!r} has none")
+    if config.max_kl and spec.kind != "generation":
+        raise OptionError("--max-kl limits the KL divergence of generated text; this task generates none")
+    if config.stratify and spec.kind != "classification":
+        raise OptionError("--stratify draws batches by class, and this task has none")
+
+
+__all__ = ["EMBEDDED", "Plan", "adapter_of", "embedded_data", "plan"]

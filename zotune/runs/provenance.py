@@ -1,6 +1,6 @@
-"""What a run was made with: everything that its bits depend on, as its journal's header records it.
+"""Everything that the bits of a run depend on: the header of its journal, and env.json.
 
-Knows sessions; nothing here changes one.
+Reads sessions and changes none.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from zotune.runs.session import Session
 from zotune.search import checkpoint
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
-"""What the bits of a run depend on beside its own files; with an adapter, peft too."""
+"""Libraries whose versions the bits of a run depend on; with an adapter, peft too."""
 
 
 def header_of(session: Session) -> dict[str, Any]:
-    """Everything that the bits depend on."""
+    """The header of a session's journal, as JSON values: everything that the bits depend on."""
     plan, space = session.plan, session.space
     config, processes = plan.config, session.processes
     tensors = {t.name: [list(t.shape), f"{seeds.name_key(t.name):016x}"] for t in space.theta.tensors}
@@ -76,7 +76,7 @@ def header_of(session: Session) -> dict[str, Any]:
 
 
 def _task_record(plan: Plan) -> dict[str, Any]:
-    """What the bits depend on beside the template."""
+    """Everything about the task that the bits depend on, except the template."""
     spec = plan.spec
     record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
     if spec.classes:
@@ -88,7 +88,7 @@ def _task_record(plan: Plan) -> dict[str, Any]:
 
 
 def source_hash(target: Any) -> str:
-    """A hash of the file that defines a function or class, or of its name where there is no file."""
+    """The hash of the file that defines an object's class or a function, or of its name where there is no file."""
     target = declarations.definition(target)
     try:
         text = Path(inspect.getfile(target)).read_bytes()
@@ -105,7 +105,7 @@ def _plain(optimizer: Any) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for env.json and `zotune env`."""
+    """Versions and machine: the content of env.json and of `zotune env`."""
     versions: dict[str, str | None] = {}
     for name in ("zotune", "torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "pluggy", "peft"):
         try:
