@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +63,8 @@ def misspelt(registr: Any) -> None: ...
     [
         (source("bad", load=raising(ImportError("no torch here"))), "cannot be imported: ImportError: no torch here"),
         (source("bad", load=raising(SystemExit(3))), "cannot be imported: SystemExit"),
+        (source("bad", load=raising(KeyboardInterrupt())), "cannot be imported: KeyboardInterrupt"),
+        (source("bad", register_optimizers=lambda register: sys.exit(1)), "nothing of it is used: SystemExit: 1"),
         (source("bad", register_optimizers=two_then_fail), "nothing of it is used: RuntimeError: half way"),
         (source("bad", register_optimizer=registers("x")), "unknown hook 'register_optimizer'"),
         (source("bad", register_optimizers=misspelt), "is refused"),
@@ -79,6 +84,49 @@ def test_a_bad_plugin_is_reported_and_the_rest_work(bad: Source, said: str) -> N
     (failure,) = found.failures
     assert (failure.plugin, failure.distribution, failure.version) == ("bad", "stranger", "1.2")
     assert said in failure.reason
+
+
+def test_ctrl_c_while_a_plugin_is_imported_ends_the_program() -> None:
+    def load() -> Any:
+        signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Host([source("slow", load=load)])
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("broken", ["[zotune]\nx = y\nno equals sign\n", "[zotune\n\xff", "\x00"])
+def test_broken_entry_points_of_another_package_are_survived(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "wreck-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wreck\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_bytes(broken.encode("latin-1"))
+    monkeypatch.syspath_prepend(tmp_path)
+    host = Host()
+    assert {p.name for p in host.plugins} >= {"mezo", "f1"}
+    assert all(f.distribution == "wreck" for f in host.failures)
+    if "\x00" not in broken:  # to importlib.metadata a NUL is a line like any other outside a section
+        assert "wreck" in {f.distribution for f in host.failures}
+
+
+def test_control_characters_of_plugins_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def register_objectives(register: Any) -> None:
+        register("fine", lambda: 0.0, summary="red \x1b[31m text\nnext line", paper="\x07", forwards="\x9b2J")
+
+    host = Host(
+        [
+            source("a", register_objectives=register_objectives),
+            source("b", load=raising(ValueError("\x1b]0;title\x07"))),
+            source("c", register_optimizers=registers("x\x1b[1m")),
+        ]
+    )
+    shown = json.dumps(plugins.listing(host), ensure_ascii=False) + repr(host.plugins)
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in shown)
+    assert [p.summary for p in host.plugins] == ["red \\x1b[31m text next line"]
+    assert len(host.failures) == 2
 
 
 def test_misspelt_hook_offers_the_nearest() -> None:
@@ -168,6 +216,20 @@ def test_file_targets(tmp_path: Any) -> None:
         plugins.by_path(f"{tmp_path}/mine.py:scores", "objective")
     with pytest.raises(PluginError, match="does not exist"):
         plugins.by_path(f"{tmp_path}/none.py:score", "objective")
+    with pytest.raises(PluginError, match=r"is a file.*write .*mine.py:score"):
+        plugins.default().find("objective", f"{tmp_path}/mine.py")
+    with pytest.raises(PluginError, match=r"it defines no class"):
+        plugins.by_path(f"{tmp_path}/mine.py:", "optimizer")
+    (tmp_path / "several.py").write_text("def a(x): ...\nasync def b(x): ...\nclass C: ...\ndef _hidden(): ...\n")
+    with pytest.raises(PluginError, match=r"several.py:function; it defines a, b, C\)"):
+        plugins.default().find("objective", f"{tmp_path}/several.py")
+    with pytest.raises(PluginError, match=r"write .*several.py:C\)"):
+        plugins.default().find("optimizer", f"{tmp_path}/several.py")
+    with pytest.raises(PluginError, match=r"none.py' does not exist \(.*none.py:function\)"):
+        plugins.default().find("objective", f"{tmp_path}/none.py")
+    (tmp_path / "quits.py").write_text("raise SystemExit(0)")
+    with pytest.raises(PluginError, match="cannot be imported: SystemExit: 0"):
+        plugins.by_path(f"{tmp_path}/quits.py:score", "objective")
     (tmp_path / "broken.py").write_text("raise ValueError('half written')")
     with pytest.raises(PluginError, match="half written"):
         plugins.by_path(f"{tmp_path}/broken.py:score", "objective")

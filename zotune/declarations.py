@@ -184,6 +184,14 @@ def definition(target: Any) -> Any:
     return target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
 
 
+def source_file(target: Any) -> str | None:
+    """The file that defines a function or an object's class; None for builtins and what is typed at a prompt."""
+    try:
+        return inspect.getfile(definition(target))
+    except (OSError, TypeError):
+        return None
+
+
 def signature(target: Callable[..., Any]) -> inspect.Signature:
     """How a callable is called. Raises TypeError and ValueError as `inspect.signature` does."""
     call = _call_of(target)
@@ -298,5 +306,6 @@ __all__ = [
     "plugin_problem",
     "scalar",
     "signature",
+    "source_file",
     "step_cost",
 ]

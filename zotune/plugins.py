@@ -1,31 +1,51 @@
-"""The plugin host: find, load, refuse.
+"""The plugin host: finds plugins, loads them, and refuses broken ones.
 
-Every plugin, built-in or a stranger's, comes through the entry-point group `zotune`. Each is loaded and called by
-itself and its registrations are committed only if all of them succeed, so a broken plugin is reported by name, version
-and reason while the rest work. On a clash of names the built-in keeps the bare name; everything also answers to
+Every plugin, built-in or not, comes through the entry-point group `zotune`. The host loads and calls each one by itself
+and keeps its registrations only if all of them succeed, so that a broken plugin is reported by name, version and reason
+while the rest work. On a clash of names the built-in keeps the bare name; every plugin also answers to
 `distribution/name`.
 
-Importing this module, and loading plugins that register string targets, imports neither torch nor transformers.
+Importing this module, and loading plugins that register string targets, imports neither torch nor transformers. The
+host knows what a plugin registers, not what it does.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import importlib
+import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import pluggy
 
 from zotune import declarations, hookspecs
 from zotune.errors import PluginError, nearest
+from zotune.text import one_line
 
+T = TypeVar("T")
 GROUP = "zotune"
 KINDS = ("optimizer", "objective")
+PUBLIC: Final = (
+    "zotune",
+    "zotune.errors",
+    "zotune.hookspecs",
+    "zotune.humans.ratings",
+    "zotune.scoring.functions",
+    "zotune.tasks.text_classifier",
+    "zotune.testing",
+    "zotune.text",
+    "zotune.types",
+)
+"""The modules that a plugin may import, built-in plugins included. Everything else may change without notice."""
 _OBSERVERS = ("on_step_end", "on_run_end")
 
 
@@ -53,11 +73,13 @@ class Plugin:
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
             try:
-                target = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-            except (Exception, SystemExit) as error:  # a stranger's module may raise anything while it is imported
+                target = _guarded(
+                    lambda: functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+                )
+            except _PluginFault as error:
                 raise PluginError(
-                    f"{self.kind} {self.qualified}: {self.target!r} cannot be loaded: {_say(error)}"
-                ) from error
+                    f"{self.kind} {self.qualified}: {self.target!r} cannot be loaded: {error}"
+                ) from error.__cause__
         problem = declarations.plugin_problem(self.kind, target)
         if problem:
             raise PluginError(f"{self.kind} {self.qualified}: {problem}")
@@ -74,30 +96,77 @@ class Failure:
     reason: str
 
 
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+class _PluginFault(Exception):
+    """Something that a plugin's code raised, described in one line."""
+
+
+def _guarded(run: Callable[[], T]) -> T:
+    """`run()`, which is a plugin's code. Whatever it raises becomes a _PluginFault, also SystemExit and a
+    KeyboardInterrupt that it raises itself; Ctrl-C of the user passes."""
+    with _interrupts() as pressed:
+        try:
+            return run()
+        except BaseException as error:
+            if pressed:
+                raise
+            text = one_line(str(error))
+            raise _PluginFault(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that is not empty once the user has pressed Ctrl-C in the block."""
+    pressed: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield pressed
+        return
+
+    def noted(number: int, frame: Any) -> None:
+        pressed.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, noted)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one plugin comes from: an entry point, or a module handed over in a test."""
+    """Where one plugin comes from: an entry point, or a module handed over in a test.
+
+    problem: why it cannot even be asked for its plugins; empty where it can.
+    """
 
     name: str
     distribution: str
     version: str
     load: Callable[[], Any]
+    problem: str = ""
 
 
 def installed() -> list[Source]:
     """All entry points of the group, built-ins first, then by distribution name; the first copy on the path wins."""
-    found: dict[tuple[str, str], Source] = {}
+    sources: dict[tuple[str, str], Source] = {}
     for dist in metadata.distributions():
-        points = dist.entry_points.select(group=GROUP)
-        for point in points:
-            name = (dist.metadata["Name"] or "unknown").lower().replace("_", "-")
-            key = (name, point.name)
-            found.setdefault(key, Source(point.name, name, dist.version, point.load))
-    return sorted(found.values(), key=lambda s: (s.distribution != "zotune", s.distribution, s.name))
+        for source in _sources(dist):
+            sources.setdefault((source.distribution, source.name), source)
+    return sorted(sources.values(), key=lambda s: (s.distribution != "zotune", s.distribution, s.name))
+
+
+def _sources(dist: metadata.Distribution) -> list[Source]:
+    """The plugins of one distribution, or its problem where its metadata cannot be read."""
+    name, version = "unknown", "?"
+    try:
+        name = one_line(dist.metadata["Name"] or "unknown").lower().replace("_", "-")
+        version = one_line(dist.version or "?")
+        points = list(dist.entry_points.select(group=GROUP))
+    except Exception as error:  # files of another package may hold anything
+        problem = f"has an entry_points.txt that cannot be read: {type(error).__name__}: {one_line(str(error))}"
+        return [Source("entry_points.txt", name, version, lambda: None, problem)]
+    return [Source(one_line(point.name), name, version, point.load) for point in points]
 
 
 def _disabled() -> frozenset[str]:
@@ -124,30 +193,29 @@ class Host:
                 self._admit(source)
 
     def _fail(self, source: Source, reason: str) -> None:
-        self.failures.append(Failure(source.name, source.distribution, source.version, reason))
+        self.failures.append(Failure(source.name, source.distribution, source.version, one_line(reason)))
 
     def _admit(self, source: Source) -> None:
         manager = self._manager
+        if source.problem:
+            return self._fail(source, source.problem)
         try:
-            module = source.load()
-        except (Exception, SystemExit) as error:  # a stranger's module may raise anything while it is imported
-            return self._fail(source, f"cannot be imported: {_say(error)}")
+            module = _guarded(source.load)
+        except _PluginFault as error:
+            return self._fail(source, f"cannot be imported: {error}")
         if manager.is_registered(module):
             return self._fail(source, "is the same module as another plugin; it is loaded once")
         try:
-            manager.register(module, name=f"{source.distribution}/{source.name}")
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # pluggy refuses wrong arguments; getattr on a plugin may raise anything
-            return self._fail(source, f"is refused: {_say(error)}")
+            _guarded(lambda: manager.register(module, name=f"{source.distribution}/{source.name}"))
+        except _PluginFault as error:  # pluggy refuses wrong arguments; a module's attributes may raise anything
+            return self._fail(source, f"is refused: {error}")
 
         callers = manager.get_hookcallers(module) or []
         misspelt = [c.name for c in callers if not c.has_spec()]
         hooks = [c.name for c in callers if c.has_spec()]
-        known = [n for n in vars(hookspecs) if n.startswith(("register_", "on_"))]
+        specified = [n for n in vars(hookspecs) if n.startswith(("register_", "on_"))]
         for name in misspelt:
-            self._fail(source, f"implements an unknown hook {name!r} ({nearest(name, known)})")
+            self._fail(source, f"implements an unknown hook {name!r} ({nearest(name, specified)})")
         if not hooks:
             if not misspelt:
                 self._fail(source, "implements no hook (decorate its functions with @zotune.hookimpl)")
@@ -160,10 +228,10 @@ class Host:
             for kind in KINDS:
                 if f"register_{kind}s" in hooks:
                     caller = manager.subset_hook_caller(f"register_{kind}s", remove_plugins=others)
-                    caller(register=self._collector(kind, source, collected))
-        except (Exception, SystemExit) as error:  # whatever a stranger's hook raises, the others must live
+                    _guarded(functools.partial(caller, register=self._collector(kind, source, collected)))
+        except _PluginFault as error:
             manager.unregister(module)
-            return self._fail(source, f"failed while registering, nothing of it is used: {_say(error)}")
+            return self._fail(source, f"failed while registering, nothing of it is used: {error}")
         if not collected and not set(hooks) & set(_OBSERVERS):
             self._fail(source, "registered nothing")
         for plugin in collected:
@@ -176,7 +244,7 @@ class Host:
         def register(
             name: str, target: Any, *, summary: str = "", paper: str = "", forwards: str = "", memory: str = ""
         ) -> None:
-            if not isinstance(name, str) or not name or "/" in name or ":" in name or name != name.strip():
+            if not isinstance(name, str) or not name.isprintable() or not name or set("/:") & set(name) or " " in name:
                 raise PluginError(f"{name!r} is not a plugin name; use letters, digits, '-', '_' and '.'")
             if any(p.kind == kind and p.name == name for p in out):
                 raise PluginError(f"registers the {kind} {name!r} twice")
@@ -186,7 +254,17 @@ class Host:
             if problem:
                 raise PluginError(f"{kind} {name!r}: {problem}")
             out.append(
-                Plugin(kind, name, target, summary, paper, forwards, memory, source.distribution, source.version)
+                Plugin(
+                    kind,
+                    name,
+                    target,
+                    summary=one_line(str(summary)),
+                    paper=one_line(str(paper)),
+                    forwards=one_line(str(forwards)),
+                    memory=one_line(str(memory)),
+                    distribution=source.distribution,
+                    version=source.version,
+                )
             )
 
         return register
@@ -205,8 +283,6 @@ class Host:
             self.failures.append(Failure(plugin.name, plugin.distribution, plugin.version, reason))
         self.plugins.append(plugin)
 
-    # -- use -----------------------------------------------------------------------------------------------------------
-
     def find(self, kind: str, name: str) -> Plugin:
         """The plugin of this kind and name. Raises PluginError with the nearest name."""
         of_kind = [p for p in self.plugins if p.kind == kind]
@@ -216,6 +292,8 @@ class Host:
         for f in self.failures:
             if name in (f.plugin, f.distribution, f"{f.distribution}/{f.plugin}"):
                 raise PluginError(f"unknown {kind} {name!r}: plugin {f.distribution}/{f.plugin} {f.reason}")
+        if name.endswith(".py"):
+            raise _no_attribute(name, kind)
         raise PluginError(f"unknown {kind} {name!r}", hint=nearest(name, [p.name for p in of_kind]))
 
     def has(self, kind: str, name: str) -> bool:
@@ -243,10 +321,10 @@ class Host:
             if function is None:
                 continue
             try:
-                self._manager.subset_hook_caller(hook, remove_plugins=others)(**event)
-            except Exception as error:  # an observer must never stop a run
+                _guarded(functools.partial(self._manager.subset_hook_caller(hook, remove_plugins=others), **event))
+            except _PluginFault as error:  # an observer must never stop a run
                 self._observers.remove((source, module))
-                report(f"observer {source.distribution}/{source.name} failed in {hook} and is off now: {_say(error)}")
+                report(f"observer {source.distribution}/{source.name} failed in {hook} and is switched off: {error}")
 
 
 @functools.cache
@@ -259,16 +337,13 @@ def by_path(spec: str, kind: str) -> Any:
     """The object that `file.py:name` or `package.module:name` names. Raises PluginError."""
     path, _, attribute = spec.rpartition(":")
     if not path or not attribute:
-        raise PluginError(f"{spec!r} names no {kind}; write file.py:name or package.module:name")
+        raise _no_attribute(path or attribute, kind)
     try:
-        if path.endswith(".py"):
-            module = _run_file(path, kind)
-        else:
-            module = importlib.import_module(path)
-    except PluginError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own file may raise anything
-        raise PluginError(f"{kind} {spec!r}: {path} cannot be imported: {_say(error)}") from error
+        module = _guarded(lambda: _run_file(path, kind) if path.endswith(".py") else importlib.import_module(path))
+    except _PluginFault as error:
+        if isinstance(error.__cause__, PluginError):
+            raise error.__cause__ from None
+        raise PluginError(f"{kind} {spec!r}: {path} cannot be imported: {error}") from error.__cause__
     try:
         return functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
@@ -276,9 +351,33 @@ def by_path(spec: str, kind: str) -> Any:
         raise PluginError(f"{path} has no {attribute!r}", hint=nearest(attribute, public)) from None
 
 
-def _run_file(path: str, kind: str) -> Any:
-    import importlib.util
+def _no_attribute(path: str, kind: str) -> PluginError:
+    """The error for a path that names no function or class in its module."""
+    what = "Class" if kind == "optimizer" else "function"
+    if not path.endswith(".py"):
+        return PluginError(f"{path!r} names no {kind}; write file.py:{what} or package.module:{what}")
+    if not os.path.isfile(path):
+        return PluginError(f"{kind} file {path!r} does not exist", hint=f"{path}:{what}")
+    names = _defined(path, kind)
+    hint = f"write {path}:{names[0] if len(names) == 1 else what}"
+    if len(names) != 1:
+        hint += f"; it defines {', '.join(names)}" if names else f"; it defines no {what.lower()}"
+    return PluginError(f"{path!r} is a file, and names no {what.lower()} in it", hint=hint)
 
+
+def _defined(path: str, kind: str) -> list[str]:
+    """The public functions and classes that a file defines, of an optimizer's file the classes; it is not run."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            body = ast.parse(file.read()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    kinds = (ast.ClassDef,) if kind == "optimizer" else (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [node.name for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+def _run_file(path: str, kind: str) -> Any:
+    """The module that a file defines; it is run now. Raises PluginError where there is no such file."""
     if not os.path.isfile(path):
         raise PluginError(f"{kind} file {path!r} does not exist")
     name = "zotune_user_" + os.path.splitext(os.path.basename(path))[0]
@@ -293,8 +392,8 @@ def _run_file(path: str, kind: str) -> Any:
 
 def listing(host: Host) -> Mapping[str, Any]:
     """What `zotune plugins --json` prints."""
-    shown = ("kind", "name", "distribution", "version", "summary")
+    keys = ("kind", "name", "distribution", "version", "summary")
     return {
-        "plugins": [{k: getattr(p, k) for k in shown} for p in host.plugins],
+        "plugins": [{k: getattr(p, k) for k in keys} for p in host.plugins],
         "failures": [vars(f) for f in host.failures],
     }

@@ -164,6 +164,14 @@ def test_what_may_depend_on_the_batch_is_called_on_all_of_it() -> None:
     assert len(calls) == 1
 
 
+def test_an_exception_shows_the_line_of_the_objective(tmp_path: Path) -> None:
+    source = "import json\n\n\ndef score(completions):\n    return [json.loads(c) for c in completions]\n"
+    (tmp_path / "my_metric.py").write_text(source)
+    goal = objective_spec.resolve(f"{tmp_path}/my_metric.py:score", {})
+    with pytest.raises(ObjectiveError, match=r"raised JSONDecodeError: .*\(my_metric.py:5\)"):
+        goal.score(1, rows(["no json"]))
+
+
 def test_a_failure_is_not_cached() -> None:
     state = {"broken": True}
 

@@ -7,15 +7,19 @@ ObjectiveError. Knows calls and results; knows no model, no data format and no o
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from zotune import declarations
 from zotune.errors import ObjectiveError, OptionError, Stopped, UsageError
 from zotune.scoring.calls import Cache, Calls, Meter, call, row_key, some
 from zotune.scoring.results import read, read_list, read_order
 from zotune.types import Direction, ObjectiveInfo, RunContext, Score
+
+PACKAGE: Final = Path(declarations.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,15 @@ class Objective:
         except (ObjectiveError, Stopped):
             raise
         except (Exception, SystemExit) as error:  # the user's own code may raise anything, and must not end the run
-            raise ObjectiveError(f"objective {self.name!r} raised {type(error).__name__}: {error}") from error
+            message = f"objective {self.name!r} raised {type(error).__name__}: {error}"
+            raise ObjectiveError(message + self._place(error)) from error
+
+    def _place(self, error: BaseException) -> str:
+        """The line of the objective's own file that an exception came through last, else of any file but zotune's."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(PACKAGE)]
+        file = declarations.source_file(self.function)
+        own = [f for f in frames if f.filename == file] or frames
+        return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 @dataclass(frozen=True)
