@@ -35,7 +35,8 @@ from transformers import AutoModel, AutoTokenizer
 
 import zotune
 from zotune.data import presets
-from zotune.data import splits as records
+from zotune.data.sources import read_splits
+from zotune.data.splits import load_splits
 from zotune.models.model_files import embedded_model_folder
 from zotune.runs.plan import embedded_data
 
@@ -76,7 +77,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
     To zotune, `test` are the rows that guard what is kept; the test rows lie in a file of their own."""
     source = SHARED / name if name in DATA else embedded_data()
-    rows = records.read_splits(source)
+    rows = read_splits(source)
     drawn = random.Random(0).sample(rows["validation"], min(SELECT + GUARD, len(rows["validation"])))
     test = random.Random(0).sample(rows["test"], min(TEST, len(rows["test"])))
     half = len(drawn) // 2
@@ -89,7 +90,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
 def most(folder: Path, k: int) -> int:
     """k, or as many as the smallest class has."""
-    return min(k, *Counter(str(r["label"]) for r in records.read_splits(folder / "fit")["train"]).values())
+    return min(k, *Counter(str(r["label"]) for r in read_splits(folder / "fit")["train"]).values())
 
 
 # -- zotune ------------------------------------------------------------------------------------------------------------
@@ -151,11 +152,11 @@ class Encoder(nn.Module):
 
 def adam(name: str, folder: Path, k: int, seed: int, rate: float) -> dict[str, Any]:
     """A plain fine-tuning loop on the rows that zotune draws; the best of four checkpoints on the selection rows."""
-    split = records.load_splits(folder / "fit", seed=seed, k_per_class=k)
+    split = load_splits(folder / "fit", seed=seed, k_per_class=k)
     labels = sorted({r["label"] for r in split.train})
     torch.manual_seed(seed)
     model, gold = Encoder(name, labels), {value: i for i, value in enumerate(labels)}
-    test = records.read_splits(folder / "scored.jsonl")["train"]
+    test = read_splits(folder / "scored.jsonl")["train"]
     coded = {
         part: ([model.ids(r) for r in rows], torch.tensor([gold[r["label"]] for r in rows]))
         for part, rows in (("train", split.train), ("select", split.validation), ("test", test))
@@ -269,7 +270,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as home:
                 folder = Path(home)
                 task = prepare(name, folder)
-                about = {"rows": len(records.read_splits(folder / "scored.jsonl")["train"])}
+                about = {"rows": len(read_splits(folder / "scored.jsonl")["train"])}
                 if seed == 0:
                     once([name, 0, ZERO, 0], about, scored, folder=folder, **task)
                 for k in args.k or KS:

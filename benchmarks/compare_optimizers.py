@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import zotune
 from zotune import plugins
-from zotune.data import splits as records
+from zotune.data.sources import read_splits
 from zotune.models.model_files import embedded_model_folder
 from zotune.runs.plan import embedded_data
 
@@ -83,7 +83,7 @@ def rows_of(name: str) -> tuple[list[str], list[int], list[str]]:
         splits = [[json.loads(x) for x in (SHARED / name / f"{s}.jsonl").open()] for s in ("train", "validation")]
         rows, words = splits[0][:TRAIN] + splits[1][:HELD], LABELS[name]
         return [r["text"] for r in rows], [int(r["label"]) for r in rows], words
-    loaded = records.read_splits(embedded_data())
+    loaded = read_splits(embedded_data())
     rows = loaded["train"][:TRAIN] + loaded["validation"] + loaded["test"]
     words = sorted({r["label"] for r in rows})
     return [r["text"] for r in rows], [words.index(r["label"]) for r in rows], words

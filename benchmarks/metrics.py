@@ -22,7 +22,7 @@ from typing import Any
 
 import zotune
 from zotune import config
-from zotune.data import splits as records
+from zotune.data.sources import read_splits
 from zotune.runs import check
 from zotune.runs.plan import embedded_data
 
@@ -34,7 +34,7 @@ MEZO = {"objective": "accuracy", "optimizer": "mezo", "smooth": 0, "threads": 1}
 
 def imbalanced(folder: Path) -> str:
     """The embedded messages, thinned out; a folder of splits."""
-    for split, rows in records.read_splits(embedded_data()).items():
+    for split, rows in read_splits(embedded_data()).items():
         seen: Counter[str] = Counter()
         kept = []
         for row in rows:

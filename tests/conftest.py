@@ -145,6 +145,11 @@ def rows(n: int, offset: int = 0) -> list[dict[str, Any]]:
     return out
 
 
+def numbered(n: int, classes: int = 2) -> list[dict[str, Any]]:
+    """n records whose texts are numbered and whose labels take turns."""
+    return [{"text": f"row {i}", "label": i % classes} for i in range(n)]
+
+
 def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in records))

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune.data.templates import Classes, TaskSpec, Template
+from zotune.data.classes import Classes
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.models import loading
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model

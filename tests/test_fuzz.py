@@ -36,7 +36,7 @@ from zotune import config, plugin_options, plugins
 from zotune.cli import app
 from zotune.config import RunConfig
 from zotune.data import presets, readers
-from zotune.data import splits as data
+from zotune.data.splits import load_splits
 from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OptionError, ZotuneError
 from zotune.humans.page import Server, serve
@@ -291,7 +291,7 @@ RECORD = st.one_of(
 
 def use(path: Path, cfg: RunConfig) -> None:
     """Records as far as they go without a model's weights."""
-    splits = data.load_splits(path, seed=0, limit=cfg.limit, k_per_class=cfg.k_per_class, columns=cfg.columns)
+    splits = load_splits(path, seed=0, limit=cfg.limit, k_per_class=cfg.k_per_class, columns=cfg.columns)
     json.dumps(splits.train, default=str)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     _, spec, found = task_spec.resolve(cfg, task_spec.read(cfg.task), parts)

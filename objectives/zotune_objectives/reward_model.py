@@ -150,7 +150,8 @@ class RewardModel:
     def _forward(self) -> Any:
         """The model, loaded once."""
         if not self._made:
-            from zotune.data.templates import TaskSpec, Template
+            from zotune.data.task import TaskSpec
+            from zotune.data.templates import Template
             from zotune.models import loading
             from zotune.tasks.forward import Forward
 

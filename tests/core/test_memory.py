@@ -17,7 +17,9 @@ import zotune
 from zotune.cli import app
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
-from zotune.data.templates import Classes, TaskSpec, Template
+from zotune.data.classes import Classes
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.events import Event, Note
 from zotune.models.loading import load

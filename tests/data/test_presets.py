@@ -273,7 +273,10 @@ TEXT = "template: '{text} {label}'\n"
         ("template: {casual: '{text} {label}'}", "template: unknown head 'casual' (did you mean 'causal'?)"),
         ("template: {causal: '{text}'}", "template 'causal' has no {label}, which head 'causal' needs"),
         ("template: {masked: '{text}'}", "template 'masked' has no {label}, which head 'masked' needs"),
-        ("template: {embedding: '{text} {label}'}", "would show {label} to head 'embedding' (give embedding one"),
+        (
+            "template: {embedding: '{text} {label}'}",
+            "would show {label} to head 'embedding' (give embedding a template without it)",
+        ),
         ("kind: choices\ntemplate: x", "kind must be one of classification, choice, generation, got 'choices'"),
         ("kind: choice\nchoices: a\ntemplate: {seq2seq: x}", "template 'seq2seq' has no {choice}"),
         ("kind: choice\ntemplate: '{a} {choice}'", "has no choices (the columns of the options"),
@@ -291,9 +294,9 @@ TEXT = "template: '{text} {label}'\n"
         (TEXT + "columns: text", "columns must be a mapping, got 'text'"),
         (TEXT + "columns: {text: {a: b}}", "columns: text must be text, got {'a': 'b'}"),
         (TEXT + "values: {text: cause}", "values: text must be a mapping, got 'cause'"),
-        (TEXT + "values: {txt: {a: b}}", "no template shows column 'txt' (did you mean 'text'?)"),
-        (TEXT + "cut: sep", "no template shows column 'sep'"),
-        (TEXT + "cut: premise", "no template shows column 'premise'"),
+        (TEXT + "values: {txt: {a: b}}", "no template has a place for column 'txt' (did you mean 'text'?)"),
+        (TEXT + "cut: sep", "no template has a place for column 'sep'"),
+        (TEXT + "cut: premise", "no template has a place for column 'premise'"),
         (TEXT + "calibration: It was", "calibration 'It was' has no {label}"),
         (TEXT + "max_new_tokens: many", "max_new_tokens must be a whole number, got 'many'"),
         (TEXT + "max_new_tokens: 0", "max_new_tokens must be positive, got 0"),
@@ -327,7 +330,7 @@ def test_a_default_is_held_against_the_head_that_gets_it(tmp_path: Path) -> None
     with pytest.raises(OptionError, match=r"mine: template 'default' has no \{label\}, which head 'causal' needs"):
         presets.template_for(hidden, "causal")
     only = presets.load(write(tmp_path, "template: {embedding: '{text}'}"))
-    with pytest.raises(OptionError, match=r"task mine has no template for head 'causal', only embedding"):
+    with pytest.raises(OptionError, match=r"task mine has no template for head 'causal', only for embedding"):
         presets.template_for(only, "causal")
 
 

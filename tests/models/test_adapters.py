@@ -10,7 +10,8 @@ import pytest
 import torch
 from families import CAUSAL, Families, classification, greedy, mean, option_scores
 
-from zotune.data.templates import TaskSpec, Template
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.errors import ModelError, OptionError
 from zotune.models import adapters, loading, saving
 from zotune.models.adapters import AdapterConfig

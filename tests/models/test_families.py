@@ -9,7 +9,8 @@ import pytest
 import torch
 from families import CAUSAL, MASKED, SEQ2SEQ, Families, classification, log_p, mean, option_scores
 
-from zotune.data.templates import TaskSpec, Template
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.errors import ModelError, OptionError
 from zotune.tasks import build
 
@@ -197,7 +198,7 @@ def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family
     ],
 )
 def test_a_number_is_an_index_and_a_text_an_option(options: list[str], label: Any, right: list[int]) -> None:
-    from zotune.data.templates import correct_options, option_texts
+    from zotune.data.answers import correct_options, option_texts
 
     record = {"options": options, "label": label}
     assert correct_options(record, option_texts(record, ("options",))) == right

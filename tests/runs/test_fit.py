@@ -153,7 +153,7 @@ value = 3
     ("extra", "code", "said"),
     [
         (["-d", "none.jsonl"], 2, "none.jsonl: no such file or folder"),
-        (["-d", "empty.jsonl"], 2, "empty.jsonl holds no records"),
+        (["-d", "empty.jsonl"], 2, "empty.jsonl has no records"),
         (["-d", "broken.jsonl"], 2, "broken.jsonl, line 2: broken JSON"),
         (["-d", "nolabel.jsonl"], 2, "no column 'label'; columns found: text, gold"),
         (["--template", "{sentence}"], 2, "no column 'sentence'; columns found: text, label"),

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import rows
 
-from zotune.data import templates
-from zotune.data.templates import Classes, TaskSpec, Template
+from zotune.data.classes import Classes, find_classes
+from zotune.data.task import TaskSpec, check_template
+from zotune.data.templates import Template
 from zotune.errors import DataError, OptionError
 from zotune.models import loading
 from zotune.models.model_files import find_model
@@ -148,19 +149,19 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     ],
 )
 def test_classes(labels: list[Any], given_: str | None, keys: tuple[str, ...], words: tuple[str, ...]) -> None:
-    found = templates.find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
+    found = find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
     assert (found.values, found.words) == (keys, words)
 
 
 def test_label_text_names_numbers() -> None:
     records = [{"label": 1, "label_text": "positive"}, {"label": 0, "label_text": "negative"}]
-    assert templates.find_classes({"train": records}, None, True).words == ("negative", "positive")
+    assert find_classes({"train": records}, None, True).words == ("negative", "positive")
 
 
 @pytest.mark.parametrize(
     ("labels", "given_", "error", "said"),
     [
-        ([0, 1], None, OptionError, "nothing says what they mean"),
+        ([0, 1], None, OptionError, "this model needs a word for each"),
         ([0, 1, 2], "bad,good", OptionError, "do not fit the 3 labels found: 0, 1, 2"),
         (["x", "y"], "bad,good", OptionError, "do not fit"),
         (["x", "y"], "x=bad", OptionError, "no word for y"),
@@ -174,10 +175,10 @@ def test_label_text_names_numbers() -> None:
 def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: Any, said: str) -> None:
     records = {"train": [{"label": x} for x in labels]}
     if error is None:
-        templates.find_classes(records, given_, True)
+        find_classes(records, given_, True)
     else:
         with pytest.raises(error, match=said):
-            templates.find_classes(records, given_, True)
+            find_classes(records, given_, True)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +187,12 @@ def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: An
 def test_templates_reach_nothing_but_columns(text: str) -> None:
     with pytest.raises(OptionError):
         made = Template(text)
-        templates.check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
+        check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
 
 
 def test_template_columns_are_checked() -> None:
     with pytest.raises(DataError, match=r"train record 2 has no column 'premise'; columns found: premise, text"):
-        templates.check_template(
-            Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding"
-        )
+        check_template(Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding")
     with pytest.raises(OptionError, match=r"no \{label\}"):
-        templates.check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
+        check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
     assert Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"

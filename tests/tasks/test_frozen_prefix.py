@@ -11,7 +11,9 @@ import torch
 from conftest import rows
 from torch import nn
 
-from zotune.data.templates import Classes, TaskSpec, Template
+from zotune.data.classes import Classes
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.models import loading
 from zotune.models.loaded_model import add_linear_head
 from zotune.models.model_files import find_model

@@ -12,7 +12,8 @@ import pytest
 import torch
 from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 
-from zotune.data.templates import TaskSpec, Template
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models import loading, saving
 from zotune.tasks import build

@@ -14,7 +14,8 @@ from test_generation import QUESTIONS
 
 from zotune import config
 from zotune.core.recipe import Noise
-from zotune.data.templates import TaskSpec, Template
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.events import ignore
 from zotune.models import loading
 from zotune.models.model_files import find_model

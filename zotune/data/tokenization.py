@@ -1,8 +1,9 @@
-"""Tokenizes filled templates: prompt and answer together, split by character offset, shortened to a limit.
+"""Tokenization: filled templates to token ids, shortened to a limit, and rows of ids to padded batches.
 
-Tokenised apart, the last token of a prompt and the first of an answer can be others than together; so they never are.
-Shortening takes tokens of demonstrations first (the oldest), then of the column that the task names, then of the
-longest ones: an answer, a question, and the template's own words stay.
+Prompt and answer are tokenized together and split by character offset: tokenized apart, the last token of the prompt
+and the first of the answer could be other tokens. A text that is too long loses tokens of demonstrations first (the
+oldest first), then of the column that the task names, then of the longest columns; the answer and the template's own
+words stay.
 
 Knows tokenizers; knows no task and no model.
 """
@@ -24,7 +25,8 @@ from zotune.models.configuration import config_value
 
 @dataclass(frozen=True)
 class Encoding:
-    """Token ids; places: where the target's tokens are; cut: whether text was left out."""
+    """A tokenized text. ids: its tokens; target_positions: indices of the answer's tokens in `ids`; truncated: whether
+    tokens were left out."""
 
     ids: tuple[int, ...]
     target_positions: tuple[int, ...]
@@ -32,7 +34,11 @@ class Encoding:
 
 
 class PromptTokenizer:
-    """A tokenizer with a limit. cut: the column that is shortened first."""
+    """A tokenizer with a limit.
+
+    limit: tokens of a text at most; cut: the column that is shortened first; pad: the id of padding; typed: whether
+    batches have token_type_ids.
+    """
 
     def __init__(self, tokenizer: Any, limit: int, cut: str | None = None) -> None:
         self.tokenizer, self.limit, self.cut = tokenizer, limit, cut
@@ -42,127 +48,130 @@ class PromptTokenizer:
     def encode(
         self, filled: FilledTemplate, special: bool = True, limit: int | None = None, tail: bool = True
     ) -> Encoding:
-        """Tokens of a text, and which of them are its target's. tail: whether what follows the target is kept; without
-        a target, the end tokens after the text. Raises OptionError for a target without tokens, or longer than the
-        limit."""
+        """The tokens of a text.
+
+        special: add the tokenizer's special tokens; limit: instead of the tokenizer's own; tail: keep the tokens after
+        the answer, or, in a text without an answer, the special tokens after the text. Raises OptionError for an answer
+        without tokens, and for one that is longer than the limit.
+        """
         limit = self.limit if limit is None else limit
-        ids, offsets = self._offsets(filled, special)
-        places = self._inside(offsets, filled.target) if filled.target else []
-        if filled.target and not places:
-            said = filled.text[slice(*filled.target)]
-            raise OptionError(f"{said!r} has no token after {filled.text[: filled.target[0]][-20:]!r}")
+        ids, offsets = self._with_offsets(filled, special)
+        positions = _overlapping(offsets, filled.target) if filled.target else []
+        if filled.target and not positions:
+            answer = filled.text[slice(*filled.target)]
+            raise OptionError(f"the answer {answer!r} has no token after {filled.text[: filled.target[0]][-20:]!r}")
         if not tail:
-            end = max(places or [i for i, (a, b) in enumerate(offsets) if b > a], default=len(ids) - 1) + 1
+            end = max(positions or [i for i, (a, b) in enumerate(offsets) if b > a], default=len(ids) - 1) + 1
             ids, offsets = ids[:end], offsets[:end]
-        over = len(ids) - limit
-        if over <= 0:
-            return Encoding(tuple(ids), tuple(places), False)
+        excess = len(ids) - limit
+        if excess <= 0:
+            return Encoding(tuple(ids), tuple(positions), False)
         end = filled.target[0] if filled.target else len(filled.text)
-        gone = self._left_out(filled, offsets, set(places), over, None if tail else end)
-        if len(gone) < over:
-            said = filled.text[slice(*filled.target)] if filled.target else filled.text
-            raise OptionError(f"{said[:60]!r} alone is longer than --max-length {limit}")
-        kept = [i for i in range(len(ids)) if i not in gone]
-        where = {old: new for new, old in enumerate(kept)}
-        return Encoding(tuple(ids[i] for i in kept), tuple(where[i] for i in places), True)
+        dropped = self._to_drop(filled, offsets, set(positions), excess, None if tail else end)
+        if len(dropped) < excess:
+            text = filled.text[slice(*filled.target)] if filled.target else filled.text
+            raise OptionError(f"{text[:60]!r} alone is longer than --max-length {limit}", hint="a larger --max-length")
+        kept = [i for i in range(len(ids)) if i not in dropped]
+        new_position = {old: new for new, old in enumerate(kept)}
+        return Encoding(tuple(ids[i] for i in kept), tuple(new_position[i] for i in positions), True)
 
-    def _offsets(self, filled: FilledTemplate, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and the (start, end) of each in the text; (0, 0) for special ones."""
-        text, p, tokenizer = filled.text, filled.pair, self.tokenizer
-        both = (text,) if p is None else (text[:p].rstrip(), text[p:])
-        if config_value(tokenizer, "is_fast", False):
-            coded = tokenizer(*both, return_offsets_mapping=True, add_special_tokens=special, verbose=False)
-            shift = [0, 0 if p is None else p]
-            parts = coded.sequence_ids(0)
-            offsets = [
-                (0, 0) if part is None else (a + shift[part], b + shift[part])
-                for part, (a, b) in zip(parts, coded["offset_mapping"], strict=True)
-            ]
-            return list(coded["input_ids"]), offsets
-        return self._guessed(both, filled.target, special)
+    def _with_offsets(self, filled: FilledTemplate, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and the (start, end) of each in the text; (0, 0) for special tokens."""
+        text, pair, tokenizer = filled.text, filled.pair, self.tokenizer
+        texts = (text,) if pair is None else (text[:pair].rstrip(), text[pair:])
+        if not config_value(tokenizer, "is_fast", False):
+            return self._with_estimated_offsets(texts, filled.target, special)
+        encoded = tokenizer(*texts, return_offsets_mapping=True, add_special_tokens=special, verbose=False)
+        shift = [0, 0 if pair is None else pair]
+        offsets = [
+            (0, 0) if part is None else (a + shift[part], b + shift[part])
+            for part, (a, b) in zip(encoded.sequence_ids(0), encoded["offset_mapping"], strict=True)
+        ]
+        return list(encoded["input_ids"]), offsets
 
-    def _guessed(
-        self, both: Sequence[str], target: tuple[int, int] | None, special: bool
+    def _with_estimated_offsets(
+        self, texts: Sequence[str], target: tuple[int, int] | None, special: bool
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The same for a tokenizer that tells no offsets: the prompt is what it has in common with itself alone, and
-        nothing tells columns apart."""
-        ids, bare = (list(self.tokenizer(*both, add_special_tokens=s)["input_ids"]) for s in (special, False))
+        """The same for a slow tokenizer, which has no offsets. The prompt's tokens are those that also begin the prompt
+        tokenized alone; columns are not told apart."""
+        ids, bare = (list(self.tokenizer(*texts, add_special_tokens=s)["input_ids"]) for s in (special, False))
         first = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), None)
-        if first is None or target is None:  # special tokens within a pair
+        if first is None or target is None:  # special tokens stand between the texts of a pair
             return ids, [(0, 0) if i in self.tokenizer.all_special_ids else (0, 1) for i in ids]
-        alone = self.tokenizer("".join(both)[: target[0]], add_special_tokens=False)["input_ids"]
-        same = next((i for i, (a, b) in enumerate(zip(bare, alone, strict=False)) if a != b), len(alone))
-        offsets = [(0, 1)] * same + [target] * (len(bare) - same)
+        prompt = self.tokenizer("".join(texts)[: target[0]], add_special_tokens=False)["input_ids"]
+        shared = next((i for i, (a, b) in enumerate(zip(bare, prompt, strict=False)) if a != b), len(prompt))
+        offsets = [(0, 1)] * shared + [target] * (len(bare) - shared)
         return ids, [(0, 0)] * first + offsets + [(0, 0)] * (len(ids) - first - len(bare))
 
-    @staticmethod
-    def _inside(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
-        """Tokens that share a character with the span."""
-        start, end = span
-        return [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
-
-    def _left_out(
+    def _to_drop(
         self,
         filled: FilledTemplate,
         offsets: Sequence[tuple[int, int]],
-        kept: set[int],
-        over: int,
-        going_on: int | None,
+        answer: set[int],
+        excess: int,
+        continued_at: int | None,
     ) -> set[int]:
-        """Tokens to leave out. going_on: where the answer follows; a column that ends right there, such as a prompt
-        that is all the text, loses its beginning, as demonstrations do; others lose their end."""
-        found = {
-            name: [i for i in self._inside(offsets, span) if i not in kept and offsets[i][0] >= span[0]]
+        """Indices of `excess` tokens to leave out, fewer where there are not as many.
+
+        continued_at: the position where an answer follows. A column that ends there, such as a prompt that is the whole
+        text, loses its beginning, as demonstrations do; the others lose their end.
+        """
+        by_column = {
+            name: [i for i in _overlapping(offsets, span) if i not in answer and offsets[i][0] >= span[0]]
             for name, span in filled.spans.items()
             if span[1] > span[0]
         }
-        order = sorted(found, key=lambda n: (n != SHOTS, n != self.cut, -len(found[n])))
-        gone: set[int] = set()
-        for name in order:
-            early = name == SHOTS or filled.spans[name][1] == going_on
-            some = found[name] if early else found[name][::-1]
-            gone |= set(some[: over - len(gone)])
-        if len(gone) < over:  # text of no column, from the beginning
-            rest = [i for i, (a, b) in enumerate(offsets) if b > a and i not in kept and i not in gone]
-            gone |= set(rest[: over - len(gone)])
-        return gone
-
-    # -- batches -------------------------------------------------------------------------------------------------------
+        dropped: set[int] = set()
+        for name in sorted(by_column, key=lambda n: (n != SHOTS, n != self.cut, -len(by_column[n]))):
+            from_start = name == SHOTS or filled.spans[name][1] == continued_at
+            tokens = by_column[name] if from_start else by_column[name][::-1]
+            dropped |= set(tokens[: excess - len(dropped)])
+        if len(dropped) < excess:  # then text of no column, from the beginning
+            rest = [i for i, (a, b) in enumerate(offsets) if b > a and i not in answer and i not in dropped]
+            dropped |= set(rest[: excess - len(dropped)])
+        return dropped
 
     def pad_right(self, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """input_ids, attention_mask, and token_type_ids where the model was trained with them."""
+        """A batch of token ids: `input_ids` and `attention_mask` (rows, longest row), and `token_type_ids` where the
+        model was trained with them."""
         ids, mask = self._padded(rows, left=False)
-        out = {"input_ids": ids, "attention_mask": mask}
+        batch = {"input_ids": ids, "attention_mask": mask}
         if self.typed:
-            out["token_type_ids"] = self._types(ids) * mask
-        return _sent(out, device)
+            batch["token_type_ids"] = self._token_types(ids) * mask
+        return _to_device(batch, device)
 
     def pad_left(self, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """The same for generation, which goes on at the right end."""
+        """A batch for generation, which continues at the right end: `input_ids` and `attention_mask`."""
         ids, mask = self._padded(rows, left=True)
-        return _sent({"input_ids": ids, "attention_mask": mask}, device)
+        return _to_device({"input_ids": ids, "attention_mask": mask}, device)
 
     def _padded(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
-        """Ids and mask; by numpy, which reads tuples several times as fast as torch."""
+        """Ids and mask, built by numpy, which reads tuples several times as fast as torch."""
         width = max(map(len, rows))
         gaps = [width - len(row) for row in rows]
         full = [(*[self.pad] * g, *row) if left else (*row, *[self.pad] * g) for row, g in zip(rows, gaps, strict=True)]
-        places, gap = np.arange(width), np.array(gaps)[:, None]
-        mask = places >= gap if left else places < width - gap
+        positions, gap = np.arange(width), np.array(gaps)[:, None]
+        mask = positions >= gap if left else positions < width - gap
         return torch.from_numpy(np.array(full, dtype=np.int64)), torch.from_numpy(mask.astype(np.int64))
 
-    def _types(self, ids: Tensor) -> Tensor:
-        """1 for the second text of a pair: what comes after the first separator, where there is another."""
-        mark = ids == (self.tokenizer.sep_token_id if self.tokenizer.sep_token_id is not None else -1)
-        seen = mark.long().cumsum(1) - mark.long()
-        return ((seen == 1) & (mark.sum(1, keepdim=True) > 1)).long()
+    def _token_types(self, ids: Tensor) -> Tensor:
+        """1 for tokens of the second text of a pair: those after the first separator, where there is a second one."""
+        separator = ids == (self.tokenizer.sep_token_id if self.tokenizer.sep_token_id is not None else -1)
+        before = separator.long().cumsum(1) - separator.long()
+        return ((before == 1) & (separator.sum(1, keepdim=True) > 1)).long()
 
 
-def _sent(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """On the device; a GPU fetches them while it works."""
+def _overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
+    """Indices of the tokens that share a character with the span."""
+    start, end = span
+    return [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
+
+
+def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on the device; a GPU copies it while it computes."""
     if device.type == "cuda":
-        return {name: x.pin_memory().to(device, non_blocking=True) for name, x in inputs.items()}
-    return {name: x.to(device) for name, x in inputs.items()}
+        return {name: x.pin_memory().to(device, non_blocking=True) for name, x in batch.items()}
+    return {name: x.to(device) for name, x in batch.items()}
 
 
 __all__ = ["Encoding", "PromptTokenizer"]

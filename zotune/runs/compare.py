@@ -25,8 +25,8 @@ import torch
 
 from zotune import config, files, plugins
 from zotune.config import RunConfig
-from zotune.data.splits import Record
-from zotune.data.templates import TaskSpec
+from zotune.data.records import Record
+from zotune.data.task import TaskSpec
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError, RunFolderError
 from zotune.events import Emit, Note, Phase, ignore
 from zotune.humans import console

@@ -12,10 +12,11 @@ from typing import Any, get_type_hints, overload
 
 from zotune import config, seeds
 from zotune.config import RunConfig
-from zotune.data import splits
-from zotune.data.templates import LM_HEADS
+from zotune.data.records import Record, rename_columns
+from zotune.data.sources import DataSource, load_source
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, ignore
+from zotune.models.heads import LM_HEADS
 from zotune.options import convert
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
@@ -74,7 +75,7 @@ def evaluate(
     if shots and cfg.train_split not in source.splits:
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
-        parts["train"] = splits.rename_columns(source.splits[cfg.train_split], cfg.columns)
+        parts["train"] = rename_columns(source.splits[cfg.train_split], cfg.columns)
     found, spec, parts = task_spec.resolve(cfg, task, parts)
     if (shots or calibrate) and found.head not in LM_HEADS:
         raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
@@ -122,12 +123,12 @@ def _score(held: HeldOutSet, outputs: Mapping[str, Any], seed: int) -> ScoreEsti
     return held.estimate(outputs, score, seeds.derive(seed, "bootstrap"))
 
 
-def held_out(cfg: RunConfig, split: str | None) -> tuple[splits.DataSource, str, list[splits.Record]]:
+def held_out(cfg: RunConfig, split: str | None) -> tuple[DataSource, str, list[Record]]:
     """The data, and of it the split (test, else validation, else the first) and its rows that are scored. Raises
     DataError."""
-    source = splits.load_source(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
+    source = load_source(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
     name = split or next((s for s in ("test", "validation") if s in source.splits), next(iter(source.splits)))
-    return source, name, splits.rename_columns(source.split(name), cfg.columns)[: cfg.limit]
+    return source, name, rename_columns(source.split(name), cfg.columns)[: cfg.limit]
 
 
 def inherit(cfg: RunConfig) -> RunConfig:

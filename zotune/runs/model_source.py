@@ -13,7 +13,7 @@ import torch
 
 from zotune.config import RunConfig
 from zotune.core.space import Space
-from zotune.data.templates import TaskSpec
+from zotune.data.task import TaskSpec
 from zotune.events import Emit, Phase
 from zotune.models import adapters, loading
 from zotune.models.loaded_model import LoadedModel

@@ -11,8 +11,9 @@ from importlib import resources
 from pathlib import Path
 
 from zotune.config import RunConfig
-from zotune.data import splits as data
-from zotune.data.templates import TaskSpec
+from zotune.data.readers import SUFFIXES
+from zotune.data.splits import Splits, load_splits
+from zotune.data.task import TaskSpec
 from zotune.errors import OptionError
 from zotune.models.adapters import AdapterConfig
 from zotune.models.heads import Head
@@ -40,7 +41,7 @@ class Plan:
     config: RunConfig
     objective: Objective
     optimizer: Optimizer
-    splits: data.Splits
+    splits: Splits
     model_files: ModelFiles
     spec: TaskSpec
     adapter: AdapterConfig
@@ -80,7 +81,7 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
     optimizer_spec.check_needs(chosen, resolved)
     optimizer_spec.calibrated(chosen, config.learning_rate, config.eps)
     notes = _check_data_source(config)
-    splits = data.load_splits(
+    splits = load_splits(
         config.dataset or embedded_data(),
         seed=config.seed,
         columns=config.columns,
@@ -122,7 +123,7 @@ def _check_data_source(config: RunConfig) -> list[str]:
         return []
     if config.model is not None:
         raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
-    if config.train_split.lower().endswith(data.SUFFIXES):
+    if config.train_split.lower().endswith(SUFFIXES):
         raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {config.train_split}")
     return ["no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support"]
 

@@ -5,9 +5,9 @@ Knows every kind of task; computes nothing itself.
 
 from __future__ import annotations
 
-from zotune.data.templates import LM_HEADS, TaskSpec
+from zotune.data.task import TaskSpec
 from zotune.errors import OptionError
-from zotune.models.heads import Head
+from zotune.models.heads import LM_HEADS, Head
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.classification import SAMPLING_TEMPERATURE, Choosing, Rows, Whole, Worded
 from zotune.tasks.generation import Generating

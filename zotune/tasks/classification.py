@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from zotune import seeds
-from zotune.data.splits import Record
-from zotune.data.templates import FilledTemplate, TaskSpec, Template, correct_options, option_texts
+from zotune.data.answers import correct_options, option_texts
+from zotune.data.records import Record
+from zotune.data.task import TaskSpec
+from zotune.data.templates import FilledTemplate, Template
 from zotune.errors import ModelError, OptionError
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel
 from zotune.tasks.forward import Forward, Tokens, fitted

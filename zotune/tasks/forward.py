@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zotune.core.joint_forward import JointForward
-from zotune.data.templates import TaskSpec
+from zotune.data.task import TaskSpec
 from zotune.data.tokenization import PromptTokenizer
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from zotune import seeds
-from zotune.data.splits import Record
-from zotune.data.templates import SHOTS, FilledTemplate, TaskSpec, reference_texts
+from zotune.data.answers import reference_texts
+from zotune.data.records import Record
+from zotune.data.task import TaskSpec
+from zotune.data.templates import SHOTS, FilledTemplate
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
 from zotune.models.quiet import quiet

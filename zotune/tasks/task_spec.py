@@ -11,21 +11,14 @@ from dataclasses import dataclass
 
 from zotune.config import RunConfig
 from zotune.data import presets
-from zotune.data.splits import Record, describe_columns, rename_columns
-from zotune.data.templates import (
-    LM_HEADS,
-    TARGETS,
-    TASK_KINDS,
-    Classes,
-    TaskKind,
-    TaskSpec,
-    Template,
-    find_classes,
-    preset_classes,
-    reference_texts,
-)
+from zotune.data.answers import reference_texts
+from zotune.data.classes import Classes, find_classes, preset_classes
+from zotune.data.records import Record, describe_columns, rename_columns
+from zotune.data.task import TaskSpec
+from zotune.data.task_kinds import TARGETS, TASK_KINDS, TaskKind
+from zotune.data.templates import Template
 from zotune.errors import DataError, OptionError
-from zotune.models.heads import Head
+from zotune.models.heads import LM_HEADS, Head
 from zotune.models.model_files import ModelFiles, find_model
 from zotune.tasks import build
 from zotune.tasks.generation import PAIRS

@@ -1,0 +1,138 @@
+"""Data sources: a file, a folder with a file for each split, or a hub id, as named splits of records.
+
+Knows split names; does not decide which rows train, validate or test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zotune.data.hub import looks_like_hub_id, read_hub
+from zotune.data.readers import SUFFIXES, path_type, read_file
+from zotune.data.records import Record, normalize
+from zotune.errors import DataError, nearest
+
+SPLIT_NAMES = {
+    "validation": ("validation", "validation_matched", "valid", "val", "dev", "eval"),
+    "test": ("test",),
+    "train": ("train",),
+}
+"""Split → names that files and hub data sets use for it, the first present is taken."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The splits of a source.
+
+    splits: records by split name. aliases: the source's own name → split name (`dev` → `validation`). files: records by
+    resolved path, so that a file under two names is read once and recognized. left_out: split name → why it cannot be
+    used. notes: what was left out, in words.
+    """
+
+    name: str
+    splits: dict[str, list[Record]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    files: dict[Path, list[Record]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> list[Record]:
+        """The records of a split, named by a split name or the path of a file. Equal records of one file are the same
+        list, under whatever name. Raises DataError."""
+        if name in self.splits or name in self.aliases:
+            return self.splits[self.aliases.get(name, name)]
+        if name in self.left_out:
+            raise DataError(f"{self.name}: split {name!r} cannot be used: {self.left_out[name]}")
+        if not name.lower().endswith(SUFFIXES):
+            raise DataError(f"{self.name} has no split {name!r}", hint=nearest(name, self.splits))
+        path = to_path(name)
+        kind = path_type(path)
+        if kind == "file":
+            return self._file(path)
+        reason = "that is a folder, not a file" if kind == "folder" else "there is no such file"
+        raise DataError(f"{self.name} has no split {name!r}, and {reason}", hint=nearest(name, self.splits))
+
+    def _file(self, path: Path) -> list[Record]:
+        resolved = path.resolve()
+        if resolved not in self.files:
+            self.files[resolved] = normalize(read_file(path), str(path))
+        return self.files[resolved]
+
+
+def load_source(source: str | Path, *, label: str = "label") -> DataSource:
+    """All splits of a source, with normalized records.
+
+    A file is the split "train". In a folder each data file is a split named by its stem; valid, val, dev, eval and
+    validation_matched stand for validation. A text that is no path and looks like a hub id is read from the hub, where
+    `label` names the column of class numbers. Raises DataError.
+    """
+    if isinstance(source, str) and not source.strip():
+        raise DataError(f"the path of the data is empty: {source!r}", hint="--dataset PATH or a hub id")
+    path = to_path(source)
+    kind = path_type(path)
+    if kind == "file":
+        records = normalize(read_file(path), str(path))
+        return DataSource(str(source), {"train": records}, files={path.resolve(): records})
+    if kind == "folder":
+        return _load_folder(source, path)
+    if kind == "other":
+        raise DataError(f"{source} is neither a file nor a folder")
+    if not isinstance(source, str) or not looks_like_hub_id(source):
+        raise DataError(f"{source}: no such file or folder")
+    hub = read_hub(source, label)
+    aliases = _aliases(hub.splits)
+    splits = {aliases.get(s, s): normalize(records, f"{source}, split {s!r}") for s, records in hub.splits.items()}
+    notes = [f"split {split!r} left out: {reason}" for split, reason in hub.left_out.items()]
+    return DataSource(source, splits, aliases, left_out=hub.left_out, notes=(*notes, *hub.notes))
+
+
+def read_splits(source: str | Path, *, label: str = "label") -> dict[str, list[Record]]:
+    """The records of a source by split name, as `load_source` reads them. Raises DataError."""
+    return load_source(source, label=label).splits
+
+
+def to_path(source: str | Path) -> Path:
+    """A path with `~` expanded."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~name of an unknown user
+        return Path(source)
+
+
+def _load_folder(source: str | Path, path: Path) -> DataSource:
+    try:
+        entries = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
+    by_stem: dict[str, Path] = {}
+    standard = {name for names in SPLIT_NAMES.values() for name in names}
+    for entry in entries:
+        kind = path_type(entry)
+        if kind != "file":
+            raise DataError(f"{entry} is {'a folder' if kind == 'folder' else 'missing'}, but named like a data file")
+        stem = entry.stem.removesuffix("-00000-of-00001")  # as the hub names the only parquet file of a split
+        stem = stem.lower() if stem.lower() in standard else stem
+        if stem in by_stem:
+            raise DataError(f"{path} has more than one {stem} file: {by_stem[stem].name}, {entry.name}")
+        by_stem[stem] = entry
+    if not by_stem:
+        raise DataError(f"{path} has no data file", hint=f"expected train{'|train'.join(SUFFIXES)}")
+    aliases = _aliases(by_stem)
+    splits, files = {}, {}
+    for stem, entry in by_stem.items():
+        records = normalize(read_file(entry), str(entry))
+        splits[aliases.get(stem, stem)] = files[entry.resolve()] = records
+    return DataSource(str(source), splits, aliases, files)
+
+
+def _aliases(names: Iterable[str]) -> dict[str, str]:
+    """The source's own name → split name, for each split whose name differs. Of several names for one split the first
+    in SPLIT_NAMES stands for it; the others stay splits of their own."""
+    lower = {name.lower(): name for name in names}
+    chosen = {split: next((lower[a] for a in known if a in lower), None) for split, known in SPLIT_NAMES.items()}
+    return {name: split for split, name in chosen.items() if name is not None and name != split}
+
+
+__all__ = ["DataSource", "load_source", "read_splits", "to_path"]

@@ -1,0 +1,115 @@
+"""The task of a run: its kind, template and what the kind needs, checked against the records.
+
+Knows records and templates; knows no tokens and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zotune.data.answers import correct_options, option_texts, reference_texts
+from zotune.data.classes import Classes
+from zotune.data.records import Record, describe_columns
+from zotune.data.task_kinds import TARGETS, TaskKind
+from zotune.data.templates import Template
+from zotune.errors import DataError, OptionError
+from zotune.models.heads import LM_HEADS
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a run asks its model.
+
+    classes: the classes of a classification task; choices: the columns of the options of multiple choice; cut: the
+    column that is shortened first; calibration: a template without the row's content, whose log-probabilities are
+    subtracted from those of the answers; demonstrations: the text before every prompt. For generation: stop (texts that
+    end a completion), max_new_tokens, temperature (0 is greedy), top_p, and system (the first message of a chat).
+    """
+
+    kind: TaskKind
+    template: Template
+    classes: Classes | None = None
+    choices: tuple[str, ...] = ()
+    cut: str | None = None
+    calibration: Template | None = None
+    demonstrations: str = ""
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    system: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The place of the answer in the template."""
+        return TARGETS[self.kind]
+
+    def check(self, parts: Mapping[str, Sequence[Record]], head: str) -> None:
+        """Check, before a model is loaded, that every record has what the template and the kind need.
+
+        parts: records by the name of their set, which errors show. Raises OptionError or DataError.
+        """
+        check_template(self.template, parts, head, self.kind)
+        if self.kind == "choice":
+            for part, records in parts.items():
+                for number, record in enumerate(records, 1):
+                    _check_options(f"{part} record {number}", record, self.choices, records)
+
+    def references(self, record: Mapping[str, Any]) -> list[str]:
+        """The correct answers of a record as text; empty where the record has none."""
+        if self.kind == "classification":
+            index = self.classes.index(record["label"]) if self.classes else None
+            return [self.classes.words[index]] if self.classes and index is not None else []
+        if self.kind == "choice":
+            options = option_texts(record, self.choices)
+            return [options[i] for i in correct_options(record, options)]
+        return reference_texts(record, "completion")
+
+    def demonstration(self, record: Mapping[str, Any]) -> str:
+        """The record's prompt with its first correct answer."""
+        references = self.references(record)
+        return self.template.fill(record, self.target, references[0] if references else "").text.strip()
+
+
+def check_template(
+    template: Template, parts: Mapping[str, Sequence[Record]], head: str, kind: TaskKind = "classification"
+) -> None:
+    """Check a template against the records. Raises OptionError where the template lacks the target that the head needs,
+    DataError where a record lacks a column that the template names."""
+    target, with_answer = TARGETS[kind], head in LM_HEADS
+    if kind != "generation" and with_answer and not template.has_place(target):
+        raise OptionError(
+            f"--template {template.text!r} has no {{{target}}}, which the head {head!r} needs",
+            hint=f"such as '{{text}} It was {{{target}}}'",
+        )
+    columns = [name for name in template.columns if name != target or not (with_answer or kind != "classification")]
+    if not columns:
+        raise OptionError(f"--template {template.text!r} names no column of the data", hint="such as '{text}'")
+    for part, records in parts.items():
+        for number, record in enumerate(records, 1):
+            for name in columns:
+                if record.get(name) is None:
+                    raise DataError(
+                        f"{part} record {number} has no column {name!r}; {describe_columns(records)}",
+                        hint=f"--column {name}=…, or another --template",
+                    )
+
+
+def _check_options(place: str, record: Record, choices: Sequence[str], records: Sequence[Record]) -> None:
+    for name in choices:
+        if record.get(name) is None:
+            raise DataError(f"{place} has no column {name!r}; {describe_columns(records)}", hint="--choices a,b,…")
+    options = option_texts(record, choices)
+    if len(options) < 2:
+        raise DataError(f"{place} has {len(options)} option to choose from; at least two are needed")
+    if not correct_options(record, options):
+        label = record.get("label", record.get("answers"))
+        raise DataError(
+            f"{place}: {label!r:.60} is none of its {len(options)} options",
+            hint="label is an option's index or text; answers are the texts of the correct ones",
+        )
+
+
+__all__ = ["TaskSpec", "check_template"]
