@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from zotune.errors import OptionError, nearest
@@ -26,11 +26,11 @@ class ModelOptions:
 
     model: str | None = option(
         None,
-        "Model directory or hub id.",
+        "Model directory, run directory, adapter or hub id.",
         "--model",
         "-m",
         aliases=["--model-name-or-path"],
-        first=True,
+        first=1,
         shown="embedded MiniLM",
     )
     model_revision: str | None = option(None, "Branch, tag or commit on the hub.")
@@ -57,7 +57,7 @@ class DataOptions:
         "--dataset",
         "-d",
         aliases=["--dataset-name"],
-        first=True,
+        first=2,
         shown="embedded",
     )
     columns: dict[str, str] = option(
@@ -83,7 +83,7 @@ class TaskOptions:
     task: str | None = option(
         None,
         "A preset (see 'zotune ls tasks'), a YAML file, or classification, choice or generation.",
-        first=True,
+        first=4,
         shown="from the data",
     )
     template: str | None = option(
@@ -136,7 +136,7 @@ class TuningOptions:
     peft: str = option(
         "none",
         "Tune an adapter on frozen weights: none, lora or prefix.",
-        first=True,
+        first=6,
         choices=["none", "lora", "prefix"],
     )
     lora_r: int = option(8, "Rank of LoRA.", above=0)
@@ -151,7 +151,7 @@ class TuningOptions:
 class OptimizerOptions:
     """The optimizer and its batches."""
 
-    optimizer: str = option("auto", "Name or file.py:Class; see 'zotune plugins'.", first=True)
+    optimizer: str = option("auto", "Name or file.py:Class; see 'zotune plugins'.", first=5)
     optimizer_args: dict[str, Any] = option(
         {}, "Option of the optimizer. Repeatable.", "--optimizer-arg", metavar="NAME=VALUE"
     )
@@ -179,7 +179,7 @@ class OptimizerOptions:
         old_values={"together": "joint"},
         choices=["auto", "forward", "copy", "joint"],
     )
-    seed: int = option(0, "Random seed of data order, noise and sampling.", first=True)
+    seed: int = option(0, "Random seed of data order, noise and sampling.", first=8)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class BudgetOptions:
     """When a run ends."""
 
     max_evals: int | None = option(
-        None, "Budget in evaluations: one batch at one point.", first=True, above=0, shown="2400"
+        None, "Budget in evaluations: one batch at one point.", first=7, above=0, shown="2400"
     )
     max_steps: int | None = option(None, "Budget in tuning steps.", above=0)
     max_time: float | None = option(None, "Budget in seconds of tuning.", above=0)
@@ -215,7 +215,7 @@ class ScoringOptions:
         "--objective",
         "-o",
         aliases=["--reward-funcs"],
-        first=True,
+        first=3,
     )
     objective_args: dict[str, Any] = option(
         {},
@@ -228,7 +228,7 @@ class ScoringOptions:
     )
     direction: str | None = option(
         None,
-        "maximize or minimize.",
+        "Whether larger or smaller values are better.",
         choices=["maximize", "minimize"],
         shown="declared by the objective",
     )
@@ -281,7 +281,7 @@ class OutputOptions:
     output_dir: str | None = option(
         None,
         "Run directory; with --run-name its parent.",
-        first=True,
+        first=9,
         shown="runs/<objective>-<n>",
     )
     run_name: str | None = option(None, "Name of the run directory inside --output-dir.", shown="none")
@@ -296,8 +296,8 @@ class OutputOptions:
 class RuntimeOptions:
     """The machine."""
 
-    device: str = option("auto", "auto, cuda, mps or cpu.")
-    dtype: str = option("auto", "auto, float32, bfloat16 or float16.", aliases=["--torch-dtype"])
+    device: str = option("auto", "Device: auto, cuda, mps or cpu.")
+    dtype: str = option("auto", "Type of the weights: auto, float32, bfloat16 or float16.", aliases=["--torch-dtype"])
     threads: int | None = option(None, "CPU threads.", above=0, shown="chosen by torch")
     compile: str = option(
         "auto",
@@ -407,9 +407,9 @@ def _keys() -> Mapping[str, str]:
     return {key: name for name, o in run_options().items() for key in o.keys}
 
 
-def select(names: Iterable[str]) -> dict[str, Option]:
-    """The records of some options of a run, in the order of the names."""
-    return {name: run_options()[name] for name in names}
+def select(*names: str, **helps: str) -> dict[str, Option]:
+    """The records of some options of a run, in the order of the names. helps: help texts that differ, by name."""
+    return {n: replace(run_options()[n], help=helps.get(n, run_options()[n].help)) for n in names}
 
 
 __all__ = ["GROUPS", "RunConfig", "resolve", "run_options", "select"]

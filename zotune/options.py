@@ -29,9 +29,9 @@ class Option:
 
     name: field of the dataclass and key in a configuration file. type: annotation of the field. flags: names on the
     command line, the long one first. aliases: hidden flags, and hidden keys with - as _. old_values: former values, and
-    what replaces them. group: title of the panel in the help. first: whether it is one of the main options. choices,
-    above, least, most: what a value must be one of, above, at least and at most. zero: what 0 means. shown: the default
-    in words. metavar: what stands for the value in the help. positional: an argument instead of a flag.
+    what replaces them. group: title of the panel in the help. first: place among the main options, 0 outside of them.
+    choices, above, least, most: what a value must be one of, above, at least and at most. zero: what 0 means. shown:
+    the default in words. metavar: what stands for the value in the help. positional: an argument instead of a flag.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Option:
     aliases: tuple[str, ...] = ()
     old_values: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
-    first: bool = False
+    first: int = 0
     choices: tuple[str, ...] = ()
     above: float | None = None
     least: float | None = None
@@ -59,9 +59,11 @@ class Option:
 
     @property
     def many(self) -> bool:
-        """Whether the flag can be repeated."""
-        origins = {typing.get_origin(t) for t in (self.type, *typing.get_args(self.type))}
-        return bool(origins & {tuple, list, dict})
+        """Whether the flag can be repeated: lists of texts, and mappings."""
+        types = (self.type, *typing.get_args(self.type))
+        return any(
+            typing.get_origin(t) is dict or (typing.get_origin(t) is tuple and str in typing.get_args(t)) for t in types
+        )
 
     @property
     def switch(self) -> bool:
@@ -108,9 +110,9 @@ class Option:
             return f"in {opening}, {self.most:g}]"
         if self.above == 0:
             return "positive"
-        if self.least == 1:
-            return "at least 1"
-        return f"0 ({self.zero}) or more" if self.zero else f"{self.least or 0:g} or more"
+        if self.least:
+            return f"at least {self.least:g}"
+        return f"0 ({self.zero}) or more" if self.zero else "0 or more"
 
 
 def option(
@@ -119,7 +121,7 @@ def option(
     *flags: str,
     aliases: Sequence[str] = (),
     old_values: Mapping[str, str] | None = None,
-    first: bool = False,
+    first: int = 0,
     choices: Sequence[str] = (),
     above: float | None = None,
     least: float | None = None,
@@ -274,15 +276,27 @@ def _guess(value: Any) -> Any:
         return value
 
 
-def pairs(items: Sequence[str], flag: str, form: str = "name=value") -> dict[str, str]:
-    """`["name=value", …]` as a dict. Raises OptionError where a part is missing."""
+def pairs(items: Sequence[str], flag: str) -> dict[str, str]:
+    """`["name=value", …]`, options of a plugin, as a dict by Python name. Raises OptionError without a name or =."""
     out = {}
     for item in items:
         key, equals, value = item.partition("=")
-        if not equals or not key.strip() or (form != "name=value" and not value):
-            raise OptionError(f"{flag} takes {form}, got {item!r:.80}")
-        out[key if form != "name=value" else key.strip().replace("-", "_")] = value
+        if not equals or not key.strip():
+            raise OptionError(f"{flag} takes name=value, got {item!r:.80}")
+        out[key.strip().replace("-", "_")] = value
     return out
 
 
-__all__ = ["Option", "argument", "convert", "like", "option", "options_of", "pairs"]
+def mapping(items: Sequence[str], flag: str, form: str) -> dict[str, str]:
+    """`["key=value", …]` as a dict. form: how an item looks, for messages. Raises OptionError where a part is
+    missing."""
+    out = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key or not value:
+            raise OptionError(f"{flag} takes {form}, got {item!r:.80}")
+        out[key] = value
+    return out
+
+
+__all__ = ["Option", "argument", "convert", "like", "mapping", "option", "options_of", "pairs"]

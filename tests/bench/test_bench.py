@@ -17,7 +17,7 @@ from zotune import plugins
 from zotune.bench import bench, instruments, textbook
 from zotune.bench.bench import Options
 from zotune.bench.shapes import SHAPES
-from zotune.cli import app, bench_command
+from zotune.cli import app, bench_tables
 from zotune.core.space import named_tensors
 from zotune.errors import ModelError, ObjectiveFailures, OptionError, PluginError
 from zotune.models import loading
@@ -138,9 +138,9 @@ def test_tables_hold_every_optimizer_in_a_hundred_columns(everything: tuple[dict
 
     out = io.StringIO()
     found = {**everything[0], "skipped": [{"name": "other", "reason": "cannot [be] built"}]}
-    bench_command.show(found, Console(file=out, width=bench_command.WIDTH, highlight=False))
+    bench_tables.show(found, Console(file=out, width=bench_tables.WIDTH, highlight=False))
     text = out.getvalue()
-    assert max(map(len, text.splitlines())) <= bench_command.WIDTH
+    assert max(map(len, text.splitlines())) <= bench_tables.WIDTH
     assert "\x1b" not in text
     for e in found["optimizers"]:
         assert text.count(f"\n{e['name']} ") >= 3, e["name"]
@@ -266,7 +266,7 @@ def test_the_command_measures_a_shape(
         (("--config", "llama-8b", "-m", "x"), "exclude each other"),
         (("--config", "llama-8b", "--peft", "prefix"), "no tokenizer"),
         (("-m", "./nowhere"), "no such folder"),
-        (("--peft", "laura"), "--peft must be one of"),
+        (("--peft", "laura"), "--peft must be none, lora or prefix, got 'laura'"),
         (("--tune", "last:none"), "last:2"),
     ],
 )

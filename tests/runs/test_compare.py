@@ -172,7 +172,7 @@ def test_a_model_and_its_copy(shared: Path, tmp_path: Path, monkeypatch: Any, ca
     assert capsys.readouterr().out.splitlines() == [
         f"A  {model}",
         "B  copy",
-        "A wins 0, loses 0, ties 2, 2 of them because both said the same",
+        "A wins 0, loses 0, ties 2, 2 of them equal completions",
         "win rate of A 0.500, 95 % interval 0.095 to 0.905 (2 rows)",
         "The interval holds 1/2: these rows do not tell which is better.",
     ]
@@ -320,7 +320,7 @@ def test_the_terminal(two: Any, data: Path, tmp_path: Path, told: Any, monkeypat
     out, err = capsys.readouterr()
     assert json.loads(out)["ties"] == 2
     assert "1 of 6" in err
-    assert "4 rows have no answer yet: --output-dir" in err
+    assert "4 rows have no answer yet; resume with --output-dir" in err
     monkeypatch.setattr(console, "POLL", 0.01)
     monkeypatch.setattr("builtins.input", lambda *prompt: "t")
     assert run(*arguments[:-3], *arguments[-2:]) == 0
@@ -367,8 +367,8 @@ class Page:
 
 def test_the_page_ends_with_the_last_answer(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any) -> None:
     told |= {"llama-words": [*"234567"], "opt-words": [*"111119"]}
-    monkeypatch.setattr(compare_command, "LOOK", 0.02)
-    monkeypatch.setattr(compare_command, "STAY", 0.2)
+    monkeypatch.setattr(compare_command, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(compare_command, "LINGER_SECONDS", 0.2)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     page = Page(out.getvalue)
@@ -399,7 +399,7 @@ def test_ctrl_c_prints_what_there_is(
     thread.join(10)
     assert "A wins 1, loses 0, ties 0\n" in out.getvalue()
     err = capsys.readouterr().err
-    assert f"5 rows have no answer yet: --output-dir {folder} goes on" in err
+    assert f"5 rows have no answer yet; resume with --output-dir {folder}" in err
     assert "Traceback" not in err
     assert json.loads((folder / "result.json").read_text())["left"] == 5
     found = compare(*two, dataset=str(data), output_dir=str(folder), ask=person(int)[0])
@@ -542,7 +542,7 @@ def test_run_folders_say_what_is_asked(begun: Any, data: Path, tmp_path: Path, t
         (("A", "B", "-d", "prompts.jsonl", "--output-dir", "full"), "holds no comparison"),
         (("A", "B", "-d", "prompts.jsonl", "--output-dir", "prompts.jsonl"), "holds no comparison"),
         (("A", "B", "-d", "prompts.jsonl", "--output-dir", "torn"), "compare.json cannot be read"),
-        (("A", "B", "-d", "prompts.jsonl", "--column", "prompt"), "--column takes wanted=found"),
+        (("A", "B", "-d", "prompts.jsonl", "--column", "prompt"), "--column takes FIELD=COLUMN"),
     ],
 )
 def test_refusals_are_one_line(

@@ -727,7 +727,7 @@ def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp
     assert process.returncode == 143, said
     assert "Traceback" not in said
     assert "zotune resume" in said
-    assert said.count("zotune: left at once") == twice
+    assert said.count("zotune: quit at once") == twice
     assert bool(list((tmp_path / "cut").glob("checkpoint-*"))) != twice
     assert not (tmp_path / "cut" / lock.LOCK).exists()
     *checked, last = verify.verify(tmp_path / "cut")
@@ -750,7 +750,7 @@ def test_the_commands(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch
     assert (code, json.loads(out)["steps"]) == (0, 6)
     code, out, _ = cli("replay", "out", "-o", "again")
     assert code == 0
-    assert "the journal records the same weights" in out
+    assert "equal to the journal's checksum" in out
     assert "portable    yes" in out
     (tmp_path / "out/model.safetensors").write_bytes(b"")
     code, out, _ = cli("verify", "out")

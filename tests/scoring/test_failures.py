@@ -841,7 +841,7 @@ def test_check_judges(check: Callable[..., tuple[int, Any]], judge: str) -> None
     _, silent = check(f"{judge}:silent")
     assert "prefers no completion" in silent["advice"][0]
     code, text = check(f"{judge}:first", json_=False)
-    assert "swayed" in text
+    assert "reversed" in text
     code, said = check(f"{judge}:broken")
     assert code == 3
     assert "the judge is out" in said

@@ -91,8 +91,8 @@ class Case:
         self.space = Watched(subject.loaded.model, o.seed, lambda t: t.name in tuned, compile=o.compile)
         self.space.clock = self.clock
         self.copied = list(self.space.params)
-        if o.probe == "forward" or (o.probe == "auto" and self.space.numel >= IN_FORWARD_WEIGHTS):
-            self.space.max_in_forward = math.inf if o.probe == "forward" else 2
+        if o.perturb == "forward" or (o.perturb == "auto" and self.space.numel >= IN_FORWARD_WEIGHTS):
+            self.space.max_in_forward = math.inf if o.perturb == "forward" else 2
             self.copied = self.space.perturb_in_forward(subject.plain(o.rows))
         self.batches = Batches(SET * o.rows, o.rows, o.seed)
         oracle = Oracle(self.space, subject.score, self.batches, "minimize", passes=lambda n: -(-n // o.rows))

@@ -46,7 +46,7 @@ class Options:
     rounds: int = 9
     warmup: int = 1
     tune: str = "all"
-    probe: str = "auto"
+    perturb: str = "auto"
     compile: bool = True
     seed: int = 0
 
@@ -55,8 +55,8 @@ class Options:
             value = getattr(self, name)
             if value < least:
                 raise OptionError(f"--{name} must be at least {least}, got {value}")
-        if self.probe not in ("auto", "forward", "copy"):
-            raise OptionError(f"--probe must be one of auto, forward, copy, got {self.probe!r}")
+        if self.perturb not in ("auto", "forward", "copy"):
+            raise OptionError(f"--perturb must be one of auto, forward, copy, got {self.perturb!r}")
         check_tune(self.tune)
 
 

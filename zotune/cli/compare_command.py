@@ -5,139 +5,152 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import typer
-
-from zotune import options
+from zotune import config
+from zotune.cli.command import command
+from zotune.cli.shared_flags import json_flag, open_flag, port_flag, terminal_flag
+from zotune.errors import OptionError
+from zotune.options import argument, option
 
 if TYPE_CHECKING:
     from zotune.runs.compare import Comparison
 
-Opt = typer.Option
-Text = str | None
-Whole = int | None
-Real = float | None
-LOOK = 0.25
-"""Seconds between two looks whether everything has an answer."""
-STAY = 1.0
-"""Seconds that the page stays after the last answer: so that it hears that it is done."""
+POLL_SECONDS: Final = 0.25
+"""Seconds between two looks whether every question has an answer."""
+LINGER_SECONDS: Final = 1.0
+"""Seconds that the page is served after the last answer, so that it learns that it is done."""
+SETTINGS = {
+    name: replace(o, first=0)
+    for name, o in config.select(
+        *("dataset", "limit", "task", "template", "columns", "system", "max_length", "max_new_tokens", "stop"),
+        *("temperature", "top_p", "eval_batch_size", "score_concurrency", "score_batch_size", "score_timeout"),
+        *("seed", "device", "dtype", "trust_remote_code", "allow_pickle"),
+        dataset="Prompts: file, directory of splits or hub id.",
+        limit="Compare at most this many rows.",
+        score_concurrency="Concurrent calls of an async judge.",
+        score_batch_size="Pairs per call of an async judge.",
+        score_timeout="Seconds that one call of the judge may take.",
+        seed="Random seed of sampling and of the order of A and B.",
+    ).items()
+}
 
 
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Folder, run folder, adapter or hub id.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What A is compared with.")],
-    dataset: Annotated[Text, Opt("--dataset", "-d", help="Prompts: file, folder of splits or hub id.")] = None,
-    split: Annotated[Text, Opt(help="[test, else validation, else all]")] = None,
-    limit: Annotated[Whole, Opt(help="Rows at most.")] = None,
-    judge: Annotated[
-        Text, Opt(help="file.py:function or package.module:function that says which of two is better; no person.")
-    ] = None,
-    terminal: Annotated[bool, Opt("--terminal", help="Ask in the terminal, without a page.")] = False,
-    port: Annotated[int, Opt(help="Port of the page on this computer; 0 takes a free one.")] = 0,
-    open_browser: Annotated[bool, Opt("--open/--no-open", help="Open the page in the browser.")] = False,
-    output_dir: Annotated[Text, Opt(help="What is kept; the same one goes on. [compare/<A>-vs-<B>-<n>]")] = None,
-    task: Annotated[Text, Opt(help="A preset, a YAML file, or generation.")] = None,
-    template: Annotated[Text, Opt(help="Prompt with {column} places.")] = None,
-    column: Annotated[list[str] | None, Opt(help="wanted=found.")] = None,
-    max_length: Annotated[Whole, Opt(help="Tokens a row at most.")] = None,
-    max_new_tokens: Annotated[Whole, Opt(help="Tokens to generate at most.")] = None,
-    stop: Annotated[list[str] | None, Opt(help="Text that ends a completion.")] = None,
-    temperature: Annotated[Real, Opt(help="0: greedy.")] = None,
-    top_p: Annotated[Real, Opt(help="Sample from this much of the probability.")] = None,
-    system: Annotated[Text, Opt(help="First message of every chat.")] = None,
-    eval_batch_size: Annotated[Whole, Opt(help="Rows a forward at most. [64]")] = None,
-    score_concurrency: Annotated[Whole, Opt(help="Calls of an async judge at a time.")] = None,
-    score_batch_size: Annotated[Whole, Opt(help="Pairs a call of an async judge.")] = None,
-    score_timeout: Annotated[Real, Opt(help="Seconds that a call of the judge may take.")] = None,
-    seed: Annotated[Whole, Opt(help="[0]")] = None,
-    device: Annotated[Text, Opt(help="auto, cuda, mps or cpu.")] = None,
-    dtype: Annotated[Text, Opt(help="auto, float32, bfloat16 or float16.")] = None,
-    trust_remote_code: Annotated[bool, Opt("--trust-remote-code", help="Run code that a hub model brings.")] = False,
-    allow_pickle: Annotated[bool, Opt("--allow-pickle", help="Read pickle weights, which can run code.")] = False,
-    as_json: Annotated[
-        bool, Opt("--json", help="The result as JSON on standard output; all else goes to standard error.")
-    ] = False,
-) -> None:
-    """Compare what two models say, blind: how often A is better than B. Ctrl-C ends it; --output-dir goes on."""
-    said = dict(locals())
-    for name in ("a", "b", "column", "terminal", "port", "open_browser", "as_json"):
-        said.pop(name)
-    said |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
-    said |= {"stop": tuple(stop or ()) or None, "columns": options.pairs(column or [], "--column", "wanted=found")}
+@dataclass(frozen=True)
+class CompareFlags:
+    """What `compare` takes beside options of a run."""
 
-    from zotune.errors import OptionError
+    a: str = argument("Directory, run directory, adapter or hub id.", "A")
+    b: str = argument("The model to compare A with.", "B")
+    split: str | None = option(None, "Split with the prompts.", shown="test, else validation, else all", group="Data")
+    judge: str | None = option(
+        None,
+        "file.py:function or package.module:function that decides which of two is better, instead of a person.",
+        group="Questions",
+    )
+    terminal: bool = terminal_flag()
+    port: int = port_flag()
+    open_browser: bool | None = open_flag()
+    output_dir: str | None = option(
+        None,
+        "Directory of completions and answers; give it again to resume.",
+        shown="compare/<A>-vs-<B>-<n>",
+        group="Output",
+    )
+    as_json: bool = json_flag("Print the result as JSON on standard output and everything else on standard error.")
 
-    if judge is not None and terminal:
-        raise OptionError("--judge and --terminal exclude each other: a judge asks nobody")
+
+def compare(flags: CompareFlags, settings: Mapping[str, Any]) -> None:
+    """Compare the completions of two models, blind: how often is A better than B?
+
+    Ctrl-C ends; the same --output-dir resumes.
+    """
+    if flags.judge is not None and flags.terminal:
+        raise OptionError("--judge and --terminal exclude each other: with a judge no person is asked")
 
     from zotune.cli.terminal import Terminal
-    from zotune.runs import compare as comparing
+    from zotune.runs import compare as runs
 
-    show = Terminal()
-    told = sys.stderr if as_json else sys.stdout
+    out = sys.stderr if flags.as_json else sys.stdout
 
     def ask(folder: Path) -> None:
         try:
-            if terminal:
-                _terminal(folder, told)
+            if flags.terminal:
+                _ask_in_terminal(folder, out)
             else:
-                _page(folder, port, open_browser, told)
+                _serve(folder, flags.port, bool(flags.open_browser), out)
         except KeyboardInterrupt:
-            print(file=sys.stderr)  # what the terminal echoed for Ctrl-C stays on its own line
+            print(file=sys.stderr)  # the terminal's echo of Ctrl-C stays on its own line
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        found = comparing.compare(a, b, ask=ask, emit=show, **said)
+        result = runs.compare(
+            flags.a,
+            flags.b,
+            split=flags.split,
+            judge=flags.judge,
+            output_dir=flags.output_dir,
+            ask=ask,
+            emit=Terminal(),
+            **settings,
+        )
     except KeyboardInterrupt:
-        print("\nzotune: interrupted before both had answered; nothing is kept", file=sys.stderr)
-        raise typer.Exit(130) from None
+        print("\nzotune: interrupted before both models had generated; nothing is kept", file=sys.stderr)
+        raise SystemExit(130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if as_json:
-        print(json.dumps(found.json(), indent=1))
+        signal.signal(signal.SIGTERM, previous)
+    if flags.as_json:
+        print(json.dumps(result.json(), indent=1))
     else:
-        print("\n".join(lines(found)))
-    if found.left:
-        waiting = "row has" if found.left == 1 else "rows have"
-        print(f"{found.left} {waiting} no answer yet: --output-dir {found.folder} goes on", file=sys.stderr)
-        raise typer.Exit(130)
+        print("\n".join(lines(result)))
+    if result.left:
+        waiting = "row has" if result.left == 1 else "rows have"
+        print(f"{result.left} {waiting} no answer yet; resume with --output-dir {result.folder}", file=sys.stderr)
+        raise SystemExit(130)
 
 
-def lines(found: Comparison) -> list[str]:
-    """What was found, for a person."""
-    n = found.wins + found.losses + found.ties
-    out = [f"A  {found.a}", f"B  {found.b}"]
-    same = f", {found.same} of them because both said the same" if found.same else ""
-    out.append(f"A wins {found.wins}, loses {found.losses}, ties {found.ties}{same}")
-    if found.skipped:
-        out.append(f"skipped {found.skipped}")
-    out.append(f"win rate of A {found.rate:.3f}, 95 % interval {found.low:.3f} to {found.high:.3f} ({n} rows)")
-    if found.repeated:
-        out.append(f"the same answer on {found.agreed} of {found.repeated} repeats")
-    return [*out, found.verdict]
+def lines(result: Comparison) -> list[str]:
+    """The result as text."""
+    n = result.wins + result.losses + result.ties
+    out = [f"A  {result.a}", f"B  {result.b}"]
+    same = f", {result.same} of them equal completions" if result.same else ""
+    out.append(f"A wins {result.wins}, loses {result.losses}, ties {result.ties}{same}")
+    if result.skipped:
+        out.append(f"skipped {result.skipped}")
+    out.append(f"win rate of A {result.rate:.3f}, 95 % interval {result.low:.3f} to {result.high:.3f} ({n} rows)")
+    if result.repeated:
+        out.append(f"the same answer on {result.agreed} of {result.repeated} repeats")
+    return [*out, result.verdict]
 
 
-def _terminal(folder: Path, told: TextIO) -> None:
+def _ask_in_terminal(folder: Path, out: TextIO) -> None:
     from zotune.humans import console
 
     def ask(prompt: str) -> str:
-        print(prompt, end="", file=told, flush=True)
+        print(prompt, end="", file=out, flush=True)
         return input()
 
-    console.rate(folder, ask, lambda text: print(text, file=told, flush=True))
+    console.rate(folder, ask, lambda text: print(text, file=out, flush=True))
 
 
-def _page(folder: Path, port: int, open_browser: bool, told: TextIO) -> None:
+def _serve(folder: Path, port: int, open_browser: bool, out: TextIO) -> None:
     """Serve the questions until all are answered, and a moment more."""
     from zotune.humans.page import serve
     from zotune.humans.ratings import Ratings
 
     with Ratings(folder) as store, serve(folder, port, open_browser) as server:
-        print(server.address, file=told, flush=True)
+        print(server.address, file=out, flush=True)
         print("open this address in a browser on this computer; Ctrl-C ends", file=sys.stderr, flush=True)
-        stayed = 0.0
-        while stayed < STAY:
-            server.wait(LOOK)
-            stayed = stayed + LOOK if store.progress().done else 0.0  # the last answer may be taken back
+        done_seconds = 0.0
+        while done_seconds < LINGER_SECONDS:
+            server.wait(POLL_SECONDS)
+            # a person may take the last answer back
+            done_seconds = done_seconds + POLL_SECONDS if store.progress().done else 0.0
+
+
+COMMAND = command("compare", compare, CompareFlags, SETTINGS)
+
+__all__ = ["COMMAND", "lines"]

@@ -1,34 +1,39 @@
-"""`zotune new`: the skeleton of an objective or optimizer of one's own. Parses and prints; `scaffold` writes."""
+"""`zotune new`: the skeleton of an objective or optimizer. Parses and prints; `scaffold` writes."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
-
-import typer
+from dataclasses import dataclass
 
 from zotune.cli import scaffold
+from zotune.cli.command import command
+from zotune.options import argument, option
 
 
-def new(
-    kind: Annotated[str, typer.Argument(help="objective or optimizer.")],
-    name: Annotated[str, typer.Argument(help="What users will type: letters, digits, - and _.")],
-    single_file: Annotated[
-        bool, typer.Option("--single-file", help="One file and its test instead of a package.")
-    ] = False,
-    output_dir: Annotated[str, typer.Option("--output-dir", help="The folder to write into. [this one]")] = ".",
-) -> None:
+@dataclass(frozen=True)
+class NewFlags:
+    """What `new` takes."""
+
+    kind: str = argument("objective or optimizer.", "KIND")
+    name: str = argument("The name that users type: letters, digits, - and _.", "NAME")
+    single_file: bool = option(False, "Write one file and its test instead of a package.")
+    output_dir: str = option(".", "Directory to write into.", shown="the current one")
+
+
+def new(flags: NewFlags) -> None:
     """Write the skeleton of an objective or optimizer, with tests."""
-    files = scaffold.write(kind, name, single_file, output_dir)
+    files = scaffold.write(flags.kind, flags.name, flags.single_file, flags.output_dir)
     for path in files:
         print(path)
-    if single_file:
-        flag = "-o" if kind == "objective" else "--optimizer"
-        steps = [f"pytest {files[1]}", f"zotune fit {flag} {files[0]}:{scaffold.class_of(name)}"]
+    if flags.single_file:
+        flag = "-o" if flags.kind == "objective" else "--optimizer"
+        steps = [f"pytest {files[1]}", f"zotune fit {flag} {files[0]}:{scaffold.class_of(flags.name)}"]
     else:
         steps = [f"pytest {files[0].parent}", f"pip install -e {files[0].parent}", "zotune plugins"]
     for step in steps:
         print(f"zotune: next: {step}", file=sys.stderr)
 
 
-__all__ = ["new"]
+COMMAND = command("new", new, NewFlags)
+
+__all__ = ["COMMAND"]

@@ -1,50 +1,57 @@
-"""`zotune rate`: a person answers what a run asks, on a local page or in the terminal."""
+"""`zotune rate`: a person answers the questions of a run, on a local page or in the terminal."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from zotune.cli.command import command
+from zotune.cli.shared_flags import open_flag, port_flag, run_argument, terminal_flag
+from zotune.options import option
 
 
-def rate(
-    run: Annotated[str, typer.Argument(help="Run folder of `zotune fit -o human`; it may still be starting.")],
-    terminal: Annotated[bool, typer.Option("--terminal", help="Ask in the terminal, without a page.")] = False,
-    port: Annotated[int, typer.Option(help="Port of the page on this computer; 0 takes a free one.")] = 0,
-    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
-    export: Annotated[
-        str | None, typer.Option(help="Write prompt, chosen and rejected as JSON lines to this file, and exit.")
-    ] = None,
-) -> None:
-    """Say which answers are better. Ctrl-C ends it; answers are kept, and it may be started again at any time."""
+@dataclass(frozen=True)
+class RateFlags:
+    """What `rate` takes."""
+
+    run: str = run_argument("Run directory of `zotune fit -o human`; the run may still be starting.")
+    terminal: bool = terminal_flag()
+    port: int = port_flag()
+    open_browser: bool | None = open_flag()
+    export: str | None = option(
+        None, "Write prompt, chosen and rejected as JSON lines to this file, and exit.", metavar="FILE"
+    )
+
+
+def rate(flags: RateFlags) -> None:
+    """Answer which of two completions is better. Ctrl-C ends; answers are kept, and rating can be resumed any time."""
     from zotune.errors import RunFolderError
     from zotune.humans.preferences import export_preferences
     from zotune.humans.ratings import Ratings
     from zotune.humans.store import FILE_NAME
 
-    folder = Path(run)
-    if export is not None:
+    folder = Path(flags.run)
+    if flags.export is not None:
         if not (folder / FILE_NAME).exists():
             raise RunFolderError(f"{folder} has no ratings")
         with Ratings(folder) as store:
-            count = export_preferences(store, export)
-        _say(f"{count} preferences written to {export}")
+            count = export_preferences(store, flags.export)
+        _say(f"{count} preferences written to {flags.export}")
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if terminal:
+        if flags.terminal:
             from zotune.humans import console
 
             console.rate(folder)
         else:
-            _serve(folder, port, open_browser)
+            _serve(folder, flags.port, bool(flags.open_browser))
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # what the terminal echoed for Ctrl-C stays on its own line
+        print(file=sys.stderr)  # the terminal's echo of Ctrl-C stays on its own line
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
     from zotune.humans.console import summary
 
     if (folder / FILE_NAME).exists():
@@ -66,3 +73,8 @@ def _serve(folder: Path, port: int, open_browser: bool) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+COMMAND = command("rate", rate, RateFlags)
+
+__all__ = ["COMMAND"]

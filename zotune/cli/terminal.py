@@ -1,5 +1,6 @@
-"""What a person sees: rich on a terminal, plain lines elsewhere. Everything goes to standard error; `--json` alone
-writes to standard output. Knows events and nothing of how they come about.
+"""Events of a run as text: a progress bar and tables on a terminal, plain lines elsewhere, all on standard error.
+
+Knows events; knows neither who emits them nor how a result is shown.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from zotune.events import (
     RunStarted,
     StepDone,
 )
-from zotune.runs.summary import number, scored
-from zotune.text import plain
+from zotune.text import number, plain
 
-EVERY_SECONDS = 10.0  # a plain progress line at most this often
+PROGRESS_SECONDS = 10.0
+"""Seconds between two plain progress lines."""
 
 
 class Terminal:
@@ -145,7 +146,7 @@ class Terminal:
             text += f"  scoring {100 * min(event.scoring_share, 1):.0f} %"
         if self._progress:
             self._progress.update(self._task, completed=min(used, self._total or used), text=text)
-        elif now - self._last >= EVERY_SECONDS:
+        elif now - self._last >= PROGRESS_SECONDS:
             self._last = now
             left = (now - self._clock) * (self._total / used - 1) if self._total and used else 0
             self.say(f"{100 * used / self._total if self._total else 0:3.0f} %  {text}  {left:.0f} s left")
@@ -196,35 +197,4 @@ def _parts(parts: Sequence[tuple[str, float]]) -> str:
     return f" ({', '.join(f'{name} {value:.4f}' for name, value in parts)})" if parts else ""
 
 
-def show_result(terminal: Terminal, name: str, result: Any, verdict: str) -> None:
-    """The last lines of `zotune fit`."""
-    if result.reason == "interrupted":
-        terminal.say(f"interrupted after step {result.steps}; a checkpoint is written", "yellow")
-        terminal.say(f"go on with: zotune resume {result.folder}")
-        return
-    terminal.say("")
-    terminal.say(f"{name} on {result.before.rows} rows that chose nothing (± one standard error)", "bold")
-    for when, found in (("before", result.before), ("after", result.after)):
-        style = "bold green" if when == "after" and result.kept == "tuned" else ""
-        terminal.say(f"  {when:<13} {scored(found)}{_parts(found.parts)}", style)
-    if result.probe is not None:
-        terminal.say(f"  linear probe  {scored(result.probe)}   logistic regression on the untuned embeddings")
-    terminal.say(verdict)
-    waste, way = "", ("" if result.best_share == 1.0 else f", {result.best_share:g} of the way")
-    if result.zero_share > 0.3:
-        waste = " That is much: try --eps auto, a larger --batch-size, or a smoother objective."
-    terminal.say(
-        f"{result.steps} steps, {result.forwards} forwards in {result.seconds:.0f} s; "
-        f"best at step {result.best_step}{way}; "
-        f"{100 * result.zero_share:.0f} % of steps without signal.{waste}"
-        + (f" {result.dropped} steps dropped." if result.dropped else "")
-    )
-    spent = result.scoring
-    if spent.share > 0.1 or any(spent.faults.values()):
-        faults = "".join(f", {count} {name}" for name, count in spent.faults.items() if count)
-        known = f", {spent.known} known already" if spent.known else ""
-        terminal.say(f"scoring: {100 * spent.share:.0f} % of the time, {spent.rows} rows scored{known}{faults}")
-    if result.files:
-        terminal.say(f"kept weights: {result.folder}")
-    else:
-        terminal.say(f"no model was written; its weights come from: zotune replay {result.folder} -o FOLDER")
+__all__ = ["Terminal"]

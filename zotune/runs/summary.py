@@ -6,10 +6,7 @@ Knows results; computes nothing.
 from __future__ import annotations
 
 from zotune.runs.result import Result, ScoreEstimate
-
-
-def number(x: float) -> str:
-    return f"{x:.4f}" if abs(x) < 1000 else f"{x:.4g}"
+from zotune.text import number
 
 
 def scored(score: ScoreEstimate) -> str:
@@ -20,17 +17,19 @@ def scored(score: ScoreEstimate) -> str:
 def verdict(result: Result) -> str:
     """One sentence: which weights are kept, and why."""
     d = result.difference
-    interval = f", 95 % interval {d.low:+.4f} to {d.high:+.4f}" if d.low is not None and d.high is not None else ""
+    change, interval = number(d.value, sign=True), ""
+    if d.low is not None and d.high is not None:
+        interval = f", 95 % interval {number(d.low, sign=True)} to {number(d.high, sign=True)}"
     if result.kept == "tuned":
         sure = d.low is None or d.high is None or d.low > 0 or d.high < 0
         doubt = "" if sure else "; the interval contains zero, so this may be chance"
-        return f"The tuned weights are kept: {d.value:+.4f} on the test set{interval}{doubt}."
+        return f"The tuned weights are kept: {change} on the test set{interval}{doubt}."
     if result.best_step == 0:
         return "The base model is kept: no evaluation on the validation set was better."
     why = ""
     if d.error is not None and abs(d.value) < 2 * d.error:
         why = f", within two standard errors ({2 * d.error:.4f})"
-    return f"The base model is kept: the tuned weights changed the test score by {d.value:+.4f}{interval}{why}."
+    return f"The base model is kept: the tuned weights changed the test score by {change}{interval}{why}."
 
 
 def decided_by(result: Result) -> str:

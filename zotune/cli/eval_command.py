@@ -1,0 +1,70 @@
+"""`zotune eval`: scores of a model, a run directory or an adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zotune import config
+from zotune.cli.command import command
+from zotune.cli.shared_flags import json_flag
+from zotune.options import like, option
+
+SETTINGS = config.select(
+    *("model", "dataset", "head", "task", "template", "labels", "choices", "columns", "system", "limit"),
+    *("max_length", "max_new_tokens", "stop", "temperature", "top_p", "objective_args", "eval_batch_size"),
+    *("score_concurrency", "score_batch_size", "score_timeout", "score_cache", "seed", "device", "dtype"),
+    *("attn_implementation", "device_map", "trust_remote_code", "allow_pickle", "model_revision"),
+    limit="Score at most this many rows.",
+    seed="Random seed of demonstrations, sampling and standard errors.",
+)
+
+
+@dataclass(frozen=True)
+class EvalFlags:
+    """What `eval` takes beside options of a run."""
+
+    objective: tuple[str, ...] = like(
+        config.run_options()["objective"],
+        default=(),
+        help="Objective to score. Repeatable.",
+        shown="the task's, or accuracy",
+    )
+    split: str | None = option(None, "Split to score.", shown="test, else validation", group="Data")
+    shots: int = option(
+        0, "Training rows with their answers before every prompt, drawn by --seed.", least=0, group="Task"
+    )
+    calibrate: bool = option(
+        False, "Subtract the score of the label words without the row, which is a bias of surface forms.", group="Task"
+    )
+    as_json: bool = json_flag()
+
+
+def evaluate(flags: EvalFlags, settings: Mapping[str, Any]) -> None:
+    """Score a model, a run directory or an adapter, with a standard error."""
+    from zotune.cli.result_lines import score_lines
+    from zotune.cli.terminal import Terminal
+    from zotune.runs import evaluate as runs
+
+    objectives: list[str | None] = [*flags.objective] or [None]
+    scores = runs.evaluate(
+        objective=objectives,
+        split=flags.split,
+        shots=flags.shots,
+        calibrate=flags.calibrate,
+        emit=Terminal(),
+        **settings,
+    )
+    if flags.as_json:
+        lines = [{"objective": name, "value": s.value, "error": s.error, "rows": s.rows} for name, s in scores.items()]
+        print(json.dumps(lines if len(lines) > 1 else lines[0]))
+        return
+    for line in score_lines(scores):
+        print(line)
+
+
+COMMAND = command("eval", evaluate, EvalFlags, SETTINGS)
+
+__all__ = ["COMMAND"]

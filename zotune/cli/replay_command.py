@@ -1,0 +1,85 @@
+"""`zotune replay`: weights from a base model and a journal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from zotune import config
+from zotune.cli.command import command
+from zotune.cli.shared_flags import json_flag, run_argument
+from zotune.options import like, option
+
+if TYPE_CHECKING:
+    from zotune.runs.replay import Replayed
+
+OPTIONS = config.run_options()
+
+
+@dataclass(frozen=True)
+class ReplayFlags:
+    """What `replay` takes."""
+
+    run: str = run_argument()
+    output_dir: str = option(
+        "", "Directory to write; it must not exist or must be empty.", "--output-dir", "-o", first=1
+    )
+    base: str | None = option(None, "Base model of the run.", first=2, shown="where it was then")
+    step: int | None = option(None, "Step whose weights to rebuild.", first=3, shown="the kept weights, or the last")
+    optimizer: str | None = option(None, "file.py:Class, where the run's optimizer came from a file.")
+    device: str = like(OPTIONS["device"])
+    threads: int | None = like(OPTIONS["threads"])
+    compile: str = like(OPTIONS["compile"], help="Compile updates: auto (where there are many steps), on or off.")
+    trust_remote_code: bool = like(OPTIONS["trust_remote_code"])
+    allow_pickle: bool = like(OPTIONS["allow_pickle"])
+    as_json: bool = json_flag()
+
+
+def replay(flags: ReplayFlags) -> None:
+    """Rebuild a run's weights from its base model and its journal, without calling the objective."""
+    from zotune.cli.terminal import Terminal
+    from zotune.errors import UsageError
+    from zotune.runs import replay as runs
+
+    if not flags.output_dir:
+        raise UsageError("zotune replay: --output-dir is missing", hint="zotune replay RUN -o DIRECTORY")
+    rebuilt = runs.replay(
+        flags.run,
+        flags.output_dir,
+        base=flags.base,
+        step=flags.step,
+        optimizer=flags.optimizer,
+        device=flags.device,
+        threads=flags.threads,
+        compile=flags.compile,
+        trust_remote_code=flags.trust_remote_code,
+        allow_pickle=flags.allow_pickle,
+        emit=Terminal(),
+    )
+    if flags.as_json:
+        print(json.dumps({**asdict(rebuilt), "folder": str(rebuilt.folder)}, indent=1))
+        return
+    for line in lines(rebuilt):
+        print(line)
+
+
+def lines(rebuilt: Replayed) -> list[str]:
+    """The result as text."""
+    checked = "equal to the journal's checksum" if rebuilt.confirmed else "the journal has no checksum of this step"
+    portable = (
+        "yes, any machine computes the same bits"
+        if rebuilt.portable
+        else "no, the optimizer multiplies matrices, which other machines may round differently"
+    )
+    return [
+        f"step        {rebuilt.step}",
+        f"weights     {rebuilt.weights}: {checked}",
+        f"portable    {portable}",
+        f"written to  {rebuilt.folder}",
+    ]
+
+
+COMMAND = command("replay", replay, ReplayFlags)
+
+__all__ = ["COMMAND", "lines"]

@@ -1,0 +1,89 @@
+"""Results as lines of text: of a run, of its estimate and of an evaluation. Knows results; prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from zotune.runs.summary import decided_by, scored, verdict
+from zotune.text import number
+
+if TYPE_CHECKING:
+    from zotune.runs.result import Result, ScoreEstimate
+
+MUCH_WITHOUT_SIGNAL: Final = 0.3
+"""Share of steps without signal from which advice is given."""
+Line = tuple[str, str]
+"""A text and its style."""
+
+
+def result_lines(name: str, result: Result) -> list[Line]:
+    """The last lines of `zotune fit`. name: the objective."""
+    if result.reason == "interrupted":
+        return [
+            (f"interrupted after step {result.steps}; a checkpoint is written", "yellow"),
+            (f"resume with: zotune resume {result.folder}", ""),
+        ]
+    out = [("", ""), (f"test {name} ({result.before.rows} rows, ± one standard error)", "bold")]
+    after = "bold green" if result.kept == "tuned" else ""
+    rows = [("base model", result.before, "", ""), ("kept weights", result.after, after, "")]
+    if result.probe is not None:
+        rows.append(("linear probe", result.probe, "", "   logistic regression on the base model's embeddings"))
+    out += [(f"  {title:<13} {scored(s)}{parts_text(s.parts)}{note}", style) for title, s, style, note in rows]
+    out += [(verdict(result), ""), (decided_by(result), "")]
+    interpolated = "" if result.best_share == 1.0 else f" (interpolated, {result.best_share:g} of the distance)"
+    dropped = f", {result.dropped} dropped" if result.dropped else ""
+    out.append(
+        (
+            f"{result.steps:,} steps{dropped}, {result.forwards:,} evaluations in {result.seconds:.0f} s; "
+            f"best step {result.best_step:,}{interpolated}; {100 * result.zero_share:.0f} % of steps without signal",
+            "",
+        )
+    )
+    if result.zero_share > MUCH_WITHOUT_SIGNAL:
+        out.append(("  many steps without signal: try --eps auto, a larger --batch-size or a smoother objective", ""))
+    scoring = result.scoring
+    if scoring.share > 0.1 or any(scoring.faults.values()):
+        faults = "".join(f", {count} {name}" for name, count in scoring.faults.items() if count)
+        cached = f", {scoring.known} from the cache" if scoring.known else ""
+        out.append(
+            (f"scoring: {100 * scoring.share:.0f} % of the time, {scoring.rows} rows scored{cached}{faults}", "")
+        )
+    if result.files:
+        out.append((f"kept weights: {result.folder}", ""))
+    else:
+        out.append((f"no model is written; rebuild the weights with: zotune replay {result.folder} -o DIRECTORY", ""))
+    return out
+
+
+def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
+    """The lines of `zotune fit --dry-run`."""
+    import yaml
+
+    shown = {k: v for k, v in estimate["config"].items() if v not in (None, {}, [], ())}
+    memory = estimate["memory_mb"]
+    task = f"classes: {', '.join(estimate['classes'])}" if estimate["classes"] else f"task: {estimate['task']}"
+    return [
+        "configuration:",
+        *(f"  {line}" for line in yaml.safe_dump(shown, sort_keys=False).splitlines()),
+        f"model: {estimate['model']} ({estimate['head']}), {estimate['tuned_weights']:,} weights tuned",
+        task,
+        f"estimate: {estimate['steps']:,} steps, {estimate['evaluations']:,} evaluations, "
+        f"about {estimate['seconds']:.3g} s",
+        f"memory: model {memory['model']:.1f} MB, perturbation {memory['probing']:.1f} MB, "
+        f"optimizer {memory['fields']:.1f} MB",
+    ]
+
+
+def score_lines(scores: Mapping[str, ScoreEstimate]) -> list[str]:
+    """The lines of `zotune eval`, with the numbers in one column."""
+    width = max(map(len, scores), default=0)
+    return [f"{name:<{width}} {scored(s)} ({s.rows} rows)" for name, s in scores.items()]
+
+
+def parts_text(parts: Any) -> str:
+    """The values of the objectives in a sum; empty where there is one objective."""
+    return f" ({', '.join(f'{name} {number(value)}' for name, value in parts)})" if parts else ""
+
+
+__all__ = ["estimate_lines", "result_lines", "score_lines"]

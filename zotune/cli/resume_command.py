@@ -1,0 +1,52 @@
+"""`zotune resume`: continue a run that was stopped or killed, or extend its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zotune import config
+from zotune.cli import fit_command
+from zotune.cli.command import command
+from zotune.cli.shared_flags import force_flag, json_flag, quiet_flag, run_argument
+from zotune.errors import RunFolderError
+from zotune.options import option
+
+SETTINGS = {
+    name: replace(o, shown="the run's", first=0, default=None)
+    for name, o in config.select("max_evals", "max_steps", "max_time", "max_score_calls", "device", "threads").items()
+}
+
+
+@dataclass(frozen=True)
+class ResumeFlags:
+    """What `resume` takes beside options of a run."""
+
+    run: str = run_argument()
+    checkpoint: str | None = option(
+        None, "Checkpoint directory of the run.", shown="the newest complete one", group="Output"
+    )
+    force: bool = force_flag()
+    as_json: bool = json_flag("Print the result as JSON on standard output.")
+    quiet: bool = quiet_flag()
+
+
+def resume(flags: ResumeFlags, settings: Mapping[str, Any]) -> None:
+    """Resume a run that was stopped or killed, bit for bit as if it had not been, or give it a larger budget.
+
+    Budgets count from the start of the run. All other options are read from its config.yaml; relative paths in there
+    start at the current directory.
+    """
+    folder = Path(flags.run)
+    if not (folder / "config.yaml").is_file():
+        raise RunFolderError(f"{folder} holds no config.yaml to resume from", hint="is this a run directory?")
+    saved = config.resolve(settings, str(folder / "config.yaml"))
+    cfg = replace(saved, output_dir=str(folder), run_name=None)
+    fit_command.run(cfg, flags.checkpoint or "last", flags.force, flags.quiet, flags.as_json)
+
+
+COMMAND = command("resume", resume, ResumeFlags, SETTINGS)
+
+__all__ = ["COMMAND"]
