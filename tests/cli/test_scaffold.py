@@ -81,7 +81,7 @@ def test_a_single_file_passes_and_is_used_by_its_path(kind: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("kind", "right", "wrong", "failing"),
     [
-        ("objective", "float(said in known)", "-float(said in known)", {"test_better_predictions", "test_worked"}),
+        ("objective", "float(text in answers)", "-float(text in answers)", {"test_better_predictions", "test_worked"}),
         ("optimizer", "theta - self.lr", "theta + self.lr", {"test_one_step_equals_the_reference"}),
     ],
 )
@@ -119,15 +119,15 @@ def test_nothing_is_overwritten(single: bool, file: str, tmp_path: Path) -> None
     ("kind", "name", "single", "said"),
     [
         ("objectve", "mine", False, "not 'objectve' .did you mean 'objective'"),
-        ("objective", "3d", False, "'3d' is no name; it takes letters, digits"),
-        ("objective", "a b", False, "'a b' is no name"),
-        ("objective", "../up", False, "'../up' is no name"),
-        ("objective", "a--b", False, "'a--b' is no name"),
-        ("objective", "", False, "'' is no name"),
-        ("objective", "größe", False, "'größe' is no name"),
-        ("objective", "class", True, "'class' is a word of Python's own .my-class"),
-        ("objective", "f1", False, "objective 'f1' is zotune's already .my-f1"),
-        ("optimizer", "MeZO", False, "optimizer 'mezo' is zotune's already"),
+        ("objective", "3d", False, "'3d' is not a name: use letters, digits"),
+        ("objective", "a b", False, "'a b' is not a name"),
+        ("objective", "../up", False, "'../up' is not a name"),
+        ("objective", "a--b", False, "'a--b' is not a name"),
+        ("objective", "", False, "'' is not a name"),
+        ("objective", "größe", False, "'größe' is not a name"),
+        ("objective", "class", True, "'class' is a keyword of Python .my-class"),
+        ("objective", "f1", False, "objective 'f1' exists already, in zotune .my-f1"),
+        ("optimizer", "MeZO", False, "optimizer 'mezo' exists already, in zotune"),
         ("objective", "random", True, "there is a module random already"),
         ("objective", "objectives", False, "there is a module zotune_objectives already"),
     ],
@@ -148,4 +148,4 @@ def test_names(tmp_path: Path) -> None:
 def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = run("-m", "zotune", "new", "objective", "f1", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "zotune: objective 'f1' is zotune's already (my-f1)\n"
+    assert done.stderr == "zotune: objective 'f1' exists already, in zotune (my-f1)\n"

@@ -66,7 +66,7 @@ def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
     return [
         "configuration:",
         *(f"  {line}" for line in yaml.safe_dump(shown, sort_keys=False).splitlines()),
-        f"model: {estimate['model']} ({estimate['head']}), {estimate['tuned_weights']:,} weights tuned",
+        f"model: {estimate['model']} ({estimate['head']} head), {estimate['tuned_weights']:,} weights tuned",
         task,
         f"estimate: {estimate['steps']:,} steps, {estimate['evaluations']:,} evaluations, "
         f"about {estimate['seconds']:.3g} s",

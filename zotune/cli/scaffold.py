@@ -1,6 +1,6 @@
-"""Skeletons of plugins: a package, or one file, with tests that pass as they stand. Works offline.
+"""Skeletons of plugins: a package, or one file, with tests that pass as they are. Works offline.
 
-Knows names, files and what is installed; knows no model and no number.
+Knows names, files and the installed plugins; runs nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from string import Template
 from zotune import plugins
 from zotune.errors import OptionError, nearest
 
-_OBJECTIVE = '''"""$name: right completions, short ones first.
+_OBJECTIVE = '''"""$name: exact answers, short ones first.
 
-    1 where the completion is a right text, else 0;  less price · its words
-
-Higher is better, one score a row. An empty completion has no words. A row without a right text has no score.
+The score of a row is 1 if the completion equals a reference, else 0, minus `price` for each word of the completion.
+Higher is better. A row without a reference has no score.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import zotune
 from zotune.text import texts
@@ -31,58 +34,66 @@ from zotune.text import texts
 @zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class $cls:
-    price: float = 0.01  # what each word of a completion costs
+    price: float = 0.01  # subtracted for each word of a completion
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.price >= 0:
             raise ValueError(f"price must be 0 or more, got {self.price}")
 
-    def __call__(self, completions, references):
-        # Called by name with what it declares: predictions and labels, completions and references, completion_ids,
-        # prompts, logits, losses, model, batch, any column of the data. Only that is computed. A float for all rows,
-        # or a list with a float or None for each.
-        return [self.one(said, right) for said, right in zip(texts(completions), references, strict=True)]
+    def __call__(self, completions: Sequence[Any], references: Sequence[Any]) -> list[float | None]:
+        # The parameters declare the inputs: predictions and labels, completions and references, completion_ids,
+        # prompts, logits, losses, model, batch, or any column of the data. Nothing else is computed. Return one float
+        # for all rows, or a list with a float or None (not applicable) for each row.
+        return [self.score(text, answer) for text, answer in zip(texts(completions), references, strict=True)]
 
-    def one(self, said, right):
-        known = [right] if isinstance(right, str) else list(right or [])
-        if not known:
+    def score(self, text: str, answer: str | Sequence[str] | None) -> float | None:
+        answers = [answer] if isinstance(answer, str) else list(answer or [])
+        if not answers:
             return None
-        return float(said in known) - self.price * len(said.split())
+        return float(text in answers) - self.price * len(text.split())
 '''
 
-_OPTIMIZER = '''"""$name: steps along random directions, as far as two probes say (the paper, arXiv id).
+_OPTIMIZER = '''"""$name: descent along random directions (cite the paper here, with its arXiv id).
 
     z ~ N(0, I);  g = (L(θ + εz) − L(θ − εz)) / 2ε;  θ ← θ − η g z
 
-Forwards a step: 2. Extra memory: none. Differs from the paper: nothing.
+Evaluations a step: 2. Extra memory: none. Differs from the paper: nothing.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+
+from zotune.types import At, Oracle, Recipe, Theta
 
 
 @dataclass(frozen=True)
 class $cls:
-    lr: float = 1e-2  # η: step size
+    lr: float = 1e-2  # η: learning rate
     eps: float = 1e-3  # ε: perturbation scale
 
-    forwards = 2  # evaluations of a batch that a step costs
+    forwards = 2  # evaluations of one batch at one point that a step costs
     fields = 0  # stored tensors, in multiples of the tuned weights
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.eps > 0:
             raise ValueError(f"eps must be positive, got {self.eps}")
 
-    def init(self, theta):
-        return None  # what a step hands to the next: plain data; a recipe in it becomes a stored field
+    def init(self, theta: Theta) -> None:
+        return None  # the first state: plain data; a recipe in it becomes a stored field
 
-    def step(self, theta, oracle, state, at):
-        z = at.normal()  # a recipe: nothing is drawn before the core writes θ
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
+        z = at.normal()  # ~ N(0, I): a recipe, drawn when the core writes θ
         up, down = oracle(theta + self.eps * z, theta - self.eps * z)
         g = (up - down) / (2 * self.eps)
         return theta - self.lr * g * z, state
 '''
 
-_OBJECTIVE_TEST = '''"""$name keeps the contract of objectives, and gives the numbers worked out by hand."""
+_OBJECTIVE_TEST = '''"""$name keeps the contract of objectives and gives the scores that were computed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from zotune.testing import ObjectiveContract
@@ -91,23 +102,27 @@ from $source import $cls
 
 
 class Test$cls(ObjectiveContract):
-    def objective(self):
+    def objective(self) -> $cls:
         return $cls()
 
 
-def test_worked_examples():
-    said = ["yes", "yes it is", "no", "", [{"role": "assistant", "content": "yes"}]]
-    right = ["yes", ["yes", "yes it is"], "yes", None, "yes"]
-    scores = $cls(price=0.1)(completions=said, references=right)
+def test_worked_examples() -> None:
+    completions: list[Any] = ["yes", "yes it is", "no", "", [{"role": "assistant", "content": "yes"}]]
+    references = ["yes", ["yes", "yes it is"], "yes", None, "yes"]
+    scores = $cls(price=0.1)(completions=completions, references=references)
     assert scores == [pytest.approx(0.9), pytest.approx(0.7), pytest.approx(-0.1), None, pytest.approx(0.9)]
 
 
-def test_options_are_checked():
+def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="price must be 0 or more, got -1"):
         $cls(price=-1)
 '''
 
 _OPTIMIZER_TEST = '''"""$name keeps the contract of optimizers, and its first step is the paper's, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from zotune.testing import OptimizerContract
@@ -116,40 +131,46 @@ from $source import $cls
 
 
 class Test$cls(OptimizerContract):
-    def optimizer(self):
+    def optimizer(self) -> $cls:
         return $cls()
 
-    def reference(self, given):
-        """The weights after one step, written again from the paper, in numpy."""
+    def reference(self, given: Any) -> dict[str, Any]:
+        """The weights after the first step, written again from the paper, in numpy."""
         lr, eps, z = 1e-2, 1e-3, given.noise()
         up = given.loss({n: w + eps * z[n] for n, w in given.weights.items()})
         down = given.loss({n: w - eps * z[n] for n, w in given.weights.items()})
         return {n: w - lr * (up - down) / (2 * eps) * z[n] for n, w in given.weights.items()}
 
 
-def test_options_are_checked():
+def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="eps must be positive, got 0"):
         $cls(eps=0)
 '''
 
-_REGISTERED_TEST = """
+_REGISTRATION_TEST = """
 
-def test_it_is_found_by_name():
+def test_the_package_registers_it() -> None:
+    import importlib
+
     import $package
-    from zotune.plugins import Host, Source
 
-    found = Host([Source("$name", "$distribution", "0.1.0", lambda: $package)])
-    assert found.names("$kind") == ["$name"]
-    assert [*found.failures, *found.check()] == []
+    targets: dict[str, str] = {}
+    $package.register_${kind}s(lambda name, target, **details: targets.update({name: target}))
+    module, _, cls = targets["$name"].partition(":")
+    assert getattr(importlib.import_module(module), cls) is $cls
 """
 
-_HOOKS = '''"""The hooks: light, nothing heavy is imported here."""
+_HOOKS = '''"""The hook by which zotune finds the $kind. Every command loads this module: import nothing heavy here."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from zotune import hookimpl
 
 
 @hookimpl
-def register_${kind}s(register):
+def register_${kind}s(register: Any) -> None:
     register(
         "$name",
         "$package.$kind:$cls",
@@ -189,17 +210,17 @@ An $kind for zotune.
 
 ```sh
 pip install -e '.[dev]'      # zotune finds it by its entry point
-pytest                       # the whole contract of ${kind}s, and the worked examples
+pytest                       # the contract of ${kind}s and the tests of this one
 zotune plugins show $name
 zotune fit $flag $name
 ```
 
-`$package/$kind.py` is the $kind, `$package/__init__.py` registers it, `tests/` holds the contract.
+`$package/$kind.py` is the $kind, `$package/__init__.py` registers it, `tests/` tests both.
 """
 
 _PARTS: Mapping[str, tuple[str, str, str, str]] = {
-    "objective": (_OBJECTIVE, _OBJECTIVE_TEST, "-o", "right completions, short ones first; higher is better"),
-    "optimizer": (_OPTIMIZER, _OPTIMIZER_TEST, "--optimizer", "steps along random directions"),
+    "objective": (_OBJECTIVE, _OBJECTIVE_TEST, "-o", "exact answers, short ones first; higher is better"),
+    "optimizer": (_OPTIMIZER, _OPTIMIZER_TEST, "--optimizer", "descent along random directions"),
 }
 _PREFIX = re.compile("^zotune[-_]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
@@ -207,7 +228,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 
 def write(kind: str, name: str, single_file: bool, folder: str | Path) -> list[Path]:
     """Write the skeleton of an objective or optimizer into `folder`: the package `zotune-<name>`, or one file and its
-    test. Returns the files. Overwrites nothing. Raises OptionError."""
+    test. Returns the paths of the files. Overwrites nothing. Raises OptionError for a name that cannot be used."""
     if kind not in _PARTS:
         raise OptionError(f"zotune new writes an objective or an optimizer, not {kind!r}", hint=nearest(kind, _PARTS))
     words = _words(kind, name)
@@ -232,17 +253,17 @@ def class_of(name: str) -> str:
 
 
 def _words(kind: str, name: str) -> dict[str, str]:
-    """What the templates call things. Raises OptionError for names that cannot be."""
+    """The names that fill the templates. Raises OptionError for a name that cannot be used."""
     plain = _PREFIX.sub("", name.strip())
     if not _NAME.fullmatch(plain):
-        raise OptionError(f"{name!r} is no name; it takes letters, digits, - and _, a letter first", hint="my-metric")
+        raise OptionError(f"{name!r} is not a name: use letters, digits, - and _, a letter first", hint="my-metric")
     short = plain.lower().replace("_", "-")
     module = short.replace("-", "_")
     if keyword.iskeyword(module):
-        raise OptionError(f"{name!r} is a word of Python's own", hint=f"my-{short}")
+        raise OptionError(f"{name!r} is a keyword of Python", hint=f"my-{short}")
     if plugins.default().has(kind, short):
         owner = plugins.default().find(kind, short).distribution
-        raise OptionError(f"{kind} {short!r} is {owner}'s already", hint=f"my-{short}")
+        raise OptionError(f"{kind} {short!r} exists already, in {owner}", hint=f"my-{short}")
     _, _, flag, summary = _PARTS[kind]
     names = {"kind": kind, "name": short, "module": module, "package": f"zotune_{module}", "cls": class_of(plain)}
     return {**names, "distribution": f"zotune-{short}", "flag": flag, "summary": summary}
@@ -266,7 +287,7 @@ def _package(kind: str, words: Mapping[str, str]) -> dict[Path, str]:
         root / package / "__init__.py": _filled(_HOOKS, words),
         root / package / f"{kind}.py": _filled(source, words),
         root / "tests" / f"test_{words['module']}.py": _filled(
-            test + _REGISTERED_TEST, {**words, "source": f"{package}.{kind}"}
+            test + _REGISTRATION_TEST, {**words, "source": f"{package}.{kind}"}
         ),
     }
 

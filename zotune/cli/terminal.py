@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,8 +33,10 @@ from zotune.events import (
 )
 from zotune.text import number, plain
 
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS: Final = 10.0
 """Seconds between two plain progress lines."""
+DEFAULT_STEPS: Final = 1000
+"""Largest step for which there is room in a line, where the budget does not tell."""
 
 
 class Terminal:
@@ -49,6 +51,7 @@ class Terminal:
         self._base: tuple[Example, ...] = ()
         self._clock = self._last = time.monotonic()
         self._first_step = 0
+        self._width = len(str(DEFAULT_STEPS))
         self._total: float | None = None
 
     def __call__(self, event: Event) -> None:
@@ -95,15 +98,16 @@ class Terminal:
 
     def _started(self, event: RunStarted) -> None:
         self._run = event
+        self._width = len(str(event.max_steps or event.max_evals or DEFAULT_STEPS))
         self.say(
-            f"{event.optimizer} tunes {event.tuned_weights:,} weights in {event.tensors} tensors of "
-            f"{event.model} ({event.head}, {event.device})"
+            f"{event.optimizer} tunes {event.tuned_weights:,} weights ({event.tensors} tensors) of {event.model}, "
+            f"{event.head} head, on {event.device}"
         )
         self.say(
             f"rows: {event.training_rows} training (batch size {event.batch_size}), "
             f"{event.validation_rows} validation, {event.test_rows} test"
         )
-        self.say(f"{event.objective} ({event.better}) of the base model: {number(event.test_score)} on the test set")
+        self.say(f"base model: test {event.objective} {number(event.test_score)} ({event.better})")
         self.say(f"run directory: {event.folder}")
         self._begin()
 
@@ -132,32 +136,36 @@ class Terminal:
             used = event.evaluations
         if not self._first_step:
             self._first_step = event.step
-        rate = (event.step - self._first_step + 1) / max(now - self._clock, 1e-9)
-        text = f"step {event.step}  {rate:.1f} steps/s"
         if event.dropped:
-            self.say(f"step {event.step} dropped, weights unchanged: {event.dropped}", "yellow")
+            self.say(f"step {event.step:>{self._width}}  dropped, weights unchanged: {event.dropped}", "yellow")
+        parts = [f"step {event.step:>{self._width}}"]
         if event.loss is not None and run and run.direction != "order":  # a comparison has no value of its own
-            text += f"  batch {run.objective} {event.loss if run.direction == 'minimize' else -event.loss:.4f}"
+            parts.append(self._score("batch", event.loss if run.direction == "minimize" else -event.loss))
         if event.difference is not None:
-            text += f"  |difference| {event.difference:.2e}"
+            parts.append(f"|difference| {event.difference:.1e}")
         if event.zero_share is not None:
-            text += f"  no signal {100 * event.zero_share:.0f} %"
+            parts.append(f"no signal {100 * event.zero_share:.0f} %")
         if event.scoring_share is not None and event.scoring_share > 0.2:
-            text += f"  scoring {100 * min(event.scoring_share, 1):.0f} %"
+            parts.append(f"scoring {100 * min(event.scoring_share, 1):.0f} %")
+        rate = (event.step - self._first_step + 1) / max(now - self._clock, 1e-9)
+        parts.append(f"{rate:.1f} steps/s")
         if self._progress:
-            self._progress.update(self._task, completed=min(used, self._total or used), text=text)
+            self._progress.update(self._task, completed=min(used, self._total or used), text="  ".join(parts))
         elif now - self._last >= PROGRESS_SECONDS:
             self._last = now
-            left = (now - self._clock) * (self._total / used - 1) if self._total and used else 0
-            self.say(f"{100 * used / self._total if self._total else 0:3.0f} %  {text}  {left:.0f} s left")
+            if self._total and used:
+                left = (now - self._clock) * (self._total / used - 1)
+                parts += [f"{100 * used / self._total:.0f} %", f"{left:.0f} s left"]
+            self.say("  ".join(parts))
 
     def _evaluated(self, event: Evaluated) -> None:
+        step = f"step {event.step:>{self._width}}"
         if event.failed or event.score is None:
-            self.say(f"step {event.step}: evaluation failed: {event.failed}", "yellow")
+            self.say(f"{step}  validation failed: {event.failed}", "yellow")
             return
-        mark = "  best so far" if event.best and event.step else ""
-        kl = f"  KL {event.kl:.3f}" if event.step and event.kl is not None else ""
-        self.say(f"step {event.step}: validation {self._name} {event.score:.4f}{_parts(event.parts)}{kl}{mark}")
+        best = "  best so far" if event.best and event.step else ""
+        kl = f"  KL {number(event.kl)}" if event.step and event.kl is not None else ""
+        self.say(f"{step}  {self._score('validation', event.score)}{_parts(event.parts)}{kl}{best}")
 
     def _examples(self, event: Examples) -> None:
         if not self._base:
@@ -175,17 +183,23 @@ class Terminal:
 
     def _interpolated(self, event: Interpolated) -> None:
         if event.score is not None:
-            mark = "  best so far" if event.best else ""
-            self.say(
-                f"step {event.step}, interpolated, {event.share:g} of the distance from the base model: "
-                f"validation {self._name} {event.score:.4f}{mark}"
-            )
+            best = "  best so far" if event.best else ""
+            where = f"  interpolated, {event.share:g} of the distance from the base model"
+            self.say(f"step {event.step:>{self._width}}  {self._score('validation', event.score)}{where}{best}")
 
     def _rolled_back(self, event: RolledBack) -> None:
         weights = f"step {event.to_step}" if event.to_step else "the base model"
-        weights += "" if event.share == 1.0 else f" ({event.share:g} of its distance from the base model)"
-        size = f"steps have {event.damping:.2g} of their size from here"
-        self.say(f"  diverged: {event.why}; restored the best checkpoint, {weights}; {size}", "yellow")
+        if event.share != 1.0:
+            weights += f", {event.share:g} of its distance from the base model"
+        self.say(
+            f"step {event.step:>{self._width}}  diverged: {event.why}; restored the best checkpoint ({weights}), "
+            f"step size x {event.damping:.2g}",
+            "yellow",
+        )
+
+    def _score(self, source: str, value: float) -> str:
+        """A score of the objective, so that scores of every source stand in one column."""
+        return f"{source:>{len('validation')}} {self._name} {number(value):>7}"
 
     @property
     def _name(self) -> str:
@@ -194,7 +208,7 @@ class Terminal:
 
 def _parts(parts: Sequence[tuple[str, float]]) -> str:
     """The values of the objectives in a sum."""
-    return f" ({', '.join(f'{name} {value:.4f}' for name, value in parts)})" if parts else ""
+    return f" ({', '.join(f'{name} {number(value)}' for name, value in parts)})" if parts else ""
 
 
 __all__ = ["Terminal"]

@@ -1,0 +1,124 @@
+"""Events of a run as lines of text, and results as text."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from zotune.cli import terminal as terminals
+from zotune.cli.result_lines import estimate_lines, score_lines
+from zotune.cli.terminal import Terminal
+from zotune.events import Evaluated, Interpolated, Note, Phase, RolledBack, RunStarted, StepDone
+from zotune.runs.result import ScoreEstimate
+from zotune.text import number
+
+START = RunStarted(
+    folder="runs/f1-1",
+    model="MiniLM (embedded)",
+    head="embedding",
+    device="cpu",
+    objective="f1",
+    better="higher is better",
+    direction="maximize",
+    optimizer="auto",
+    tuned_weights=4224,
+    tensors=8,
+    training_rows=400,
+    validation_rows=200,
+    test_rows=300,
+    batch_size=16,
+    test_score=0.48992,
+    max_steps=1200,
+)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, io.StringIO]:
+    """A terminal that prints plain lines, every progress line among them."""
+    monkeypatch.setattr(terminals, "PROGRESS_SECONDS", 0.0)
+    terminal, out = Terminal(), io.StringIO()
+    terminal.console = Console(file=out, width=200, highlight=False)
+    return terminal, out
+
+
+def test_scores_stand_in_one_column_with_one_precision(lines: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = lines
+    terminal(Phase("loading MiniLM (embedded)"))
+    terminal(Note("200 validation rows select the best weights"))
+    terminal(START)
+    terminal(Evaluated(step=0, score=0.53))
+    terminal(StepDone(step=9, evaluations=18, loss=-0.425, difference=0.0231, zero_share=0.0))
+    terminal(Evaluated(step=10, score=-0.00001, kl=0.0031, best=True, parts=(("f1", 0.5), ("length", -0.00001))))
+    terminal(Interpolated(step=1200, share=0.5, score=0.5236, best=True))
+    terminal(Evaluated(step=1200, failed="the scorer is gone"))
+    terminal(RolledBack(step=20, to_step=10, share=1.0, damping=0.25, why="4.0 standard errors below the base model"))
+    terminal(StepDone(step=21, evaluations=42, dropped="not finite"))
+    shown = out.getvalue().splitlines()
+    assert shown[:6] == [
+        "· loading MiniLM (embedded)",
+        "· 200 validation rows select the best weights",
+        "auto tunes 4,224 weights (8 tensors) of MiniLM (embedded), embedding head, on cpu",
+        "rows: 400 training (batch size 16), 200 validation, 300 test",
+        "base model: test f1 0.4899 (higher is better)",
+        "run directory: runs/f1-1",
+    ]
+    scored = [line for line in shown[6:] if " f1 " in line and "length" not in line]
+    assert scored[0] == "step    0  validation f1  0.5300"
+    assert scored[1].startswith("step    9       batch f1  0.4250  |difference| 2.3e-02  no signal 0 %  ")
+    assert scored[2] == (
+        "step 1200  validation f1  0.5236  interpolated, 0.5 of the distance from the base model  best so far"
+    )
+    assert "step   10  validation f1  0.0000 (f1 0.5000, length 0.0000)  KL 0.0031  best so far" in shown
+    assert "step 1200  validation failed: the scorer is gone" in shown
+    assert (
+        "step   20  diverged: 4.0 standard errors below the base model; restored the best checkpoint (step 10), "
+        "step size x 0.25" in shown
+    )
+    assert "step   21  dropped, weights unchanged: not finite" in shown
+
+
+def test_a_quiet_terminal_prints_nothing(lines: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = lines
+    terminal.quiet = True
+    terminal(START)
+    terminal(Evaluated(step=0, score=0.53))
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "shown"),
+    [
+        *[(0.5, False, "0.5000"), (-0.00004, False, "0.0000"), (-0.0, True, "0.0000"), (1234.5, False, "1234")],
+        *[(0.03791, True, "+0.0379"), (-0.5, True, "-0.5000"), (12345.0, True, "+1.234e+04")],
+    ],
+)
+def test_numbers(value: float, sign: bool, shown: str) -> None:
+    assert number(value, sign) == shown
+
+
+def test_scores_of_an_evaluation_stand_in_one_column() -> None:
+    scores = {"f1": ScoreEstimate(0.5, 0.03, 60), "accuracy": ScoreEstimate(-0.00001, None, 60)}
+    assert score_lines(scores) == ["f1       0.5000 ± 0.0300 (60 rows)", "accuracy 0.0000 (60 rows)"]
+
+
+def test_an_estimate() -> None:
+    estimate = {
+        "config": {"objective": "f1", "seed": 0},
+        "model": "m",
+        "head": "causal",
+        "classes": [],
+        "task": "generation",
+        "tuned_weights": 4224,
+        "steps": 1200,
+        "evaluations": 2400,
+        "seconds": 0.123,
+        "memory_mb": {"model": 86.6, "probing": 0.0, "fields": 0.0},
+    }
+    assert estimate_lines(estimate)[-4:] == [
+        "model: m (causal head), 4,224 weights tuned",
+        "task: generation",
+        "estimate: 1,200 steps, 2,400 evaluations, about 0.123 s",
+        "memory: model 86.6 MB, perturbation 0.0 MB, optimizer 0.0 MB",
+    ]
