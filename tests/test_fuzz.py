@@ -29,8 +29,9 @@ import pytest
 from effects import Effects
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from zotune_objectives import calls, http
+from zotune_objectives import http
 from zotune_objectives.exec_ import Exec
+from zotune_objectives.scorer_replies import number, parse, server_scores
 
 from zotune import config, plugin_options, plugins
 from zotune.cli import app
@@ -579,15 +580,15 @@ def fine(found: Sequence[float | None], rows: int) -> None:
 def test_replies_as_scores(raw: bytes, rows: int, label: str | None) -> None:
     with harmless():
         try:
-            reply = calls.parse(raw.decode())
+            reply = parse(raw.decode())
         except (ValueError, RecursionError):
             return
         try:
-            fine(http.scores(reply, rows, label), rows)
+            fine(server_scores(reply, rows, label), rows)
         except ValueError as error:
             one_line(str(error))
         with contextlib.suppress(ValueError):
-            fine([calls.number(reply)], 1)
+            fine([number(reply)], 1)
 
 
 class Web:

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from conftest import rows, write_jsonl
 from effects import Effects
-from test_scorers import Server
+from score_server import ScoreServer
 
 import zotune
 from zotune import config
@@ -444,8 +444,8 @@ def test_the_card_of_a_run_holds_text_as_text(toy: Path, tiny_encoder: Path, tmp
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
+def server() -> Iterator[ScoreServer]:
+    made = ScoreServer()
     yield made
     made.close()
 
@@ -454,7 +454,7 @@ def test_secrets_stay_in_the_environment(
     toy: Path,
     tiny_encoder: Path,
     tmp_path: Path,
-    server: Server,
+    server: ScoreServer,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -506,7 +506,7 @@ def test_an_address_holds_no_secret(
     assert SECRET not in str(list(tmp_path.rglob("*")))
 
 
-def test_the_query_is_sent_and_hidden(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_query_is_sent_and_hidden(server: ScoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", f"code={SECRET}%2B1&v=1")
     asked: list[str] = []
 

@@ -1,15 +1,15 @@
-"""A person's taste: completions from points that the optimizer wants compared, and someone who says which is better.
+"""A person as the objective: completions of points that the optimizer compares, rated by a person.
 
-    zotune fit -m MODEL -d prompts.jsonl -o human        waits for answers
-    zotune rate RUN                                      asks for them on a local page, or with --terminal
+    zotune fit -m MODEL -d prompts.jsonl -o human        generates completions and waits for ratings
+    zotune rate RUN                                      asks for ratings on a local page, or with --terminal
 
-Questions and answers lie in the run's `ratings.sqlite` and nowhere else, so that tuner and page may be closed and
-opened again. A question is known by its prompt and its answers: the same is never asked twice, and equal answers are a
-tie that nobody is asked about. The chosen answer has strength 1, the others 0; a tie and "both bad" ½ each; a
-skipped row does not count.
+Questions and ratings are kept in the run directory's `ratings.sqlite`, so the tuner and the page can be stopped and
+restarted. A question is identified by its prompt and completions: no question is asked twice, and equal completions are
+a tie that nobody is asked about. The chosen completion has strength 1 and the others 0; after a tie and "both bad" each
+has ½; a skipped row does not count.
 
-A person cannot score every held-out row at every evaluation: the last weights are the ones that are judged, once, on
-`judged` rows, blind against the start.
+A person cannot rate every validation row at every evaluation, so there is no validation: the last weights are compared
+with the base model once, blind, on `judged` test rows.
 """
 
 from __future__ import annotations
@@ -17,33 +17,45 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.humans.ratings import DONE, Question, Ratings
+from zotune.humans.ratings import DONE, MAX_COMPLETIONS, Question, Ratings
 from zotune.text import texts
 from zotune.types import ObjectiveInfo, RunContext
 
 POLL = 0.05
-"""Seconds between two looks for answers."""
+"""Seconds between two checks for new ratings."""
+GENERATING = "generating"
+WAITING = "waiting for ratings"
+"""What the page shows about the tuner."""
+
+
+@dataclass(frozen=True)
+class _Session:
+    """The ratings of the current run. stopping: whether the run is to end."""
+
+    ratings: Ratings
+    stopping: Callable[[], bool]
+    stack: contextlib.ExitStack
 
 
 @dataclass(frozen=True)
 class Human:
-    questions: int = 200  # asked at most, where no other budget is given
-    candidates: int = 2  # answers shown at a time
-    rows: int = 4  # prompts a step
-    judged: int = 20  # held-out rows that decide at the end
-    _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    questions: int = 200  # questions at most, if no other budget is given
+    candidates: int = 2  # completions in a question
+    rows: int = 4  # prompts in a step
+    judged: int = 20  # test rows that compare the tuned model with the base model at the end
+    _session: _Session | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in (("questions", self.questions), ("rows", self.rows), ("judged", self.judged)):
             if value < 1:
-                raise OptionError(f"human: {name} must be at least 1, got {value}")
-        if not 2 <= self.candidates <= 9:
-            raise OptionError(f"human: candidates must be 2 to 9, got {self.candidates}")
+                raise OptionError(f"human: {name} must be 1 or more, got {value}")
+        if not 2 <= self.candidates <= MAX_COMPLETIONS:
+            raise OptionError(f"human: candidates must be 2 to {MAX_COMPLETIONS}, got {self.candidates}")
 
     def info(self) -> ObjectiveInfo:
         return ObjectiveInfo(
@@ -58,47 +70,56 @@ class Human:
         )
 
     def _start(self, run: RunContext) -> None:
-        """Open the run's store of questions and answers."""
+        """Open the run's ratings."""
         stack = contextlib.ExitStack()
         ratings = stack.enter_context(Ratings(run.folder, run.seed))
         ratings.set_planned(run.planned)
-        ratings.set_state("generating")
+        ratings.set_state(GENERATING)
         stack.enter_context(ratings.heartbeat())
-        self._run.update(ratings=ratings, stop=run.stopping, stack=stack)
-        run.message(f"questions wait for answers: zotune rate {run.folder}")
+        object.__setattr__(self, "_session", _Session(ratings, run.stopping, stack))
+        run.message(f"to rate completions: zotune rate {run.folder}")
 
     def close(self) -> None:
-        """Say on the page that nobody asks any more."""
-        if self._run:
-            self._run["ratings"].set_state(DONE)
-            self._run["stack"].close()
-            self._run.clear()
+        """Close the run's ratings; the page then shows that the rating has ended."""
+        if self._session is not None:
+            self._session.ratings.set_state(DONE)
+            self._session.stack.close()
+            object.__setattr__(self, "_session", None)
 
     def __call__(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> list[tuple[float, ...] | None]:
-        """For each row one strength a candidate. Raises Stopped where the run is to end before all have answers."""
-        ratings: Ratings | None = self._run.get("ratings")
-        if ratings is None:
-            raise ObjectiveError("nobody is asked: human answers are given within a run")
-        questions = [Question(_key(p, c), _said(p), tuple(texts(c))) for p, c in zip(prompts, candidates, strict=True)]
+        """For each row one strength for each candidate, after all have been rated.
+
+        Raises Stopped if the run is stopped before, ObjectiveError outside of a run.
+        """
+        if self._session is None:
+            raise ObjectiveError(
+                "the objective human works only within a run", hint="zotune fit -o human, then zotune rate"
+            )
+        ratings = self._session.ratings
+        questions = [
+            Question(_key(prompt, row), _prompt_text(prompt), tuple(texts(row)))
+            for prompt, row in zip(prompts, candidates, strict=True)
+        ]
         keys = [q.key for q in questions]
         ratings.ask(questions)
-        ratings.set_state("waiting for answers")
+        ratings.set_state(WAITING)
         while ratings.count_open(keys):
-            if self._run["stop"]():
-                raise Stopped("stopped while waiting for answers", hint="--resume-from-checkpoint last goes on")
+            if self._session.stopping():
+                raise Stopped("stopped while waiting for ratings", hint="--resume-from-checkpoint last resumes the run")
             time.sleep(POLL)
-        found = ratings.take_scores(keys)
-        ratings.set_state("generating")
-        return [found[key] for key in keys]
+        scores = ratings.take_scores(keys)
+        ratings.set_state(GENERATING)
+        return [scores[key] for key in keys]
 
 
-def _said(prompt: Any) -> str:
-    """A prompt as a person reads it: of messages, what was said in turn."""
+def _prompt_text(prompt: Any) -> str:
+    """A prompt as the rater reads it; of a list of messages one paragraph for each."""
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
 def _key(prompt: Any, candidates: Sequence[Any]) -> str:
-    said = "\0".join([_said(prompt), *texts(candidates)])
-    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    """The identity of a question."""
+    parts = "\0".join([_prompt_text(prompt), *texts(candidates)])
+    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,31 +1,32 @@
-"""A judge of pairs: a function that says which of two completions to the same prompt is better.
+"""A judge as the objective: a function that compares two completions of the same prompt.
 
-    def judge(prompts, completions, **columns) -> list[int]      # 0: the first, 1: the second, -1: it cannot tell
+    def judge(prompts, completions, **columns) -> list[int]      # 0: the first is better, 1: the second, -1: a tie
 
-`completions` are pairs, one a row; a class of TRL's shape, whose `judge(prompts, completions)` is a method, and async
-functions serve as well. Which of two comes first is drawn for each pair, by a hash of both, so that a judge who likes
-the first place gains nothing by it. Of more than two candidates each meets each; a candidate's strength is the share of
-its games that it wins, an undecided one counting a half.
+`completions` holds one pair for each row. Judges of TRL's shape, classes with a method `judge(prompts, completions)`,
+work as well, and so do async functions. The order in each pair is drawn by a hash of both texts, so a judge who prefers
+one position gains nothing. With more than two candidates each is compared with each; the strength of a candidate is the
+share of comparisons that it wins, a tie counting as half.
 
-Named `judge:file.py:function` or `judge:package.module:function`. Held-out rows are scored by the share of rows on
-which the tuned model's completion wins against the start's.
+Named `judge:file.py:function` or `judge:package.module:function`. Validation and test rows are scored by the share of
+rows on which the tuned model's completion wins against the base model's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol, runtime_checkable
 
 import zotune
-from zotune import plugins
 from zotune.errors import ObjectiveError, OptionError
-from zotune.scoring.calls import Calls, call, some
-from zotune.scoring.results import read_list
+from zotune.scoring.functions import UserFunction, find, select_rows
 from zotune.text import texts
+
+FIRST, SECOND, TIE = 0, 1, -1
+"""The verdicts of a judge."""
 
 
 @runtime_checkable
@@ -40,51 +41,55 @@ class PairJudge(Protocol):
 class Judge:
     function: str  # file.py:function or package.module:function
     concurrency: int = 1  # calls of an async judge at a time
-    batch_size: int | None = None  # pairs a call of an async judge
-    timeout: float | None = None  # seconds a call
-    _judge: Callable[..., Any] = field(init=False, repr=False)
+    batch_size: int | None = None  # pairs in a call of an async judge
+    timeout: float | None = None  # seconds a call may take
+    _judge: UserFunction = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = plugins.by_path(self.function, "judge")
-        found = found() if inspect.isclass(found) else found
-        if isinstance(found, PairJudge):
-            found = found.judge
-        if not callable(found):
-            raise OptionError(f"judge: {self.function!r} is a {type(found).__name__}, not a function")
-        object.__setattr__(self, "_judge", found)
+        target = find(self.function, "judge")
+        target = target() if inspect.isclass(target) else target
+        if isinstance(target, PairJudge):
+            target = target.judge
+        if not callable(target):
+            raise OptionError(
+                f"judge: {self.function!r} is a {type(target).__name__}, not a function",
+                hint="name a function, or a class with a method judge(prompts, completions)",
+            )
+        name = f"judge:{self.function}"
+        judge = UserFunction(target, name, self.concurrency, self.batch_size, self.timeout)
+        object.__setattr__(self, "_judge", judge)
 
     def __call__(
         self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]], **columns: Any
     ) -> list[list[float] | None]:
-        """For each row one strength a candidate."""
-        games = [(row, a, b) for row, said in enumerate(candidates) for a, b in combinations(range(len(said)), 2)]
+        """For each row one strength for each candidate, in [0, 1]. Raises ObjectiveError."""
+        games = [(row, a, b) for row, several in enumerate(candidates) for a, b in combinations(range(len(several)), 2)]
         pairs = [(candidates[row][a], candidates[row][b]) for row, a, b in games]
-        turned = [_turned(prompts[row], *pair) for (row, _, _), pair in zip(games, pairs, strict=True)]
-        shown = [[b, a] if t else [a, b] for (a, b), t in zip(pairs, turned, strict=True)]
-        said = self._ask([row for row, _, _ in games], prompts, shown, columns)
+        swapped = [_is_swapped(prompts[row], *pair) for (row, _, _), pair in zip(games, pairs, strict=True)]
+        shown = [[b, a] if swap else [a, b] for (a, b), swap in zip(pairs, swapped, strict=True)]
+        verdicts = self._verdicts([row for row, _, _ in games], shown, {"prompts": prompts, **columns})
         strengths = [[0.0] * len(row) for row in candidates]
-        for (row, a, b), answer, t in zip(games, said, turned, strict=True):
-            won = 0.5 if answer < 0 else float((answer == 0) != t)
+        for (row, a, b), verdict, swap in zip(games, verdicts, swapped, strict=True):
+            won = 0.5 if verdict == TIE else float((verdict == FIRST) != swap)
             strengths[row][a] += won
             strengths[row][b] += 1 - won
         return [[s / (len(row) - 1) for s in row] for row in strengths]
 
-    def _ask(
-        self, rows: Sequence[int], prompts: Sequence[Any], shown: Sequence[Any], columns: dict[str, Any]
-    ) -> list[float]:
-        given = {"prompts": prompts, **columns}
-        given = {k: some(v, rows, len(prompts)) for k, v in given.items()} | {"completions": shown}
-        parameters = inspect.signature(self._judge).parameters
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-            given = {k: v for k, v in given.items() if k in parameters}
-        result = call(self._judge, given, len(rows), Calls(self.concurrency, self.batch_size, self.timeout))
-        found = read_list(f"judge:{self.function}", result, len(rows))
-        if found is None or any(x not in (0, 1, -1) for x in found):
-            raise ObjectiveError(f"judge {self.function!r} answers 0, 1 or -1 for each pair, got {result!r:.60}")
-        return [float(x) for x in found if x is not None]
+    def _verdicts(self, rows: Sequence[int], pairs: Sequence[Any], inputs: Mapping[str, Any]) -> list[float]:
+        """The judge's verdict on each pair. rows: the row of each pair."""
+        count = len(inputs["prompts"])
+        inputs = {name: select_rows(values, rows, count) for name, values in inputs.items()}
+        verdicts = self._judge.scores({**inputs, "completions": pairs}, len(pairs))
+        wrong = [v for v in verdicts if v not in (FIRST, SECOND, TIE)]
+        if wrong:
+            raise ObjectiveError(
+                f"judge {self.function!r} must return 0, 1 or -1 for each pair, got {wrong[0]!r}",
+                hint="0: the first is better, 1: the second, -1: a tie",
+            )
+        return [float(v) for v in verdicts if v is not None]
 
 
-def _turned(prompt: Any, first: Any, second: Any) -> bool:
-    """Whether the second of a pair is shown first."""
-    said = "\0".join([str(prompt), *texts([first, second])])
-    return bool(hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1)
+def _is_swapped(prompt: Any, first: Any, second: Any) -> bool:
+    """Whether the judge sees the second completion of a pair first."""
+    key = "\0".join([str(prompt), *texts([first, second])])
+    return bool(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1)

@@ -32,7 +32,7 @@ from zotune.humans.ratings import DONE, BlindQuestion, Ratings
 from zotune.humans.store import FILE_NAME
 from zotune.search.journal import Journal
 
-WAITS = "waiting for answers"
+WAITS = "waiting for ratings"
 THINGS = WORDS.split()[13:33]
 OPTIONS: dict[str, Any] = {"objective": "human", "max_steps": 4, "eval_steps": 4, "save_steps": 1, "max_new_tokens": 6}
 ARGS: dict[str, Any] = {
