@@ -193,7 +193,7 @@ def test_standard_error_does_not_block(program: Any) -> None:
 def test_a_program_that_exits_at_once(program: Any) -> None:
     scorer = program(text="import sys; sys.exit('no licence')")
     for _ in range(2):
-        with pytest.raises(ObjectiveError, match="exit code 1 after 0 of 2 scores; last line .*: no licence"):
+        with pytest.raises(ObjectiveError, match=r"exit code 1 after 0 of 2 scores; last line .*: no licence"):
             scorer(["x"] * 2, ["p" * (1 << 20)] * 2)
     assert scorer.tally["restarts"] == 1
 
