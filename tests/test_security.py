@@ -482,8 +482,8 @@ def test_secrets_stay_in_the_environment(
     assert ended.value.code == 0
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
     said = capfd.readouterr()
-    assert "answered 403: bad token ***, bad code ***" in said.err
-    assert "answered 403" in everything_in(folder)
+    assert "replied 403: bad token ***, bad code ***" in said.err
+    assert "replied 403" in everything_in(folder)
     assert SECRET not in said.err + said.out
     assert SECRET not in everything_in(folder)
     assert SECRET not in str(list(tmp_path.rglob("*")))
