@@ -27,8 +27,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
+from zotune.types import At, Oracle, Recipe, Theta
 from zotune_optimizers.auto_calibration import calibrate
 from zotune_optimizers.option_checks import at_least, fraction, positive
 
@@ -45,7 +46,7 @@ STOP = 2.0
 class State(NamedTuple):
     """Names are those of saved states."""
 
-    D: Any  # D: perturbation size of each tensor
+    D: Recipe  # D: perturbation size of each tensor
     eps: float  # ε: perturbation scale
     rho: float  # ρ: size of the first step
     cap: float  # κ: displacement cap
@@ -79,7 +80,7 @@ class Auto:
         fraction("auto", beta=self.beta)
         at_least(1, "auto", bands=self.bands, rows=self.rows)
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> State:
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State:
         limit = math.inf if at.total is None else self.share * self.forwards * at.total
         sizes = calibrate(
             theta,
@@ -101,7 +102,7 @@ class Auto:
         chosen = {"perturbation scale": state.eps, "first step": state.rho, "displacement cap": state.cap}
         return {**state.found, **chosen}
 
-    def step(self, theta: Any, oracle: Any, state: State, at: Any) -> tuple[Any, State]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         D, eps = state.D, state.eps
         z = at.rademacher()
         up, down = oracle(theta + eps * D * z, theta - eps * D * z)

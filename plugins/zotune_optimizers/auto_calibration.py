@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from zotune.types import At, Noise, Oracle, PerTensor, Recipe, Theta
 
 LONG = 600
 """Steps from which on the displacement cap is the whole of κ."""
@@ -39,16 +41,16 @@ SMALL_BUDGET = 20
 class Sizes(NamedTuple):
     """What the calibration chose, and numbers for the user."""
 
-    D: Any
+    D: PerTensor
     eps: float
     cap: float
     numbers: dict[str, float]
 
 
 def calibrate(
-    theta: Any,
-    oracle: Any,
-    at: Any,
+    theta: Theta,
+    oracle: Oracle,
+    at: At,
     *,
     cap: float,
     tolerance: float,
@@ -74,23 +76,23 @@ def calibrate(
     def affordable() -> bool:
         return bool(oracle.evaluations + evaluations <= limit)
 
-    def cost(D: Any, z: Any) -> float:
+    def cost(D: Recipe, z: Recipe) -> float:
         """C(D)."""
         points = theta + D * z, theta - D * z
         up, down = oracle.kl(*points) if measures_kl else oracle(*points, batch=batch)
         return float((up + down) / 2 - base_loss)
+
+    def group_scale(units: dict[str, float], z: Noise) -> float:
+        """δ of the group with these units (RMS of each tensor), in direction z."""
+        unit = theta.per(lambda t: units.get(t.name, 0.0))
+        return largest_scale(lambda scale: cost(scale * unit, z) > group_limit, affordable)
 
     sizes: dict[str, float] = {}
     deltas = []
     for k, names in enumerate(groups.values()):
         typical = math.sqrt(sum(rms[n] ** 2 for n in names) / len(names)) or 1.0
         units = {n: max(rms[n], FLOOR * typical) for n in names}
-        unit, z = theta.per(lambda t, units=units: units.get(t.name, 0.0)), at.rademacher(k)
-
-        def too_large(scale: float, unit: Any = unit, z: Any = z) -> bool:
-            return cost(scale * unit, z) > group_limit
-
-        delta = largest_scale(too_large, affordable)
+        delta = group_scale(units, at.rademacher(k))
         sizes |= {n: delta * u for n, u in units.items()}
         deltas.append(delta)
     D, paid, z = theta.per(lambda t: sizes[t.name]), 0.0, at.rademacher(len(groups))
@@ -122,11 +124,13 @@ def largest_scale(too_large: Callable[[float], bool], affordable: Callable[[], b
     return scale
 
 
-def tensor_groups(theta: Any, bands: int) -> dict[tuple[int, str, str], list[str]]:
+def tensor_groups(theta: Theta, bands: int) -> dict[tuple[int, str, str], list[str]]:
     """Tensor names by band of layers (0: outside of all layers), kind, and role (the last part of the name)."""
     blocks = sorted({t.block for t in theta.tensors if t.block is not None})
     band = {b: 1 + i * min(bands, len(blocks)) // len(blocks) for i, b in enumerate(blocks)}
     groups: dict[tuple[int, str, str], list[str]] = {}
     for t in theta.tensors:
-        groups.setdefault((band.get(t.block, 0), t.kind, t.name.rpartition(".")[2]), []).append(t.name)
+        groups.setdefault((0 if t.block is None else band[t.block], t.kind, t.name.rpartition(".")[2]), []).append(
+            t.name
+        )
     return groups

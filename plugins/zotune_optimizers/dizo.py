@@ -25,9 +25,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import only
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, positive, require
 from zotune_optimizers.spsa import projected_gradient
 
@@ -36,6 +37,10 @@ BETA1, BETA2, SIGMA = 0.9, 0.999, 1e-8
 """Adam's defaults, for mode=adam (Kingma and Ba 2015)."""
 NEW1, NEW2 = 0.1, 0.001
 """1 − β₁ and 1 − β₂ as decimals; in floating point 1 − 0.9 is not 0.1."""
+
+
+class State(TypedDict):
+    anchor: Recipe  # θ₀ on the projected tensors, 0 elsewhere
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class DiZO:
     pattern: str = QUERY_VALUE  # names of the projected tensors, a regular expression
     mode: Literal["zo", "adam"] = "zo"  # how γ is learned
     perturb: Literal["relative", "absolute"] = "relative"  # r ± ε'u, or γ ± ε'u
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget; linear for OPT and Llama
+    schedule: Schedule = "constant"  # of η over the budget; linear for OPT and Llama
 
     fields: ClassVar[int] = 1
     needs: ClassVar[str] = "comparisons"
@@ -64,41 +69,43 @@ class DiZO:
         except re.error as error:
             require(False, f"dizo: pattern {self.pattern!r} is no regular expression: {error}")
 
-    def cost(self, theta: Any, at: Any) -> int:
+    def cost(self, theta: Theta, at: At) -> int:
         slope = 2 * (len(self.projected(theta)) if self.mode == "adam" else 1)
         return 2 + (slope * self.iters if self.is_due(at) else 0)
 
-    def is_due(self, at: Any) -> bool:
+    def is_due(self, at: At) -> bool:
         """Whether this step ends with a projection round."""
         return bool((at.t + 1) % self.interval == 0)
 
-    def projected(self, theta: Any) -> list[str]:
+    def projected(self, theta: Theta) -> list[str]:
         """Names of the projected tensors."""
         return [t.name for t in theta.tensors if re.search(self.pattern, t.name)]
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         names = set(self.projected(theta))
         some = ", ".join(t.name for t in theta.tensors[:3])
         require(bool(names), f"dizo: pattern {self.pattern!r} matches none of the tuned tensors, such as {some}")
         return {"anchor": only(theta.per(lambda t: t.name in names), theta)}  # θ₀
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         z = at.normal()  # ~ N(0, I)
         g = projected_gradient(oracle, theta, z, self.eps)  # (1)
         new = theta - self.lr * at.schedule(self.schedule) * g * z  # (2)
         return (self.project(new, theta, oracle, state["anchor"], at) if self.is_due(at) else new), state
 
-    def project(self, new: Any, theta: Any, oracle: Any, anchor: Any, at: Any) -> Any:
+    def project(self, new: Recipe, theta: Theta, oracle: Oracle, anchor: Recipe, at: At) -> Recipe:
         """θ₀ + r ⊙ Δ with learned ratios r. A tensor that has not moved from θ₀ keeps r = 1."""
         names, delta = set(self.projected(theta)), new - anchor
         d = {n: x for n, x in at.norm(delta).values.items() if n in names and x > 0}  # (3)
         unit = {n: 1.0 if self.perturb == "relative" else 1 / x for n, x in d.items()}  # of r, for a unit of u
         r = dict.fromkeys(d, 1.0)
 
-        def at_ratio(r: Any) -> Any:  # (5); the anchor is 0 where nothing is projected, and r is 1 there
+        def at_ratio(
+            r: dict[str, float],
+        ) -> Recipe:  # (5); the anchor is 0 where nothing is projected, and r is 1 there
             return anchor + theta.per(lambda t: r.get(t.name, 1.0)) * delta
 
-        def slope(u: Any) -> float:  # (6)
+        def slope(u: dict[str, float]) -> float:  # (6)
             along = theta.per(lambda t: u.get(t.name, 0.0) * unit.get(t.name, 0.0)) * delta
             return projected_gradient(oracle, at_ratio(r), along, self.gamma_eps)
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from zotune import weighted_sum
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, positive, require
 
 
@@ -28,7 +29,7 @@ class ES:
     eps: float = 1e-3  # σ: perturbation scale
     n: int = 30  # N: members of the population
     sampling: Literal["independent", "antithetic"] = "independent"  # N directions, or N/2 with both signs
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of α over the budget
+    schedule: Schedule = "constant"  # of α over the budget
 
     needs: ClassVar[str] = "comparisons"
 
@@ -42,10 +43,10 @@ class ES:
     def forwards(self) -> int:
         return self.n
 
-    def init(self, theta: Any) -> None:
+    def init(self, theta: Theta) -> None:
         return None
 
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         antithetic = self.sampling == "antithetic"
         z = [at.normal(i) for i in range(self.n // 2 if antithetic else self.n)]  # ~ N(0, I)
         mirrored = [theta - self.eps * x for x in z] if antithetic else []

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import stdev
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from zotune import weighted_sum
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, positive
 
 
@@ -29,7 +30,7 @@ class FZOO:
     lr: float = 1e-5  # η: learning rate
     eps: float = 1e-3  # ε: perturbation scale
     n: int = 8  # N: perturbations a step
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     needs: ClassVar[str] = "comparisons"
 
@@ -41,10 +42,10 @@ class FZOO:
     def forwards(self) -> int:
         return self.n + 1
 
-    def init(self, theta: Any) -> None:
+    def init(self, theta: Theta) -> None:
         return None
 
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         u = [at.rademacher(i) for i in range(self.n)]
         clean, *losses = oracle(theta, *(theta + self.eps * x for x in u))
         s = stdev(losses)

@@ -24,11 +24,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from statistics import pstdev
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from zotune import each, outer, weighted_sum, where
+from zotune.types import At, Factor, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.matrices import is_matrix, matrix_shape
 from zotune_optimizers.option_checks import positive, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,21 @@ class GRZO:
     lr: float = 1e-7  # η: learning rate
     eps: float = 1e-3  # σ: perturbation scale
     floor: float = 1e-8  # ε: added to std δ
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     needs: ClassVar[str] = "comparisons"
 
     def __post_init__(self) -> None:
         positive("grzo", lr=self.lr, eps=self.eps, floor=self.floor)
 
-    def cost(self, theta: Any, at: Any) -> int:
+    def cost(self, theta: Theta, at: At) -> int:
         return 2 * len(at.sample(0).rows)
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> None:
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> None:
         rows = len(at.sample(0).rows)
         require(rows > 1, f"grzo: a batch must have at least 2 rows, got {rows}", "--batch-size 16")
 
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         rows, U, matrices = at.sample(0).each, at.normal(), theta.per(is_matrix)
         r = [self.noise(at, 0, i) for i in range(len(rows))]
         s = [self.noise(at, 1, i) for i in range(len(rows))]
@@ -68,17 +72,17 @@ class GRZO:
         other_update = weighted_sum([(a, at.rademacher(i)) for i, a in enumerate(c)])
         return theta - where(matrices, update, other_update), None
 
-    def noise(self, at: Any, axis: int, i: int) -> Any:
+    def noise(self, at: At, axis: int, i: int) -> Factor:
         """Noise of row i of the batch along one axis of each matrix, as a factor of one column."""
         return at.factor(lambda t: (shape[axis], 1) if (shape := matrix_shape(t)) else None, 2 * i + axis)
 
 
-def signs(x: Any) -> Any:
+def signs(x: Tensor) -> Tensor:
     """−1 or 1 for each element of a torch tensor, in float64."""
     return (x >= 0).double() * 2 - 1
 
 
-def side_by_side(c: list[float], *columns: Any) -> Any:
+def side_by_side(c: list[float], *columns: Tensor) -> Tensor:
     """The signs of B columns (m, 1), each times its coefficient, as one matrix (m, B)."""
     import torch
 

@@ -15,10 +15,15 @@ and is stored in float32 whatever the weights' type. The default s = 0 of the au
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, TypedDict
 
 from zotune import constant, minimum, sqrt
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import fraction, positive, require
+
+
+class State(TypedDict):
+    H: Recipe  # H: diagonal of the Hessian
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class HiZOO:
     eps: float = 1e-3  # ε: perturbation scale
     smooth: float = 1e-8  # s: weight of the new curvature
     growth: float = 10.0  # largest factor by which H grows in a step
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 3
     fields: ClassVar[int] = 1
@@ -37,10 +42,10 @@ class HiZOO:
         fraction("hizoo", smooth=self.smooth)
         require(self.growth > 1, f"hizoo: growth must be above 1, got {self.growth}")
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         return {"H": constant(1.0)}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         H, z = state["H"], at.normal()  # z ~ N(0, I)
         direction = z / sqrt(H)
         clean, up, down = oracle(theta, theta + self.eps * direction, theta - self.eps * direction)

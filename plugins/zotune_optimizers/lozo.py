@@ -22,12 +22,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from zotune import constant, each, only, outer, where
+from zotune.types import At, Factor, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.matrices import is_matrix, matrix_shape, scaled
 from zotune_optimizers.option_checks import at_least, fraction, positive
 from zotune_optimizers.spsa import projected_gradient
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class State(TypedDict):
+    past: list[list[float]]  # (step, g) of the last K steps, oldest first
+    M: Recipe  # M: momentum of tensors that are no matrices
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class LOZO:
     interval: int = 100  # ν: steps that V is kept
     beta: float = 0.0  # β: memory of the momentum; 0: LOZO, 0.9: LOZO-M
     window: int = 32  # K: steps that the momentum of matrices is recomputed from
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 2
     needs: ClassVar[str] = "comparisons"
@@ -52,16 +61,16 @@ class LOZO:
     def fields(self) -> int:
         return 1 if self.beta else 0
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State | None:
         others = theta.per(lambda t: not is_matrix(t))
         return {"past": [], "M": only(others, constant(0.0))} if self.beta else None
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State | None, at: At) -> tuple[Recipe, State | None]:
         matrices, z = theta.per(is_matrix), at.normal()
         U, V = self.factors(at, at.t)
         g = projected_gradient(oracle, theta, where(matrices, outer(U, V), z), self.eps)
         lr = self.lr * at.schedule(self.schedule)
-        if not self.beta:
+        if state is None:
             return theta - lr * g * where(matrices, 1 / self.rank * outer(U, V), z), None
         past = [*state["past"], [at.t, g]][-self.window :]  # oldest first
         M = self.beta * state["M"] + (1 - self.beta) * g * z
@@ -69,30 +78,30 @@ class LOZO:
         step = where(matrices, 1 / self.rank * outer(N, V), M)
         return theta - lr * step, {"past": past, "M": only(theta.per(lambda t: not is_matrix(t)), M)}
 
-    def factors(self, at: Any, t: int) -> tuple[Any, Any]:
+    def factors(self, at: At, t: int) -> tuple[Factor, Factor]:
         """U and V of step t."""
         U = at.factor(lambda x: (shape[0], self.rank) if (shape := matrix_shape(x)) else None, 0, t)
         first = t - t % self.interval  # the step that drew V
         V = at.factor(lambda x: (shape[1], self.rank) if (shape := matrix_shape(x)) else None, 1, first)
         return U, V
 
-    def momentum(self, at: Any, past: Any) -> Any:
+    def momentum(self, at: At, past: list[list[float]]) -> Any:
         """N, from (step, g) of the last steps, oldest first."""
-        U, V_old = self.factors(at, past[0][0])
+        U, V_old = self.factors(at, int(past[0][0]))
         N = each(partial(scaled, (1 - self.beta) * past[0][1]), U)
         for t, g in past[1:]:
-            U, V = self.factors(at, t)
+            U, V = self.factors(at, int(t))
             N = N if V.step == V_old.step else each(carried_over, N, V_old, V)
             N = each(partial(averaged, self.beta, (1 - self.beta) * g), N, U)
             V_old = V
         return N
 
 
-def averaged(beta: float, c: float, N: Any, U: Any) -> Any:
+def averaged(beta: float, c: float, N: Tensor, U: Tensor) -> Tensor:
     """β N + c U in float64."""
     return beta * N + c * U.double()
 
 
-def carried_over(N: Any, V_old: Any, V: Any) -> Any:
+def carried_over(N: Tensor, V_old: Tensor, V: Tensor) -> Tensor:
     """N Vᵀ_old V / n: the momentum of one subspace in the next. Shapes: (m, r), (n, r), (n, r)."""
     return N @ (V_old.double().T @ V.double() / len(V_old))

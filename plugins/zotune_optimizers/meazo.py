@@ -17,11 +17,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import fsum, sqrt
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, TypedDict
 
 from zotune import weighted_sum
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, decay_rate, fraction, positive
 from zotune_optimizers.spsa import decayed, projected_gradient
+
+
+class State(TypedDict):
+    t: int
+    v: float  # v: running mean of g²
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class MEAZO:
     beta: float = 0.99  # β: memory of the mean of g²
     zeta: float = 1e-8  # ζ: added to √v̂
     weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     needs: ClassVar[str] = "comparisons"
 
@@ -46,10 +52,10 @@ class MEAZO:
     def forwards(self) -> int:
         return 2 * self.n
 
-    def init(self, theta: Any) -> dict[str, Any]:
+    def init(self, theta: Theta) -> State:
         return {"t": 0, "v": 0.0}
 
-    def step(self, theta: Any, oracle: Any, state: dict[str, Any], at: Any) -> tuple[Any, dict[str, Any]]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         z = [at.normal(j) for j in range(self.n)]  # ~ N(0, I)
         g = [projected_gradient(oracle, theta, x, self.eps) for x in z]
         t, v = state["t"] + 1, self.beta * state["v"] + (1 - self.beta) * (fsum(g) / self.n) ** 2

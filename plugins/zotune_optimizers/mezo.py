@@ -20,10 +20,11 @@ configuration files that name them with `mezo` mean that optimizer; `mezo` hands
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from zotune import weighted_sum
-from zotune_optimizers.mezo_modified import MeZOModified
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
+from zotune_optimizers.mezo_modified import MeZOModified, State
 from zotune_optimizers.option_checks import at_least, decay_rate, positive
 from zotune_optimizers.spsa import decayed, directions, projected_gradient
 
@@ -36,7 +37,7 @@ class MeZO:
     growth: Literal["constant", "linear"] = "constant"  # n from the start, or growing from 1 to n (Table 6)
     scale_lr: bool = False  # η times the number of directions, as in Table 6
     weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
     batches: Literal["shared", "fresh"] = "shared"  # one batch for all directions (Def. 1) or one each (Alg. 2)
     modified: Literal["no", "variance", "expectation"] = "no"  # alias: other than no is optimizer mezo-modified
     norms: Literal["parameter", "gradient"] = "parameter"  # alias of this option of mezo-modified
@@ -61,16 +62,17 @@ class MeZO:
             return other.forwards
         return None if self.growth == "linear" else 2 * self.n
 
-    def cost(self, theta: Any, at: Any) -> int:
+    def cost(self, theta: Theta, at: At) -> int:
         if (other := self.mezo_modified) is not None:
             return other.cost(theta, at)
         return 2 * directions(self.n, self.growth, at.progress)
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> Any:
-        return other.init(theta, oracle, at) if (other := self.mezo_modified) is not None else None
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State | None:
+        other = self.mezo_modified
+        return None if other is None else other.init(theta, oracle, at)
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
-        if (other := self.mezo_modified) is not None:
+    def step(self, theta: Theta, oracle: Oracle, state: State | None, at: At) -> tuple[Recipe, State | None]:
+        if (other := self.mezo_modified) is not None and state is not None:
             return other.step(theta, oracle, state, at)
         n = directions(self.n, self.growth, at.progress)
         lr = self.lr * at.schedule(self.schedule) * (n if self.scale_lr else 1)

@@ -20,11 +20,19 @@ mezo.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import constant, sqrt, weighted_sum
+from zotune.types import At, Noise, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, decay_rate, fraction, positive, require
 from zotune_optimizers.spsa import decayed, moving_average, projected_gradient
+
+
+class State(TypedDict, total=False):
+    t: int
+    m: Recipe  # m and v, where moments=stored
+    v: Recipe
+    past: list[tuple[float, Noise]]  # estimates (g, z) of the last K steps, oldest first
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class MeZOAdam:
     moments: Literal["stored", "recomputed"] = "stored"  # fields, or recomputed from the last K seeds and scalars
     window: int = 32  # K: steps that are recomputed
     weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
     beta2: float = 0.999  # β₂: memory of the squares
     sigma: float = 1e-8  # σ: added to √v̂
 
@@ -58,13 +66,14 @@ class MeZOAdam:
     def fields(self) -> int:
         return 2 if self.moments == "stored" else 0
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         if self.moments == "recomputed":
             return {"t": 0, "past": []}
         return {"t": 0, "m": constant(0.0), "v": constant(0.0)}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         lr, t = self.lr * at.schedule(self.schedule), state["t"] + 1
+        new_state: State
         pairs = [(projected_gradient(oracle, theta, z, self.eps) / self.n, z) for z in map(at.normal, range(self.n))]
         if self.moments == "stored":
             estimate = weighted_sum(pairs)

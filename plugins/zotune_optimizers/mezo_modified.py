@@ -19,11 +19,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import weighted_sum
+from zotune.types import At, Oracle, PerTensor, Recipe, Schedule, TensorInfo, Theta
 from zotune_optimizers.option_checks import at_least, decay_rate, positive
 from zotune_optimizers.spsa import decayed, directions, projected_gradient
+
+
+class State(TypedDict):
+    d: PerTensor  # d: one number a tensor
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class MeZOModified:
     growth: Literal["constant", "linear"] = "constant"  # n from the start, or growing from 1 to n
     scale_lr: bool = False  # η times the number of directions
     weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
     batches: Literal["shared", "fresh"] = "shared"  # one batch for all directions or one each
     modified: Literal["variance", "expectation"] = "variance"  # the estimator: Definition 6 or 7
     norms: Literal["parameter", "gradient"] = "parameter"  # d: norms of weights, or estimated norms of gradients
@@ -52,18 +58,18 @@ class MeZOModified:
     def forwards(self) -> int | None:
         return None if self.growth == "linear" or self.refresh == "epoch" else 2 * self.n
 
-    def cost(self, theta: Any, at: Any) -> int:
+    def cost(self, theta: Theta, at: At) -> int:
         norms = 2 * len(layer_groups(theta)) * self.samples if self.norms == "gradient" else 0
         return 2 * directions(self.n, self.growth, at.progress) + (norms if self.is_due(at) else 0)
 
-    def is_due(self, at: Any) -> bool:
+    def is_due(self, at: At) -> bool:
         """Whether d is computed again before this step."""
         return bool(self.refresh == "epoch" and at.t > 0 and at.t % at.per_epoch == 0)
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> Any:
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State:
         return {"d": self.group_norms(theta, oracle, at)}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         n = directions(self.n, self.growth, at.progress)
         lr = self.lr * at.schedule(self.schedule) * (n if self.scale_lr else 1)
         d = self.group_norms(theta, oracle, at) if self.is_due(at) else state["d"]
@@ -73,12 +79,12 @@ class MeZOModified:
             batch = at.sample(j if self.batches == "fresh" else 0)
             g = projected_gradient(oracle, theta, z / d, self.eps, batch)  # Definitions 6 and 7
             pairs.append((-lr * g / n, z))
-        update = weighted_sum(pairs)  # Definition 7
+        update: Recipe = weighted_sum(pairs)  # Definition 7
         if self.modified == "variance":
             update = d * update  # Definition 6
         return decayed(theta, lr * self.weight_decay) + update, {"d": d}
 
-    def group_norms(self, theta: Any, oracle: Any, at: Any) -> Any:
+    def group_norms(self, theta: Theta, oracle: Oracle, at: At) -> PerTensor:
         """d, one number a tensor. A group with a norm of 0 gets the smallest d of the others, or 1 if all are 0."""
         groups, d = layer_groups(theta), {}
         if self.norms == "parameter":
@@ -86,7 +92,7 @@ class MeZOModified:
             d = {group: math.sqrt(math.fsum(norm[n] ** 2 for n in names)) for group, names in groups.items()}
         else:
             for k, (group, names) in enumerate(groups.items()):
-                inside = theta.per(lambda t, names=names: t.name in names)
+                inside = theta.per(partial(is_inside, names))
                 draws = range(self.n + k * self.samples, self.n + (k + 1) * self.samples)  # not those of the step
                 slopes = [projected_gradient(oracle, theta, inside * at.normal(s), self.eps) for s in draws]
                 d[group] = math.sqrt(math.fsum(g**2 for g in slopes) / self.samples)  # Proposition 1
@@ -94,7 +100,11 @@ class MeZOModified:
         return theta.per(lambda t: next(d[group] or least for group, names in groups.items() if t.name in names))
 
 
-def layer_groups(theta: Any) -> dict[str, list[str]]:
+def is_inside(names: list[str], t: TensorInfo) -> bool:
+    return t.name in names
+
+
+def layer_groups(theta: Theta) -> dict[str, list[str]]:
     """Tensor names by group: each block, the embeddings outside of blocks, and the head, which is all the rest."""
     groups: dict[str, list[str]] = {}
     for t in theta.tensors:

@@ -19,11 +19,18 @@ paper keeps all. Weight decay, noise and evaluation are those of mezo.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import constant, weighted_sum
+from zotune.types import At, Noise, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, decay_rate, fraction, positive, require
 from zotune_optimizers.spsa import decayed, moving_average, projected_gradient
+
+
+class State(TypedDict, total=False):
+    t: int
+    m: Recipe  # m, where moments=stored
+    past: list[tuple[float, Noise]]  # estimates (g, z) of the last K steps, oldest first
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class MeZOMomentum:
     moments: Literal["stored", "recomputed"] = "stored"  # a field, or recomputed from the last K seeds and scalars
     window: int = 32  # K: steps that are recomputed
     weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     needs: ClassVar[str] = "comparisons"
 
@@ -55,11 +62,12 @@ class MeZOMomentum:
     def fields(self) -> int:
         return 1 if self.moments == "stored" else 0
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         return {"t": 0, "m": constant(0.0)} if self.moments == "stored" else {"t": 0, "past": []}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         lr, t = self.lr * at.schedule(self.schedule), state["t"] + 1
+        new_state: State
         pairs = [(projected_gradient(oracle, theta, z, self.eps) / self.n, z) for z in map(at.normal, range(self.n))]
         if self.moments == "stored":
             m = self.beta1 * state["m"] + (1 - self.beta1) * weighted_sum(pairs)

@@ -20,10 +20,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from zotune import weighted_sum
+from zotune.types import At, Batch, Noise, Oracle, Recipe, Theta
 from zotune_optimizers.option_checks import at_least, positive, require
+
+
+class State(TypedDict, total=False):
+    scale: float  # factor of both learning rates
+    before: float | None  # mean loss of the epoch before
+    losses: list[float]  # of this epoch
+    full: tuple[float, Noise] | None  # g_f and z_f
+    anchor: Recipe | list[tuple[float, Noise]]  # θ̄, or the updates (coefficient, z) since θ̄
 
 
 @dataclass(frozen=True)
@@ -48,29 +57,29 @@ class MeZOSVRG:
     def fields(self) -> int:
         return 1 if self.anchor == "stored" else 0
 
-    def cost(self, theta: Any, at: Any) -> int:
+    def cost(self, theta: Theta, at: At) -> int:
         return int(4 if at.t % self.q else 2 * at.cost(self.full_batch(at)))
 
-    def full_batch(self, at: Any) -> Any:
+    def full_batch(self, at: At) -> Batch:
         return at.large(self.full) if self.full else at.full
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         half = [t.name for t in theta.tensors if t.dtype in ("float16", "bfloat16")]
         message = f"mezo-svrg: anchor=recomputed needs float32 weights, but {len(half)} tensors are narrower"
         require(self.anchor == "stored" or not half, message, "anchor=stored")
         return {"scale": 1.0, "before": None, "losses": [], "full": None}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         scale, before, losses = self.annealed(state, at)  # Algorithm 4
         if at.t % self.q == 0 or state["full"] is None:  # None: the full step was dropped
             z = at.normal()
             up, down = oracle(theta + self.eps * z, theta - self.eps * z, batch=self.full_batch(at))
             g = (up - down) / (2 * self.eps)  # (6)
-            anchor = theta if self.anchor == "stored" else []
+            anchor: Recipe | list[tuple[float, Noise]] = theta if self.anchor == "stored" else []
             full, pairs = (g, z), [(-self.lr1 * scale * g, z)]  # line 3
         else:
             full, anchor = state["full"], state["anchor"]
-            base = anchor if self.anchor == "stored" else theta - weighted_sum(anchor)  # θ̄
+            base = theta - weighted_sum(anchor) if isinstance(anchor, list) else anchor  # θ̄
             z, z_base = at.normal(), at.normal(0 if self.z == "shared" else 1)
             up, down, up_base, down_base = oracle(
                 theta + self.eps * z, theta - self.eps * z, base + self.eps * z_base, base - self.eps * z_base
@@ -82,13 +91,13 @@ class MeZOSVRG:
             else:
                 pairs = [(-lr * g, z), (lr * g_base, z_base)]
             pairs.append((-lr * full[0], full[1]))  # line 7
-        if self.anchor == "recomputed":
+        if isinstance(anchor, list):
             anchor = [*anchor, *pairs]  # the updates since θ̄
         losses = [*losses, (up + down) / 2]
-        new_state = {"scale": scale, "before": before, "losses": losses, "full": full, "anchor": anchor}
+        new_state: State = {"scale": scale, "before": before, "losses": losses, "full": full, "anchor": anchor}
         return theta + weighted_sum(pairs), new_state
 
-    def annealed(self, state: Any, at: Any) -> tuple[float, float | None, list[float]]:
+    def annealed(self, state: State, at: At) -> tuple[float, float | None, list[float]]:
         """The factor of both learning rates, the mean loss of the epoch before, and the losses of this epoch."""
         scale, before, losses = state["scale"], state["before"], state["losses"]
         if not (at.t > 0 and at.t % at.per_epoch == 0 and losses):

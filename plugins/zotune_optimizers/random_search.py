@@ -13,9 +13,14 @@ Differs from the paper: the unit W is zotune's, so that one σ suits every tenso
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
+from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.option_checks import at_least, positive
+
+
+class State(TypedDict):
+    W: PerTensor  # W: RMS of each tensor
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,10 @@ class RandomSearch:
     def forwards(self) -> int:
         return self.n + 1
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> dict[str, Any]:
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State:
         return {"W": at.rms(theta)}
 
-    def step(self, theta: Any, oracle: Any, state: dict[str, Any], at: Any) -> tuple[Any, dict[str, Any]]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         points = [theta, *(theta + self.sigma * state["W"] * at.normal(j) for j in range(self.n))]
         losses = oracle(*points)
         return points[losses.index(min(losses))], state  # index: the first of equal ones

@@ -18,15 +18,21 @@ and the longer step before the shorter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import weighted_sum
+from zotune.types import At, Oracle, PerTensor, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, positive, require
 
 FLOOR = 0.1
 """Least unit of a tensor, as a share of the typical RMS: LoRA's B starts at 0 and would never move."""
+
+
+class State(TypedDict):
+    unit: PerTensor  # of ξ
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class RankSGD:
     lines: int = 0  # l: step sizes tried by the line search; 0: no line search
     gamma: float = 0.5  # γ: ratio of one tried step size to the one before
     units: Literal["rms", "absolute"] = "rms"  # of μ and η
-    schedule: Literal["constant", "linear", "cosine"] = "linear"  # of η over the budget
+    schedule: Schedule = "linear"  # of η over the budget
 
     needs: ClassVar[str] = "order"
 
@@ -56,14 +62,14 @@ class RankSGD:
     def compares(self) -> int:
         return self.points
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> dict[str, Any]:
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State:
         if self.units == "absolute":
             return {"unit": theta.per(lambda t: 1.0)}
         rms = at.rms(theta).values
         typical = (sum(r * r for r in rms.values()) / len(rms)) ** 0.5 or 1.0
         return {"unit": theta.per(lambda t: max(rms[t.name], FLOOR * typical))}
 
-    def step(self, theta: Any, oracle: Any, state: dict[str, Any], at: Any) -> tuple[Any, dict[str, Any]]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         unit, xi = state["unit"], [at.normal(i) for i in range(self.points)]  # ~ N(0, I)
         E = self.pairs(oracle.rank(*(theta + self.eps * unit * x for x in xi)))
         if not E:
@@ -77,7 +83,7 @@ class RankSGD:
         ranks = [len(candidates) if rank is None else rank for rank in oracle.rank(*candidates)]
         return candidates[ranks.index(min(ranks))], state  # index: the first of equal ones
 
-    def pairs(self, ranks: Any) -> list[tuple[int, int]]:
+    def pairs(self, ranks: Sequence[int | None]) -> list[tuple[int, int]]:
         """E, as (better, worse). A point without a rank is worse than all that have one."""
         last = len(ranks)
         known = [last if rank is None or (self.best and rank >= self.best) else rank for rank in ranks]

@@ -19,15 +19,23 @@ norm layers stay dense, of which the paper says nothing (option `dense`). R-MeZO
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import only, where
+from zotune.types import At, Noise, Oracle, PerTensor, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import fraction, positive, require
 from zotune_optimizers.spsa import projected_gradient
 
 NO_THRESHOLD = 3e38
 """Above every finite float32: a tensor with this threshold is tuned whole."""
 KINDS = ("bias", "norm", "embedding", "linear", "other")
+
+
+class State(TypedDict, total=False):
+    h: PerTensor  # h: thresholds, where mask is dynamic or random
+    noise: Noise  # what the mask is made from, where mask=random
+    mask: Recipe  # m on masked tensors, where mask=constant
+    dense: Recipe  # 1 on tensors that are tuned whole, where mask=constant
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class SparseMeZO:
     sparsity: float = 0.75  # r: share of a tensor's weights that is frozen; gains were seen from 0.5 to 0.8
     mask: Literal["dynamic", "constant", "random"] = "dynamic"  # by |θ| at each step, by |θ₀|, or at random (R-MeZO)
     dense: str = "bias,norm"  # kinds of tensors that are tuned whole (bias, norm, embedding, linear, other)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 2
     needs: ClassVar[str] = "comparisons"
@@ -57,7 +65,7 @@ class SparseMeZO:
     def fields(self) -> int:
         return 1 if self.mask == "constant" else 0
 
-    def init(self, theta: Any, oracle: Any, at: Any) -> Any:
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State:
         masked = theta.per(lambda t: t.kind not in self.dense_kinds)
         message = f"sparse-mezo: nothing is masked, all tuned tensors are of kind {' or '.join(self.dense_kinds)}"
         require(any(masked.values.values()), message, "tune matrices too, or shorten dense")
@@ -66,9 +74,9 @@ class SparseMeZO:
         threshold = theta.per(lambda t: h[t.name] if masked.values[t.name] else NO_THRESHOLD)
         if self.mask == "constant":
             return {"mask": only(masked, where(size <= threshold, 1.0, 0.0)), "dense": 1 - masked}
-        return {"h": threshold} | ({"noise": at.normal()} if self.mask == "random" else {})
+        return {"h": threshold, "noise": at.normal()} if self.mask == "random" else {"h": threshold}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         z = at.normal()  # ~ N(0, I)
         if self.mask == "constant":
             z_hat = (state["mask"] + state["dense"]) * z  # (1)

@@ -6,14 +6,15 @@ Spall 1992, "Multivariate Stochastic Approximation Using a Simultaneous Perturba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from zotune import weighted_sum
+from zotune.types import Batch, Noise, Oracle, Recipe, Theta
 
 Growth = Literal["constant", "linear"]
 
 
-def projected_gradient(oracle: Any, theta: Any, z: Any, eps: float, batch: Any = None) -> float:
+def projected_gradient(oracle: Oracle, theta: Recipe, z: Recipe, eps: float, batch: Batch | None = None) -> float:
     """g = (L(θ + ε z; B) − L(θ − ε z; B)) / 2ε, an estimate of the slope along z. batch: None is the step's own."""
     up, down = oracle(theta + eps * z, theta - eps * z, batch=batch)
     return float((up - down) / (2 * eps))
@@ -24,7 +25,7 @@ def directions(n: int, growth: Growth, progress: float) -> int:
     return 1 + int(n * progress) if growth == "linear" else n
 
 
-def moving_average(beta: float, past: Sequence[tuple[float, Any]], power: int) -> Any:
+def moving_average(beta: float, past: Sequence[tuple[float, Noise]], power: int) -> Recipe:
     """Σ_k (1 − β) βᵏ (g z)^power over past estimates (g, z), oldest first, k steps back: an exponential moving average
     that is recomputed from scalars and seeds instead of stored."""
     newest_first = reversed(list(past))
@@ -32,7 +33,7 @@ def moving_average(beta: float, past: Sequence[tuple[float, Any]], power: int) -
     return weighted_sum(terms, power=power)
 
 
-def decayed(theta: Any, rate: float) -> Any:
+def decayed(theta: Theta, rate: float) -> Recipe:
     """θ − rate θ, decoupled weight decay, on all tensors but biases and norm layers; θ itself where the rate is 0.
 
     The type of the owning module decides what a norm layer is.

@@ -19,11 +19,19 @@ and uses the same d in evaluation and step, as ZO-AdaMU does with its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from zotune import constant, maximum, sqrt
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import decay_rate, fraction, positive
 from zotune_optimizers.spsa import decayed, projected_gradient
+
+
+class State(TypedDict, total=False):
+    t: int
+    m: Recipe  # m: first moment
+    v: Recipe  # v: second moment; √v̂ where momentum=adamax
+    most: Recipe  # v̂, where momentum=adamm
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class ZOAdaMM:
     beta2: float = 0.999  # β₂: memory of the second moment
     sigma: float = 1e-8  # σ: added to √v̂
     weight_decay: float = 0.01  # λ: decoupled weight decay of adamw alone, none on biases and norm layers
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 2
     needs: ClassVar[str] = "comparisons"
@@ -50,11 +58,13 @@ class ZOAdaMM:
     def fields(self) -> int:
         return 3 if self.momentum == "adamm" else 2
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         zero = constant(0.0)
-        return {"t": 0, "m": zero, "v": zero} | ({"most": zero} if self.momentum == "adamm" else {})
+        if self.momentum == "adamm":
+            return {"t": 0, "m": zero, "v": zero, "most": zero}
+        return {"t": 0, "m": zero, "v": zero}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         lr, z = self.lr * at.schedule(self.schedule), at.normal()  # z ~ N(0, I)
         if self.on == "gradient":
             direction, state = self.moments(projected_gradient(oracle, theta, z, self.eps) * z, state)
@@ -63,7 +73,7 @@ class ZOAdaMM:
             direction = projected_gradient(oracle, theta, d, self.eps) * d
         return decayed(theta, lr * self.weight_decay if self.momentum == "adamw" else 0.0) - lr * direction, state
 
-    def moments(self, x: Any, state: Any) -> tuple[Any, Any]:
+    def moments(self, x: Recipe, state: State) -> tuple[Recipe, State]:
         """m̂ / (√v̂ + σ) after x is taken in, and the next state."""
         t, b1, b2 = state["t"] + 1, self.beta1, self.beta2
         m = b1 * state["m"] + (1 - b1) * x

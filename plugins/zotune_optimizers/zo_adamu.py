@@ -22,11 +22,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, TypedDict
 
 from zotune import constant, sign, sqrt
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import positive, require
 from zotune_optimizers.spsa import projected_gradient
+
+
+class State(TypedDict):
+    m: Recipe  # m: momentum
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class ZOAdaMU:
     beta2: float = 0.01  # β₂: weight of ż² in v at the end
     sigma: float = 1e-8  # σ: under the root
     signed: bool = True  # sign(g) on m
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 2
     fields: ClassVar[int] = 1
@@ -53,10 +58,10 @@ class ZOAdaMU:
         message = f"zo-adamu: 0 <= warmup < anneal <= 1 must hold, got warmup {self.warmup} and anneal {self.anneal}"
         require(0 <= self.warmup < self.anneal <= 1, message)
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         return {"m": constant(0.0)}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         alpha, beta1, beta2 = (self.annealed(end, at.progress) for end in (self.alpha, self.beta1, self.beta2))  # (7)
         z1 = math.sqrt(alpha) * at.normal(0)  # ż ~ N(0, α)
         z2 = state["m"] + math.sqrt(1 - alpha) * at.normal(1)  # z̈ ~ N(m, 1 − α)

@@ -20,11 +20,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from zotune import each, outer, weighted_sum, where
+from zotune.types import At, Factor, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.matrices import added, is_matrix, matrix_shape, scaled
 from zotune_optimizers.option_checks import at_least, positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 A, B, C = 3.4445, -4.775, 2.0315
 """a, b, c: Jordan et al.'s coefficients, which bring singular values near 1 in few iterations."""
@@ -42,7 +46,7 @@ class ZOMuon:
     rank: int = 64  # r: columns of P
     n: int = 4  # N: perturbations a step
     interval: int = 100  # ν: steps that P is kept
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of γ and γ' over the budget
+    schedule: Schedule = "constant"  # of γ and γ' over the budget
 
     needs: ClassVar[str] = "comparisons"
 
@@ -54,10 +58,10 @@ class ZOMuon:
     def forwards(self) -> int:
         return self.n + 1
 
-    def init(self, theta: Any) -> None:
+    def init(self, theta: Theta) -> None:
         return None
 
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         matrices, z = theta.per(is_matrix), [at.normal(i) for i in range(self.n)]
         P = each(orthonormal, self.factor(at, 0, 0, at.t - at.t % self.interval))
         psi = [self.factor(at, 1, 1 + i) for i in range(self.n)]  # Ψᵀ, n × r
@@ -73,25 +77,26 @@ class ZOMuon:
         others = weighted_sum([(factor * self.vector_lr * slope / self.n, x) for slope, x in zip(g, z, strict=True)])
         return theta - where(matrices, factor * self.lr * outer(P, each(msign, G)), others), None
 
-    def factor(self, at: Any, axis: int, draw: int, step: int | None = None) -> Any:
+    def factor(self, at: At, axis: int, draw: int, step: int | None = None) -> Factor:
         """Noise with as many rows as a matrix has along an axis, and r columns."""
         return at.factor(
             lambda t: (shape[axis], min(self.rank, shape[0])) if (shape := matrix_shape(t)) else None, draw, step
         )
 
 
-def orthonormal(x: Any) -> Any:
+def orthonormal(x: Tensor) -> Tensor:
     """Q of the QR decomposition of an (m, r) tensor whose R has a positive diagonal: uniform among all matrices with
     orthonormal columns."""
     import torch
 
     Q, R = torch.linalg.qr(x.double())
-    return Q * R.diagonal().sign()
+    oriented: Tensor = Q * R.diagonal().sign()
+    return oriented
 
 
-def msign(G: Any) -> Any:
+def msign(G: Tensor) -> Tensor:
     """All singular values of a matrix brought near 1, by Newton-Schulz iterations; G or its transpose alike."""
-    X = G / (G.norm() + TINY)
+    X: Tensor = G / (G.norm() + TINY)
     for _ in range(ITERATIONS):
         S = X.T @ X
         X = A * X + X @ (B * S + C * (S @ S))

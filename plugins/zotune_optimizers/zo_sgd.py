@@ -15,9 +15,10 @@ points zo-conservative takes θ first, then the step against the slope.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from zotune import sign
+from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import positive
 from zotune_optimizers.spsa import projected_gradient
 
@@ -26,7 +27,7 @@ from zotune_optimizers.spsa import projected_gradient
 class ZOSign:
     lr: float = 1e-6  # η: learning rate; the length of every step, whatever the slope
     eps: float = 1e-3  # ε: perturbation scale
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 2
     needs: ClassVar[str] = "comparisons"
@@ -34,10 +35,10 @@ class ZOSign:
     def __post_init__(self) -> None:
         positive("zo-sign", lr=self.lr, eps=self.eps)
 
-    def init(self, theta: Any) -> None:
+    def init(self, theta: Theta) -> None:
         return None
 
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         z, lr = at.normal(), self.lr * at.schedule(self.schedule)
         g = projected_gradient(oracle, theta, z, self.eps)
         return theta - lr * sign(g) * z, None
@@ -47,7 +48,7 @@ class ZOSign:
 class ZOConservative:
     lr: float = 1e-6  # η: learning rate
     eps: float = 1e-3  # ε: perturbation scale
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of η over the budget
+    schedule: Schedule = "constant"  # of η over the budget
 
     forwards: ClassVar[int] = 5
     needs: ClassVar[str] = "comparisons"
@@ -55,10 +56,10 @@ class ZOConservative:
     def __post_init__(self) -> None:
         positive("zo-conservative", lr=self.lr, eps=self.eps)
 
-    def init(self, theta: Any) -> None:
+    def init(self, theta: Theta) -> None:
         return None
 
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> tuple[Any, None]:
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         z, lr = at.normal(), self.lr * at.schedule(self.schedule)
         g = projected_gradient(oracle, theta, z, self.eps)
         points = (theta, theta - lr * g * z, theta + lr * g * z)

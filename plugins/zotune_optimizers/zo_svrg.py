@@ -17,11 +17,18 @@ evaluation, so this method takes b times as many as mezo-svrg.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 from zotune import constant, weighted_sum
+from zotune.types import At, Batch, Oracle, Recipe, Theta
 from zotune_optimizers.option_checks import at_least, positive
 from zotune_optimizers.spsa import projected_gradient
+
+
+class State(TypedDict):
+    anchor: Recipe  # θ̄
+    G: Recipe  # full estimate
+    ready: bool  # whether both are computed
 
 
 @dataclass(frozen=True)
@@ -38,16 +45,16 @@ class ZOSVRG:
         at_least(1, "zo-svrg", q=self.q)
         at_least(0, "zo-svrg", full=self.full)
 
-    def cost(self, theta: Any, at: Any) -> int:
+    def cost(self, theta: Theta, at: At) -> int:
         return 4 * len(at.sample(0).rows) if at.t % self.q else 2 * len(self.full_batch(at).rows)
 
-    def full_batch(self, at: Any) -> Any:
+    def full_batch(self, at: At) -> Batch:
         return at.large(self.full) if self.full else at.full
 
-    def init(self, theta: Any) -> Any:
+    def init(self, theta: Theta) -> State:
         return {"anchor": constant(0.0), "G": constant(0.0), "ready": False}
 
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> tuple[Any, Any]:
+    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         if at.t % self.q == 0 or not state["ready"]:  # not ready: the full step was dropped
             rows = self.full_batch(at).each
             slopes = [projected_gradient(oracle, theta, at.normal(i), self.eps, row) for i, row in enumerate(rows)]

@@ -586,7 +586,7 @@ def test_auto_in_units_of_drift_where_the_objective_says_nothing_of_scale() -> N
         return 3 * sum(float(((x[n] - w) ** 2).sum()) for n, w in start.items())
 
     space = ref.bench.space
-    ref.bench.oracle._moved = lambda: moved({n: p.detach().double().numpy() for n, p in space.params.items()})
+    ref.bench.oracle._kl = lambda: moved({n: p.detach().double().numpy() for n, p in space.params.items()})
     rms = {n: math.sqrt((w**2).mean()) for n, w in start.items()}
     groups: dict[Any, list[str]] = {}
     for n, t in ref.kinds.items():
