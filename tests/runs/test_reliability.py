@@ -659,7 +659,7 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
 
 def test_a_journal_of_something_else_is_one_line(tmp_path: Path) -> None:
     written(tmp_path / "journal.jsonl")
-    with pytest.raises(RunFolderError, match=r"line 1: the header has no base_weights, .*no whole run"):
+    with pytest.raises(RunFolderError, match=r"line 1: the header lacks base_weights, .*not the journal of a run"):
         replay.replay(tmp_path, tmp_path / "again")
     assert [c.ok for c in verify.verify(tmp_path)] == [True, None]
 
