@@ -32,6 +32,7 @@ from zotune.humans.preferences import wilson_interval
 from zotune.humans.ratings import Ratings
 from zotune.humans.store import FILE_NAME
 from zotune.runs import compare as comparing
+from zotune.runs import comparison_folder, preference_source
 from zotune.runs.compare import Comparison, compare
 
 WORDS = ("cat", "dog", "film", "plot", "man", "cast")
@@ -152,7 +153,7 @@ def test_a_judge(two: Any, data: Path, judge: Path, tmp_path: Path, monkeypatch:
     assert swapped["low"] == pytest.approx(1 - found["high"])
 
     before = (tmp_path / "asked.txt").read_text()
-    monkeypatch.setattr(comparing, "load", no_model)
+    monkeypatch.setattr(comparing, "load_model", no_model)
     assert run(*arguments, "--output-dir", folder) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert (tmp_path / "asked.txt").read_text() == before, "the judge is not asked again"
@@ -174,7 +175,7 @@ def test_a_model_and_its_copy(shared: Path, tmp_path: Path, monkeypatch: Any, ca
         "B  copy",
         "A wins 0, loses 0, ties 2, 2 of them equal completions",
         "win rate of A 0.500, 95 % interval 0.095 to 0.905 (2 rows)",
-        "The interval holds 1/2: these rows do not tell which is better.",
+        "The interval contains 1/2: these rows do not show which model is better.",
     ]
     (folder,) = (tmp_path / "compare").iterdir()
     assert folder.name == "hf-vs-copy-1"
@@ -183,7 +184,7 @@ def test_a_model_and_its_copy(shared: Path, tmp_path: Path, monkeypatch: Any, ca
 
 def test_only_one_model_is_in_memory(two: Any, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     alive: list[weakref.ref[Any]] = []
-    real = comparing.load
+    real = comparing.load_model
 
     def load(*more: Any) -> Any:
         gc.collect(0)
@@ -192,7 +193,7 @@ def test_only_one_model_is_in_memory(two: Any, data: Path, tmp_path: Path, monke
         alive.append(weakref.ref(found.model))
         return found
 
-    monkeypatch.setattr(comparing, "load", load)
+    monkeypatch.setattr(comparing, "load_model", load)
     compare(*two, dataset=str(data), max_new_tokens=2, output_dir=str(tmp_path / "out"), ask=lambda folder: None)
     assert len(alive) == 2
 
@@ -211,7 +212,7 @@ def test_a_judge_that_fails_keeps_what_it_said(
     two: Any, data: Path, judge: Path, tmp_path: Path, told: Any, monkeypatch: Any
 ) -> None:
     told |= {"llama-words": [*"abcdef"], "opt-words": [*"ghijkl"]}
-    monkeypatch.setattr(comparing, "AT_ONCE", 4)
+    monkeypatch.setattr(preference_source, "PAIRS_A_CALL", 4)
     (tmp_path / "asked.txt").write_text("")
     more: Any = {"dataset": str(data), "output_dir": str(tmp_path / "out"), "ask": nobody}
     with pytest.raises(ObjectiveFailures, match="no credit"):
@@ -256,7 +257,7 @@ def test_a_person(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: 
     assert found.rate == pytest.approx(4 / 6)
     assert found.agreed == found.repeated == len(shown) - 5
     assert PROMPTS[-1] not in shown
-    monkeypatch.setattr(comparing, "load", no_model)
+    monkeypatch.setattr(comparing, "load_model", no_model)
     assert compare(*two, ask=nobody, **more) == found
     swapped = compare(*two[::-1], dataset=str(data), output_dir=str(tmp_path / "swapped"), ask=person(float)[0])
     assert swapped.rate == pytest.approx(1 - found.rate)
@@ -514,7 +515,7 @@ def test_run_folders_say_what_is_asked(begun: Any, data: Path, tmp_path: Path, t
     made_of = json.loads((tmp_path / "new/compare.json").read_text())
     assert made_of["max_new_tokens"] == 7
     (Path(b) / "config.yaml").write_text(yaml.safe_dump({**remembered, "max_new_tokens": 8}))
-    with pytest.raises(OptionError, match=r"one was tuned with --max-new-tokens 7, .*two with 8 \(say --max-new"):
+    with pytest.raises(OptionError, match=r"one was tuned with --max-new-tokens 7, .*two with 8 \(give --max-new"):
         compare(a, b, output_dir=str(tmp_path / "new"), ask=nobody)
     again = compare(a, b, output_dir=str(tmp_path / "new"), max_new_tokens=7, ask=nobody)
     assert again.wins == 6
@@ -558,7 +559,7 @@ def test_refusals_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(comparing, "load", no_model)
+    monkeypatch.setattr(comparing, "load_model", no_model)
     write_jsonl(tmp_path / "labelled.jsonl", [{"text": "so good", "label": 1}])
     (tmp_path / "empty.jsonl").write_text("")
     write_jsonl(tmp_path / "full/notes.jsonl", [])
@@ -580,7 +581,7 @@ def test_an_objective_that_compares_is_shown_the_way_here(two: Any, data: Path, 
 
 def test_questions_are_known_by_all_of_their_text() -> None:
     def key(*texts: str) -> str:
-        return comparing.Pair(*texts).key
+        return comparison_folder.Pair(*texts).key
 
     different: Sequence[str] = [key("p", "a", "b"), key("p", "b", "a"), key("pa", "", "b"), key("p", "ab", "")]
     assert len({*different}) == 4
