@@ -75,6 +75,13 @@ def cases() -> dict[str, dict[str, Any]]:
     return found
 
 
+def _loss(session: Session) -> float:
+    """The validation loss of the present weights."""
+    loss = session.validation.evaluate().loss
+    assert loss is not None
+    return loss
+
+
 def adam(case: str, seed: int) -> dict[str, Any]:
     """Fine-tuning with gradients; the best of both rates and of three moments on the selection rows, scored on test."""
     best: dict[str, Any] = {}
@@ -86,7 +93,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
         gold = torch.tensor([g[0] for g in rows.gold])
         before = session.test.score()
         if not best:
-            best = {"before": before, "after": before, "loss": session.validation.evaluate()["loss"]}
+            best = {"before": before, "after": before, "loss": _loss(session)}
         for p in model.parameters():
             p.requires_grad_(True)
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -97,7 +104,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(logits, gold[chosen]).backward()
             optimizer.step()
-            if step % (STEPS // 3) == 0 and (loss := session.validation.evaluate()["loss"]) < best["loss"]:
+            if step % (STEPS // 3) == 0 and (loss := _loss(session)) < best["loss"]:
                 best |= {"loss": loss, "after": session.test.score()}
     difference = session.test.difference(best["before"], best["after"], seed)
     found = {"before": best["before"][1].value, "after": best["after"][1].value, "kept": "tuned"}

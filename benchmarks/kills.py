@@ -55,7 +55,7 @@ PLACES = {
     "at an old checkpoint": "zotune.search.checkpoint:_remove",
     "at a small file": "zotune.files:write",
     "at the model's files": "zotune.models.saving:save",
-    "in a replay": "zotune.search.engine:Engine._step",
+    "in a replay": "zotune.search.engine:Engine.step",
 }
 TORN, TIME = "in the middle of a journal line", "after a time"
 

@@ -73,8 +73,9 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune.models.model_files import embedded_model_folder
     from zotune.search import checkpoint
     from zotune.search.batches import Batches
-    from zotune.search.engine import Budget, Engine
+    from zotune.search.engine import Engine, Settings
     from zotune.search.journal import Journal
+    from zotune.search.limits import Budget
     from zotune.search.oracle import Oracle
     from zotune.types import Score
 
@@ -120,11 +121,13 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
         oracle = Oracle(space, lambda _: Score(loss()), batches, "minimize", passes=lambda _: 1)
         store = checkpoint.MemoryStore()
         optimizer = MeZO(lr=1e-6, eps=1e-3)
-        engine = Engine(space, optimizer, oracle, batches, Budget(steps=10**9), journal, store, eval_steps=10**9)
+        engine = Engine(
+            space, optimizer, oracle, batches, Budget(steps=10**9), journal, store, Settings(eval_steps=10**9)
+        )
         if probe == "forward":
             found["check"] = phase(lambda: found.update(copied=space.perturb_in_forward(loss)))
-        engine._init()
-        found["step"] = phase(lambda: [engine._step() for _ in range(PASSES)])
+        engine.initialize()
+        found["step"] = phase(lambda: [engine.step() for _ in range(PASSES)])
         journal.close()
     found["probing"] = space.perturb_bytes / MB
     return found

@@ -37,8 +37,12 @@ RENAMED: dict[str, str] = {}
 """JSON keys of the other checkout's journals and their names in this one's: {"old": "new"}."""
 UNCOUNTED = frozenset({"versions", "objective_source", "optimizer_source"})
 """Keys of a journal's header that name versions and source files, not results."""
-WORDING = frozenset({("preflight", "lines")})
-"""(kind of line, key) of texts that are written for people."""
+WORDING = frozenset(
+    {("preflight", key) for key in ("lines", "batch_size", "steps", "eps", "wider_eps", "wider_zero")}
+    | {("preflight", key) for key in ("linear_probe", "base_score")}
+    | {("calibration", key) for key in ("lines", "perturbation", "kl", "loss_increase", "steps")}
+)
+"""(kind of line, key) of texts that are written for people, and of the numbers that such texts are made of."""
 TIMEOUT = 1800
 """Seconds that one run may take."""
 

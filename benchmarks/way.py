@@ -45,7 +45,7 @@ def main() -> None:
         last = session.space.snapshot()
     line: dict[str, Any] = {"key": [args.case, args.budget, args.seed, *args.arg], "before": before[1].value}
     for share in SHARES:
-        session.space.load(checkpoint.between(start, last, share))
+        session.space.load(checkpoint.interpolate(start, last, share))
         found = session.test.difference(before, session.test.score(), args.seed)
         line[f"{share:g}"] = [round(found.value, 4), round(found.error or 0.0, 4)]
     print(json.dumps(line))

@@ -6,6 +6,7 @@ text, no callables and nothing that changes later. This module knows neither who
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,10 +57,18 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """`--learning-rate auto` or `--eps auto` chose options of the optimizer. options: (name, value)."""
+    """`--learning-rate auto` or `--eps auto` chose options of the optimizer.
+
+    options: (name, value); perturbation: the scale of a perturbation of all weights, whose cost is its KL divergence
+    from the base model in nats a token (kl) or, where that is not measured, an increase of the loss as a share of it
+    (loss_increase); steps: for how many steps the learning rate was chosen. None where unknown.
+    """
 
     options: tuple[tuple[str, float], ...]
-    lines: tuple[str, ...] = ()
+    perturbation: float | None = None
+    kl: float | None = None
+    loss_increase: float | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,19 +80,44 @@ class Initialized:
 
 @dataclass(frozen=True)
 class PreflightDone:
-    """What some steps that were evaluated but not taken say about the run to come.
+    """What some steps that were evaluated but not taken say about the run to come; None where unknown.
 
-    zero_share: share of these steps without a difference; signal_share: share of a difference's variance that is
-    signal; signal: expected signal of the whole run in units of its noise; None where unknown. failed: the objective's
-    error, or "".
+    directions: such steps, each evaluated on two batches of batch_size rows; steps: planned for the run; zero_share:
+    share of the evaluated steps without a difference; signal_share: share of a difference's variance that is signal;
+    signal: expected signal of the whole run in units of its noise; wider_eps, wider_zero_share: a larger perturbation
+    scale than eps, and the zero share with it; linear_probe, base_score: validation scores of a linear probe, and of
+    the base model where the probe is the better one; failed: the objective's error, or "".
     """
 
     directions: int | None = None
+    batch_size: int | None = None
+    steps: int | None = None
     zero_share: float | None = None
     signal_share: float | None = None
     signal: float | None = None
+    eps: float | None = None
+    wider_eps: float | None = None
+    wider_zero_share: float | None = None
+    linear_probe: float | None = None
+    base_score: float | None = None
     failed: str = ""
-    lines: tuple[str, ...] = ()
+
+    def signal_share_with(self, batch_size: int) -> float | None:
+        """The signal share of a larger batch: n r / (1 + (n - 1) r) with n times the rows."""
+        if self.signal_share is None or self.batch_size is None:
+            return None
+        n, r = batch_size / self.batch_size, max(self.signal_share, 0.0)
+        return n * r / (1 + (n - 1) * r)
+
+    @property
+    def signal_share_error(self) -> float | None:
+        """The standard error of the signal share."""
+        return 1 / math.sqrt(self.directions) if self.directions else None
+
+    @property
+    def signal_error(self) -> float | None:
+        """The standard error of the signal."""
+        return math.sqrt(self.steps / self.directions) if self.directions and self.steps else None
 
 
 @dataclass(frozen=True)

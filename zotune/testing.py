@@ -30,6 +30,7 @@ from zotune.events import RolledBack
 from zotune.scoring.objective import wrap
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
+from zotune.search.progress import ValidationResult
 from zotune.types import Optimizer, Score
 
 
@@ -93,7 +94,7 @@ class OptimizerContract:
     def test_a_failing_objective_leaves_every_bit(self) -> None:
         first = self.bench(steps=1).run()
         bench = self.bench(steps=2, fail_at=frozenset({first.calls + 1}))
-        bench.engine.max_failures = 5
+        bench.engine.settings.max_failures = 5
         bench.run()
         assert bench.engine.progress.dropped == 1
         assert same(first.weights(), bench.weights()), "a dropped step changed the weights"
@@ -128,7 +129,7 @@ class OptimizerContract:
     def test_resumed_equals_uninterrupted(self) -> None:
         whole = self.bench().run()
         half = self.bench(steps=self.steps)
-        half.engine.stop = lambda: half.engine.progress.step == self.steps // 2
+        half.engine.hooks.stop = lambda: half.engine.progress.step == self.steps // 2
         with tempfile.TemporaryDirectory() as folder:  # through files, as a run does it
             half.engine.store = checkpoint.FolderStore(Path(folder), 1, base=dict)
             assert half.engine.run().reason == "interrupted"
@@ -158,13 +159,13 @@ class OptimizerContract:
         bench = self.bench(steps=4, journal=journal)
         seen: list[Any] = []
 
-        def look() -> dict[str, Any]:
+        def look() -> ValidationResult:
             step = len(seen)
             seen.append(bench.weights())
-            return {"loss": abs(step - best), **({"ruined": "by a test"} if step == best + 1 else {})}
+            return ValidationResult(loss=float(abs(step - best)), diverged="by a test" if step == best + 1 else "")
 
-        bench.engine.assess, bench.engine.eval_steps = look, 1
-        bench.engine.emit = lambda event: seen.append(bench.weights()) if isinstance(event, RolledBack) else None
+        bench.engine.hooks.validate, bench.engine.settings.eval_steps = look, 1
+        bench.engine.hooks.emit = lambda event: seen.append(bench.weights()) if isinstance(event, RolledBack) else None
         return bench.run(), seen
 
     def test_freezing_a_tensor_leaves_the_noise_of_others(self) -> None:

@@ -16,9 +16,12 @@ from zotune.scoring.objective import wrap
 from zotune.scoring.objective_spec import spec_name
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Engine, Outcome, best_weights
+from zotune.search.engine import Engine, Hooks, Settings
 from zotune.search.journal import Journal
+from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
+from zotune.search.progress import Outcome, ValidationResult
+from zotune.search.selection import best_weights
 from zotune.types import Optimizer, Score, TensorInfo
 
 DEFAULT_BATCH = 32
@@ -111,22 +114,28 @@ class Tuner:
                 budget,
                 self.journal,
                 self._store,
-                interpolate=declarations.optimizer_info(self.optimizer).interpolates,
+                hooks=Hooks(emit=self._emit),
             )
         engine = self._engine
-        engine.budget, engine.eval_steps, engine.save_steps = budget, eval_steps, eval_steps
-        engine.max_failures, engine.patience, engine.emit = max_failures, patience, self._emit
+        engine.budget = budget
+        engine.settings = Settings(
+            eval_steps,
+            eval_steps,
+            max_failures,
+            patience,
+            interpolate=declarations.optimizer_info(self.optimizer).interpolates,
+        )
         if self._eval_items is not None:
-            engine.assess = functools.partial(self._assess, self._eval_items)
+            engine.hooks.validate = functools.partial(self._validate, self._eval_items)
         outcome = engine.run()
         p = outcome.progress
         if self._eval_items is not None and (p.best_step, p.best_share) != (p.step, 1.0):
             self.space.load(best_weights(self._store, p))
         return outcome
 
-    def _assess(self, items: Sequence[Any]) -> dict[str, Any]:
+    def _validate(self, items: Sequence[Any]) -> ValidationResult:
         value = self._score(list(items), len(items)).value
-        return {"loss": -value if self.objective.direction == "maximize" else value, "score": value}
+        return ValidationResult(score=value, loss=-value if self.objective.direction == "maximize" else value)
 
 
 def _by_position(fn: Callable[..., Any]) -> Callable[..., Any]:

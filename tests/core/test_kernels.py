@@ -180,7 +180,7 @@ def test_a_thousand_steps_keep_no_memory(compile: bool) -> None:
             gc.collect()
             resident[event.step] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-    bench.engine.emit = watch
+    bench.engine.hooks.emit = watch
     bench.run()
     assert bench.space.kernels.recompilations == 0
     assert resident[1_000] - resident[100] < 8 << 20

@@ -78,7 +78,7 @@ def test_auto_moves_less_in_a_short_run() -> None:
     """Signal adds up with the root of the steps: a quarter of the full number, half of the displacement."""
     caps = {steps: Bench(load("auto"), steps=steps) for steps in (150, 600, 5000)}
     for bench in caps.values():
-        bench.engine.stop = lambda bench=bench: bench.engine.progress.step == 1
+        bench.engine.hooks.stop = lambda bench=bench: bench.engine.progress.step == 1
         bench.run()
     assert [bench.engine.state.cap for bench in caps.values()] == [1.5, 3.0, 3.0]
 
@@ -86,7 +86,7 @@ def test_auto_moves_less_in_a_short_run() -> None:
 def test_auto_describes_its_calibration_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     events: list[Any] = []
     bench = Bench(load("auto"), steps=1)
-    bench.engine.emit = events.append
+    bench.engine.hooks.emit = events.append
     bench.run()
     (event,) = [e for e in events if isinstance(e, Initialized)]
     numbers = dict(event.numbers)

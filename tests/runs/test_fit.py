@@ -413,8 +413,8 @@ def test_lines_are_what_was_written_and_take_little_memory(tmp_path: Path) -> No
     assert list(again.lines[1:]) == bodies
     assert again.lines == journal.lines == Journal.of(again.lines).lines == Journal.of([*again.lines]).lines
     assert again.lines != journal.lines[:-1]
-    assert [again.mark(k) for k in (0, 5, 2001)] == [Journal.of(journal.lines).mark(k) for k in (0, 5, 2001)]
-    assert again.mark(0) == ""
+    assert [again.checksum(k) for k in (0, 5, 2001)] == [Journal.of(journal.lines).checksum(k) for k in (0, 5, 2001)]
+    assert again.checksum(0) == ""
     with pytest.raises(IndexError):
         again.lines[2001]
 

@@ -152,10 +152,10 @@ def test_unknown_kinds_of_lines_and_notes(tmp_path: Path) -> None:
     journal.append(step(0))
     journal.append({"kind": "kept", "step": 0})
     journal.append({"kind": "later"})
-    again = journal.again()
+    again = journal.copy()
     assert [again.take(kind) is not None for kind in ("step", "later")] == [True, True]
     assert not again.replaying
-    again = journal.again()
+    again = journal.copy()
     again.add({"kind": "override"})
     assert again.next == "step"
     with pytest.raises(RunFolderError, match="line 2: expected 'eval', found 'step'"):
@@ -172,7 +172,7 @@ def bench(folder: Path, journal: Journal) -> Bench:
     from zotune_optimizers.zo_adamu import ZOAdaMU
 
     made = Bench(ZOAdaMU(lr=1e-2, eps=1e-2), steps=STEPS, journal=journal, assess=lambda b: b._loss(range(6)).value)
-    made.engine.eval_steps = made.engine.save_steps = EVERY
+    made.engine.settings.eval_steps = made.engine.settings.save_steps = EVERY
     start = made.weights()
     made.engine.store = checkpoint.FolderStore(folder, 2, lambda: start)
     return made

@@ -17,7 +17,7 @@ import zotune
 from zotune.bench.workbench import Bench, same
 from zotune.errors import OptionError, UsageError
 from zotune.events import Calibrated
-from zotune.search.calibration import Calibration
+from zotune.search.calibration import Calibration, from_line, to_line
 from zotune.search.journal import Journal
 from zotune.types import Score
 
@@ -40,14 +40,17 @@ def test_a_run_ends_as_far_away_as_one_perturbation(rule: Any, dtype: torch.dtyp
     """Whatever the rule does with its learning rate, momentum and moments."""
     bench = Bench(rule(), steps=100, dtype=dtype)
     before = bench.weights()
-    found = calibration(bench).find()
+    result = calibration(bench).run()
+    options = dict(result.options)
     assert same(bench.weights(), before)
     assert bench.space.fields == {}
-    reach = found.options["eps"] * math.sqrt(bench.space.numel)
-    run = Bench(replace(rule(), **found.options), steps=100, dtype=dtype).run()
+    reach = options["eps"] * math.sqrt(bench.space.numel)
+    run = Bench(replace(rule(), **options), steps=100, dtype=dtype).run()
     gone = math.sqrt(sum(float((w.double() - before[n].double()).square().sum()) for n, w in run.weights().items()))
-    assert reach / 6 < gone < 6 * reach, (gone, reach, found)
-    assert len(found.lines) == 3
+    assert reach / 6 < gone < 6 * reach, (gone, reach, result)
+    assert (result.perturbation, result.kl, result.steps) == (options["eps"], None, 100)
+    assert result.loss_increase is not None
+    assert result.loss_increase <= 0.05
 
 
 def test_the_scale_is_the_largest_that_is_tolerated() -> None:
@@ -61,17 +64,23 @@ def test_the_scale_is_the_largest_that_is_tolerated() -> None:
 
         bench.oracle._evaluate = loss
         typical = math.sqrt(sum(float(w.square().sum()) for w in start.values()) / bench.space.numel)
-        found = calibration(bench, lr=None).find()
+        options = dict(calibration(bench, lr=None).run().options)
         grid = [typical * 2.0**-k for k in range(12)]
         tolerated = [e for e in grid if bend * e * e <= 0.05]
-        assert found.options["eps"] == pytest.approx(max(tolerated, default=grid[10]), rel=1e-6)
-        assert set(found.options) == {"eps"}
+        assert options["eps"] == pytest.approx(max(tolerated, default=grid[10]), rel=1e-6)
+        assert set(options) == {"eps"}
 
 
 def test_a_flat_objective_has_no_learning_rate() -> None:
     bench = Bench(mezo.MeZO(), evaluate=lambda rows: Score(1.0))
-    with pytest.raises(UsageError, match="no learning rate can be found"):
-        calibration(bench).find()
+    with pytest.raises(UsageError, match="no learning rate can be chosen"):
+        calibration(bench).run()
+
+
+def test_a_line_is_read_as_it_was_written_and_without_numbers_too() -> None:
+    result = Calibrated((("lr", 0.5), ("eps", 0.25)), perturbation=0.25, kl=0.01, steps=9)
+    assert from_line(to_line(result)) == result
+    assert from_line({"options": {"lr": 0.5}, "lines": ["chosen: lr = 0.5"]}) == Calibrated((("lr", 0.5),))
 
 
 def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, Any]:
@@ -93,16 +102,18 @@ def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, 
 
 
 def test_a_whole_run_counts_and_records_it(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    events: list[Calibrated] = []
     result = zotune.fit(
-        emit=lambda event: said.extend(event.lines) if isinstance(event, Calibrated) else None,
+        emit=lambda event: events.append(event) if isinstance(event, Calibrated) else None,
         **options(tiny_encoder, toy, tmp_path / "out"),
     )
     journal = Journal.open(tmp_path / "out/journal.jsonl", read_only=True)
     (line,) = [x for x in journal.lines if x["kind"] == "calibration"]
     assert set(line["options"]) == {"lr", "eps"}
     assert 0 < line["evals"] < 60
-    assert said == line["lines"]
+    assert events == [from_line(line)]
+    assert dict(events[0].options) == line["options"]
+    assert events[0].perturbation == line["options"]["eps"]
     assert result.forwards <= 300
     first = next(x for x in journal.lines if x["kind"] == "step")
     assert first["evals"] == line["evals"] + 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +15,11 @@ import torch
 import zotune
 from zotune.bench.workbench import Bench, Weights, same
 from zotune.runs.validation import Validation
-from zotune.search.checkpoint import between
-from zotune.search.engine import best_weights
+from zotune.search.checkpoint import interpolate
+from zotune.search.engine import Settings
 from zotune.search.journal import Journal
+from zotune.search.progress import ValidationResult
+from zotune.search.selection import best_weights
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def bench(best: float, journal: Journal | None = None, steps: int = 8) -> Bench:
         return 1.0 + (way - best) ** 2
 
     made = Bench(Straight(), module=module, steps=steps, journal=journal, assess=loss, evaluate=lambda rows: _zero())
-    made.engine.eval_steps, made.engine.interpolate = 100, True
+    made.engine.settings = Settings(eval_steps=100, interpolate=True)
     return made
 
 
@@ -84,14 +86,15 @@ def test_a_way_that_leads_nowhere_or_on_costs_one_look(best: float) -> None:
 def test_ruined_weights_are_left_for_the_best_of_the_way() -> None:
     def made(journal: Journal | None = None) -> Bench:
         run = bench(0.2, journal)
-        loss, run.engine.eval_steps = run.engine.assess, 4
-        assert loss is not None
+        evaluate, run.engine.settings.eval_steps = run.engine.hooks.validate, 4
+        assert evaluate is not None
 
-        def assess() -> dict[str, Any]:
-            found = dict(loss())
-            return {**found, "ruined": "by a test"} if found["loss"] > 1.05 else found
+        def validate() -> ValidationResult:
+            result = evaluate()
+            assert result.loss is not None
+            return replace(result, diverged="by a test") if result.loss > 1.05 else result
 
-        run.engine.assess = assess
+        run.engine.hooks.validate = validate
         return run
 
     run = made()
@@ -110,13 +113,13 @@ def test_ruined_weights_are_left_for_the_best_of_the_way() -> None:
 
 def test_only_where_it_is_wanted() -> None:
     made = bench(0.5)
-    made.engine.interpolate = False
+    made.engine.settings.interpolate = False
     assert [x for x in made.run().journal.lines if x["kind"] == "between"] == []
 
 
 def test_half_precision_is_rounded_once() -> None:
     x, y = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
-    found = between({"w": x}, {"w": y}, 0.3)["w"]
+    found = interpolate({"w": x}, {"w": y}, 0.3)["w"]
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, (x.float() + (y.float() - x.float()) * 0.3).bfloat16())
 

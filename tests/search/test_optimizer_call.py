@@ -116,7 +116,7 @@ def test_an_element_that_becomes_nan_is_found_where_the_objective_fails() -> Non
 def test_a_failing_objective_is_not_blamed_on_the_optimizer() -> None:
     mezo = plugins.default().find("optimizer", "mezo").load()(lr=1e-2, eps=1e-2)
     bench = Bench(mezo, fail_at=frozenset(range(3, 99)))
-    bench.engine.max_failures = 1
+    bench.engine.settings.max_failures = 1
     with pytest.raises(ObjectiveFailures):
         bench.run()
 

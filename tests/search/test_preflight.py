@@ -13,10 +13,11 @@ from zotune_optimizers import es, mezo, rank_sgd, zo_sgd
 
 import zotune
 from zotune.bench.workbench import Bench, Weights, same
+from zotune.cli.reports import preflight_lines
 from zotune.events import PreflightDone
 from zotune.runs.plan import embedded_data
 from zotune.search import preflight
-from zotune.search.journal import Journal, Tape
+from zotune.search.journal import Journal
 from zotune.search.preflight import Preflight
 from zotune.types import Score
 
@@ -39,12 +40,12 @@ def bench(noise: float, rule: Any = None) -> Bench:
     return Bench(rule or mezo.MeZO(eps=0.01), module=module, evaluate=loss)
 
 
-def look(made: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 100) -> preflight.Seen:
+def look(made: Bench, monkeypatch: pytest.MonkeyPatch, count: int = 100) -> PreflightDone:
     monkeypatch.setattr(preflight, "DIRECTIONS", (4, count))
     ahead = Preflight(made.space, made.oracle, made.batches, 1e9, lambda: 2)
     before = made.weights()
-    made.engine._initial(Tape())
-    seen = ahead.look(made.optimizer, made.engine.state, 1000, count)
+    made.engine.initialize()
+    seen = ahead.measure(made.optimizer, made.engine.state, 1000, count)
     assert same(before, made.weights())
     return seen
 
@@ -56,21 +57,27 @@ def test_signal_is_what_two_batches_share(noise: float, rule: Any, monkeypatch: 
     # batches of 6 of 24 rows, whose own slopes sum to 0 and have a variance of 23/24, and two without a row in common
     own = noise**2 * 23 / 24
     right = (1 - own / 23) / (1 + own / SIZE * 18 / 23)
-    assert seen.zero == 0.0
-    assert seen.r == pytest.approx(right, abs=0.2)
+    assert seen.zero_share == 0.0
+    assert seen.signal_share == pytest.approx(right, abs=0.2)
 
 
 def test_a_run_without_signal_is_told_so() -> None:
     made = bench(30.0)
     ahead = Preflight(made.space, made.oracle, made.batches, 1000.0, lambda: 2)
-    found = ahead(made.optimizer, None, 9)
-    assert found["signal"] == pytest.approx(3.0 * found["r"])
-    said = "hardly anything can be learned at this budget" in found["lines"][1]
-    assert said == (found["signal"] + math.sqrt(9 / found["directions"]) < 2)
+    report = ahead(made.optimizer, None, 9)
+    assert report is not None
+    assert report.directions is not None
+    assert report.signal is not None
+    assert report.signal_share is not None
+    assert report.signal == pytest.approx(3.0 * report.signal_share)
+    assert report.signal_error == pytest.approx(math.sqrt(9 / report.directions))
+    warned = "a run of this budget can hardly learn anything" in preflight_lines(report)[1]
+    assert warned == (report.signal + report.signal_error < 2)
     other = bench(0.0)
     clear = Preflight(other.space, other.oracle, other.batches, 1000.0, lambda: 2)(other.optimizer, None, 900)
-    assert clear["signal"] == pytest.approx(30.0)
-    assert "adds up to 30 times" in clear["lines"][1]
+    assert clear is not None
+    assert clear.signal == pytest.approx(30.0)
+    assert preflight_lines(clear)[1] == "expected signal over 900 steps: 30x the noise"
 
 
 def test_flat_objectives_are_seen_and_a_wider_scale_is_tried() -> None:
@@ -78,18 +85,30 @@ def test_flat_objectives_are_seen_and_a_wider_scale_is_tried() -> None:
     evaluate = made.oracle._evaluate
     made.oracle._evaluate = lambda rows: Score(round(evaluate(rows).value * 2))
     ahead = Preflight(made.space, made.oracle, made.batches, 1000.0, lambda: 2)
-    found = ahead(made.optimizer, None, 100)
-    assert found["zero"] > 0.25
-    assert "with ε = 0.04 instead of 0.01" in found["lines"][1]
+    report = ahead(made.optimizer, None, 100)
+    assert report is not None
+    assert report.zero_share is not None
+    assert report.zero_share > 0.25
+    assert (report.eps, report.wider_eps) == (0.01, 0.04)
+    assert "with --eps 0.04 instead of 0.01" in preflight_lines(report)[1]
     made.oracle._evaluate = lambda rows: Score(1.0)
-    found = ahead(zo_sgd.ZOSign(eps=1e-4), None, 100)
-    assert (found["zero"], found["r"]) == (1.0, None)
-    assert "nothing to learn from" in found["lines"][0]
+    report = ahead(zo_sgd.ZOSign(eps=1e-4), None, 100)
+    assert report is not None
+    assert (report.zero_share, report.signal_share) == (1.0, None)
+    assert "no signal" in preflight_lines(report)[0]
+
+
+def test_a_line_is_read_as_it_was_written_and_with_a_text_for_the_user() -> None:
+    report = PreflightDone(4, 16, 100, 0.5, 0.25, 2.5, 0.01, 0.04, 0.1, 0.9, 0.8)
+    assert preflight.from_line(preflight.to_line(report)) == report
+    assert preflight.from_line(preflight.to_line(PreflightDone(failed="no"))) == PreflightDone(failed="no")
+    older = {"directions": 4, "zero": 0.5, "r": None, "signal": None, "lines": ["preflight: …"]}
+    assert preflight.from_line(older) == PreflightDone(directions=4, zero_share=0.5)
 
 
 def test_a_small_budget_is_not_spent_on_it() -> None:
     made = bench(0.0)
-    assert Preflight(made.space, made.oracle, made.batches, 200.0, lambda: 2)(made.optimizer, None, 100) == {}
+    assert Preflight(made.space, made.oracle, made.batches, 200.0, lambda: 2)(made.optimizer, None, 100) is None
     assert made.calls == 0
 
 
@@ -101,16 +120,16 @@ def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, 
 
 def test_a_whole_run(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "SHARE", 0.1)
-    said: list[str] = []
+    events: list[PreflightDone] = []
     result = zotune.fit(
-        emit=lambda event: said.extend(event.lines) if isinstance(event, PreflightDone) else None,
+        emit=lambda event: events.append(event) if isinstance(event, PreflightDone) else None,
         **options(tiny_encoder, toy, tmp_path / "out"),
     )
     texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
     kinds = [json.loads(t)["body"]["kind"] for t in texts]
     assert kinds[:5] == ["header", "init", "eval", "preflight", "step"]
     line = json.loads(texts[3])["body"]
-    assert line["lines"] == said
+    assert events == [preflight.from_line(line)]
     assert line["directions"] >= 4
     assert line["evals"] >= 4 * line["directions"]
     assert result.forwards <= 240
@@ -130,7 +149,7 @@ def test_a_whole_run(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_better_linear_probe_is_offered(minilm: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    events: list[PreflightDone] = []
     for name, rows in (("train", 128), ("validation", 100), ("test", 20)):
         lines = (embedded_data() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         (tmp_path / f"{name}.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
@@ -142,7 +161,10 @@ def test_a_better_linear_probe_is_offered(minilm: Path, tmp_path: Path) -> None:
         output_dir=str(tmp_path / "out"),
         eval_steps=1000,
         interpolate=False,
-        emit=lambda event: said.extend(event.lines) if isinstance(event, PreflightDone) else None,
+        emit=lambda event: events.append(event) if isinstance(event, PreflightDone) else None,
     )
-    (line,) = [x for x in said if "linear probe" in x]
-    assert "--init linear-probe starts from it" in line
+    (report,) = events
+    assert report.linear_probe is not None
+    assert report.base_score is not None
+    assert report.linear_probe > report.base_score
+    assert "--init linear-probe starts from it" in preflight_lines(report)[-1]

@@ -49,8 +49,9 @@ from zotune.models.trainable import trainable_names
 from zotune.runs.plan import EMBEDDED
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Engine, cost_of
+from zotune.search.engine import Engine, Settings
 from zotune.search.journal import Journal
+from zotune.search.limits import Budget, cost_of
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import IN_FORWARD_WEIGHTS
 from zotune.types import Optimizer
@@ -98,9 +99,9 @@ class Case:
         oracle = Oracle(self.space, subject.score, self.batches, "minimize", passes=lambda n: -(-n // o.rows))
         store, budget = checkpoint.MemoryStore(), Budget(steps=BEGUN)
         self.engine = Engine(
-            self.space, optimizer, oracle, self.batches, budget, journal, store, eval_steps=10**9, max_failures=0
+            self.space, optimizer, oracle, self.batches, budget, journal, store, Settings(10**9, max_failures=0)
         )
-        self.engine._init()
+        self.engine.initialize()
         self.engine.budget = Budget(steps=10**6)
         self.costs = [self._cost(t) for t in range(HORIZON)]
         self.period = _period(self.costs)
@@ -120,7 +121,7 @@ class Case:
         before = engine.oracle.evaluations
         passes.clear()
         clock.seconds.clear()
-        seconds = clock.of(engine._step)
+        seconds = clock.of(engine.step)
         return Taken(seconds, dict(clock.seconds), engine.oracle.evaluations - before, Counter(passes))
 
     @property

@@ -21,9 +21,11 @@ from zotune.core.space import Space
 from zotune.errors import ObjectiveError
 from zotune.search import checkpoint
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Engine
+from zotune.search.engine import Engine, Settings
 from zotune.search.journal import Journal
+from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
+from zotune.search.progress import ValidationResult
 from zotune.types import Optimizer, Score
 
 
@@ -99,10 +101,18 @@ class Bench:
         self.store = checkpoint.MemoryStore()
         budget = Budget(steps if evals is None else None, evals)
         self.engine = Engine(
-            self.space, optimizer, self.oracle, self.batches, budget, self.journal, self.store, eval_steps=10**9
+            self.space,
+            optimizer,
+            self.oracle,
+            self.batches,
+            budget,
+            self.journal,
+            self.store,
+            Settings(eval_steps=10**9),
         )
         if assess is not None:
-            self.engine.assess, self.engine.eval_steps = (lambda: {"loss": assess(self)}), 1
+            self.engine.hooks.validate = lambda: ValidationResult(loss=assess(self))
+            self.engine.settings.eval_steps = 1
 
     def _counted(self, evaluate: Callable[[Sequence[int]], Score]) -> Callable[[Sequence[int]], Score]:
         def run(indices: Sequence[int]) -> Score:

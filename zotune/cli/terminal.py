@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from zotune.cli.reports import calibration_lines, preflight_lines
 from zotune.events import (
     Calibrated,
     Evaluated,
@@ -64,11 +65,13 @@ class Terminal:
                 self.say(f"· {event.text}")
             case RunStarted():
                 self._started(event)
-            case Calibrated() | PreflightDone():
-                for line in event.lines:
+            case Calibrated():
+                for line in calibration_lines(event):
                     self.say(f"  {line}")
-                if not isinstance(event, PreflightDone):
-                    self._begin()
+                self._begin()
+            case PreflightDone():
+                for line in preflight_lines(event):
+                    self.say(f"  {line}")
             case Initialized():
                 if event.numbers:
                     values = ", ".join(f"{name} {value:.4g}" for name, value in event.numbers)

@@ -1,7 +1,7 @@
-"""Recipes on tensors: lowered once, then run piece by piece on a tensor, on some of its rows, or on small ones at once.
+"""Evaluation of recipes on tensors: on a whole tensor by chunks, on some of its rows, or on many small tensors at once.
 
-Joins programs with the numbers, keys, fields and buffers that they read. Knows tensors by name; knows no module and no
-step.
+Recipes are lowered to programs once; an evaluation passes them the numbers, keys, fields and buffers that they read.
+Knows tensors by name; knows no module and no step.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from zotune.core.recipe import Constant, Noise, WeightedSum, scalar_at
 from zotune.errors import RecipeError
 
 SMALL = 1 << 13
-"""Elements up to which tensors are evaluated together, and are probed by copy."""
+"""Tensors of at most so many elements are evaluated in groups, and perturbed by copy."""
 BUNCH = CHUNK // SMALL
-"""Tensors that are evaluated together, at most: as many elements as an uncompiled program takes at a time."""
+"""Small tensors in a group, at most: as many elements as an uncompiled program evaluates at a time."""
 IN_CACHE = 1 << 17
-"""Elements that a processor works on while they are in its cache."""
+"""Elements that fit into the cache of a CPU while it works on them."""
 Key = Callable[[str, Noise], int]
-"""The 64-bit key of a stream for a tensor, by name."""
+"""Returns the 64-bit key of a noise for a tensor, by name."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What arithmetic on weights of this dtype is done in."""
+    """The dtype of the arithmetic on weights of this dtype: float64 or float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Evaluation:
-    """Recipes made ready to run on every tensor: lowered once, their numbers and keys gathered in one table."""
+    """Recipes prepared to run on every tensor: lowered once, with their numbers and keys in tables.
+
+    outputs: the recipes and where their values go; base: the weights that `theta` stands for, by name; fields: stored
+    fields by path and name; keys: the tables of noise keys. Raises RecipeError where a recipe reads an unknown field.
+    """
 
     def __init__(
         self,
@@ -49,9 +53,9 @@ class Evaluation:
         whole = lower(outputs)
         used = [w.removeprefix("field ") for w in whole.inputs if w.startswith("field ")]
         if unknown := [path for path in used if path not in fields]:
-            raise RecipeError(f"no field {unknown[0]!r} is stored; fields: {sorted(fields)}")
+            raise RecipeError(f"field {unknown[0]!r} is not stored; stored fields: {sorted(fields)}")
         self._group: dict[str, _Group] = {}
-        members: dict[tuple[frozenset[str], torch.device, torch.dtype], list[str]] = {}  # of one kind all over
+        members: dict[tuple[frozenset[str], torch.device, torch.dtype], list[str]] = {}  # tensors that share a program
         for name, p in base.items():
             missing = {f"field {path}" for path in used if name not in fields[path]}
             missing |= {f"outer {j}" for j in range(len(whole.outers)) if self._outer(whole, j, name) is None}
@@ -66,8 +70,8 @@ class Evaluation:
     def run(self, name: str, outs: Sequence[Tensor] = (), start: int = 0, rows: Tensor | None = None) -> None:
         """Evaluate on one tensor.
 
-        outs: flat tensors for the outputs that go to tensors of their own; they may hold a part only, from element
-        `start` on, or those rows of the tensor (an int64 vector) alone.
+        outs: flat tensors for the outputs with target "out". They may hold a part of the tensor, from element `start`
+        on, or the given rows alone (int64).
         """
         group = self._group.get(name)
         if group is None:
@@ -90,10 +94,10 @@ class Evaluation:
             self._kernels.run(group.program.text, group.dtype, tensors, s, k, numbers)
 
     def run_all(self, names: Sequence[str], outs: Mapping[str, Tensor] | None = None) -> None:
-        """Evaluate on whole tensors. outs: for one output that goes to tensors of its own, where to.
+        """Evaluate on whole tensors. outs: by name, for a single output with target "out".
 
-        Small ones that share their numbers are laid end to end and evaluated in one go: many calls cost more than they
-        compute.
+        Small tensors with the same numbers are concatenated and evaluated in one call, for many calls would cost more
+        than their arithmetic.
         """
         bunches: dict[tuple[object, ...], list[str]] = {}
         for name in names:
@@ -113,7 +117,7 @@ class Evaluation:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _run_bunch(self, names: Sequence[str], outs: Mapping[str, Tensor] | None) -> None:
-        """Small tensors of one group with the same numbers, as one."""
+        """Evaluate on small tensors of one group with the same numbers, as on one tensor."""
         group = self._group[names[0]]
         program = group.program
         where: list[list[Tensor]] = []
@@ -134,22 +138,22 @@ class Evaluation:
                 torch._foreach_copy_(parts, list(torch.split(whole, counts)))
 
     def _inputs(self, program: Program, name: str, part: slice, outs: Sequence[Tensor]) -> list[Tensor]:
-        found = []
+        tensors = []
         for what, which in program.reads:
             if what == "theta":
-                found.append(_part(self._base[name], part))
+                tensors.append(_part(self._base[name], part))
             elif what == "field":
-                found.append(_part(self._fields[which][name], part))
+                tensors.append(_part(self._fields[which][name], part))
             elif what == "out":
-                found.append(outs[int(which)])
+                tensors.append(outs[int(which)])
             elif what == "sum":
-                found.append(self._sum(program.sums[int(which)], name, part))
+                tensors.append(self._sum(program.sums[int(which)], name, part))
             else:
-                found.append(self._product(program, int(which), name, part))
-        return found
+                tensors.append(self._product(program, int(which), name, part))
+        return tensors
 
     def _run_rows(self, group: _Group, name: str, out: Tensor, rows: Tensor) -> None:
-        """`rows` of a matrix alone: as the whole tensor would be, by the elements' own places."""
+        """Evaluate on some rows of a matrix, with the noise that these elements have in the whole tensor."""
         program, base = group.program, self._base[name]
         width = base.shape[1]
         index = (rows[:, None] * width + torch.arange(width, device=rows.device)).view(-1)
@@ -167,15 +171,14 @@ class Evaluation:
         self._kernels.run(program.text, group.dtype, gathered, *group.row(name, 0), index)
 
     def rowwise(self, name: str) -> bool:
-        """Whether `run(rows=...)` is possible: inputs that have rows as the tensor has, and one noise block."""
+        """Whether `run(rows=...)` is possible: every input has the tensor's rows, and the tensor is one noise block."""
         program, base = self._group[name].program, self._base[name]
         pairs = [self._outer(program, j, name) for j in range(len(program.outers))]
         rows = all(pair is not None and len(pair[0]) == len(base) for pair in pairs)
         return rows and not program.sums and base.numel() <= noise.BLOCK
 
-    # -- what a kernel reads, computed piece by piece ------------------------------------------------------------------
-
     def _sum(self, x: WeightedSum, name: str, part: slice) -> Tensor:
+        """A weighted sum on a part of a tensor."""
         p = self._base[name]
         dtype = compute_dtype(p.dtype)
         out = torch.zeros(part.stop - part.start, dtype=dtype, device=p.device)
@@ -197,6 +200,7 @@ class Evaluation:
         return out
 
     def _outer(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
+        """The factors of the j-th outer product for a tensor, or None where it lacks one."""
         if (j, name) not in self._factors:
             self._factors[j, name] = self._factor_pair(program, j, name)
         return self._factors[j, name]
@@ -209,30 +213,36 @@ class Evaluation:
         if left is None or right is None:
             return None
         if left.shape[1] != right.shape[1] or left.shape[0] * right.shape[0] != p.numel():
-            raise RecipeError(f"outer: {tuple(left.shape)} and {tuple(right.shape)} make no {tuple(p.shape)} ({name})")
+            raise RecipeError(
+                f"outer: factors {tuple(left.shape)} and {tuple(right.shape)} do not give {tuple(p.shape)} ({name})"
+            )
         return left, right
 
     def _product(self, program: Program, j: int, name: str, part: slice) -> Tensor:
-        found = self._outer(program, j, name)
-        assert found is not None
-        left, right = found
+        """The j-th outer product on a part of a tensor."""
+        factors = self._outer(program, j, name)
+        assert factors is not None
+        left, right = factors
         width = right.shape[0]
         first, last = part.start // width, -(-part.stop // width)
         product = self._multiplied(left[first:last], right, name, f"outer {j}")
         return product[part.start - first * width :][: part.stop - part.start]
 
     def _multiplied(self, left: Tensor, right: Tensor, name: str, place: str) -> Tensor:
-        """left · rightᵀ for a tensor, summed column by column in order, for a matrix product would round as the machine
-        likes; as many rows at a time as a cache holds. It lies at its place until the next one does."""
-        dtype, room = compute_dtype(self._base[name].dtype), self._kernels.room
+        """left · rightᵀ for a tensor, flat, in the buffer `place`, which the next product of that place overwrites.
+
+        Columns are summed in order, for a matrix product rounds differently from machine to machine; as many rows at a
+        time as the cache holds.
+        """
+        dtype, buffer = compute_dtype(self._base[name].dtype), self._kernels.buffer
         rows, columns = left.T.to(dtype).contiguous(), right.T.to(dtype).contiguous()
         height, width = len(left), len(right)
-        flat = room(place, height * width, columns)
+        flat = buffer(place, height * width, columns)
         out = flat.view(height, width)
         if self._kernels.products(out, rows, columns):
             return flat
         most = max(IN_CACHE // width, 1) if left.device.type == "cpu" else height
-        term = room("term", min(most, height) * width, columns).view(-1, width)
+        term = buffer("term", min(most, height) * width, columns).view(-1, width)
         for start in range(0, height, most):
             part, some = out[start : start + most], rows[:, start : start + most, None]
             torch.mul(some[0], columns[0], out=part)
@@ -247,7 +257,8 @@ def _part(x: Tensor, part: slice) -> Tensor:
 
 
 class Keys:
-    """Tables of the keys of many tensors' noise, the last few kept: the probes and the write of a step share theirs."""
+    """Tables of the noise keys of many tensors. The last few are kept, for the points and the write of a step share
+    them."""
 
     KEPT = 4
 
@@ -256,8 +267,13 @@ class Keys:
         self._tables: dict[tuple[object, ...], _Table] = {}
 
     def table(self, names: tuple[str, ...], streams: Sequence[Noise], device: torch.device) -> _Table:
-        """For tensors by name: 64-bit keys, their 32-bit halves for the first noise block, and rows for kernels."""
-        which = (names, device, *(self.key(names[0], z) for z in streams))  # one tensor's keys tell streams apart
+        """The keys of these streams for each tensor: 64-bit, as 32-bit halves for the first noise block, and as rows on
+        the device for kernels."""
+        which = (
+            names,
+            device,
+            *(self.key(names[0], z) for z in streams),
+        )  # keys of one tensor identify streams
         if which not in self._tables:
             keys = [[self.key(name, z) for z in streams] for name in names]
             halves = [[h for k in row for h in noise.block_key(k, 0)] for row in keys]
@@ -272,7 +288,7 @@ _Table = tuple[list[list[int]], list[list[int]], tuple[Tensor, ...]]
 
 
 class _Group:
-    """A program and the tensors that it runs on, with the table of their numbers and keys."""
+    """A program and the tensors that it runs on, with tables of their numbers and keys."""
 
     def __init__(
         self, program: Program, names: Sequence[str], device: torch.device, dtype: torch.dtype, keys: Keys
@@ -297,7 +313,7 @@ class _Group:
         return self._scalars[self._rows[name]]
 
     def spread(self, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """For tensors laid end to end, of so many elements: each element's place in its own tensor, and its keys."""
+        """For concatenated tensors of these lengths: each element's index in its own tensor, and its keys."""
         k = torch.stack([self._k[self._rows[name]] for name in names])
         each = torch.tensor(counts, device=k.device)
         starts = torch.cumsum(each, 0) - each
@@ -306,7 +322,7 @@ class _Group:
         return places, list(k.T[: 2 * len(self.program.streams), which].unbind(0))
 
     def row(self, name: str, start: int) -> tuple[Tensor, Tensor, Numbers]:
-        """(s, k, the same on the host) of one tensor, for elements from `start` on."""
+        """The numbers s and keys k of one tensor, on the device and on the host, for elements from `start` on."""
         i = self._rows[name]
         if start == 0:
             return self._s[i], self._k[i], Numbers(self._scalars[i], self._halves[i], 0)

@@ -55,14 +55,14 @@ class Kernels:
         self._plain: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
         self._kernels: dict[tuple[Any, ...], Fused | None] = {}
         self._counted: Tensor | None = None
-        self._rooms: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
-    def room(self, place: str, numel: int, like: Tensor) -> Tensor:
+    def buffer(self, place: str, numel: int, like: Tensor) -> Tensor:
         """Memory for what the next call reads, the same every time: fresh memory costs more than the arithmetic."""
         key = (place, like.dtype, like.device)
-        if key not in self._rooms or self._rooms[key].numel() < numel:
-            self._rooms[key] = like.new_empty(numel)
-        return self._rooms[key][:numel]
+        if key not in self._buffers or self._buffers[key].numel() < numel:
+            self._buffers[key] = like.new_empty(numel)
+        return self._buffers[key][:numel]
 
     def piece(self, buffered: bool, device: torch.device) -> int:
         """Elements a call takes."""

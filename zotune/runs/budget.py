@@ -14,8 +14,8 @@ from zotune.runs.plan import Plan
 from zotune.runs.training_signal import TrainingSignal
 from zotune.scoring.score_budget import ScoreBudget
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, cost_of, planned
 from zotune.search.journal import Journal
+from zotune.search.limits import Budget, cost_of, planned
 
 DEFAULT_EVALS: Final = 2400
 UNLIMITED_EVALS: Final = 600

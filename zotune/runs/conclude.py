@@ -21,8 +21,10 @@ from zotune.runs.run_directory import MODEL_CARD, RESULT
 from zotune.runs.scoring_cost import scoring_cost
 from zotune.runs.session import Session
 from zotune.search import checkpoint
-from zotune.search.engine import Engine, Outcome, best_weights
+from zotune.search.engine import Engine
 from zotune.search.journal import Journal
+from zotune.search.progress import Outcome
+from zotune.search.selection import best_weights
 from zotune.types import Score
 
 

@@ -154,7 +154,7 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
     session.choose_perturbation()
     if not processes.rank:
         session.start_objective(folder, run.stop)
-        engine.emit = MetricsLog(folder, journal, engine.progress, session.validation, plan.objective, emit)
+        engine.hooks.emit = MetricsLog(folder, journal, engine.progress, session.validation, plan.objective, emit)
     sent, first = processes.sent - session.validation.bytes_sent, engine.progress.step
     emit(session.started(folder, base[1]))
     outcome = engine.run()

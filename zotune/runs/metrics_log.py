@@ -18,8 +18,8 @@ from zotune.runs.run_directory import COMPLETIONS, METRICS
 from zotune.runs.scoring_cost import scoring_cost
 from zotune.runs.validation import Validation
 from zotune.scoring.objective import Objective
-from zotune.search.engine import Progress
 from zotune.search.journal import Journal
+from zotune.search.progress import Progress
 
 
 class MetricsLog:

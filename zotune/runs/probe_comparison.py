@@ -31,30 +31,29 @@ class ProbeComparison:
     budget: RunBudget
     config: RunConfig
 
-    def __call__(self) -> list[str]:
-        """A sentence where the probe is better by two standard errors, else nothing. The evaluations that the probe
-        costs are counted."""
+    def __call__(self) -> tuple[float, float] | None:
+        """The validation scores of the probe and of the base model, where the probe is better by two standard errors.
+
+        The evaluations that the probe costs are counted.
+        """
         held_out, base = self.validation.held_out, self.validation.base
         task = held_out.task
         if not isinstance(task, build.Whole) or self.config.init == "linear-probe" or not held_out.resamples:
-            return []
+            return None
         cost = -(-len(self.train) // self.batch_size)
         if task.spec.kind != "classification" or cost > BUDGET_SHARE * self.budget.expected_evals():
-            return []
+            return None
         try:
             probe = held_out.linear_probe(self.train, seeds.derive(self.config.seed, "bootstrap"))
         except ObjectiveError:
-            return []
+            return None
         if probe is None or base is None:
-            return []
+            return None
         self.oracle.evaluations += cost
         sign = -1.0 if held_out.objective.direction == "maximize" else 1.0
         if sign * (base.value - probe.value) <= 2 * (probe.error or 0.0):
-            return []
-        return [
-            f"a linear probe scores {probe.value:.4f} on the validation set, the base model {base.value:.4f}: "
-            "--init linear-probe starts from it"
-        ]
+            return None
+        return probe.value, base.value
 
 
 __all__ = ["ProbeComparison"]

@@ -108,10 +108,10 @@ def _record_changes(
             hint = "" if key in FIXED else "--force resumes all the same; the journal records the change"
             raise RunFolderError(f"{path.parent} was made with another {_change(key, old, new)}", hint=hint)
     if changed:
-        journal.add({"kind": "override", "changed": changed})
+        journal.append_unread({"kind": "override", "changed": changed})
         emit(Note(f"resumes with another {'; '.join(_change(key, *values) for key, values in changed.items())}"))
     if recorded["budget"] != header["budget"]:
-        journal.add({"kind": "budget", **header["budget"]})
+        journal.append_unread({"kind": "budget", **header["budget"]})
 
 
 def _change(key: str, old: Any, new: Any) -> str:

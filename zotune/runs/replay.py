@@ -37,8 +37,9 @@ from zotune.runs.run_directory import CONFIG, JOURNAL
 from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Budget, Engine
+from zotune.search.engine import Engine, Hooks, Settings
 from zotune.search.journal import Journal
+from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.types import Optimizer
 
@@ -82,10 +83,10 @@ def rebuild(
         oracle,
         batches,
         Budget(**header["budget"]),
-        journal.again(),
+        journal.copy(),
         checkpoint.MemoryStore() if rolled_back else checkpoint.FolderStore(Path(), 0, dict),
-        assess=_not_recorded if any(line["kind"] == "eval" for line in journal.lines) else None,
-        eval_steps=header["eval_steps"],
+        Settings(eval_steps=header["eval_steps"]),
+        Hooks(validate=_not_recorded if any(line["kind"] == "eval" for line in journal.lines) else None),
     )
     try:
         engine.replay(step)
@@ -152,7 +153,7 @@ def replay(
     initial = {n: tensors[n].detach().clone() for n in header["tensors"] if share != 1.0 and n in tensors}
     space, _ = rebuild(loaded, _optimizer(optimizer, header), journal, wanted, compiles)
     if initial:
-        space.load(checkpoint.between(initial, space.params, share))
+        space.load(checkpoint.interpolate(initial, space.params, share))
     weights = space.digest()
     recorded = {
         line["weights"]

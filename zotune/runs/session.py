@@ -17,7 +17,7 @@ from zotune.core.kernels import worth_compiling
 from zotune.core.space import Space
 from zotune.distributed import ALONE, Processes
 from zotune.errors import OptionError
-from zotune.events import Emit, Note, Phase, RunStarted
+from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import trainable_names
 from zotune.runs.budget import RunBudget
@@ -29,9 +29,10 @@ from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.calibration import Calibration, Found
-from zotune.search.engine import Budget, Engine
+from zotune.search.calibration import Calibration
+from zotune.search.engine import Engine, Hooks, Settings
 from zotune.search.journal import Journal
+from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
 from zotune.search.preflight import Preflight
@@ -145,17 +146,21 @@ class Session:
             Budget(**journal.header["budget"]),
             journal,
             store,
-            assess=self.validation.evaluate if self.plan.objective.info.validates else None,
-            eval_steps=self.budget.eval_steps(),
-            save_steps=config.save_steps,
-            max_failures=config.max_failures,
-            patience=config.patience,
-            emit=self.emit,
-            calibrate=self._calibration(),
-            preflight=self._preflight(),
-            interpolate=self._interpolates(),
-            stop=stop,
-            spent=self.budget.scores_spent,
+            Settings(
+                eval_steps=self.budget.eval_steps(),
+                save_steps=config.save_steps,
+                max_failures=config.max_failures,
+                patience=config.patience,
+                interpolate=self._interpolates(),
+            ),
+            Hooks(
+                validate=self.validation.evaluate if self.plan.objective.info.validates else None,
+                calibrate=self._calibration(),
+                preflight=self._preflight(),
+                emit=self.emit,
+                stop=stop,
+                scores_spent=self.budget.scores_spent,
+            ),
         )
 
     def started(self, folder: Path, score: Score) -> RunStarted:
@@ -208,7 +213,7 @@ class Session:
         the weights would not fit."""
         return 1 if self._memory_short else self.task.passes(rows)
 
-    def _calibration(self) -> Callable[[], Found] | None:
+    def _calibration(self) -> Callable[[], Calibrated] | None:
         """What chooses the options that the user set to `auto`, if any."""
         config, optimizer = self.plan.config, self.plan.optimizer
         wanted = optimizer_spec.calibrated(optimizer, config.learning_rate, config.eps)
@@ -225,7 +230,7 @@ class Session:
             steps,
             limits.evals or evals or math.inf,
             self.initial_weights,
-        ).find
+        ).run
 
     def _preflight(self) -> Preflight | None:
         """None where scores are counted, or a person or a judge compares."""

@@ -16,6 +16,7 @@ from zotune.distributed import Processes
 from zotune.events import Example
 from zotune.runs.heldout import HeldOutSet, Outputs
 from zotune.search.journal import Journal
+from zotune.search.progress import ValidationResult
 from zotune.tasks import build
 from zotune.tasks.kl import Drift
 from zotune.text import texts
@@ -47,12 +48,11 @@ class Validation:
         """The base model's score; None before the first evaluation."""
         return None if self._base is None else self._base[1]
 
-    def evaluate(self) -> dict[str, Any]:
-        """Score the validation set; the fields of an `eval` line of the journal.
+    def evaluate(self) -> ValidationResult:
+        """Score the validation set.
 
-        loss: selects the best weights, smaller is better; absent where the KL divergence is above `--max-kl`, for such
-        weights are never kept. drift: the KL divergence. ruined: why the run has diverged. samples: the score of each
-        row, the first time. Raises ObjectiveError.
+        The result has no loss where the KL divergence is above `--max-kl`, for such weights are never kept. It holds
+        the score of each row the first time. Raises ObjectiveError.
         """
         sent = self._processes.sent
         try:
@@ -99,21 +99,22 @@ class Validation:
         prompts = [p if isinstance(p, str) else p[-1]["content"] for p in outputs["prompts"][:EXAMPLES]]
         return tuple(map(Example, prompts, references, texts(outputs["completions"][:EXAMPLES])))
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> ValidationResult:
         if not self._processes.alone:
             self._processes.check_equal("the weights", self._space.digest())
         outputs, score = self._latest = self.held_out.score()
         sign = -1.0 if self.held_out.objective.direction == "maximize" else 1.0
-        fields: dict[str, Any] = {"score": score.value, **({"parts": dict(score.parts)} if score.parts else {})}
-        kl, limit = self._divergence(), self._config.max_kl
-        if kl is not None:
-            fields["drift"] = kl
+        kl, limit, samples = self._divergence(), self._config.max_kl, None
         if self._base is None:
-            self._base = outputs, score
-            fields |= {"samples": list(score.samples)} if score.samples else {}
-        diverged = self._diverged(outputs, score, kl)
-        fields |= {"ruined": diverged} if diverged else {}
-        return fields if kl is not None and limit and kl > limit else {"loss": sign * score.value, **fields}
+            self._base, samples = (outputs, score), score.samples
+        return ValidationResult(
+            score=score.value,
+            loss=None if kl is not None and limit and kl > limit else sign * score.value,
+            parts=score.parts,
+            kl=kl,
+            samples=samples,
+            diverged=self._diverged(outputs, score, kl),
+        )
 
     def _diverged(self, outputs: Mapping[str, Any], score: Score, kl: float | None) -> str:
         """Why the run should restore the best checkpoint; "" where it should go on."""

@@ -65,7 +65,7 @@ def verify(run: str | Path, emit: Emit = ignore) -> list[Check]:
 def _checkpoint(path: Path, journal: Journal) -> Check:
     try:
         meta = checkpoint.examine(path)
-        if meta["mark"] != journal.mark(min(meta["lines"], len(journal.lines))):
+        if meta["mark"] != journal.checksum(min(meta["lines"], len(journal.lines))):
             return Check(path.name, False, "it does not belong to this journal")
     except RunFolderError as error:
         return Check(path.name, False, str(error))

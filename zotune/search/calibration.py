@@ -1,14 +1,17 @@
-"""`--learning-rate auto` and `--eps auto`: a step and a perturbation scale for any optimizer, from some forwards.
+"""Calibration: `--learning-rate auto` and `--eps auto`, for any optimizer, from some fifty evaluations.
 
-    s   = RMS of all tuned weights;  C(e) = mean of L(θ ± e z) − L(θ), or, where it is measured, the drift at θ ± e z
-    ε  ← the largest of … s/16, s/8, s/4 … s at which C costs at most 5 % of |L(θ)| (drift: 0.05 nats a token)
-    one step with lr = 1 says how far a step moves; K steps, taken back, with an lr that moves them half as far as ε z
-    lr ← such that a random walk of all steps ends as far from the start as ε z lies: ‖θ_T − θ₀‖ = ε √d
+    s   = RMS of all tuned weights
+    C(e) = mean of L(θ ± e z) − L(θ), or the mean KL divergence at θ ± e z where that is measured
+    ε  ← the largest of … s/16, s/8, s/4 … s with C(ε) at most 5 % of |L(θ)| (of the KL divergence: 0.05 nats a token)
+    η  ← such that a random walk of all steps ends as far from the base model as ε z reaches: ‖θ_T − θ₀‖ = ε √d
 
-Displacement predicts when tuning ruins a model, the learning rate does not (docs/log.md); K steps instead of one let
-momentum and moments count. Forwards: some fifty, of the run's budget; a copy of no weights.
+The distance of a step is found in two parts: one step with η = 1, then up to ten steps, which are undone, with an η
+that should move the weights half as far as ε z. Several steps let momentum and moments take effect. The distance from
+the base model predicts when tuning destroys a model, the learning rate does not (docs/log.md).
 
-Knows oracles, spaces and optimizers; no models and no files.
+Evaluations count in the run's budget. Memory: no copy of the weights.
+
+Knows oracles, spaces and optimizers; knows no model and no file.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
+from zotune.events import Calibrated
 from zotune.search.batches import Batches
 from zotune.search.context import At
 from zotune.search.journal import Tape
@@ -32,26 +36,31 @@ from zotune.search.oracle import Oracle
 TOLERANCE = 0.05
 """Share of the objective, or nats a token, that a perturbation may cost on average."""
 DIRECTIONS = 2
+"""Directions over which that cost is averaged, each with both signs."""
 ROWS = 64
+"""Rows of the batch on which it is measured."""
+LARGE_BUDGET = 40
+"""A budget of so many evaluations a row affords that batch; a smaller one uses the batch size of the run."""
+FIRST_SCALE, SMALLEST_SCALE, FALLBACK_RMS = 1 / 8, 1 / 1024, 1e-2
+"""The first and the smallest ε that are tried, in units of the weights' RMS; the RMS where all weights are 0."""
 STEPS = 10
+"""Steps that are taken to measure a distance, at most; four at most are tried to find one that moves the weights."""
+FIRST_STEPS = 4
+REACH = 0.5
+"""The distance that these steps should go, as a share of ε √d."""
 SHARE = 0.05
-"""Of the budget, for the steps that are tried; the search for ε may cost as much again."""
-UNLIMITED = 300
-"""Steps that a run limited by time alone is taken to have."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Options of the optimizer, by name, and what a person is told."""
-
-    options: dict[str, float]
-    lines: list[str]
+"""Share of the budget for these steps; the search for ε may cost as much again."""
+UNLIMITED_STEPS = 300
+"""Steps that are assumed for a run that only time limits."""
 
 
 @dataclass
 class Calibration:
-    """What is to be found. lr, eps: names of the optimizer's options, or None; evals: the run's budget of evaluations,
-    where it has one; start: the starting weights again."""
+    """Chooses the learning rate and the perturbation scale of an optimizer.
+
+    lr, eps: names of the options to choose, None for one that is given; steps: planned steps, None where only time
+    limits the run; evals: the run's budget of evaluations, infinite where it has none; base: returns the base weights.
+    """
 
     optimizer: Any
     lr: str | None
@@ -61,108 +70,129 @@ class Calibration:
     batches: Batches
     steps: int | None
     evals: float
-    start: Callable[[], Mapping[str, Tensor]]
+    base: Callable[[], Mapping[str, Tensor]]
 
-    def find(self) -> Found:
-        """Calibrate at the weights as they are, which they are afterwards too. Raises UsageError where no step moves
-        them, and ObjectiveError."""
-        eps, cost, clean = self._eps()
+    def run(self) -> Calibrated:
+        """Calibrate at the present weights, which are unchanged afterwards.
+
+        Raises UsageError where no step moves the weights, and ObjectiveError.
+        """
+        eps, cost, base_loss = self._choose_eps()
         options = {self.eps: eps} if self.eps else {}
-        price = (
-            f"{cost:.3g} nats a token" if clean is None else f"{100 * cost / (abs(clean) or 1):.2g} % of the objective"
-        )
-        lines = [f"calibration: a perturbation of {eps:.3g} in all weights costs {price}"]
-        if self.eps:
-            lines.append(f"chosen: {self.eps} = {eps:.3g}")
         if self.lr:
-            rate, walk = self._rate(options, eps * math.sqrt(self.space.numel))
-            options[self.lr] = rate
-            lines.append(f"chosen: {self.lr} = {rate:.3g}, with which {walk} steps move them as far as that")
-        return Found(options, lines)
+            options[self.lr] = self._choose_lr(options, eps * math.sqrt(self.space.numel))
+        return Calibrated(
+            options=tuple(options.items()),
+            perturbation=eps,
+            kl=cost if base_loss is None else None,
+            loss_increase=None if base_loss is None else cost / (abs(base_loss) or 1.0),
+            steps=self._total if self.lr else None,
+        )
 
-    def _at(self, t: int) -> At:
+    @property
+    def _total(self) -> int:
+        return self.steps or UNLIMITED_STEPS
+
+    def _begin(self, t: int) -> At:
+        """Begin a step whose values are not recorded."""
         tape = Tape()
         self.oracle.begin(tape, t)
         return At(self.space, self.batches, tape, t, self.steps, 0.0)
 
-    # -- ε -------------------------------------------------------------------------------------------------------------
-
-    def _eps(self) -> tuple[float, float, float | None]:
-        """The largest scale that is tolerated, what it costs, and the value that this is a share of, if any."""
-        at, theta, drifts = self._at(-2), self.space.theta, self.oracle.measures_kl
+    def _choose_eps(self) -> tuple[float, float, float | None]:
+        """The largest tolerated scale, what it costs, and the loss that this cost is compared with, if any."""
+        at, theta, uses_kl = self._begin(-2), self.space.theta, self.oracle.measures_kl
         rms, sizes = at.rms(theta).values, {t.name: t.numel for t in theta.tensors}
-        typical = math.sqrt(sum(rms[n] ** 2 * k for n, k in sizes.items()) / self.space.numel) or 1e-2
-        batch = at.large(ROWS if self.evals >= 40 * ROWS else self.batches.size)
-        clean = None if drifts else self.oracle(theta, batch=batch)[0]
-        limit = TOLERANCE * (1.0 if clean is None else abs(clean))
+        scale = math.sqrt(sum(rms[n] ** 2 * k for n, k in sizes.items()) / self.space.numel) or FALLBACK_RMS
+        batch = at.large(ROWS if self.evals >= LARGE_BUDGET * ROWS else self.batches.size)
+        base_loss = None if uses_kl else self.oracle(theta, batch=batch)[0]
+        limit = TOLERANCE * (1.0 if base_loss is None else abs(base_loss))
         most = self.oracle.evaluations + SHARE * self.evals
 
         def cost(eps: float) -> float:
-            found: list[float] = []
+            values: list[float] = []
             for k in range(DIRECTIONS):
                 points = theta + eps * at.normal(k), theta - eps * at.normal(k)
-                found += self.oracle.kl(*points) if drifts else self.oracle(*points, batch=batch)
-            return math.fsum(found) / len(found) - (clean or 0.0)
+                values += self.oracle.kl(*points) if uses_kl else self.oracle(*points, batch=batch)
+            return math.fsum(values) / len(values) - (base_loss or 0.0)
 
-        eps = typical / 8
+        first = scale * FIRST_SCALE
+        eps = first
         paid = cost(eps)
-        while paid > limit and eps > typical / 1024 and self.oracle.evaluations < most:
+        while paid > limit and eps > scale * SMALLEST_SCALE and self.oracle.evaluations < most:
             eps /= 2
             paid = cost(eps)
-        while paid <= limit and typical / 8 <= eps < typical and self.oracle.evaluations < most:
-            if (further := cost(2 * eps)) > limit:
+        while paid <= limit and first <= eps < scale and self.oracle.evaluations < most:
+            if (larger := cost(2 * eps)) > limit:
                 break
-            eps, paid = 2 * eps, further
-        return eps, paid, clean
+            eps, paid = 2 * eps, larger
+        return eps, paid, base_loss
 
-    # -- learning rate -------------------------------------------------------------------------------------------------
-
-    def _rate(self, options: Mapping[str, float], reach: float) -> tuple[float, int]:
-        """The learning rate at which all steps together move the weights by `reach`, and their number."""
+    def _choose_lr(self, options: Mapping[str, float], distance: float) -> float:
+        """The learning rate at which all steps move the weights by `distance`."""
         assert self.lr is not None
-        total, rule = self.steps or UNLIMITED, dataclasses.replace(self.optimizer, **options, **{self.lr: 1.0})
+        optimizer = dataclasses.replace(self.optimizer, **options, **{self.lr: 1.0})
         before = self.oracle.evaluations
-        length = next((x for x in self._lengths(rule) if x > 0), 0.0)
-        each = max(self.oracle.evaluations - before, 1)
+        length = next((x for x in self._first_lengths(optimizer) if x > 0), 0.0)
+        cost = max(self.oracle.evaluations - before, 1)
         if not math.isfinite(length) or length == 0.0:
             raise UsageError(
-                "no learning rate can be found: steps tried do not move the weights",
-                hint="'zotune check' says at which --eps and --batch-size the objective moves",
+                "no learning rate can be chosen: the steps that were tried do not move the weights",
+                hint="'zotune check' shows at which --eps and --batch-size the objective changes",
             )
-        count = int(min(max(SHARE * self.evals / each, 2), STEPS, total))
-        rate = 0.5 * reach / (length * math.sqrt(count))
-        moved = self._walk(dataclasses.replace(rule, **{self.lr: rate}), count)
-        return rate * reach / (moved * math.sqrt(total / count)), total
+        count = int(min(max(SHARE * self.evals / cost, 2), STEPS, self._total))
+        lr = REACH * distance / (length * math.sqrt(count))
+        walked = self._walked(dataclasses.replace(optimizer, **{self.lr: lr}), count)
+        return lr * distance / (walked * math.sqrt(self._total / count))
 
-    def _lengths(self, rule: Any) -> Iterator[float]:
-        """How far a step from the start would move the weights; a few are tried, for some see no difference."""
-        for t in range(4):
-            state = self._begun(rule)
-            at = self._at(t)
-            after, _ = checked_step(rule, self.space.theta, self.oracle, state, at)
+    def _first_lengths(self, optimizer: Any) -> Iterator[float]:
+        """How far each of the first steps would move the base weights; some steps see no difference and do not."""
+        for t in range(FIRST_STEPS):
+            state = self._initial_state(optimizer)
+            at = self._begin(t)
+            after, _ = checked_step(optimizer, self.space.theta, self.oracle, state, at)
             yield math.sqrt(math.fsum(x * x for x in at.norm(after - self.space.theta).values.values()))
 
-    def _begun(self, rule: Any) -> Any:
-        return initial_state(rule, self.space, self.oracle, self._at(-1))
+    def _initial_state(self, optimizer: Any) -> Any:
+        return initial_state(optimizer, self.space, self.oracle, self._begin(-1))
 
-    def _walk(self, rule: Any, count: int) -> float:
-        """The distance that some steps go; they are taken back."""
-        start = self.start()
+    def _walked(self, optimizer: Any, count: int) -> float:
+        """The distance from the base weights after `count` steps, which are then undone."""
+        base = self.base()
         try:
-            state = self._begun(rule)
+            state = self._initial_state(optimizer)
             for t in range(count):
-                after, state = checked_step(rule, self.space.theta, self.oracle, state, self._at(t))
+                after, state = checked_step(optimizer, self.space.theta, self.oracle, state, self._begin(t))
                 state = self.space.assign(after, state)
-            gone = math.fsum(
-                float((p.data.double() - start[n].to(p.device).double()).square().sum())
+            square = math.fsum(
+                float((p.data.double() - base[n].to(p.device).double()).square().sum())
                 for n, p in self.space.params.items()
             )
         finally:
-            self.space.load(start)
+            self.space.load(base)
             self.space.fields = {}
-        if gone == 0.0:
-            raise ObjectiveError("no difference was seen in the steps that were tried for a learning rate")
-        return math.sqrt(gone)
+        if square == 0.0:
+            raise ObjectiveError("the steps that were tried for a learning rate saw no difference")
+        return math.sqrt(square)
 
 
-__all__ = ["Calibration", "Found"]
+def to_line(result: Calibrated) -> dict[str, Any]:
+    """The result as a journal line holds it. `options` is what a replay reads."""
+    line: dict[str, Any] = {"options": dict(result.options)}
+    for name in ("perturbation", "kl", "loss_increase", "steps"):
+        line |= {name: value} if (value := dataclasses.asdict(result)[name]) is not None else {}
+    return line
+
+
+def from_line(line: Mapping[str, Any]) -> Calibrated:
+    """The result that a journal line holds; only `options` is sure to be there."""
+    return Calibrated(
+        options=tuple(line["options"].items()),
+        perturbation=line.get("perturbation"),
+        kl=line.get("kl"),
+        loss_increase=line.get("loss_increase"),
+        steps=line.get("steps"),
+    )
+
+
+__all__ = ["Calibration", "from_line", "to_line"]

@@ -130,7 +130,7 @@ class OtherStore(FolderStore):
         """Left to that process."""
 
 
-def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Tensors at a share of the way from `start` to `end`, in arithmetic of float32 at least."""
     out = {}
     for name, y in end.items():
@@ -209,7 +209,7 @@ def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str
     where anything is missing, damaged, of other tensors, or of another journal than the one given."""
     meta = examine(folder)
     if journal is not None and not (
-        meta["lines"] <= len(journal.lines) and meta.get("mark") == journal.mark(meta["lines"])
+        meta["lines"] <= len(journal.lines) and meta.get("mark") == journal.checksum(meta["lines"])
     ):
         raise RunFolderError(f"{folder} does not belong to the journal beside it")
     weights = _tensors(folder / WEIGHTS)
