@@ -1,9 +1,9 @@
-"""Programs: recipes as straight-line code that is written once and run in two ways.
+"""Code generation: recipes as straight-line code, written once and run in two ways.
 
-`lower` turns recipes into the text of one Python function over flat tensors. Numbers, seeds and fields come in as
-arguments, so two steps of one optimizer have the same text, whatever they found out. The text is executed chunk by
-chunk as it stands (eager) or compiled into one kernel (`kernels`); either way it is the same operations in the same
-order, and the same bits. A text looks like this one, of theta + c * z:
+`lower` turns recipes into the source of one Python function over flat tensors. Numbers, keys and fields are arguments,
+so all steps of an optimizer that write the same expression share one source. The source runs chunk by chunk as plain
+Python (eager), or compiled into one kernel (`kernels`): the same operations in the same order, and the same bits. The
+source of theta + c * z:
 
     def kernel(theta, a1, s, k, n):
         i = place(n, k)
@@ -13,7 +13,7 @@ order, and the same bits. A text looks like this one, of theta + c * z:
         v2 = v0 + v1
         store(a1, rounded(v2, a1, i, k[2], k[3]))
 
-This module imports recipes and noise; it knows nothing of models, memory or journals.
+Knows recipes and noise; knows no model, no memory and no journal.
 """
 
 from __future__ import annotations
@@ -45,13 +45,16 @@ from zotune.core.recipe import (
 from zotune.errors import RecipeError, UsageError
 
 BATCH = 8
-"""Terms of a weighted sum that one kernel call adds."""
+"""Terms of a weighted sum that one call of a kernel adds."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where a recipe goes: into "theta" or "field NAME" in place, or into a tensor of its own ("out"). `rounded`: what
-    is narrower than the arithmetic is rounded stochastically, with the step's stream."""
+    """A recipe and where its values go.
+
+    target: "theta" or "field NAME" in place, or "out", a tensor of its own. rounded: whether values are rounded
+    stochastically, with the step's noise, where the target is narrower than the arithmetic.
+    """
 
     recipe: Recipe
     target: str
@@ -62,10 +65,11 @@ class Output:
 class Program:
     """One function over flat tensors.
 
-    text: its source. inputs: what its tensor arguments are, in order: "theta", "field NAME", "sum J", "outer J", and
-    "out J" for the J-th output. scalars: the numbers s, each with the kind of noise that it multiplies, if any.
-    streams: what the keys k belong to, two words each; the last word of k is the place of the first element. n, the
-    last argument, says which elements: see `vocabulary`. targets: the inputs that are written.
+    text: its source. inputs: its tensor arguments in order: "theta", "field NAME", "sum J", "outer J", and "out J" for
+    the J-th output. scalars: the numbers s, each with the kind of noise that it multiplies, if any. streams: the noise
+    of the keys k, two words each; the last word of k is the index of the first element. The last argument n selects the
+    elements (see `vocabulary`). targets: the inputs that are written. sums, outers: the weighted sums and outer
+    products that "sum J" and "outer J" stand for.
     """
 
     text: str
@@ -83,7 +87,7 @@ class Program:
 
     @property
     def buffered(self) -> bool:
-        """Whether it reads something that is computed piece by piece before."""
+        """Whether it reads a sum or an outer product, which is computed into a buffer before."""
         return bool(self.sums or self.outers)
 
 
@@ -92,7 +96,7 @@ _CONDITIONS = frozenset({"le", "lt", "ge", "gt"})
 
 
 class _Writer:
-    """Writes the text of a program while it walks the recipes; a subtree that is shared by identity is written once."""
+    """Writes the source of a program while it walks recipes. A subtree that recipes share is written once."""
 
     def __init__(self, absent: Collection[str]) -> None:
         self.absent = absent
@@ -105,7 +109,7 @@ class _Writer:
         self.conditions: set[str] = set()
         self._done: dict[int, str] = {}
         self._loaded: dict[str, str] = {}
-        self._keep: list[Recipe] = []  # `_done` is keyed by id: nothing may be freed while it is in use
+        self._keep: list[Recipe] = []  # `_done` is keyed by id, so no recipe may be freed
         self._count = 0
 
     def let(self, expression: str) -> str:
@@ -131,10 +135,10 @@ class _Writer:
         return f"k[{2 * slot}], k[{2 * slot + 1}]"
 
     def units(self, z: Noise) -> str:
-        known = (z.kind, z.step, z.draw) in self.streams
+        written = (z.kind, z.step, z.draw) in self.streams
         keys = self.stream(z)
         name = f"u{keys}".replace("[", "").replace("]", "").replace(", ", "_")
-        if not known:
+        if not written:
             self.lines.append(f"{name} = units_{z.kind}(i, {keys})")
         return name
 
@@ -145,7 +149,7 @@ class _Writer:
         return self._done[id(x)]
 
     def value(self, x: Recipe) -> str:
-        """As `visit`; a condition counts as 0 or 1."""
+        """As `visit`, with a condition as the number 0 or 1."""
         name = self.visit(x)
         return f"as_number({name})" if name in self.conditions else name
 
@@ -184,24 +188,26 @@ class _Writer:
                     self.conditions.add(out)
                 return out
             case Only():
-                raise RecipeError("only(...) says what a state keeps; it cannot stand inside arithmetic")
+                raise RecipeError("only(...) selects what a state stores; it cannot stand inside arithmetic")
         raise RecipeError(f"not a recipe: {x!r}")
 
 
 ROUNDING = Noise("rounding", 0, 0)
-"""Stands for the step's rounding stream among a program's streams."""
+"""The step's rounding noise, among a program's streams."""
 
 
 def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
-    """Recipes to one program. absent: inputs ("field NAME", "outer J") that the tensor at hand does not have: they read
-    as 0. Every right-hand side is computed before anything is stored."""
+    """One program for these recipes. Every right-hand side is computed before anything is stored.
+
+    absent: inputs ("field NAME", "outer J") that the tensors at hand lack; they read as 0. Raises RecipeError.
+    """
     w = _Writer(absent)
     values = [w.value(o.recipe) for o in outputs]
     stores = []
     for j, (o, value) in enumerate(zip(outputs, values, strict=True)):
         target = w.argument(f"out {j}" if o.target == "out" else o.target)
         if len(outputs) > 1 and isinstance(o.recipe, Theta | Field):
-            value = w.let(f"apart({value})")  # no view of what another line overwrites
+            value = w.let(f"apart({value})")  # no view of memory that another line overwrites
         if o.rounded:
             value = f"rounded({value}, {target}, i, {w.stream(ROUNDING)})"
         stores.append(f"store({target}, {value})")
@@ -214,7 +220,8 @@ def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
 
 
 def sum_text(kind: str, power: int) -> str:
-    """Adds BATCH terms c * z**power to a buffer; a shorter batch is filled up with c = 0, which changes no bit."""
+    """Source that adds BATCH terms c * z**power to a buffer. A shorter batch is padded with c = 0, which changes no
+    bit."""
     lines = ["def kernel(out, s, k, n):", "    i = place(n, k)", "    total = load(out)"]
     for j in range(BATCH):
         lines.append(f"    z = units_{kind}(i, k[{2 * j}], k[{2 * j + 1}]) * s[{2 * j}]")
@@ -248,16 +255,13 @@ def factor_value(x: Factor | Each, tensor: str, key: Callable[[Noise], int], dev
     return None if any(p is None for p in parts) else x.fn(*parts)
 
 
-# -- what the words of a text mean ------------------------------------------------------------------------------------
-
-
 def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
-    """The names that a text uses, for arithmetic in `dtype`.
+    """The functions that a source calls, for arithmetic in `dtype`.
 
-    fused: for the compiler, by plain operations; otherwise with what is faster when every operation is a pass. Numbers
-    are Python floats or 0-d float64 tensors, and conditions on them Python bools or 0-d bool tensors. n: uncompiled,
-    the Span of the elements, or the places of any (int32); compiled, as many numbers 0, 1, 2 … on a CPU and any tensor
-    of their number elsewhere, to which the place of the first is added.
+    fused: for the compiler, built of plain operations; otherwise built of what is fast where every operation is a pass
+    over memory. Numbers are Python floats or 0-d float64 tensors, and conditions on them Python bools or 0-d bool
+    tensors. n selects the elements: uncompiled, it is their Span or their indices (int32); compiled, it is 0, 1, 2 … on
+    a CPU and any tensor of that many elements on a GPU, to which the index of the first element is added.
     """
 
     def wide(x: Any) -> Any:
@@ -267,11 +271,11 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
         return x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype).item()
 
     def some(x: Any, like: torch.dtype = dtype) -> Tensor:
-        """A number as a tensor: what a field that a tensor lacks leaves of an operation."""
+        """A number as a tensor: an operation may have numbers alone, where a tensor lacks a field."""
         return x if isinstance(x, Tensor) else torch.tensor(x, dtype=like)
 
     def apart(x: Tensor) -> Tensor:
-        # a compiler drops a mere copy and reads what has been overwritten since
+        # a compiler drops a plain copy, and would read memory that was overwritten since
         return torch.maximum(x, x) if fused else x.clone()
 
     def div(a: Any, b: Any) -> Tensor:
@@ -279,15 +283,15 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
         return quotient.to(dtype)
 
     def sqrt(x: Any) -> Tensor:
-        given = some(x)
-        if fused or given.device.type != "cpu":
-            return given.double().sqrt().to(dtype)
-        with np.errstate(invalid="ignore"):  # torch's own on a CPU is wrong in the last bit of some float64
-            return torch.from_numpy(np.asarray(np.sqrt(given.double().numpy()))).to(dtype)
+        values = some(x)
+        if fused or values.device.type != "cpu":
+            return values.double().sqrt().to(dtype)
+        with np.errstate(invalid="ignore"):  # torch's float64 root on a CPU is wrong in the last bit of some values
+            return torch.from_numpy(np.asarray(np.sqrt(values.double().numpy()))).to(dtype)
 
     def sign(x: Any) -> Tensor:
-        given = some(x)
-        return (given > 0).to(dtype) - (given < 0).to(dtype)
+        values = some(x)
+        return (values > 0).to(dtype) - (values < 0).to(dtype)
 
     def choose(condition: Any, a: Any, b: Any) -> Any:
         if isinstance(condition, Tensor):
@@ -296,7 +300,7 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
 
     def maximum(a: Any, b: Any) -> Tensor:
         a = a if isinstance(b, Tensor) else some(a)
-        return torch.where((a > b) | (a != a), a, b).to(dtype)  # the same zero of two, everywhere
+        return torch.where((a > b) | (a != a), a, b).to(dtype)  # of 0 and -0 the same one on all devices
 
     def minimum(a: Any, b: Any) -> Tensor:
         a = a if isinstance(b, Tensor) else some(a)
@@ -345,17 +349,18 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
 
 
 def function(text: str, dtype: torch.dtype, *, fused: bool) -> Callable[..., None]:
-    """The function that a text defines, for arithmetic in `dtype`; a new code object at every call."""
+    """The function that a source defines, for arithmetic in `dtype`; a new code object at every call."""
     names = vocabulary(dtype, fused)
     exec(compile(text, f"<recipe {abs(hash((text, dtype, fused))):x}>", "exec"), names)
-    found: Callable[..., None] = names["kernel"]
-    return found
+    kernel: Callable[..., None] = names["kernel"]
+    return kernel
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, words: Tensor) -> Tensor:
-    """float32 `x` rounded to bfloat16 or float16, up or down with probability by distance; int32 `words` decide.
+    """float32 `x` rounded up or down to bfloat16 or float16, with a probability by distance.
 
-    Values that the dtype holds exactly stay as they are.
+    words: int32 random words, one for each element. Values that `dtype` holds exactly are unchanged. Raises UsageError
+    for another dtype.
     """
     if dtype == torch.bfloat16:
         rounded = ((x.view(torch.int32) + (words & 0xFFFF)) & -0x10000).view(torch.float32)

@@ -1,16 +1,16 @@
 """Counter-based noise: every element is a pure function of (seed, step, draw, tensor name, index).
 
-No generator state exists, so noise can be drawn again at any time, in any chunking, on any device and in any process,
+There is no generator state. Noise can be drawn again at any time, in any chunking, on any device and in any process,
 and freezing one tensor leaves the noise of all others unchanged. The global generators of torch, numpy and random are
-never touched. Elements are produced by plain 32-bit integer arithmetic as small *integers* (`units`); the caller folds
-the unit's scale into its own coefficient, which is rounded to so few bits that coefficient times unit is exact. Adding
-that product to a weight then rounds once, with or without fused multiply-add.
+never touched. Elements are small *integers* (`units`), made by 32-bit integer arithmetic. The caller folds the scale of
+these integers into its own coefficient, which is rounded to so few bits that the product of both is exact. Adding the
+product to a weight then rounds once, with or without fused multiply-add.
 
     normal      sum of four bytes of one hashed word, minus 510, over sqrt(21845): mean 0, variance 1, kurtosis 2.70
     rademacher  -1 or +1, one bit of a hashed word an element
     factor      as normal, for the small matrices of low-rank directions
 
-This module knows nothing of models, recipes or optimizers.
+Knows integers and devices; knows no model, no recipe and no optimizer.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ from torch import Tensor
 from zotune.seeds import MASK64, splitmix64
 
 VERSION: Final = 2
-"""Changes whenever the same key would give other bits; the journal's header carries it."""
+"""Changes whenever the same key would give other bits. The journal's header records it."""
 
 KINDS: Final = ("normal", "rademacher", "rounding", "factor")
 NORMAL_SCALE: Final = 1.0 / math.sqrt(21845.0)  # variance of the sum of four uniform bytes: 4 * (256**2 - 1) / 12
-UNIT_BITS: Final = 9  # |unit| < 2**9
+UNIT_BITS: Final = 9  # units lie in (-2**9, 2**9)
 BLOCK: Final = 1 << 32
-"""Elements that share one key. A chunk never crosses a multiple of it."""
+"""Elements that share one key. No chunk crosses a multiple of it."""
 
 
 def stream_key(seed: int, step: int, draw: int, kind: str, tensor: int) -> int:
-    """The 64-bit key of one tensor's noise; every argument is mixed before the next, so that neighbours do not
-    correlate. `step` may be negative (calibration before step 0 uses -1)."""
+    """The 64-bit key of one tensor's noise.
+
+    Each argument is mixed before the next is added, so that neighbouring seeds, steps, draws and tensors do not
+    correlate. `step` may be negative: what runs before step 0 uses -1 and below.
+    """
     return splitmix64(_stream(seed, step, draw, kind) ^ (tensor & MASK64))
 
 
 @functools.lru_cache(256)
 def _stream(seed: int, step: int, draw: int, kind: str) -> int:
-    """What all tensors' keys of one stream have in common."""
+    """The part of a key that all tensors share."""
     key = splitmix64(seed & MASK64)
     for part in (step, draw, KINDS.index(kind)):
         key = splitmix64(key ^ (part & MASK64))
@@ -56,7 +59,7 @@ def _signed32(x: int) -> int:
 
 
 def block_key(key: int, start: int) -> tuple[int, int]:
-    """The two signed 32-bit halves of the key that holds for elements from `start` on."""
+    """The two signed 32-bit halves of the key for the block of elements that holds `start`."""
     block = start // BLOCK
     if block:
         key = splitmix64(key ^ splitmix64(block))
@@ -67,8 +70,11 @@ MULTIPLIERS: Final = tuple(_signed32(m) for m in (0xED5AD4BB, 0xAC4C1B51, 0x3184
 
 
 def hash32(index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
-    """A keyed bijection of 32-bit words: three multiplications, with the upper half of the word folded into the lower
-    after each. Shape and dtype (int32) of `index`. One shift for all rounds keeps a vector unit's registers free."""
+    """A keyed bijection of 32-bit words: int32, in the shape of `index`.
+
+    Three multiplications, each followed by folding the upper half of the word into the lower half. The same shift in
+    every round keeps vector registers free.
+    """
     a, b, c = MULTIPLIERS
     x = (index ^ k0) * a + k1
     x = (x ^ ((x >> 16) & 0xFFFF)) * b
@@ -77,7 +83,7 @@ def hash32(index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Tensor:
 
 
 def _hash32_(x: Tensor, scratch: Tensor, k0: int, k1: int) -> Tensor:
-    """`hash32` in place, for the eager path: the same integers without a new tensor at every operation."""
+    """`hash32` in place, for the eager path: the same integers without a new tensor for each operation."""
     a, b, c = MULTIPLIERS
     x.bitwise_xor_(k0).mul_(a).add_(k1)
     for factor in (b, c, 1):
@@ -90,7 +96,7 @@ def _hash32_(x: Tensor, scratch: Tensor, k0: int, k1: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Span:
-    """A contiguous run of elements of one tensor, on one device. `start` is its place within the block of its key."""
+    """A contiguous run of elements of one tensor, on one device. start: index of the first within its block."""
 
     start: int
     count: int
@@ -102,18 +108,18 @@ def _words(first: int, count: int, device: torch.device, k0: int, k1: int) -> Te
     low = _signed32(first)
     if low + count <= 1 << 31:
         x = torch.arange(low, low + count, dtype=torch.int32, device=device)
-    else:  # the counter passes 2**31: let it wrap
+    else:  # the counter passes 2**31 and wraps
         x = (torch.arange(count, dtype=torch.int64, device=device) + first).to(torch.int32)
     return _hash32_(x, torch.empty_like(x), k0, k1)
 
 
 def draw(kind: str, where: Span | Tensor, k0: Any, k1: Any) -> Tensor:
-    """Integer noise of the elements in `where`, all under one block's key (`block_key`): int32, shape (count,).
+    """Integer noise of the elements in `where`, under the key of one block (`block_key`): int32, shape (count,).
 
-    `normal` gives integers in [-510, 510] to be scaled by NORMAL_SCALE, `rademacher` gives -1 or 1, `rounding` gives
-    the raw hashed words for stochastic rounding. where: a Span, drawn by few operations in place, or the places of any
-    elements as 32-bit words (int32, the upper half of a block negative), drawn by plain operations that a compiler
-    fuses; k0 and k1 may be 0-d tensors then.
+    `normal` returns integers in [-510, 510] to be scaled by NORMAL_SCALE, `rademacher` returns -1 or 1, `rounding`
+    returns the hashed words for stochastic rounding. where: a Span, for which few operations run in place; or the
+    indices of any elements as 32-bit words (int32, negative in the upper half of a block), for which plain operations
+    run that a compiler fuses. With indices, k0 and k1 may be 0-d tensors.
     """
     if isinstance(where, Tensor):
         return _draw_at(kind, where, k0, k1)
@@ -144,7 +150,10 @@ def _draw_at(kind: str, index: Tensor, k0: int | Tensor, k1: int | Tensor) -> Te
 
 
 def units(kind: str, key: int, start: int, count: int, device: torch.device) -> Tensor:
-    """`draw` by the stream's key: elements start … start+count-1, which must not cross a multiple of BLOCK."""
+    """Integer noise of the elements start … start+count-1, which must not cross a multiple of BLOCK.
+
+    key: of the stream (`stream_key`). As `draw`.
+    """
     return draw(kind, Span(start % BLOCK, count, device), *block_key(key, start))
 
 
@@ -163,15 +172,15 @@ def factor(key: int, rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def scale(kind: str) -> float:
-    """What one unit of this kind is worth."""
+    """The value of one unit of this kind."""
     return NORMAL_SCALE if kind in ("normal", "factor") else 1.0
 
 
 def coefficient(value: float, kind: str, dtype: torch.dtype) -> float:
-    """`value` times the unit's scale, rounded so that its product with any unit is exact in `dtype`.
+    """`value` times the scale of a unit, rounded so that its product with any unit is exact in `dtype`.
 
-    15 significant bits where arithmetic is float32 (24 - 9), 44 where it is float64 (53 - 9); rademacher units lose
-    nothing and keep all bits of the dtype.
+    It keeps 15 significant bits where arithmetic is float32 (24 - 9) and 44 where it is float64 (53 - 9). Rademacher
+    units need no rounding.
     """
     exact = value * scale(kind)
     if kind != "normal" or not math.isfinite(exact) or exact == 0.0:

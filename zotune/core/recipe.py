@@ -1,19 +1,19 @@
 """Recipes: lazy elementwise arithmetic over weights, fields and noise.
 
-An optimizer writes `theta - lr * g * z` and gets a *recipe*: a small tree that says how to compute every element. It is
-never a stored tensor of the model's size; the space evaluates it chunk by chunk, noise included, in one pass over
-memory. All right-hand sides read the values from before the step.
+An optimizer writes `theta - lr * g * z` and gets a *recipe*: a small expression tree that describes every element. It
+is never a tensor of the model's size: the space evaluates it chunk by chunk, noise included, in one pass over memory.
+All right-hand sides read the values from before the step.
 
     leaves       theta, Field, Noise, numbers, PerTensor (one number a tensor)
     arithmetic   + - * / **2, abs, sign, sqrt, clip, maximum, minimum, where, <= < >= >
     sums         weighted_sum([(c, z), ...]) for any number of noises
     matrices     outer(U, V) of small random factors, each(fn, U, ...) on the factors themselves
-    fields       what a state holds becomes a stored tensor; only(mask, recipe) stores it on some tensors alone
+    fields       a recipe in a state becomes a stored tensor; only(mask, recipe) stores it for some tensors alone
 
 Precision: arithmetic is float64 where the weights are float64 and float32 otherwise; `sqrt` and `/` are computed in
 float64 and rounded once. A number times a noise is exact (see `noise.coefficient`).
 
-This module says what a recipe is; `program` makes it run. It knows nothing of models, memory or journals.
+This module defines recipes; `codegen` turns them into code. Knows no model, no memory and no journal.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Recipe:
 
     def __bool__(self) -> bool:
         raise RecipeError(
-            "a recipe has no truth value while it is not evaluated; choose elements with where(cond, a, b)"
+            "a recipe has no truth value before it is evaluated; choose elements with where(condition, a, b)"
         )
 
 
@@ -136,15 +136,17 @@ class Theta(Recipe):
 
 @dataclass(frozen=True, eq=False)
 class Field(Recipe):
-    """A stored tensor for every tuned tensor, kept by the space in float32 under its place in the state."""
+    """A stored tensor for every tuned tensor. The space keeps it, in float32 at least, under its path in the state."""
 
     path: str
 
 
 @dataclass(frozen=True, eq=False)
 class Noise(Recipe):
-    """A handle of noise: `kind` "normal" or "rademacher", fixed by (run seed, step, draw). Nothing is drawn or stored;
-    a state may keep it and use it again steps later."""
+    """A handle of noise, fixed by (run seed, step, draw). kind: "normal" or "rademacher".
+
+    Nothing is drawn or stored. A state may keep the handle and use it again steps later.
+    """
 
     kind: str
     step: int
@@ -153,35 +155,44 @@ class Noise(Recipe):
 
 @dataclass(frozen=True, eq=False)
 class Constant(Recipe):
+    """A number, the same for all elements."""
+
     value: float
 
 
 @dataclass(frozen=True, eq=False)
 class PerTensor(Recipe):
-    """One float for every tuned tensor, by canonical name. Arithmetic with numbers and with other PerTensors is done
-    on the host in float64."""
+    """One float for every tuned tensor, by canonical name.
+
+    Arithmetic with numbers and with other PerTensors happens on the host, in float64.
+    """
 
     values: Mapping[str, float]
 
     def map(self, fn: Callable[[float], float]) -> PerTensor:
+        """`fn` of each float."""
         return PerTensor({name: fn(v) for name, v in self.values.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class Op(Recipe):
+    """An elementwise operation, such as "add" or "where"."""
+
     name: str
     args: tuple[Recipe, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedSum(Recipe):
+    """Σ c z**power over terms (c, z): see `weighted_sum`."""
+
     terms: tuple[tuple[float, Noise], ...]
     power: int
 
 
 @dataclass(frozen=True, eq=False)
 class Only(Recipe):
-    """A recipe for some tensors alone: see `only`."""
+    """A field that is stored for some tensors alone: see `only`."""
 
     mask: PerTensor
     recipe: Recipe
@@ -189,8 +200,10 @@ class Only(Recipe):
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """One small matrix of normal noise for every tensor that `shapes` names: a handle, fixed by (run seed, step, draw).
-    It is no recipe: `outer` makes one of two factors."""
+    """A handle of one small matrix of normal noise for every tensor in `shapes`, fixed by (run seed, step, draw).
+
+    A factor is no recipe; `outer` makes a recipe of two factors.
+    """
 
     shapes: Mapping[str, tuple[int, int]]
     step: int
@@ -207,6 +220,8 @@ class Each:
 
 @dataclass(frozen=True, eq=False)
 class Outer(Recipe):
+    """left @ right.T of each tensor: see `outer`."""
+
     left: Factor | Each
     right: Factor | Each
 
@@ -222,7 +237,7 @@ def absolute(x: types.Recipe) -> Recipe:
 
 
 def sign(x: Operand) -> Recipe:
-    """-1, 0 or 1."""
+    """-1, 0 or 1, elementwise."""
     return _op("sign", x)
 
 
@@ -232,10 +247,12 @@ def sqrt(x: Operand) -> Recipe:
 
 
 def maximum(a: Operand, b: Operand) -> Recipe:
+    """The larger of two values, elementwise; NaN where `a` is NaN."""
     return _op("maximum", a, b)
 
 
 def minimum(a: Operand, b: Operand) -> Recipe:
+    """The smaller of two values, elementwise; NaN where `a` is NaN."""
     return _op("minimum", a, b)
 
 
@@ -252,7 +269,8 @@ def where(condition: types.Recipe, a: Operand, b: Operand) -> Recipe:
 def weighted_sum(pairs: Iterable[tuple[Number, types.Recipe]], power: int = 1) -> Recipe:
     """The sum of c * z**power over pairs (c, z) of a number and a noise; power is 1 or 2.
 
-    A noise may carry a number of its own (`at.sphere()` does). Any number of terms is one pass over memory.
+    A noise may carry a number of its own, as `at.sphere()` does. Any number of terms takes one pass over memory. Raises
+    RecipeError for another power, and for z that is no noise.
     """
     if power not in (1, 2):
         raise RecipeError(f"weighted_sum takes power 1 or 2, got {power!r}")
@@ -264,14 +282,14 @@ def weighted_sum(pairs: Iterable[tuple[Number, types.Recipe]], power: int = 1) -
             case Op(name="mul", args=(Constant(value=d), Noise() as inner)):
                 terms.append((float(c) * d**power, inner))
             case _:
-                raise RecipeError(f"weighted_sum adds noises (at.normal(), at.rademacher()), got {type(z).__name__}")
+                raise RecipeError(f"weighted_sum sums noises (at.normal(), at.rademacher()), got {type(z).__name__}")
     return WeightedSum(tuple(terms), power) if terms else Constant(0.0)
 
 
 def only(mask: types.PerTensor, recipe: Operand) -> Recipe:
-    """In a state: a field that is stored on the tensors whose `mask` is not 0, and reads as 0 on all others.
+    """In a state: a field that is stored for the tensors whose `mask` is not 0, and reads as 0 for all others.
 
-    `only(theta.per(lambda t: "q_proj" in t.name), theta)` keeps an anchor of the query projections and nothing else.
+    `only(theta.per(lambda t: "q_proj" in t.name), theta)` stores an anchor of the query projections alone.
     """
     if not isinstance(mask, PerTensor):
         raise RecipeError(f"only() takes a mask of one number a tensor (theta.per), got {type(mask).__name__}")
@@ -279,17 +297,19 @@ def only(mask: types.PerTensor, recipe: Operand) -> Recipe:
 
 
 def outer(left: types.Factor | Each, right: types.Factor | Each) -> Recipe:
-    """The matrix left @ right.T of every tensor that has both factors, flattened as the tensor is; 0 on all others.
+    """The matrix left @ right.T of every tensor that has both factors, flattened as the tensor is; 0 for all others.
 
-    left: (rows, rank), right: (columns, rank), with rows times columns the tensor's elements. Ranks are added one after
-    the other, so that the bits are the same everywhere.
+    left: (rows, rank); right: (columns, rank); rows · columns: the elements of the tensor. Ranks are summed in order,
+    so that all machines give the same bits.
     """
     return Outer(_matrix("outer", left), _matrix("outer", right))
 
 
 def each(fn: Callable[..., Any], *factors: types.Factor | Each) -> Each:
-    """`fn` of each tensor's factors, with torch on factor-sized matrices only: orthogonalising them, for example.
-    As portable between machines as `fn` is: a run replays where it gives the same bits."""
+    """`fn`, a torch function such as an orthogonalisation, of each tensor's factors.
+
+    A run replays on machines where `fn` gives the same bits.
+    """
     return Each(fn, tuple(_matrix("each", factor) for factor in factors))
 
 
@@ -305,8 +325,6 @@ def concrete(recipe: types.Recipe) -> Recipe:
         raise RecipeError(f"a point is a recipe such as theta + eps * z, got {type(recipe).__name__}: {recipe!r:.60}")
     return recipe
 
-
-# -- building: numbers are folded on the host -------------------------------------------------------------------------
 
 _HOST: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
@@ -341,13 +359,14 @@ def _scalar(x: Recipe) -> bool:
 
 
 def _op(name: str, *operands: Any) -> Recipe:
+    """The operation as a recipe. What depends on numbers alone is computed here, on the host."""
     args = tuple(_lift(a) for a in operands)
     if all(_scalar(a) for a in args):
         return _fold(name, args)
     if name == "div" and _scalar(args[1]) and isinstance(args[0], Noise):
         return _op("mul", _fold("div", (Constant(1.0), args[1])), args[0])
     if name == "sub" and isinstance(args[1], Op) and args[1].name == "mul" and _scalar(args[1].args[0]):
-        return Op("add", (args[0], _op("mul", -1.0, args[1])))  # the same bits; probes and steps share their code
+        return Op("add", (args[0], _op("mul", -1.0, args[1])))  # the same bits; points and steps share their code
     if name == "mul":
         a, b = args if _scalar(args[0]) else (args[1], args[0])
         if _scalar(a):
@@ -370,7 +389,7 @@ def _fold(name: str, args: Sequence[Recipe]) -> Recipe:
 
 
 def scalar_at(x: Recipe, tensor: str) -> float:
-    """The number that stands for `x` on one tensor."""
+    """The number that a Constant or a PerTensor has for one tensor. Raises RecipeError where it has none."""
     if isinstance(x, Constant):
         return x.value
     assert isinstance(x, PerTensor)

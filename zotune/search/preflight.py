@@ -141,9 +141,10 @@ LINE = {
 
 
 def to_line(report: PreflightDone) -> dict[str, Any]:
-    """The fields of the report that have a value, as a journal line holds them."""
+    """The report as a journal line holds it: the fields that have a value, and null for an unknown signal."""
     values = dataclasses.asdict(report)
-    return {key: values[name] for key, name in LINE.items() if values[name] not in (None, "")}
+    unknown = {"r", "signal"} if report.directions is not None else set()
+    return {key: values[name] for key, name in LINE.items() if key in unknown or values[name] not in (None, "")}
 
 
 def from_line(line: Mapping[str, Any]) -> PreflightDone:
