@@ -1,4 +1,4 @@
-"""Fixtures: tiny models built here, and the real ones where they are at hand. Nothing is fetched."""
+"""Fixtures: tiny models, created here, and the real models and data where they are installed. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _heard() -> None:
-    """Ctrl-C is heard, here and in what the tests start, also where a shell's background job began with it ignored."""
+def _handle_interrupts() -> None:
+    """Handle Ctrl-C in the tests and in the processes that they start: a shell's background job ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real models and data beside the checkout."""
+    """The folder of real models and data beside the checkout, or a skipped test."""
     if not (SHARED / "models").is_dir():
         pytest.skip("no shared models and data beside the checkout")
     return SHARED
@@ -36,6 +36,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
+    """The folder of the embedded encoder, or a skipped test."""
     from zotune.errors import ModelError
     from zotune.models.model_files import embedded_model_folder
 
@@ -69,6 +70,7 @@ def _tokenizer(folder: Path) -> None:
 
 
 def _save(folder: Path, cls: str, config: Any) -> Path:
+    """Save a model of random weights and its tokenizer."""
     import torch
     import transformers
 
@@ -136,17 +138,17 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def rows(n: int, offset: int = 0) -> list[dict[str, Any]]:
-    """A learnable toy: good words are label 1, bad words label 0."""
-    out = []
+    """n records that a model can learn: good words have label 1, bad words label 0."""
+    records = []
     for i in range(offset, offset + n):
         label = (i * 7) % 2
         word = (GOOD if label else BAD)[(i * 3) % 5]
-        out.append({"text": f"the {THINGS[i % 3]} was {'very ' * (i % 3)}{word}", "label": label})
-    return out
+        records.append({"text": f"the {THINGS[i % 3]} was {'very ' * (i % 3)}{word}", "label": label})
+    return records
 
 
 def numbered(n: int, classes: int = 2) -> list[dict[str, Any]]:
-    """n records whose texts are numbered and whose labels take turns."""
+    """n records with numbered texts and alternating labels."""
     return [{"text": f"row {i}", "label": i % classes} for i in range(n)]
 
 
@@ -158,7 +160,7 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """A folder with train, validation and test files."""
+    """A folder with train, validation and test files of `rows`."""
     folder = tmp_path / "toy"
     for i, (name, n) in enumerate((("train", 64), ("validation", 20), ("test", 20))):
         write_jsonl(folder / f"{name}.jsonl", rows(n, i * 100))
@@ -167,7 +169,7 @@ def toy(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m zotune` in an empty folder."""
+    """A function that runs `python -m zotune` with these arguments in an empty folder."""
 
     def run(*args: object, env: dict[str, str] | None = None, **kw: Any) -> subprocess.CompletedProcess[str]:
         full = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(env or {})}

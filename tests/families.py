@@ -1,4 +1,4 @@
-"""Tiny models of every family with random weights, their tokenizers, and plain loops that score with them."""
+"""Tiny models of every family with random weights, their tokenizers, and reference loops that score with them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 CAUSAL, MASKED, SEQ2SEQ = ("llama", "opt", "gpt2"), ("bert", "roberta"), ("t5", "bart")
 PAD, BOS, EOS = 0, 2, 3
-FRAMES = {
+SPECIAL_TOKENS = {
     "llama": ("<s> $A", "<s> $A $B"),
     "opt": ("<s> $A", "<s> $A $B"),
     "gpt2": ("$A", "$A $B"),
@@ -74,31 +74,31 @@ FRAMES = {
 
 
 def tokenizer(family: str, kind: str) -> Any:
-    """kind: `words`, one token a word; or `bytes`, byte-level pairs that merge whatever stands together."""
+    """kind: "words" has one token a word; "bytes" merges byte pairs, across the boundary of prompt and answer too."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
     from tokenizers import models as parts
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
     if kind == "words":
-        made = Tokenizer(parts.WordLevel({w: i for i, w in enumerate([*special, *WORDS.split()])}, unk_token="<unk>"))
-        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        result = Tokenizer(parts.WordLevel({w: i for i, w in enumerate([*special, *WORDS.split()])}, unk_token="<unk>"))
+        result.pre_tokenizer = pre_tokenizers.Whitespace()
     else:
-        made = Tokenizer(parts.BPE())
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
+        result = Tokenizer(parts.BPE())
+        result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        result.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
             vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
-        made.train_from_iterator(SENTENCES, trainer)
-    single, pair = FRAMES[family]
-    made.post_processor = processors.TemplateProcessing(
+        result.train_from_iterator(SENTENCES, trainer)
+    single, pair = SPECIAL_TOKENS[family]
+    result.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[("<s>", BOS), ("</s>", EOS)]
     )
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if family == "bert" else [])]
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=result,
         pad_token="<pad>",
         unk_token="<unk>",
         bos_token="<s>",
@@ -111,7 +111,7 @@ def tokenizer(family: str, kind: str) -> Any:
 
 
 class Families:
-    """Folders of models under a root, each made when it is first asked for."""
+    """Folders of models below a root, each created at its first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -125,20 +125,20 @@ class Families:
             coder = tokenizer(name.partition("-")[0], kind)
             sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
             ids = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-            made = getattr(transformers, f"{config}Config")(vocab_size=len(coder), **sizes, **ids, **more)
+            configured = getattr(transformers, f"{config}Config")(vocab_size=len(coder), **sizes, **ids, **more)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(11)
-                model = getattr(transformers, cls)(made)
+                model = getattr(transformers, cls)(configured)
                 with torch.no_grad():
-                    for p in model.parameters():  # far from the usual small start: every part has a say
+                    for p in model.parameters():  # larger than usual initial weights: every tensor changes the scores
                         p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
             model.save_pretrained(folder)
             coder.save_pretrained(folder)
         return folder
 
     def load(self, name: str, kind: str = "words", classes: int | None = None) -> LoadedModel:
-        found = find_model(str(self.folder(name, kind)))
-        return loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
+        files = find_model(str(self.folder(name, kind)))
+        return loading.load(files.source, files.folder, files.head, device="cpu", classes=classes)
 
     def task(self, name: str, spec: TaskSpec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:
         classes = len(spec.classes.words) if spec.classes else None
@@ -150,24 +150,21 @@ def classification(template: str, words: tuple[str, ...] = ("bad", "so good"), *
     return TaskSpec("classification", Template(template), Classes(keys, words), **more)
 
 
-# -- plain loops -------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def log_p(loaded: LoadedModel, ids: list[int], **more: Tensor) -> Tensor:
-    """Log-probabilities of one row, without padding: (places, vocabulary)."""
+    """Log-probabilities of one row without padding: (positions, vocabulary)."""
     return torch.log_softmax(loaded.model(input_ids=torch.tensor([ids]), **more).logits[0].float(), -1)
 
 
-def places_of(coder: Any, ids: list[int], before: str, option: str) -> list[int]:
-    """Tokens that hold some letter of the option, by how much of the text the tokens up to each decode to."""
+def answer_positions(coder: Any, ids: list[int], before: str, option: str) -> list[int]:
+    """Indices of the tokens that hold a letter of the option, counted by decoding all tokens before each."""
 
     def letters(text: str) -> int:
         return len("".join(text.split()))
 
-    upto = [letters(coder.decode(ids[:j], skip_special_tokens=True)) for j in range(len(ids) + 1)]
+    letters_before = [letters(coder.decode(ids[:j], skip_special_tokens=True)) for j in range(len(ids) + 1)]
     start, end = letters(before), letters(before + option)
-    return [j for j in range(len(ids)) if upto[j + 1] > start and upto[j] < end]
+    return [j for j in range(len(ids)) if letters_before[j + 1] > start and letters_before[j] < end]
 
 
 def option_scores(loaded: LoadedModel, before: str, option: str, after: str = "") -> list[float]:
@@ -177,16 +174,16 @@ def option_scores(loaded: LoadedModel, before: str, option: str, after: str = ""
         targets = coder(option, add_special_tokens=False)["input_ids"]
         begin = [loaded.model.config.decoder_start_token_id]
         decoder = torch.tensor([begin + targets[:-1]])
-        found = log_p(loaded, coder(before.rstrip())["input_ids"], decoder_input_ids=decoder)
-        return [float(found[j, t]) for j, t in enumerate(targets)]
+        scores = log_p(loaded, coder(before.rstrip())["input_ids"], decoder_input_ids=decoder)
+        return [float(scores[j, t]) for j, t in enumerate(targets)]
     ids = coder(before + option + after)["input_ids"]
-    places = places_of(coder, ids, before, option)
+    positions = answer_positions(coder, ids, before, option)
     if loaded.head == "masked":
-        hidden = [coder.mask_token_id if j in places else t for j, t in enumerate(ids)]
-        found = log_p(loaded, hidden)
-        return [float(found[j, ids[j]]) for j in places]
-    found = log_p(loaded, ids)
-    return [float(found[j - 1, ids[j]]) for j in places if j > 0]
+        masked = [coder.mask_token_id if j in positions else t for j, t in enumerate(ids)]
+        scores = log_p(loaded, masked)
+        return [float(scores[j, ids[j]]) for j in positions]
+    scores = log_p(loaded, ids)
+    return [float(scores[j - 1, ids[j]]) for j in positions if j > 0]
 
 
 def mean(values: list[float]) -> float:
@@ -195,16 +192,16 @@ def mean(values: list[float]) -> float:
 
 @torch.no_grad()
 def greedy(loaded: LoadedModel, prompt: list[int], count: int, ends: tuple[int, ...] = (EOS,)) -> list[int]:
-    """The most likely token, one after the other, by whole passes without a cache."""
-    said: list[int] = []
+    """Greedy completion by a full forward pass a token, without a cache."""
+    completion: list[int] = []
     for _ in range(count):
         if loaded.head == "seq2seq":
             begin = [loaded.model.config.decoder_start_token_id]
-            found = log_p(loaded, prompt, decoder_input_ids=torch.tensor([begin + said]))
+            scores = log_p(loaded, prompt, decoder_input_ids=torch.tensor([begin + completion]))
         else:
-            found = log_p(loaded, prompt + said)
-        token = int(found[-1].argmax())
+            scores = log_p(loaded, prompt + completion)
+        token = int(scores[-1].argmax())
         if token in ends:
             break
-        said.append(token)
-    return said
+        completion.append(token)
+    return completion

@@ -21,7 +21,7 @@ class FakeClassLabel:
 
 
 class FakeHub:
-    """Stands in for the `datasets` library: `splits` are split name → (features, rows)."""
+    """A stand-in for the `datasets` library. splits: split name → (features, rows)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cwd: Path) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -55,12 +55,12 @@ def test_a_hub_id_with_hidden_test_labels(hub: FakeHub) -> None:
         "test": (SENTIMENT, [{"text": "?", "label": -1}] * 3),
         "extra": (SENTIMENT, []),
     }
-    found = load_splits("nyu-mll/glue:mnli", seed=0)
+    splits = load_splits("nyu-mll/glue:mnli", seed=0)
     assert hub.calls == [("nyu-mll/glue", "mnli", {"revision": None})]
-    assert (len(found.train), len(found.validation), len(found.test)) == (12, 3, 3)
-    assert found.train[1] == {"text": "row 1", "label": 1, "label_text": "positive"}
-    assert "split 'test' left out: its labels are hidden (-1)" in found.summary
-    assert "split 'extra' left out: it has no records" in found.summary
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (12, 3, 3)
+    assert splits.train[1] == {"text": "row 1", "label": 1, "label_text": "positive"}
+    assert "split 'test' left out: its labels are hidden (-1)" in splits.summary
+    assert "split 'extra' left out: it has no records" in splits.summary
     assert set(read_splits("nyu-mll/glue:mnli")) == {"train", "validation", "validation_mismatched"}
     with pytest.raises(DataError, match=r"split 'test' cannot be used: its labels are hidden"):
         load_splits("nyu-mll/glue:mnli", seed=0, test_split="test")
@@ -85,8 +85,8 @@ def test_class_names_of_other_columns(hub: FakeHub) -> None:
 
 def test_rows_without_a_class(hub: FakeHub) -> None:
     hub.splits = {"train": (SENTIMENT, [*numbered(12), {"text": "no gold", "label": -1}])}
-    found = load_splits("snli", seed=0)
-    assert "1 rows of split 'train' left out: they have no label (-1)" in found.summary
+    splits = load_splits("snli", seed=0)
+    assert "1 rows of split 'train' left out: they have no label (-1)" in splits.summary
     hub.splits = {"train": ({}, [*numbered(6), {"text": "bad", "label": -1}])}  # a class that is called -1
     assert len(read_splits("snli")["train"]) == 7
     hub.splits = {"train": (SENTIMENT, [{"text": "x", "label": -1}] * 4)}  # no task of labels
@@ -100,13 +100,13 @@ NO_NAMES = ["a b", "a\\b", "imdb:", ":sst2", "a//b", "a/", "-x", "a:b:c", "é"]
 
 
 @pytest.mark.parametrize("spec", PATHS + NO_NAMES)
-def test_what_looks_like_a_path_is_never_looked_up(hub: FakeHub, spec: str) -> None:
+def test_a_path_is_never_looked_up_on_the_hub(hub: FakeHub, spec: str) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         read_splits(spec)
     assert not hub.calls
 
 
-def test_what_is_here_is_never_looked_up(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_local_folder_is_never_looked_up_on_the_hub(hub: FakeHub, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "imdb" / "train.jsonl", numbered(8))
     assert len(read_splits("imdb")["train"]) == 8
     with pytest.raises(DataError, match="only a hub data set has a configuration 'plain'"):
@@ -137,7 +137,7 @@ def test_hub_failures_are_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def real_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The real library, with a data set saved here in place of the hub's."""
+    """The real library, which loads a data set saved in a folder instead of one of the hub."""
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
         {
@@ -160,11 +160,11 @@ def real_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_features_of_the_real_library(real_hub: Any) -> None:
-    found = load_splits("own/toy", seed=0, k_per_class=2)
-    assert found.train[0].keys() == {"text", "label", "label_text", "answers"}
-    assert all(r["label_text"] == ("negative", "positive")[r["label"]] for r in found.train)
-    assert found.train[0]["answers"] == ["a", "b"]
-    assert "split 'test' left out" in found.summary
+    splits = load_splits("own/toy", seed=0, k_per_class=2)
+    assert splits.train[0].keys() == {"text", "label", "label_text", "answers"}
+    assert all(r["label_text"] == ("negative", "positive")[r["label"]] for r in splits.train)
+    assert splits.train[0]["answers"] == ["a", "b"]
+    assert "split 'test' left out" in splits.summary
 
 
 def test_a_builder_of_the_real_library_is_no_data_set(real_hub: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Presets: the papers' prompts as they are shown, files of one's own, and what is refused in them."""
+"""Task files: the prompts of the shipped presets, a user's file, and what is refused in it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_presets_are_those_of_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_is_whole(name: str) -> None:
+def test_every_preset_is_complete(name: str) -> None:
     task = presets.load(name)
     assert task.name == name
     assert task.about
@@ -68,7 +68,9 @@ def test_every_preset_is_whole(name: str) -> None:
         assert places(text) - {target} <= set(task.columns), (head, text)
         assert places(text) - {target}, (head, text)
         if head in ("causal", "seq2seq"):
-            assert text.endswith((f"{{{target}}}", f"{{{target}|uncap}}", "{query|fill}")), "ends in the answer's place"
+            assert text.endswith((f"{{{target}}}", f"{{{target}|uncap}}", "{query|fill}")), (
+                "ends in the place of the answer"
+            )
     assert places(task.calibration or "") <= {*task.columns, target}
     assert set(task.choices) <= set(task.columns)
     if task.kind == "classification":
@@ -94,7 +96,7 @@ def scalars(node: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", presets.names())
 def test_shipped_files_hold_no_truth_values_by_accident(name: str) -> None:
-    """YAML reads a bare yes, no, on or off as true or false, and a bare word as it likes."""
+    """YAML reads a bare yes, no, on or off as true or false."""
     plain = yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)
     read = read_yaml(FOLDER / f"{name}.yaml")
     assert [str(x) for x in scalars(read)] == list(scalars(plain))
@@ -102,7 +104,7 @@ def test_shipped_files_hold_no_truth_values_by_accident(name: str) -> None:
 
 
 NLI = {"premise": "A man sleeps.", "hypothesis": "A person rests."}
-SAID = {"text": "A joy to watch."}
+SENTENCE = {"text": "A joy to watch."}
 CB = 'Suppose A man sleeps. Can we infer that "A person rests."? Yes, No, or Maybe?\n'
 MULTIRC = {"paragraph": "Ann has a cat.", "question": "What has Ann?", "answer": "a dog"}
 WIC = {"word": "bank", "sentence1": "We sat on the bank.", "sentence2": "The bank is shut."}
@@ -112,17 +114,17 @@ SQUAD = {"title": "Tea", "context": "Tea is hot.", "question": "What is tea?"}
 
 
 @pytest.mark.parametrize(
-    ("name", "head", "row", "target", "said"),
+    ("name", "head", "row", "target", "expected"),
     [
         # Table 11: RoBERTa
-        ("sst2", "masked", SAID, "great", "A joy to watch. It was great."),
-        ("sst5", "masked", SAID, "okay", "A joy to watch. It was okay."),
+        ("sst2", "masked", SENTENCE, "great", "A joy to watch. It was great."),
+        ("sst5", "masked", SENTENCE, "okay", "A joy to watch. It was okay."),
         ("trec", "masked", {"text": "Who is Ann?"}, "Human", "Human: Who is Ann?"),
         ("mnli", "masked", NLI, "Maybe", "A man sleeps? Maybe, a person rests."),
         ("snli", "masked", NLI, "No", "A man sleeps? No, a person rests."),
         ("rte", "masked", NLI, "Yes", "A man sleeps? Yes, a person rests."),
         # Table 12: OPT
-        ("sst2", "causal", SAID, "terrible", "A joy to watch. It was terrible"),
+        ("sst2", "causal", SENTENCE, "terrible", "A joy to watch. It was terrible"),
         (
             "rte",
             "causal",
@@ -185,9 +187,9 @@ SQUAD = {"title": "Tea", "context": "Tea is hot.", "question": "What is tea?"}
         ),
     ],
 )
-def test_prompts_are_the_papers(name: str, head: str, row: dict[str, str], target: str, said: str) -> None:
+def test_prompts_are_the_papers(name: str, head: str, row: dict[str, str], target: str, expected: str) -> None:
     task = presets.load(name)
-    assert render(task, presets.template_for(task, head), row, target) == said
+    assert render(task, presets.template_for(task, head), row, target) == expected
     if task.kind == "classification":
         assert target in {label.word for label in task.labels}
 
@@ -225,8 +227,8 @@ def test_presets_fit_the_data_beside_the_checkout(shared: Path, name: str) -> No
     for row in rows:
         assert all(any(n in row for n in known) for known in task.columns.values())
         if task.kind == "classification":
-            (found,) = [label for label in task.labels if str(row["label"]) in label.values]
-            assert row["label_text"] in found.values
+            (match,) = [label for label in task.labels if str(row["label"]) in label.values]
+            assert row["label_text"] in match.values
 
 
 def test_short_forms(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ TEXT = "template: '{text} {label}'\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("templates: x", "mine.yaml: unknown key 'templates' (did you mean 'template'?)"),
         ("about: x", "mine.yaml has no template (such as template: '{text} It was {label}')"),
@@ -303,10 +305,10 @@ TEXT = "template: '{text} {label}'\n"
         ("- a", "must hold a mapping"),
     ],
 )
-def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(OptionError) as caught:
         presets.load(write(tmp_path, text))
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "mine.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -320,8 +322,8 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         presets.template_for(presets.load("sst2"), "maskd")
 
 
-def test_a_default_is_held_against_the_head_that_gets_it(tmp_path: Path) -> None:
-    """One text in the short form is refused only for the heads that it does not suit."""
+def test_a_default_template_is_checked_for_each_head(tmp_path: Path) -> None:
+    """The short form, one template for all heads, is refused only for the heads that it does not suit."""
     shown = presets.load(write(tmp_path, TEXT))
     with pytest.raises(OptionError, match=r"mine: template 'default' would show \{label\} to head 'embedding'"):
         presets.template_for(shown, "embedding")

@@ -32,7 +32,7 @@ def test_formats(tmp_path: Path, name: str, text: str, expected: list[dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.jsonl", "", "has no records"),
         ("a.jsonl", '{"x": 1}\n{"x": \n', "line 2: broken JSON"),
@@ -50,9 +50,9 @@ def test_formats(tmp_path: Path, name: str, text: str, expected: list[dict[str, 
         ("a.txt", "hello", "unknown file type '.txt'"),
     ],
 )
-def test_broken_files_name_the_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_broken_files_name_the_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_file(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
@@ -70,12 +70,12 @@ def test_any_bytes_are_records_or_one_clear_error(suffix: str, raw: bytes) -> No
         path = Path(folder) / f"x{suffix}"
         path.write_bytes(raw)
         try:
-            found = read_file(path)
+            records = read_file(path)
         except DataError as error:
             assert str(path) in str(error)
         else:
-            assert found
-            assert all(isinstance(r, dict) for r in found)
+            assert records
+            assert all(isinstance(r, dict) for r in records)
 
 
 def test_parquet_values_are_plain(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_parquet_values_are_plain(tmp_path: Path) -> None:
     folder = tmp_path / "label=7"  # a folder name that other readers take for a column
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(records), folder / "train-00000-of-00001.parquet")
-    found = read_splits(folder)
-    assert found == {"train": records}
-    assert type(found["train"][0]["label"]) is int
+    by_name = read_splits(folder)
+    assert by_name == {"train": records}
+    assert type(by_name["train"][0]["label"]) is int
     coded = pa.table({"label": pa.array(["x", "y", "x"]).dictionary_encode()})
     pq.write_table(coded, tmp_path / "a.parquet")
     assert read_file(tmp_path / "a.parquet") == [{"label": "x"}, {"label": "y"}, {"label": "x"}]

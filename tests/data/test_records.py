@@ -53,27 +53,27 @@ def test_other_shapes_stay_as_they_are(row: dict[str, Any]) -> None:
     assert normalize([row]) == [row]
 
 
-def test_conversations_stand_together_as_messages() -> None:
-    asked, said, other = MESSAGES[:1], MESSAGES[1:], [{"role": "assistant", "content": "go away"}]
-    for row, together in (
-        ({"prompt": asked}, asked),
-        ({"prompt": asked, "completion": "hello"}, MESSAGES),
-        ({"prompt": asked, "chosen": said, "rejected": other}, MESSAGES),
+def test_conversations_are_joined_to_messages() -> None:
+    prompt, answer, other = MESSAGES[:1], MESSAGES[1:], [{"role": "assistant", "content": "go away"}]
+    for row, messages in (
+        ({"prompt": prompt}, prompt),
+        ({"prompt": prompt, "completion": "hello"}, MESSAGES),
+        ({"prompt": prompt, "chosen": answer, "rejected": other}, MESSAGES),
     ):
-        assert normalize([row]) == [{**row, "messages": together}]
-    whole = {"chosen": MESSAGES, "rejected": [*asked, *other]}  # what both begin with is the prompt
-    assert normalize([whole]) == [{"prompt": asked, "chosen": said, "rejected": other, "messages": MESSAGES}]
+        assert normalize([row]) == [{**row, "messages": messages}]
+    whole = {"chosen": MESSAGES, "rejected": [*prompt, *other]}  # the shared beginning becomes the prompt
+    assert normalize([whole]) == [{"prompt": prompt, "chosen": answer, "rejected": other, "messages": MESSAGES}]
     with pytest.raises(DataError, match="chosen: message 1 has the role 'nobody'"):
-        normalize([{"prompt": asked, "chosen": [{"role": "nobody", "content": ""}], "rejected": other}])
+        normalize([{"prompt": prompt, "chosen": [{"role": "nobody", "content": ""}], "rejected": other}])
 
 
-def test_prompt_and_completion_stand_together_as_messages() -> None:
+def test_prompt_and_completion_are_joined_to_messages() -> None:
     row = {"prompt": MESSAGES[:1], "completion": MESSAGES[1:], "id": 3}
     assert normalize([row]) == [{**row, "messages": MESSAGES}]
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"messages": []}, r"record 2: messages must be a list of messages, got \[\]"),
         ({"messages": None}, "record 2: messages must be a list"),
@@ -89,8 +89,8 @@ def test_prompt_and_completion_stand_together_as_messages() -> None:
         ({"answers": {"text": ["a", 1]}}, "record 2: answers must be a list of texts, got 1"),
     ],
 )
-def test_broken_shapes_name_the_record(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+def test_broken_shapes_name_the_record(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "fine"}, row])
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_splits(path)
     assert str(error.value).startswith(f"{path}, record 2: ")

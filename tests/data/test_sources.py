@@ -25,20 +25,20 @@ def test_missing_paths(tmp_path: Path) -> None:
 def test_the_embedded_data_is_what_the_readme_says() -> None:
     from zotune.runs.plan import embedded_data
 
-    found = read_splits(embedded_data())
-    assert {k: len(v) for k, v in found.items()} == {"train": 400, "validation": 200, "test": 300}
-    texts = [r["text"] for part in found.values() for r in part]
+    by_name = read_splits(embedded_data())
+    assert {k: len(v) for k, v in by_name.items()} == {"train": 400, "validation": 200, "test": 300}
+    texts = [r["text"] for part in by_name.values() for r in part]
     assert len({t.lower() for t in texts}) == 900
-    labels = {r["label"] for part in found.values() for r in part}
+    labels = {r["label"] for part in by_name.values() for r in part}
     assert labels == {"billing", "delivery", "technical problem", "cancellation", "praise", "other question"}
-    words = {name: [set(r["text"].lower().split()) for r in part] for name, part in found.items()}
+    words = {name: [set(r["text"].lower().split()) for r in part] for name, part in by_name.items()}
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
         worst = max(len(x & y) / len(x | y) for x in words[a] for y in words[b])
         assert worst < 0.6, f"near-duplicates between {a} and {b}"
-    for part in found.values():
+    for part in by_name.values():
         counts = {x: sum(r["label"] == x for r in part) for x in labels}
         assert max(counts.values()) > 2 * min(counts.values())
-    json.dumps(found)
+    json.dumps(by_name)
 
 
 def test_empty_and_odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,9 @@ def test_unreadable_files_and_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["read_text", "iterdir", "exists"])
-def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def test_a_refusal_of_the_operating_system_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     path = write_jsonl(tmp_path / "train.jsonl", rows(8))
 
     def refuse(*args: object, **kw: object) -> None:
@@ -104,11 +106,11 @@ def test_two_files_for_one_split(tmp_path: Path) -> None:
         read_splits(tmp_path)
 
 
-def test_a_name_that_counts_as_validation_hides_no_other(tmp_path: Path) -> None:
+def test_a_second_validation_split_keeps_its_own_name(tmp_path: Path) -> None:
     for name, n in (("train", 12), ("dev", 4), ("validation_matched", 6), ("validation_mismatched", 8)):
         write_jsonl(tmp_path / f"{name}.jsonl", numbered(n))
-    found = read_splits(tmp_path)
-    assert {k: len(v) for k, v in found.items()} == {
+    by_name = read_splits(tmp_path)
+    assert {k: len(v) for k, v in by_name.items()} == {
         "train": 12,
         "validation": 6,
         "dev": 4,

@@ -18,29 +18,29 @@ from zotune.errors import DataError, OptionError
 
 
 def test_validation_selects_and_test_judges(toy: Path) -> None:
-    found = load_splits(toy, seed=0)
-    assert (len(found.train), len(found.validation), len(found.test)) == (64, 20, 20)
-    assert "test set: 20 rows" in found.summary
+    splits = load_splits(toy, seed=0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (64, 20, 20)
+    assert "test set: 20 rows" in splits.summary
 
 
 def test_one_held_out_split_is_halved(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", rows(30))
     write_jsonl(tmp_path / "dev.jsonl", [{"text": str(i), "label": 0} for i in range(11)])
-    found = load_splits(tmp_path, seed=0)
-    assert (len(found.validation), len(found.test)) == (5, 6)
-    assert {r["text"] for r in found.validation}.isdisjoint({r["text"] for r in found.test})
+    splits = load_splits(tmp_path, seed=0)
+    assert (len(splits.validation), len(splits.test)) == (5, 6)
+    assert {r["text"] for r in splits.validation}.isdisjoint({r["text"] for r in splits.test})
 
 
 @pytest.mark.parametrize(("n", "held"), [(1000, 200), (300, 100), (60, 30), (5, 2)])
 def test_without_an_evaluation_split_a_fifth_is_held_out(tmp_path: Path, n: int, held: int) -> None:
     path = write_jsonl(tmp_path / "all.jsonl", [{"text": str(i), "label": i % 2} for i in range(n)])
-    found = load_splits(path, seed=1)
-    parts = [{r["text"] for r in part} for part in (found.train, found.validation, found.test)]
-    assert len(found.validation) + len(found.test) == held
+    splits = load_splits(path, seed=1)
+    parts = [{r["text"] for r in part} for part in (splits.train, splits.validation, splits.test)]
+    assert len(splits.validation) + len(splits.test) == held
     assert sum(map(len, parts)) == n == len(set.union(*parts))
-    assert f"{held} of {n} rows held out" in found.summary
-    assert load_splits(path, seed=1) == found
-    assert load_splits(path, seed=2).train != found.train
+    assert f"{held} of {n} rows held out" in splits.summary
+    assert load_splits(path, seed=1) == splits
+    assert load_splits(path, seed=2).train != splits.train
 
 
 def test_too_few_rows(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_too_few_rows(tmp_path: Path) -> None:
 
 def test_columns_are_renamed_and_checked(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"sentence": "x", "gold": 1}] * 8)
-    found = load_splits(path, seed=0, columns={"text": "sentence", "label": "gold"})
-    assert found.train[0] == {"sentence": "x", "gold": 1, "text": "x", "label": 1}
+    splits = load_splits(path, seed=0, columns={"text": "sentence", "label": "gold"})
+    assert splits.train[0] == {"sentence": "x", "gold": 1, "text": "x", "label": 1}
     with pytest.raises(DataError, match="columns found: sentence, gold"):
         load_splits(path, seed=0, columns={"text": "sentense"})
 
@@ -74,21 +74,21 @@ def test_limit_takes_a_seeded_sample(toy: Path) -> None:
 def test_a_large_file_is_read_in_seconds(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "all.jsonl", numbered(200_000, 5))
     start = time.monotonic()
-    found = load_splits(path, seed=0, k_per_class=16)
+    splits = load_splits(path, seed=0, k_per_class=16)
     assert time.monotonic() - start < 30
-    assert len(found.train) == 80
+    assert len(splits.train) == 80
 
 
 def test_splits_may_be_files(tmp_path: Path, toy: Path) -> None:
     extra = write_jsonl(tmp_path / "extra.jsonl", numbered(30))
-    found = load_splits(toy, seed=0, train_split=str(extra))
-    assert found.train == numbered(30)
-    assert found.test == load_splits(toy, seed=0).test
-    found = load_splits(toy, seed=0, eval_split=str(extra))
-    assert found.validation == numbered(30)
-    assert len(found.test) == 20
-    found = load_splits(tmp_path / "toy" / "train.jsonl", seed=0, test_split=str(extra))
-    assert (len(found.train), len(found.validation), len(found.test)) == (64, 15, 15)
+    splits = load_splits(toy, seed=0, train_split=str(extra))
+    assert splits.train == numbered(30)
+    assert splits.test == load_splits(toy, seed=0).test
+    splits = load_splits(toy, seed=0, eval_split=str(extra))
+    assert splits.validation == numbered(30)
+    assert len(splits.test) == 20
+    splits = load_splits(tmp_path / "toy" / "train.jsonl", seed=0, test_split=str(extra))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (64, 15, 15)
     renamed = write_jsonl(tmp_path / "renamed.jsonl", [{"sentence": "x", "label": 0}] * 6)
     with pytest.raises(DataError, match="test record 1 has no column 'sentence'"):
         load_splits(renamed, seed=0, columns={"text": "sentence"}, test_split=str(extra))
@@ -105,9 +105,9 @@ def test_one_file_under_two_names_is_never_both_trained_on_and_held_out(toy: Pat
 
 def test_one_split_under_two_names_selects_and_judges_by_halves(toy: Path) -> None:
     for test in ("test", str(toy / "test.jsonl")):
-        found = load_splits(toy, seed=0, eval_split="test", test_split=test)
-        assert (len(found.validation), len(found.test)) == (10, 10)
-        assert "20 held-out rows" in found.summary
+        splits = load_splits(toy, seed=0, eval_split="test", test_split=test)
+        assert (len(splits.validation), len(splits.test)) == (10, 10)
+        assert "20 held-out rows" in splits.summary
 
 
 def test_wrong_split_files(tmp_path: Path, toy: Path) -> None:
@@ -131,15 +131,15 @@ def test_k_per_class_is_balanced_and_seeded(seed: int, k: int, classes: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         records = [{"text": str(i), "label": "abcd"[min(i % 7, classes - 1)]} for i in range(280)]
         path = write_jsonl(Path(folder) / "all.jsonl", records)
-        whole, found = load_splits(path, seed=seed), load_splits(path, seed=seed, k_per_class=k)
-        assert Counter(r["label"] for r in found.train) == dict.fromkeys("abcd"[:classes], k)
-        assert found == load_splits(path, seed=seed, k_per_class=k)
-        assert (found.validation, found.test) == (whole.validation, whole.test)
-        assert all(r in whole.train for r in found.train)
+        whole, splits = load_splits(path, seed=seed), load_splits(path, seed=seed, k_per_class=k)
+        assert Counter(r["label"] for r in splits.train) == dict.fromkeys("abcd"[:classes], k)
+        assert splits == load_splits(path, seed=seed, k_per_class=k)
+        assert (splits.validation, splits.test) == (whole.validation, whole.test)
+        assert all(r in whole.train for r in splits.train)
         more = load_splits(path, seed=seed, k_per_class=k + 1).train
-        assert all(r in more for r in found.train)
-        assert f"{classes * k} of 180 training rows drawn: {k} of each of {classes} classes" in found.summary
-        assert "100 of 280 rows held out" in found.summary
+        assert all(r in more for r in splits.train)
+        assert f"{classes * k} of 180 training rows drawn: {k} of each of {classes} classes" in splits.summary
+        assert "100 of 280 rows held out" in splits.summary
 
 
 def test_another_seed_draws_other_rows(toy: Path) -> None:
@@ -165,10 +165,10 @@ def test_the_draw_of_a_class_depends_on_no_other(toy: Path) -> None:
 
 
 def test_train_size(toy: Path) -> None:
-    found = load_splits(toy, seed=0, train_size=10)
-    assert len(found.train) == 10
-    assert "10 of 64 training rows drawn" in found.summary
-    assert all(r in load_splits(toy, seed=0, train_size=11).train for r in found.train)
+    splits = load_splits(toy, seed=0, train_size=10)
+    assert len(splits.train) == 10
+    assert "10 of 64 training rows drawn" in splits.summary
+    assert all(r in load_splits(toy, seed=0, train_size=11).train for r in splits.train)
     assert load_splits(toy, seed=0, train_size=64).train == load_splits(toy, seed=0).train
     with pytest.raises(DataError, match="--train-size 65, but there are only 64 training rows"):
         load_splits(toy, seed=0, train_size=65)

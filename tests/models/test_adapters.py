@@ -1,4 +1,4 @@
-"""LoRA and prefixes on every family: what they start from, what is saved, what is refused."""
+"""LoRA and prefixes on every model family: initial weights, saving, and what is refused."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ TOKENS = 4
 
 
 def scores(loaded: LoadedModel, micro: int = 4) -> torch.Tensor:
-    worded = loaded.head not in ("classification", "embedding")
-    spec = classification("{text} it was {label}" if worded else "{text}", ("bad", "so good", "great"))
+    with_answer = loaded.head not in ("classification", "embedding")
+    spec = classification("{text} it was {label}" if with_answer else "{text}", ("bad", "so good", "great"))
     task = build.build(loaded, spec, 90, micro)
-    found: torch.Tensor = task.logits(task.rows(ROWS), range(3))
-    return found
+    logits: torch.Tensor = task.logits(task.rows(ROWS), range(3))
+    return logits
 
 
 def trainable(loaded: LoadedModel) -> dict[str, torch.Tensor]:
@@ -51,7 +51,7 @@ def trainable(loaded: LoadedModel) -> dict[str, torch.Tensor]:
 
 
 def change(loaded: LoadedModel) -> None:
-    """Move what is tuned, as a run would."""
+    """Change the trainable weights, as a run would."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
         for p in trainable(loaded).values():
@@ -59,33 +59,30 @@ def change(loaded: LoadedModel) -> None:
 
 
 def again(folder: Path, classes: int | None = None) -> LoadedModel:
-    found = find_model(str(folder))
-    assert found.adapter == folder
-    loaded = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
-    adapters.load(loaded, found.adapter)
+    files = find_model(str(folder))
+    assert files.adapter == folder
+    loaded = loading.load(files.source, files.folder, files.head, device="cpu", classes=classes)
+    adapters.load(loaded, files.adapter)
     return loaded
-
-
-# -- LoRA --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", sorted(TARGETS))
 def test_lora_starts_as_the_plain_model(families: Families, family: str) -> None:
     plain, state = scores(families.load(family)), torch.get_rng_state()
-    made = [families.load(family) for _ in range(3)]
-    for loaded, seed in zip(made, (1, 1, 2), strict=True):
+    models = [families.load(family) for _ in range(3)]
+    for loaded, seed in zip(models, (1, 1, 2), strict=True):
         adapters.attach(loaded, AdapterConfig("lora", r=2, alpha=4), seed)
     assert torch.equal(state, torch.get_rng_state())
-    first, same, other = (trainable(x) for x in made)
+    first, same, other = (trainable(x) for x in models)
     assert all(torch.equal(first[n], same[n]) for n in first)
     assert any(not torch.equal(first[n], other[n]) for n in first)
-    found = {n.split(".lora_")[0].rpartition(".")[2] for n in first if "lora_" in n}
-    assert sorted(found) == TARGETS[family]
+    modules = {n.split(".lora_")[0].rpartition(".")[2] for n in first if "lora_" in n}
+    assert sorted(modules) == TARGETS[family]
     rest = {n for n in first if "lora_" not in n}
     assert all("classifier" in n or "score" in n for n in rest)
     assert bool(rest) == family.endswith("-head"), "a new head is trained, everything else is frozen"
-    assert torch.equal(scores(made[0]), plain)
-    assert not made[0].model.training
+    assert torch.equal(scores(models[0]), plain)
+    assert not models[0].model.training
 
 
 @pytest.mark.parametrize("family", sorted(TARGETS))
@@ -103,7 +100,7 @@ def test_lora_is_saved_loaded_and_merged(families: Families, family: str, tmp_pa
     assert not (tmp_path / "model.safetensors").exists(), "the base model is not written again"
     read = again(tmp_path, 3 if family.endswith("-head") else None)
     assert torch.equal(scores(read), want)
-    assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
+    assert sorted(trainable(read)) == sorted(trainable(loaded)), "the loaded adapter is trainable"
     cls = getattr(transformers, AUTO_CLASSES[loaded.head])
     base = json.loads((tmp_path / ADAPTER_FILE).read_text())["base_model_name_or_path"]
     with quiet():
@@ -135,19 +132,16 @@ def test_modules_that_cannot_have_lora_are_refused(families: Families) -> None:
 def test_chosen_modules_and_one_adapter(families: Families) -> None:
     loaded = families.load("llama")
     adapters.attach(loaded, AdapterConfig("lora", targets=("down_proj", "model.layers.0.self_attn.k_proj")), 0)
-    found = {n.split(".lora_")[0].rpartition("layers.")[2] for n in trainable(loaded)}
-    assert found == {"0.mlp.down_proj", "1.mlp.down_proj", "0.self_attn.k_proj"}
+    modules = {n.split(".lora_")[0].rpartition("layers.")[2] for n in trainable(loaded)}
+    assert modules == {"0.mlp.down_proj", "1.mlp.down_proj", "0.self_attn.k_proj"}
     with pytest.raises(OptionError, match="has an adapter already"):
         adapters.attach(loaded, AdapterConfig("lora"), 0)
 
 
-# -- prefixes ----------------------------------------------------------------------------------------------------------
-
-
 def real_tokens(loaded: LoadedModel, seed: int) -> list[int]:
-    found = adapters._random_tokens(loaded, TOKENS, seed)[0].tolist()
-    assert not set(found) & set(loaded.tokenizer.all_special_ids)
-    return found
+    tokens = adapters._random_tokens(loaded, TOKENS, seed)[0].tolist()
+    assert not set(tokens) & set(loaded.tokenizer.all_special_ids)
+    return tokens
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, "llama-head"])
@@ -167,9 +161,9 @@ def test_a_prefix_starts_as_real_tokens_before_the_text(families: Families, fami
         got = task.forward.run(rows).logits
         for k, row in enumerate(rows):
             whole = plain(input_ids=torch.tensor([[*tokens, *row]])).logits[0]
-            found = got[k] if family == "llama-head" else got[k, : len(row)]
+            logits = got[k] if family == "llama-head" else got[k, : len(row)]
             want = whole if family == "llama-head" else whole[TOKENS:]
-            torch.testing.assert_close(found, want, rtol=0, atol=1e-4)
+            torch.testing.assert_close(logits, want, rtol=0, atol=1e-4)
     other = families.load(family)
     adapters.attach(other, AdapterConfig("prefix", tokens=TOKENS), 5)
     assert all(torch.equal(trainable(loaded)[n], trainable(other)[n]) for n in trainable(loaded))
@@ -189,7 +183,7 @@ def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path:
     read = again(tmp_path, 3 if family == "llama-head" else None)
     assert read.virtual_tokens == TOKENS
     assert torch.equal(scores(read), want)
-    assert sorted(trainable(read)) == sorted(trainable(loaded)), "it can be tuned on"
+    assert sorted(trainable(read)) == sorted(trainable(loaded)), "the loaded adapter is trainable"
     change(read)
     change(loaded)
     assert torch.equal(scores(read), scores(loaded))
@@ -222,12 +216,12 @@ def test_lora_generates_as_a_plain_loop(families: Families, family: str) -> None
     loaded = families.load(family)
     adapters.attach(loaded, AdapterConfig("lora", r=2), 5)
     change(loaded)
-    own = loaded.unwrapped.generation_config
+    generation_config = loaded.unwrapped.generation_config
     task = build.build(loaded, TaskSpec("generation", Template("{text} {completion}"), max_new_tokens=7), 90, 3)
     got: Any = task.outputs(task.rows(ROWS), range(3), frozenset({"completion_ids"}))["completion_ids"]
     loaded.model = adapters_merged(loaded)
     assert got == [greedy(loaded, loaded.tokenizer(t)["input_ids"], 7) for t in TEXTS]
-    assert loaded.unwrapped.generation_config is own
+    assert loaded.unwrapped.generation_config is generation_config
 
 
 def adapters_merged(loaded: LoadedModel) -> Any:
@@ -236,7 +230,7 @@ def adapters_merged(loaded: LoadedModel) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("family", "error", "said"),
+    ("family", "error", "message"),
     [
         ("t5", OptionError, "this one has 'seq2seq'"),
         ("bart", OptionError, "this one has 'seq2seq'"),
@@ -246,10 +240,10 @@ def adapters_merged(loaded: LoadedModel) -> Any:
         ("roberta-head", ModelError, "has no cache of keys and values"),
     ],
 )
-def test_where_there_is_no_prefix_it_is_refused(families: Families, family: str, error: Any, said: str) -> None:
+def test_a_prefix_is_refused_for_other_heads(families: Families, family: str, error: Any, message: str) -> None:
     with pytest.raises(error) as caught:
         adapters.attach(families.load(family), AdapterConfig("prefix", tokens=TOKENS), 0)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "--peft lora" in str(caught.value)
     assert "\n" not in str(caught.value)
 

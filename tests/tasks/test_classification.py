@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import rows
 
-from zotune.data.classes import Classes, find_classes
-from zotune.data.task import TaskSpec, check_template
+from zotune.data.classes import Classes
+from zotune.data.task import TaskSpec
 from zotune.data.templates import Template
-from zotune.errors import DataError, OptionError
 from zotune.models import loading
 from zotune.models.model_files import find_model
 from zotune.tasks import build
@@ -132,67 +130,3 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     close = [d["predictions"] for d in made.sampled(found, range(48), logits + torch.tensor([0.0, 1e-3]), 100)]
     changed = sum(a != b for x, y in zip(draws, close, strict=True) for a, b in zip(x, y, strict=True))
     assert changed < 10
-
-
-@pytest.mark.parametrize(
-    ("labels", "given_", "keys", "words"),
-    [
-        ([0, 1, 1], "bad,good", ("0", "1"), ("bad", "good")),
-        (["1", "0"], "bad,good", ("0", "1"), ("bad", "good")),
-        (["neg", "pos"], None, ("neg", "pos"), ("neg", "pos")),
-        (["neg", "pos"], "pos=good,neg=bad", ("neg", "pos"), ("bad", "good")),
-        (["b", "a"], "b,a,c", ("b", "a", "c"), ("b", "a", "c")),
-        ([10, 9, 2], "x,y,z", ("2", "9", "10"), ("x", "y", "z")),
-        ([0, 1], "a,b,c", ("0", "1", "2"), ("a", "b", "c")),
-        ([True, False], "no,yes", ("0", "1"), ("no", "yes")),
-        ([1.0, 0.0], "no,yes", ("0", "1"), ("no", "yes")),
-    ],
-)
-def test_classes(labels: list[Any], given_: str | None, keys: tuple[str, ...], words: tuple[str, ...]) -> None:
-    found = find_classes({"train": [{"label": x} for x in labels]}, given_, needs_words=True)
-    assert (found.values, found.words) == (keys, words)
-
-
-def test_label_text_names_numbers() -> None:
-    records = [{"label": 1, "label_text": "positive"}, {"label": 0, "label_text": "negative"}]
-    assert find_classes({"train": records}, None, True).words == ("negative", "positive")
-
-
-@pytest.mark.parametrize(
-    ("labels", "given_", "error", "said"),
-    [
-        ([0, 1], None, OptionError, "this model needs a word for each"),
-        ([0, 1, 2], "bad,good", OptionError, "do not fit the 3 labels found: 0, 1, 2"),
-        (["x", "y"], "bad,good", OptionError, "do not fit"),
-        (["x", "y"], "x=bad", OptionError, "no word for y"),
-        ([0, 1], "same,same", OptionError, "same word"),
-        ([0, 0], "bad,good", None, ""),
-        (["x"], None, DataError, "only one label"),
-        ([[1], 2], None, DataError, "must be a number or a text"),
-        ([None, 1], None, DataError, "train record 1 has no column 'label'; columns found: label"),
-    ],
-)
-def test_labels_that_do_not_fit(labels: list[Any], given_: str | None, error: Any, said: str) -> None:
-    records = {"train": [{"label": x} for x in labels]}
-    if error is None:
-        find_classes(records, given_, True)
-    else:
-        with pytest.raises(error, match=said):
-            find_classes(records, given_, True)
-
-
-@pytest.mark.parametrize(
-    "text", ["{text.__class__}", "{0[x]}", "{text!r}", "{text:>10}", "{", "}", "{text", "{}", "{a b}", "{text[0]}"]
-)
-def test_templates_reach_nothing_but_columns(text: str) -> None:
-    with pytest.raises(OptionError):
-        made = Template(text)
-        check_template(made, {"train": [{"text": "x", "label": 0}]}, "embedding")
-
-
-def test_template_columns_are_checked() -> None:
-    with pytest.raises(DataError, match=r"train record 2 has no column 'premise'; columns found: premise, text"):
-        check_template(Template("{premise}"), {"train": [{"premise": "a", "text": "b"}, {"text": "c"}]}, "embedding")
-    with pytest.raises(OptionError, match=r"no \{label\}"):
-        check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
-    assert Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"

@@ -22,8 +22,8 @@ TEXTS = [
     "yes",
 ]
 ROWS = [{"text": text, "label": k % 2} for k, text in enumerate(TEXTS)]
-WORDED = (*CAUSAL, *MASKED, *SEQ2SEQ)
-HEADS = ("bert-head", "roberta-head", "llama-head", "bert-embedding")
+LM_FAMILIES = (*CAUSAL, *MASKED, *SEQ2SEQ)
+HEAD_FAMILIES = ("bert-head", "roberta-head", "llama-head", "bert-embedding")
 
 
 def scores(task: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
@@ -35,11 +35,8 @@ def close(a: Any, b: Any) -> None:
     torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=0, atol=1e-5)
 
 
-# -- label words -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["words", "bytes"])
-@pytest.mark.parametrize("family", WORDED)
+@pytest.mark.parametrize("family", LM_FAMILIES)
 def test_label_words_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
     """The second word has several tokens; a masked model reads what stands after the label, others do not."""
     after = ". the cat sat" if family in MASKED else ""
@@ -63,9 +60,9 @@ def test_a_token_across_the_boundary_is_scored_as_the_model_reads_it(families: F
             close(got[i, k], found[0])
 
 
-@pytest.mark.parametrize("family", [*WORDED, *HEADS])
+@pytest.mark.parametrize("family", [*LM_FAMILIES, *HEAD_FAMILIES])
 def test_batches_order_and_padding_side_change_nothing(families: Families, family: str) -> None:
-    template = "{text} it was {label}" if family in WORDED else "{text}"
+    template = "{text} it was {label}" if family in LM_FAMILIES else "{text}"
     spec = classification(template, ("bad", "so good", "great"))
     one = families.task(family, spec, micro=1)
     want = scores(one, ROWS)
@@ -107,40 +104,6 @@ def test_a_masked_model_without_a_mask_is_refused(families: Families) -> None:
         build.build(loaded, classification("{text} it was {label}"), 90, 4)
 
 
-def test_a_slow_tokenizer_scores_the_same(families: Families) -> None:
-    """Without offsets, the prompt's tokens are told by tokenising it alone; an end token is nobody's answer."""
-    from transformers import PythonBackend
-
-    quick = families.task("llama", classification("{text} it was {label}"))
-    vocabulary = quick.loaded.tokenizer.get_vocab()
-
-    class Slow(PythonBackend):  # type: ignore[misc]
-        vocab_size = len(vocabulary)
-
-        def get_vocab(self) -> dict[str, int]:
-            return dict(vocabulary)
-
-        def _tokenize(self, text: str, **more: Any) -> list[str]:
-            return text.split()
-
-        def _convert_token_to_id(self, token: str) -> int:
-            return vocabulary.get(token, 1)
-
-        def _convert_id_to_token(self, index: int) -> str:
-            return next(w for w, i in vocabulary.items() if i == index)
-
-        def build_inputs_with_special_tokens(self, a: list[int], b: list[int] | None = None) -> list[int]:
-            return [2, *a, 3]
-
-    slow = families.load("llama")
-    slow.tokenizer = Slow(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    made = build.build(slow, quick.spec, 90, 4)
-    close(scores(made, ROWS), scores(quick, ROWS))
-
-
-# -- multiple choice ---------------------------------------------------------------------------------------------------
-
-
 CHOICES = [
     {"text": "the cat", "options": ["ran", "saw the dog", "sat"], "label": 1},
     {"text": "the film was very", "options": ["good", "bad"], "label": "bad"},
@@ -149,7 +112,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("kind", ["words", "bytes"])
-@pytest.mark.parametrize("family", WORDED)
+@pytest.mark.parametrize("family", LM_FAMILIES)
 def test_options_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
     spec = TaskSpec("choice", Template("{text} {choice}"), choices=("options",))
     task = families.task(family, spec, kind)
@@ -184,30 +147,7 @@ def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family
         close(got[k], mean(option_scores(task.loaded, "the cat ran.\nthe dog saw ", f"{option} and sat")))
 
 
-@pytest.mark.parametrize(
-    ("options", "label", "right"),
-    [
-        (["1", "2", "3"], 1, [1]),
-        (["1", "2", "3"], "1", [0]),
-        (["x", "y"], "1", [1]),
-        (["7", "8"], 8, [1]),
-        (["a", "a", "b"], 2, [2]),
-        (["a", "b"], 5, []),
-        (["a", "b"], True, [1]),
-        (["a", "b"], 1.0, [1]),
-    ],
-)
-def test_a_number_is_an_index_and_a_text_an_option(options: list[str], label: Any, right: list[int]) -> None:
-    from zotune.data.answers import correct_options, option_texts
-
-    record = {"options": options, "label": label}
-    assert correct_options(record, option_texts(record, ("options",))) == right
-
-
-# -- heads and pairs ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEAD_FAMILIES)
 def test_heads_equal_a_plain_loop(families: Families, head: str) -> None:
     task = families.task(head, classification("{text}", ("bad film", "good", "the plot was great")))
     got, loaded = scores(task, ROWS), task.loaded
@@ -285,56 +225,3 @@ def test_types_are_for_models_that_were_trained_with_them(families: Families, fa
     plain = families.task(family, task.spec)
     close(scores(task, ROWS), scores(plain, ROWS))
     assert not task.forward.coder.typed
-
-
-# -- too long ----------------------------------------------------------------------------------------------------------
-
-
-def words(task: Any, row: Any) -> str:
-    option = row[0][0]
-    said: str = task.loaded.tokenizer.decode([t for t in option.ids if t not in (0, 2, 3)])
-    return said
-
-
-LONG = {"text": "the cat saw the dog and " * 20 + "ran", "query": "who ran", "label": 0}
-
-
-@pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
-def test_the_passage_is_cut_and_the_question_stays(families: Families, family: str) -> None:
-    spec = classification("{text}. question: {query} answer: {label}", ("so good", "bad"), cut="text")
-    task = families.task(family, spec, length=24)
-    found = task.rows([LONG, {"text": "a cat", "query": "who ran", "label": 0}])
-    assert found.cut == 1
-    option = found.tokens[0][0][0]
-    assert len(option.ids) in (22, 23, 24)
-    said = words(task, found.tokens[0])
-    answer = {"llama": " so", "roberta": "<mask><mask>", "t5": ""}[family]
-    assert said.startswith("the cat saw the dog and the"), "the passage's end is left out"
-    assert said.replace(" <mask>", "<mask>").endswith(f". question : who ran answer :{answer}")
-
-
-def test_another_column_is_cut_where_the_spec_says_so(families: Families) -> None:
-    spec = classification("{text}. question: {query} answer: {label}", ("good", "bad"), cut="query")
-    task = families.task("llama", spec, length=20)
-    found = task.rows([{"text": "the cat ran", "query": "the film was bad and " * 9, "label": 1}])
-    assert words(task, found.tokens[0]).startswith("the cat ran . question : the film")
-    assert words(task, found.tokens[0]).endswith("answer :")
-
-
-@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
-def test_demonstrations_are_cut_first_and_from_their_beginning(families: Families, family: str) -> None:
-    lead = "a film was bad it was bad\n\n" * 4 + "the dog saw a man it was good\n\n"
-    spec = classification("{text} it was {label}", ("good", "bad"), demonstrations=lead, cut="text")
-    task = families.task(family, spec, length=24)
-    found = task.rows([{"text": "the cat ran and the dog sat", "label": 1}])
-    said = words(task, found.tokens[0])
-    assert found.cut == 1
-    assert "the dog saw a man it was good the cat ran and the dog sat it was" in said
-    assert not said.startswith("a film was bad it was bad a film was bad")
-
-
-@pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
-def test_an_option_longer_than_the_limit_is_refused(families: Families, family: str) -> None:
-    task = families.task(family, classification("{text} {label}", ("bad", "very " * 30 + "good")), length=20)
-    with pytest.raises(OptionError, match="alone is longer than --max-length 20"):
-        task.rows(ROWS)
