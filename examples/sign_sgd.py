@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from zotune.types import At, Oracle, Recipe, Theta
+
 
 @dataclass(frozen=True)
 class SignSGD:
@@ -10,10 +12,10 @@ class SignSGD:
 
     forwards = 2
 
-    def init(self, theta):
+    def init(self, theta: Theta) -> None:
         return None
 
-    def step(self, theta, oracle, state, at):
+    def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         z = at.normal()  # ~ N(0, I)
         up, down = oracle(theta + self.eps * z, theta - self.eps * z)
         direction = 1.0 if up > down else -1.0
