@@ -138,13 +138,15 @@ def test_plugins_pass_the_type_checker(tmp_path: Path, cache: str) -> None:
 
 def test_a_step_with_wrong_types_is_an_error(tmp_path: Path, cache: str) -> None:
     pytest.importorskip("mypy")
-    source = files()["zotune_heavy/optimizer.py"]
-    (tmp_path / "wrong.py").write_text(
-        source.replace("g * z\n", "g * up.nothing\n").replace("state: State, at: At", "state: State, at: int")
-        + "\n\ncheck: Optimizer[State] = HeavyBall()\n".replace("check", "checked")
-    )
-    text = (tmp_path / "wrong.py").read_text().replace("import At, Oracle", "import At, Optimizer, Oracle")
-    (tmp_path / "wrong.py").write_text(text)
+    source = files()["zotune_heavy/optimizer.py"] + "\n\nchecked: Optimizer[State] = HeavyBall()\n"
+    for right, wrong in (
+        ("g * z\n", "g * up.nothing\n"),
+        ("state: State, at: At", "state: State, at: int"),
+        ("import At, Oracle", "import At, Optimizer, Oracle"),
+    ):
+        assert right in source
+        source = source.replace(right, wrong)
+    (tmp_path / "wrong.py").write_text(source)
     (tmp_path / "mypy.ini").write_text(CONFIG.format(path=PACKAGE.parent))
     done = run(tmp_path, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", cache, "wrong.py")
     assert '"float" has no attribute "nothing"' in done.stdout
