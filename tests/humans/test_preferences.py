@@ -61,10 +61,10 @@ def test_export(store: Ratings, tmp_path: Path) -> None:
     scores = store.scores(["p0", "three"])
     for line in lines[:3]:
         key = line["prompt"].split()[-1]
-        found = scores[key]
-        assert found
-        assert found[int(line["chosen"][-1])] == 1
-        assert found[int(line["rejected"][-1])] == 0
+        completion_scores = scores[key]
+        assert completion_scores
+        assert completion_scores[int(line["chosen"][-1])] == 1
+        assert completion_scores[int(line["rejected"][-1])] == 0
     assert lines[1]["rejected"] != lines[2]["rejected"]
     assert (lines[3]["chosen"], lines[3]["rejected"]) == ("x", "y?"), "pairs of equal texts are left out"
 
@@ -118,8 +118,8 @@ def test_win_rate(store: Ratings) -> None:
         word = next(wanted)
         key = now.prompt.split()[-1]
         store.record(now.id, word if len(word) > 1 else str(now.completions.index(f"{key}/{'AB'.index(word)}") + 1))
-    found = win_rate(store)
-    assert (found.wins, found.losses, found.ties) == (12, 6, 6)
-    assert found.rate == 15 / 24
+    result = win_rate(store)
+    assert (result.wins, result.losses, result.ties) == (12, 6, 6)
+    assert result.rate == 15 / 24
     # by hand: p = .625, z² = 3.841459; (.625 + .080030 ± 1.959964 √(.009765625 + .001667300)) / 1.160061
-    assert (found.low, found.high) == pytest.approx((0.427106, 0.788398), abs=1e-5)
+    assert (result.low, result.high) == pytest.approx((0.427106, 0.788398), abs=1e-5)

@@ -139,11 +139,11 @@ def test_a_long_prompt_loses_its_beginning(make_reward_model: Any, chat: bool) -
     long, completion = "the dog saw the cat and " * 30, " so good"
     words = coder(long, add_special_tokens=False)["input_ids"]
     for limit, room in ((40, 40), (None, 64)):  # the option, and the limit of the model
-        (found,) = RewardModel(folder, max_length=limit, device="cpu")([completion], [long])
+        (score,) = RewardModel(folder, max_length=limit, device="cpu")([completion], [long])
         frame = coder("<s>user:" if chat else "<s>", add_special_tokens=False)["input_ids"]
         tail = coder("</s><s>assistant: so good</s>" if chat else completion, add_special_tokens=False)["input_ids"]
         kept = words[-(room - len(frame) - len(tail)) :]
-        assert found == pytest.approx(float(logits_of(model, input_ids=frame + kept + tail)), abs=1e-5)
+        assert score == pytest.approx(float(logits_of(model, input_ids=frame + kept + tail)), abs=1e-5)
 
 
 def test_conversations(make_reward_model: Any) -> None:
@@ -155,8 +155,8 @@ def test_conversations(make_reward_model: Any) -> None:
     text = coder.apply_chat_template([*turns, {"role": "assistant", "content": "the man"}], tokenize=False)
     expected = [float(logits_of(model, **coder(text, add_special_tokens=False)))] * 2
     scorer = RewardModel(folder, device="cpu")
-    found = scorer(["the man"] * 2, ["<|other|>who ran?"] * 2, messages=[[*turns, right], turns])
-    assert found == pytest.approx(expected, abs=1e-5)
+    scores = scorer(["the man"] * 2, ["<|other|>who ran?"] * 2, messages=[[*turns, right], turns])
+    assert scores == pytest.approx(expected, abs=1e-5)
     assert scorer([[{"role": "assistant", "content": "the man"}]], [turns]) == pytest.approx(expected[:1], abs=1e-5)
 
 
