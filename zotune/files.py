@@ -7,6 +7,7 @@ know what a run directory holds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from zotune.errors import ZotuneError
 
 RESUME: Final = "the run can be resumed: zotune resume"
 """The hint of an error that interrupts a run without loss."""
+_UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES})
+"""Errors of file systems that cannot sync, or cannot sync directories."""
 
 
 @contextlib.contextmanager
@@ -53,11 +56,16 @@ def append(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a directory to the disk; does nothing where the file system cannot."""
+    """Force a file or a directory to the disk; does nothing if the file system cannot.
+
+    Raises OSError if the disk is full or broken: a file that is not on the disk must not replace another one.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)
 

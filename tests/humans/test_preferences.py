@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from raters import question, rate_all, with_repeats, without_repeats
 
+from zotune.errors import ZotuneError
 from zotune.humans.preferences import agreement, export_preferences, wilson_interval, win_rate
 from zotune.humans.ratings import Question, Ratings
 
@@ -93,7 +94,7 @@ def test_export_is_atomic(store: Ratings, tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ZotuneError, match=r"out\.jsonl cannot be written: No space"):
         export_preferences(store, path)
     assert path.read_text() == "older\n"
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out.jsonl"]
