@@ -1,8 +1,6 @@
-"""Any torch module, any callable: a small CNN on scikit-learn's digits, tuned for accuracy itself.
+"""Tune a small CNN on scikit-learn's digits for accuracy, which has no gradient. Needs no transformers.
 
-    python examples/digits.py                 # 3,000 forwards of 256 images
-
-Accuracy has no gradient. No transformers is imported.
+python examples/digits.py                 # 3,000 evaluations of 256 images
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ from torch import nn
 
 import zotune
 
-TRAIN = 1200
+TRAINING_IMAGES = 1200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evals", type=int, default=3000)
+    parser.add_argument("--evals", type=int, default=3000, help="evaluations of one batch")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -30,21 +28,23 @@ def main() -> None:
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10))
 
     def accuracy(model: nn.Module, batch: list[int]) -> list[float]:
-        return [float(right) for right in model(x[batch]).argmax(-1) == y[batch]]
+        """1 or 0 for each image of the batch, which holds image numbers."""
+        correct = model(x[batch]).argmax(-1) == y[batch]
+        return [float(c) for c in correct]
 
     tuner = zotune.Tuner(
         net,
         objective=accuracy,
         optimizer="mezo",
-        data=list(range(TRAIN)),
+        data=list(range(TRAINING_IMAGES)),
         batch_size=256,
         seed=args.seed,
         optimizer_args={"lr": 0.3, "eps": 0.3},
     )
-    held = list(range(TRAIN, len(x)))
-    print(f"before {tuner.score(held):.3f}")
+    test_images = list(range(TRAINING_IMAGES, len(x)))
+    print(f"before {tuner.score(test_images):.3f}")
     tuner.fit(max_evals=args.evals)
-    print(f"after {tuner.score(held):.3f} on {len(held)} images that it was not tuned on")
+    print(f"after {tuner.score(test_images):.3f} on {len(test_images)} test images")
 
 
 if __name__ == "__main__":

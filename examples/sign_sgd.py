@@ -1,4 +1,9 @@
-"""An optimizer in twenty lines: sign descent, θ ← θ − η sign(g) z (ZO-signSGD with one direction)."""
+"""An optimizer in twenty lines: sign descent along one random direction a step.
+
+z ~ N(0, I);  θ ← θ − η sign(L(θ + ε z) − L(θ − ε z)) z
+
+zotune fit --optimizer examples/sign_sgd.py:SignSGD --optimizer-arg lr=1e-3
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +15,7 @@ class SignSGD:
     lr: float = 1e-4  # η: step size
     eps: float = 1e-2  # ε: perturbation scale
 
-    forwards = 2
+    forwards = 2  # evaluations a step
 
     def init(self, theta: Theta) -> None:
         return None
@@ -18,5 +23,5 @@ class SignSGD:
     def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
         z = at.normal()  # ~ N(0, I)
         up, down = oracle(theta + self.eps * z, theta - self.eps * z)
-        direction = 1.0 if up > down else -1.0
-        return theta - self.lr * direction * z, state
+        sign = 1.0 if up > down else -1.0
+        return theta - self.lr * sign * z, state

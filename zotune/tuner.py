@@ -1,8 +1,12 @@
-"""Tune any torch module for any callable, from Python. No transformers here."""
+"""`zotune.Tuner`: tune any torch module for any callable, from Python.
+
+Knows modules, objectives and the search; knows no run directory and no transformers.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,53 +26,120 @@ from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.progress import Outcome, ValidationResult
 from zotune.search.selection import best_weights
-from zotune.types import Optimizer, Score, TensorInfo
+from zotune.types import Direction, Optimizer, Score, TensorInfo
 
-DEFAULT_BATCH = 32
+DEFAULT_BATCH_SIZE = 32
 
 
 class Tuner:
-    """Tune any torch module for any callable.
+    """Tunes the weights of a module for an objective, with forward passes only.
 
-    objective: called with `model` and `batch` (a list of items of `data`), by the names that it declares or in this
-    order; returns a float for the batch or a list of one float an item. Without `data`, `batch` is an empty list.
-    optimizer: a name, or an object with init and step. direction: overrides what the objective declares
-    (`@zotune.objective`; maximize where nothing is said). select: which tensors (TensorInfo -> bool) are tuned; by
-    default those that require grad. The module's mode flags, buffers and requires_grad are left as they were.
+    module: the module that is tuned in place. Between evaluations its mode flags, buffers and requires_grad are those
+        that it came with.
+    objective: a function of `model` and `batch` (a list of items of `data`; empty without `data`), called by these
+        names or, where its parameters have others, in this order. Returns one float for the batch, or a list of one
+        float an item.
+    optimizer: a name such as "mezo", or an object with `init` and `step`.
+    data: training items; batches are drawn from them. None: the objective needs no data.
+    eval_data: validation items. With them the weights with the best validation score are kept, else the last.
+    batch_size: items a batch, at most all of `data`.
+    direction: "maximize" or "minimize"; None: what `@zotune.objective` declares, else "maximize".
+    select: whether a tensor is tuned; None: those that require grad.
+    seed: random seed of data order and noise.
+    optimizer_args: options of a named optimizer.
+    emit: receives events of the run (`zotune.events`).
+
+    Raises PluginError and OptionError for an optimizer that cannot be made, and UsageError for one that needs what the
+    objective cannot give.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        objective: Callable[..., Any],
-        optimizer: str | Optimizer = "auto",
+        objective: Callable[..., float | Sequence[float | None]],
+        optimizer: str | Optimizer[Any] = "auto",
         *,
         data: Sequence[Any] | None = None,
         eval_data: Sequence[Any] | None = None,
-        batch_size: int = DEFAULT_BATCH,
-        direction: str | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        direction: Direction | None = None,
         select: Callable[[TensorInfo], bool] | None = None,
         seed: int = 0,
         optimizer_args: Mapping[str, Any] | None = None,
         emit: Emit = ignore,
     ) -> None:
-        self.module, self._items = module, data
-        self._eval_items = eval_data
-        self.objective = wrap(_by_position(objective), spec_name(objective), direction)
+        self.module = module
+        self.objective = wrap(_by_keyword(objective), spec_name(objective), direction)
         self.optimizer = optimizer_spec.resolve(optimizer, optimizer_args or {})
         optimizer_spec.check_needs(self.optimizer, self.objective)
         self.space = Space(module, seed, select)
         self.batches = Batches(len(data) if data is not None else 1, batch_size, seed)
         self.oracle = Oracle(self.space, self._evaluate, self.batches, self.objective.direction)
         self.journal = Journal.create(None, {"seed": seed})
-        self._store, self._emit = checkpoint.MemoryStore(), emit
+        self._data, self._eval_data, self._emit = data, eval_data, emit
+        self._store = checkpoint.MemoryStore()
         self._engine: Engine | None = None
 
+    def score(self, items: Sequence[Any] | None = None) -> float:
+        """The objective's value of the current weights on `items`, by default on all of `data`.
+
+        Raises ObjectiveError.
+        """
+        items = self._data if items is None else items
+        return self._score([], 1).value if items is None else self._score(list(items), len(items)).value
+
+    def fit(
+        self,
+        max_steps: int | None = None,
+        max_evals: int | None = None,
+        max_time: float | None = None,
+        *,
+        eval_steps: int = 100,
+        max_failures: int = 10,
+        patience: int | None = None,
+    ) -> Outcome:
+        """Tune until the first of the limits is reached. A second call continues, with limits of its own.
+
+        max_steps: steps. max_evals: evaluations, each of one batch at one point. max_time: seconds.
+        eval_steps: steps from one validation to the next. patience: validations without a better score after which
+        the run stops. max_failures: steps that may fail.
+
+        Raises UsageError without a limit, OptimizerError where the optimizer is broken, and ObjectiveFailures after too
+        many failed steps; the module then has the weights of the last good step.
+        """
+        engine = self._engine = self._engine or self._new_engine(Budget(max_steps, max_evals, max_time))
+        spent = engine.progress
+        engine.budget = Budget(
+            max_steps and spent.step + max_steps,
+            max_evals and spent.evaluations + max_evals,
+            max_time and spent.seconds + max_time,
+        )
+        interpolate = declarations.optimizer_info(self.optimizer).interpolates
+        engine.settings = Settings(eval_steps, eval_steps, max_failures, patience, interpolate=interpolate)
+        outcome = engine.run()
+        best = outcome.progress
+        if self._eval_data is not None and (best.best_step, best.best_share) != (best.step, 1.0):
+            self.space.load(best_weights(self._store, best))
+        return outcome
+
+    def _new_engine(self, budget: Budget) -> Engine:
+        hooks = Hooks(emit=self._emit)
+        if self._eval_data is not None:
+            hooks.validate = functools.partial(self._validate, self._eval_data)
+        return Engine(
+            self.space, self.optimizer, self.oracle, self.batches, budget, self.journal, self._store, hooks=hooks
+        )
+
     def _evaluate(self, indices: Sequence[int]) -> Score:
-        items = [self._items[i] for i in indices] if self._items is not None else []
+        items = [self._data[i] for i in indices] if self._data is not None else []
         return self._score(items, len(indices))
 
+    def _validate(self, items: Sequence[Any]) -> ValidationResult:
+        value = self._score(list(items), len(items)).value
+        return ValidationResult(score=value, loss=-value if self.objective.direction == "maximize" else value)
+
     def _score(self, items: Sequence[Any], rows: int) -> Score:
+        """The score of the current weights, in eval mode and without gradients. Mode flags and buffers are restored."""
         modes = {m: m.training for m in self.module.modules()}
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
         try:
@@ -82,75 +153,26 @@ class Tuner:
                 if name in buffers:
                     b.copy_(buffers[name])
 
-    def score(self, items: Sequence[Any] | None = None) -> float:
-        """The objective on `items` (all of `data` by default) with the weights as they are."""
-        chosen = self._items if items is None else items
-        return self._score(list(chosen or []), len(chosen) if chosen is not None else 1).value
 
-    def fit(
-        self,
-        max_steps: int | None = None,
-        max_evals: int | None = None,
-        max_time: float | None = None,
-        *,
-        eval_steps: int = 100,
-        max_failures: int = 10,
-        patience: int | None = None,
-    ) -> Outcome:
-        """Tune until the budget ends; a second call goes on. With `eval_data` the best weights seen there are kept.
-        Raises ObjectiveFailures, with the weights of the last good step in the module."""
-        done = self._engine.progress if self._engine else None
-        budget = Budget(
-            max_steps + (done.step if done else 0) if max_steps else None,
-            max_evals + (done.evaluations if done else 0) if max_evals else None,
-            max_time + (done.seconds if done else 0.0) if max_time else None,
-        )
-        if self._engine is None:
-            self._engine = Engine(
-                self.space,
-                self.optimizer,
-                self.oracle,
-                self.batches,
-                budget,
-                self.journal,
-                self._store,
-                hooks=Hooks(emit=self._emit),
-            )
-        engine = self._engine
-        engine.budget = budget
-        engine.settings = Settings(
-            eval_steps,
-            eval_steps,
-            max_failures,
-            patience,
-            interpolate=declarations.optimizer_info(self.optimizer).interpolates,
-        )
-        if self._eval_items is not None:
-            engine.hooks.validate = functools.partial(self._validate, self._eval_items)
-        outcome = engine.run()
-        p = outcome.progress
-        if self._eval_items is not None and (p.best_step, p.best_share) != (p.step, 1.0):
-            self.space.load(best_weights(self._store, p))
-        return outcome
-
-    def _validate(self, items: Sequence[Any]) -> ValidationResult:
-        value = self._score(list(items), len(items)).value
-        return ValidationResult(score=value, loss=-value if self.objective.direction == "maximize" else value)
-
-
-def _by_position(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A callable whose parameters are not named model and batch is called with them in that order."""
+def _by_keyword(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, callable by the keywords `model` and `batch` whatever its one or two required parameters are
+    called. A function with other required parameters is left as it is."""
     try:
-        found = [
-            p for p in declarations.signature(fn).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
-    except (TypeError, ValueError):
-        return fn
-    required = [p for p in found if p.default is p.empty]
-    if not required or {p.name for p in required} <= {"model", "batch"} or len(required) > 2:
-        return fn
-    if len(required) == 1:
-        call: Callable[..., Any] = lambda model: fn(model)  # noqa: E731
-    else:
-        call = lambda model, batch: fn(model, batch)  # noqa: E731
-    return declarations.copy_declaration(fn, call)
+        parameters = declarations.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins without a signature
+        return function
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p.kind not in variadic and p.default is p.empty]
+    if not 1 <= len(required) <= 2 or set(required) <= {"model", "batch"}:
+        return function
+
+    def of_model(model: nn.Module) -> Any:
+        return function(model)
+
+    def of_both(model: nn.Module, batch: Sequence[Any]) -> Any:
+        return function(model, batch)
+
+    return declarations.copy_declaration(function, of_model if len(required) == 1 else of_both)
+
+
+__all__ = ["Tuner"]
