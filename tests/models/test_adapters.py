@@ -16,9 +16,9 @@ from zotune.errors import ModelError, OptionError
 from zotune.models import adapters, loading, saving
 from zotune.models.adapters import AdapterConfig
 from zotune.models.heads import AUTO_CLASSES
+from zotune.models.library_calls import quiet
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import ADAPTER_FILE, find_model
-from zotune.models.quiet import quiet
 from zotune.tasks import build
 
 TARGETS = {

@@ -1,4 +1,4 @@
-"""Scores of every model family against plain loops over unbatched, unpadded rows."""
+"""Scores of every model family against reference loops over unbatched, unpadded rows."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ HEAD_FAMILIES = ("bert-head", "roberta-head", "llama-head", "bert-embedding")
 
 
 def scores(task: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
-    found: torch.Tensor = task.logits(task.rows(rows), range(len(rows)))
-    return found
+    logits: torch.Tensor = task.logits(task.rows(rows), range(len(rows)))
+    return logits
 
 
 def close(a: Any, b: Any) -> None:
@@ -37,8 +37,8 @@ def close(a: Any, b: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["words", "bytes"])
 @pytest.mark.parametrize("family", LM_FAMILIES)
-def test_label_words_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
-    """The second word has several tokens; a masked model reads what stands after the label, others do not."""
+def test_label_words_equal_a_reference_loop(families: Families, family: str, kind: str) -> None:
+    """The second word has several tokens; a masked model reads the text after the label, others do not."""
     after = ". the cat sat" if family in MASKED else ""
     task = families.task(family, classification("{text} it was {label}. the cat sat"), kind)
     got = scores(task, ROWS)
@@ -55,9 +55,8 @@ def test_a_token_across_the_boundary_is_scored_as_the_model_reads_it(families: F
     got = scores(task, ROWS)
     for i, text in enumerate(TEXTS):
         for k, word in enumerate(("good", "bad")):
-            found = option_scores(task.loaded, f"{text} it was so", word)
-            assert len(found) == 1
-            close(got[i, k], found[0])
+            (score,) = option_scores(task.loaded, f"{text} it was so", word)
+            close(got[i, k], score)
 
 
 @pytest.mark.parametrize("family", [*LM_FAMILIES, *HEAD_FAMILIES])
@@ -79,8 +78,8 @@ def test_calibration_subtracts_the_neutral_prompt(families: Families, family: st
     got = scores(task, ROWS)
     for i, text in enumerate(TEXTS):
         for k, word in enumerate(("bad", "so good")):
-            said = sum(option_scores(task.loaded, f"{text} it was ", word))
-            close(got[i, k], said - sum(option_scores(task.loaded, "it was ", word)))
+            score = sum(option_scores(task.loaded, f"{text} it was ", word))
+            close(got[i, k], score - sum(option_scores(task.loaded, "it was ", word)))
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "t5"])
@@ -113,7 +112,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("kind", ["words", "bytes"])
 @pytest.mark.parametrize("family", LM_FAMILIES)
-def test_options_equal_a_plain_loop(families: Families, family: str, kind: str) -> None:
+def test_options_equal_a_reference_loop(families: Families, family: str, kind: str) -> None:
     spec = TaskSpec("choice", Template("{text} {choice}"), choices=("options",))
     task = families.task(family, spec, kind)
     rows = task.rows(CHOICES)
@@ -124,7 +123,7 @@ def test_options_equal_a_plain_loop(families: Families, family: str, kind: str) 
         close(got["logits"][i, : len(want)], want)
         assert got["logits"][i, len(want) :].tolist() == [float("-inf")] * (4 - len(want))
         assert got["completions"][i] == record["options"][want.index(max(want))]
-        assert got["losses"][i] == pytest.approx(-want[1], abs=1e-5), "the right option's mean, not over the others"
+        assert got["losses"][i] == pytest.approx(-want[1], abs=1e-5), "the correct option's mean, not over the others"
     assert [list(g) for g in rows.gold] == [[1], [1], [1, 3]]
     assert got["references"] == ["saw the dog", "bad", ["dog", "plot"]]
     assert got["labels"][:2] == [1, 1]
@@ -148,7 +147,7 @@ def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family
 
 
 @pytest.mark.parametrize("head", HEAD_FAMILIES)
-def test_heads_equal_a_plain_loop(families: Families, head: str) -> None:
+def test_heads_equal_a_reference_loop(families: Families, head: str) -> None:
     task = families.task(head, classification("{text}", ("bad film", "good", "the plot was great")))
     got, loaded = scores(task, ROWS), task.loaded
 
@@ -167,7 +166,7 @@ def test_heads_equal_a_plain_loop(families: Families, head: str) -> None:
 
 @pytest.mark.parametrize("pad", [5, -1, None])
 def test_a_head_that_reads_the_last_token_knows_the_padding(families: Families, pad: int | None, tmp_path: Any) -> None:
-    """The model tells padding by its own config's id; the tokenizer here has another."""
+    """The model finds padding by its configuration's id; the tokenizer here has another."""
     import json
     import shutil
 
@@ -188,7 +187,7 @@ PAIR = {"premise": "the cat ran.", "hypothesis": "a dog sat", "label": 1}
 
 
 @pytest.mark.parametrize("head", ["bert-head", "roberta-head", "bert"])
-def test_pairs_are_what_the_tokenizer_makes_of_them(families: Families, head: str) -> None:
+def test_pairs_are_encoded_as_the_tokenizer_encodes_them(families: Families, head: str) -> None:
     label = " {label}" if head == "bert" else ""
     task = families.task(head, classification("{premise}{sep}{hypothesis}" + label, ("bad", "good", "fine")))
     loaded = task.loaded

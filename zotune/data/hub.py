@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zotune.data.readers import SUFFIXES, one_line, path_type
+from zotune.data.readers import SUFFIXES, path_type, reason_of
 from zotune.data.records import Record
 from zotune.errors import DataError
 
@@ -78,7 +78,7 @@ def read_hub(source: str, label: str) -> HubDataset:
                 f"{missing}, and no hub data set of this name is in the cache; HF_HUB_OFFLINE forbids downloading it"
             ) from error
         hint = f"{name}:CONFIG" if "config name" in str(error).lower() else ""
-        reason = one_line(error) + (f": {one_line(error.__cause__)}" if error.__cause__ else "")
+        reason = reason_of(error) + (f": {reason_of(error.__cause__)}" if error.__cause__ else "")
         raise DataError(f"{missing}, and the hub returns no such data set: {reason}", hint=hint) from error
     return _usable(parts, label, ClassLabel)
 

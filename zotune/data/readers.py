@@ -14,6 +14,7 @@ from typing import Literal
 
 from zotune.data.records import Record
 from zotune.errors import DataError
+from zotune.text import one_line
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -43,16 +44,15 @@ def read_file(path: Path) -> list[Record]:
         else:
             records = _read_lines(path, _read_text(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or reason_of(error)}") from None
     if not records:
         raise DataError(f"{path} has no records")
     return records
 
 
-def one_line(error: BaseException) -> str:
-    """A library's error message on one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+def reason_of(error: BaseException) -> str:
+    """A library's error message on one line of at most 300 characters, or the error's type where it has no message."""
+    return one_line(str(error), 300) or type(error).__name__
 
 
 def _read_text(path: Path) -> str:
@@ -136,8 +136,8 @@ def _read_parquet(path: Path) -> list[Record]:
                 raise DataError(f"{path}: a column name occurs twice: {', '.join(names)}")
             records: list[Record] = table.to_pylist()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{path}: broken parquet: {one_line(error)}") from None
+            raise DataError(f"{path}: broken parquet: {reason_of(error)}") from None
     return records
 
 
-__all__ = ["SUFFIXES", "one_line", "path_type", "read_file"]
+__all__ = ["SUFFIXES", "path_type", "read_file", "reason_of"]

@@ -39,8 +39,8 @@ class DataSource:
     notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> list[Record]:
-        """The records of a split, named by a split name or the path of a file. Equal records of one file are the same
-        list, under whatever name. Raises DataError."""
+        """The records of a split, by its name or the path of a file. A file under two names gives the same list. Raises
+        DataError."""
         if name in self.splits or name in self.aliases:
             return self.splits[self.aliases.get(name, name)]
         if name in self.left_out:

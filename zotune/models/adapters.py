@@ -20,15 +20,17 @@ from zotune import seeds
 from zotune.errors import ModelError, OptionError, nearest
 from zotune.models.configuration import config_value
 from zotune.models.heads import PEFT_TASK_TYPES
+from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel, load_linear_head
-from zotune.models.quiet import quiet
 
 METHODS = ("none", "lora", "prefix")
 PREFIX_HEADS = ("causal", "classification")
 """Heads that a prefix is offered for. Not seq2seq: for an encoder and a decoder, peft gives half of the layers the
 keys and values that were computed for the other half."""
 QUERY_VALUE = re.compile(r"(?:^|\.)(?:q_proj|v_proj|query|value|q_lin|v_lin|q|v|query_proj|value_proj)$")
+"""Query and value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
 FUSED = re.compile(r"(?:^|\.)(?:c_attn|qkv_proj|query_key_value|Wqkv|qkv|in_proj)$")
+"""Projections of query, key and value in one matrix, as GPT-2, Phi-3, GPT-NeoX and others name them."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _attach_lora(loaded: LoadedModel, adapter: AdapterConfig) -> None:
     try:
         loaded.model = peft.get_peft_model(loaded.model, config)
     except ValueError as error:
-        raise OptionError(f"--lora-target-modules: {str(error).splitlines()[0]}") from None
+        raise OptionError(f"--lora-target-modules: {first_line(error)}") from None
     _set_base_path(loaded)
 
 
@@ -196,7 +198,7 @@ def load(loaded: LoadedModel, folder: Path) -> None:
             lora = peft.PeftConfig.from_pretrained(folder).peft_type == "LORA"
             loaded.model = peft.PeftModel.from_pretrained(loaded.model, folder, is_trainable=lora).eval()
     except Exception as error:  # peft, safetensors and torch raise exception types of their own
-        raise ModelError(f"the adapter in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"the adapter in {folder} cannot be loaded: {first_line(error)}") from error
     config = loaded.model.peft_config[loaded.model.active_adapter]
     loaded.virtual_tokens = config_value(config, "num_virtual_tokens") or 0
     if not lora:  # peft refuses is_trainable for a prefix and loads it frozen

@@ -17,8 +17,8 @@ import torch
 from zotune.errors import ModelError, nearest
 from zotune.models.configuration import config_value
 from zotune.models.heads import AUTO_CLASSES, Head
+from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LoadedModel, load_linear_head
-from zotune.models.quiet import quiet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -34,7 +34,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(f"--device {name!r} is not available: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"--device {name!r} is not available: {first_line(error)}") from None
     return device
 
 
@@ -85,7 +85,7 @@ def load(
             model, info = auto.from_pretrained(source, output_loading_info=True, **options)
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
-        raise ModelError(f"--model {source!r} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"--model {source!r} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
     if require_all_weights and (missing := sorted(info["missing_keys"])):
         raise ModelError(f"--model {source!r} has no {', '.join(missing[:3])}: these weights would be random")
     _set_padding(model, tokenizer)
@@ -126,7 +126,9 @@ def random_model(
             torch.manual_seed(seed)
             model: Any = getattr(transformers, AUTO_CLASSES[head]).from_config(config, dtype=parsed)
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"a {family} model of this shape cannot be created: {_first_line(error)}") from error
+        raise ModelError(
+            f"a {family} model of this shape cannot be created: {type(error).__name__}: {first_line(error)}"
+        ) from error
     return LoadedModel(model.to(target).eval(), None, head, name or family, None, target)
 
 
@@ -189,11 +191,6 @@ def _pooling(folder: Path | None) -> str:
     except (OSError, ValueError):
         config = {}
     return "cls" if config.get("pooling_mode_cls_token") else "mean"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 __all__ = ["DTYPES", "load", "pick_device", "random_model"]

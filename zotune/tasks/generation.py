@@ -22,7 +22,7 @@ from zotune.data.task import TaskSpec
 from zotune.data.templates import SHOTS, FilledTemplate
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
-from zotune.models.quiet import quiet
+from zotune.models.library_calls import quiet
 from zotune.tasks.classification import Option, Rows, Worded
 from zotune.tasks.forward import Tokens, fitted
 from zotune.tasks.prompt_cache import PromptCache

@@ -1,4 +1,4 @@
-"""Silence for transformers' progress bars and advice.
+"""Calls into transformers and peft: without their progress bars, and with their errors on one line.
 
 Knows the logging of transformers; knows no model.
 """
@@ -32,4 +32,9 @@ def quiet() -> Iterator[None]:
         logger.setLevel(verbosity)
 
 
-__all__ = ["quiet"]
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error message, or the error's type where it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+__all__ = ["first_line", "quiet"]
