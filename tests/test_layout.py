@@ -25,7 +25,6 @@ BOTTOM = {
 ABOVE = {"tuner", "testing", "__init__", "__main__"}
 """Modules of the package's root that lie above all folders."""
 KNOWN: dict[str, set[str]] = {
-    "upward": {"cli.app"},
     "circles": set(),
     "literal attributes": {
         *("core.in_forward", "core.kernels", "core.state_codec"),

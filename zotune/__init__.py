@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from zotune.version import __version__
+
 if TYPE_CHECKING:
     from zotune.core.recipe import clip as clip
     from zotune.core.recipe import constant as constant
@@ -43,7 +45,6 @@ _HOME = {
     ),
 }
 
-__version__ = "0.1.0"
 __all__ = [
     "Tuner",
     "__version__",

@@ -379,8 +379,8 @@ def resolve(values: Mapping[str, Any], file: str | None) -> RunConfig:
     Raises OptionError; an unknown name comes with the nearest one.
     """
     merged = _named(read_yaml(file), f"{file}: ", "unknown key") if file else {}
-    given = {key: value for key, value in values.items() if value is not None and value != {}}
-    for name, value in _named(given, "", "unknown option").items():
+    arguments = {key: value for key, value in values.items() if value is not None and value != {}}
+    for name, value in _named(arguments, "", "unknown option").items():
         if isinstance(value, dict) and isinstance(merged.get(name), dict):
             value = {**merged[name], **value}
         merged[name] = value
@@ -390,15 +390,15 @@ def resolve(values: Mapping[str, Any], file: str | None) -> RunConfig:
 def _named(values: Mapping[Any, Any], source: str, unknown: str) -> dict[str, Any]:
     """Converted values by the present names of their options. source: begins every message."""
     options, names = run_options(), _keys()
-    found: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for key, value in values.items():
         name = names.get(str(key).replace("-", "_"))
         if name is None:
             raise OptionError(f"{source}{unknown} {key!r:.80}", hint=nearest(str(key).replace("-", "_"), options))
-        if name in found:
+        if name in converted:
             raise OptionError(f"{source}{key} is given twice: it is another name of {name}")
-        found[name] = options[name].convert(value, f"{source}{key}" if source else options[name].flag)
-    return found
+        converted[name] = options[name].convert(value, f"{source}{key}" if source else options[name].flag)
+    return converted
 
 
 @functools.cache

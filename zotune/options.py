@@ -173,13 +173,13 @@ def _field(record: Option) -> Any:
 def options_of(cls: type, group: str = "") -> dict[str, Option]:
     """The option records of a dataclass, by name and in order. group: the panel of those that name none."""
     hints = typing.get_type_hints(cls)
-    found: dict[str, Option] = {}
+    records: dict[str, Option] = {}
     for f in dataclasses.fields(cls):
         record: Option | None = f.metadata.get(_KEY)
         if record is not None:
             flags = record.flags or ("--" + f.name.replace("_", "-"),)
-            found[f.name] = replace(record, name=f.name, type=hints[f.name], flags=flags, group=record.group or group)
-    return found
+            records[f.name] = replace(record, name=f.name, type=hints[f.name], flags=flags, group=record.group or group)
+    return records
 
 
 def convert(value: Any, hint: Any, what: str) -> Any:

@@ -35,11 +35,11 @@ def build(target: Any, options: Mapping[str, Any], what: str) -> Any:
         if options:
             raise OptionError(f"{what} takes no options, got {', '.join(sorted(options))}")
         return target
-    known = parameters(target)
+    own = parameters(target)
     hints = _hints(target)
     for name in options:
-        if name not in known:
-            raise OptionError(f"{what} has no option {name!r:.80}", hint=nearest(name, known))
+        if name not in own:
+            raise OptionError(f"{what} has no option {name!r:.80}", hint=nearest(name, own))
     values = {k: convert(v, hints.get(k, Any), f"{what}: option {k!r}") for k, v in options.items()}
     try:
         return target(**values)

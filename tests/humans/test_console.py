@@ -181,7 +181,7 @@ def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (["none", "--terminal"], "none does not exist"),
         (["none", "--export", "out.jsonl"], "none has no ratings"),
         ([".", "--export", "out.jsonl"], "has no ratings"),
-        ([".", "--port", "70000"], "port 70000 cannot be used"),
+        ([".", "--port", "70000"], "--port must be in [0, 65535], got 70000"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["rate", *flags])

@@ -34,6 +34,7 @@ from zotune.cli.command import RecordGroup, usage_error
 from zotune.errors import ZotuneError
 from zotune.options import option
 from zotune.text import one_line
+from zotune.version import __version__
 
 PANELS = {
     "Tune": [fit_command, resume_command, replay_command, verify_command, export_command],
@@ -72,8 +73,6 @@ class Application(RecordGroup):
 def top(flags: TopFlags) -> None:
     """Tune a local model's weights for any scalar that you can compute, with forward passes only."""
     if flags.version:
-        from zotune import __version__
-
         print(f"zotune {__version__}")
     else:
         print(app.get_help(click.get_current_context()))

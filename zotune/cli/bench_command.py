@@ -64,16 +64,16 @@ def bench(flags: BenchFlags) -> None:
     """Measure a tuning step beside its forward passes, a textbook MeZO loop and a copy of the weights."""
     from zotune.cli.terminal import Terminal
 
-    found = measured(flags, Terminal())
+    report = measured(flags, Terminal())
     if flags.as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(report, indent=1))
         return
     from rich.console import Console
 
     from zotune.cli.bench_tables import WIDTH, show
 
     console = Console(highlight=False)
-    show(found, console if console.is_terminal else Console(highlight=False, width=WIDTH))
+    show(report, console if console.is_terminal else Console(highlight=False, width=WIDTH))
 
 
 def measured(flags: BenchFlags, emit: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from zotune.cli.command import command
 from zotune.cli.shared_flags import json_flag
 from zotune.errors import UsageError
 from zotune.options import option
+from zotune.text import number
 
 SETTINGS = config.select(
     *("objective", "objective_args", "weight", "direction", "model", "dataset", "head", "task", "template"),
@@ -40,39 +41,39 @@ def check(flags: CheckFlags, settings: Mapping[str, Any]) -> None:
     from zotune.cli.terminal import Terminal
     from zotune.runs import check as runs
 
-    found = runs.check(cfg, rows=flags.rows, emit=Terminal())
+    report = runs.check(cfg, rows=flags.rows, emit=Terminal())
     if flags.as_json:
-        print(json.dumps({**found, "advice": runs.advice(found)}, indent=1))
+        print(json.dumps({**report, "advice": runs.advice(report)}, indent=1))
         return
-    for line in [*lines(found), *runs.advice(found)]:
+    for line in [*lines(report), *runs.advice(report)]:
         print(line)
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(report: dict[str, Any]) -> list[str]:
     """The result as text."""
-    row_ms = 1000 * found["seconds"] / found["rows"]
+    row_ms = 1000 * report["seconds"] / report["rows"]
     out = [
-        f"objective   {found['objective']} ({found['direction']}, {found['level']} level)",
-        f"reads       {', '.join(found['asks_for'])}",
-        f"speed       {found['rows']} rows in {found['seconds']:.3f} s, {row_ms:.1f} ms per row",
-        f"repeatable  {'yes' if found['deterministic'] else 'NO: the same rows got another score'}",
+        f"objective   {report['objective']} ({report['direction']}, {report['level']} level)",
+        f"reads       {', '.join(report['asks_for'])}",
+        f"speed       {report['rows']} rows in {report['seconds']:.3f} s, {row_ms:.1f} ms per row",
+        f"repeatable  {'yes' if report['deterministic'] else 'NO: the same rows got another score'}",
     ]
-    if found["level"] == "order":
-        decided = found["rows"] - found["not_applicable"] - found["undecided"]
-        out.append(f"decided     {decided} of {found['different']} different pairs")
-        out.append(f"reversed    {found['swayed']} of them when the order is swapped")
+    if report["level"] == "order":
+        decided = report["rows"] - report["not_applicable"] - report["undecided"]
+        out.append(f"decided     {decided} of {report['different']} different pairs")
+        out.append(f"reversed    {report['swayed']} of them when the order is swapped")
     else:
-        spread = f", from {found['lowest']:.4g} to {found['highest']:.4g}" if found["lowest"] is not None else ""
-        out.append(f"value       {found['value']:.4f} on {found['rows']} rows{spread}")
-        out += [f"            {name} {value:.4f}" for name, value in found["parts"].items()]
-    if found["not_applicable"]:
-        out.append(f"None        for {found['not_applicable']} rows")
-    smooth = f", averaged over {found['smooth']} sampled predictions per row" if found["smooth"] else ""
-    out.append(f"no signal   {found['zero_steps']} of {found['steps']} steps of {found['optimizer']}{smooth}")
-    table = found.get("moved", [])
+        spread = f", from {report['lowest']:.4g} to {report['highest']:.4g}" if report["lowest"] is not None else ""
+        out.append(f"value       {number(report['value'])} on {report['rows']} rows{spread}")
+        out += [f"            {name} {number(value)}" for name, value in report["parts"].items()]
+    if report["not_applicable"]:
+        out.append(f"None        for {report['not_applicable']} rows")
+    smooth = f", averaged over {report['smooth']} sampled predictions per row" if report["smooth"] else ""
+    out.append(f"no signal   {report['zero_steps']} of {report['steps']} steps of {report['optimizer']}{smooth}")
+    table = report.get("moved", [])
     if table:
         sizes = sorted({m["batch"] for m in table})
-        out.append("share of zero differences, and change of the objective, at ±ε on all tuned weights:")
+        out.append("share of batches without a difference, and change of the objective, with ±ε in all tuned weights:")
         out.append(f"  {'ε':>9} {'ε / RMS':>8}" + "".join(f"{f'{n} rows':>20}" for n in sizes))
         for relative in dict.fromkeys(m["relative"] for m in table):
             row = {m["batch"]: m for m in table if m["relative"] == relative}

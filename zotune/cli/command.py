@@ -137,14 +137,14 @@ def command(
 
 def parameters(records: Sequence[Option]) -> list[click.Parameter]:
     """Parameters of click for the records; values arrive as text and are converted by the records."""
-    found: list[click.Parameter] = []
+    params: list[click.Parameter] = []
     for o in records:
         if o.positional:
-            found.append(click.Argument([o.name], metavar=o.metavar, type=str))
+            params.append(click.Argument([o.name], metavar=o.metavar, type=str))
             continue
-        found.append(_parameter(o, o.name, o.flags, hidden=False))
-        found += [_parameter(o, _alias(o, i), (flag,), hidden=True) for i, flag in enumerate(o.aliases)]
-    return found
+        params.append(_parameter(o, o.name, o.flags, hidden=False))
+        params += [_parameter(o, _alias(o, i), (flag,), hidden=True) for i, flag in enumerate(o.aliases)]
+    return params
 
 
 def _parameter(o: Option, name: str, flags: Sequence[str], hidden: bool) -> click.Option:
@@ -161,19 +161,19 @@ def _alias(o: Option, index: int) -> str:
 
 def values(records: Mapping[str, Option], raw: Mapping[str, Any]) -> dict[str, Any]:
     """The converted values of the flags that were given, by the options' names. Raises OptionError."""
-    found: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for name, o in records.items():
         if o.positional:
-            found[name] = raw[name]
+            converted[name] = raw[name]
             continue
         by_flag = {o.flag: raw[name], **{flag: raw[_alias(o, i)] for i, flag in enumerate(o.aliases)}}
         off = o.default is False  # a switch that is not set
-        given = {flag: v for flag, v in by_flag.items() if v not in (None, ()) and not (off and v is False)}
-        if len(given) > 1:
-            raise OptionError(f"{' and '.join(given)} are names of one option: give one of them")
-        for flag, value in given.items():
-            found[name] = _converted(o, flag, value)
-    return found
+        set_flags = {flag: v for flag, v in by_flag.items() if v not in (None, ()) and not (off and v is False)}
+        if len(set_flags) > 1:
+            raise OptionError(f"{' and '.join(set_flags)} are names of one option: give one of them")
+        for flag, value in set_flags.items():
+            converted[name] = _converted(o, flag, value)
+    return converted
 
 
 def _converted(o: Option, flag: str, value: Any) -> Any:

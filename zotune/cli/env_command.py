@@ -20,11 +20,11 @@ def env(flags: EnvFlags) -> None:
     """Print versions, device and threads, for a bug report."""
     from zotune.runs import provenance
 
-    found = provenance.environment()
+    environment = provenance.environment()
     if flags.as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(environment, indent=1))
         return
-    for key, value in found.items():
+    for key, value in environment.items():
         if isinstance(value, dict):
             for name, version in value.items():
                 print(f"{name:<14} {version or 'not installed'}")

@@ -73,13 +73,13 @@ def estimate(cfg: config.RunConfig, flags: FitFlags) -> None:
 
     terminal = Terminal(flags.quiet)
     try:
-        found = estimated(cfg, terminal)
-        for line in estimate_lines(found):
+        report = estimated(cfg, terminal)
+        for line in estimate_lines(report):
             terminal.say(line)
     finally:
         terminal.close()
     if flags.as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(report, indent=1))
 
 
 COMMAND = command("fit", fit, FitFlags, config.run_options())

@@ -20,13 +20,15 @@ def tasks(flags: ListFlags) -> None:
     """List the tasks that --task knows by name. Your own task is a file of the same form."""
     from zotune.data import presets
 
-    found = [presets.load(name) for name in presets.names()]
+    shipped = [presets.load(name) for name in presets.names()]
     if flags.as_json:
         print(
-            json.dumps([{"name": t.name, "kind": t.kind, "about": t.about, "paper": t.paper} for t in found], indent=1)
+            json.dumps(
+                [{"name": t.name, "kind": t.kind, "about": t.about, "paper": t.paper} for t in shipped], indent=1
+            )
         )
         return
-    for t in found:
+    for t in shipped:
         print(f"{t.name:<10} {t.kind:<15} {t.about}")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from zotune.config import RunConfig
 from zotune.runs.summary import decided_by, scored, verdict
 from zotune.text import number
+from zotune.yaml_file import as_yaml
 
 if TYPE_CHECKING:
     from zotune.runs.result import Result, ScoreEstimate
@@ -58,14 +61,13 @@ def result_lines(name: str, result: Result) -> list[Line]:
 
 def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
     """The lines of `zotune fit --dry-run`."""
-    import yaml
-
-    shown = {k: v for k, v in estimate["config"].items() if v not in (None, {}, [], ())}
+    default = asdict(RunConfig())
+    changed = {k: v for k, v in estimate["config"].items() if v != default.get(k)}
     memory = estimate["memory_mb"]
     task = f"classes: {', '.join(estimate['classes'])}" if estimate["classes"] else f"task: {estimate['task']}"
     return [
-        "configuration:",
-        *(f"  {line}" for line in yaml.safe_dump(shown, sort_keys=False).splitlines()),
+        "options other than the defaults:" if changed else "options: all have their defaults",
+        *(f"  {line}" for line in as_yaml(changed).splitlines() if changed),
         f"model: {estimate['model']} ({estimate['head']} head), {estimate['tuned_weights']:,} weights tuned",
         task,
         f"estimate: {estimate['steps']:,} steps, {estimate['evaluations']:,} evaluations, "
