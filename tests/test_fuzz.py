@@ -245,7 +245,7 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patched, contextlib.chdir(place):
         patched.setattr("zotune.runs.fit.make_plan", refuse)
         patched.setattr("zotune.runs.check.plan", refuse)
-        patched.setattr("zotune.runs.evaluate.held_out", refuse)
+        patched.setattr("zotune.runs.evaluate.evaluation_rows", refuse)
         patched.setattr("zotune.humans.page.serve", refuse)
         patched.setattr("zotune.runs.run_directory.directory_of", lambda cfg: place / "nothing-here")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), harmless():
@@ -474,14 +474,14 @@ def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None
 
 
 @fuzz()
-@given(values=st.dictionaries(st.sampled_from(evaluate.REMEMBERED), VALUE, max_size=4))
+@given(values=st.dictionaries(st.sampled_from(evaluate.RECORDED_OPTIONS), VALUE, max_size=4))
 @example(values={"template": 5})
 @example(values={"stop": 5, "columns": ["a"]})
 def test_what_a_run_folder_remembers(place: Path, values: dict[str, Any]) -> None:
     (place / "config.yaml").write_text(json.dumps(values), encoding="utf-8")
     with harmless():
-        found = evaluate.inherit(RunConfig(model=str(place)))
-        assert all(has_type(getattr(found, name), HINTS[name]) for name in evaluate.REMEMBERED)
+        found = evaluate.with_recorded_task(RunConfig(model=str(place)))
+        assert all(has_type(getattr(found, name), HINTS[name]) for name in evaluate.RECORDED_OPTIONS)
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------

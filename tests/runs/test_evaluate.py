@@ -70,7 +70,7 @@ def test_what_cannot_be_scored_is_refused(tiny_llama: Path, data: Path, more: An
 
 
 def test_shots_need_a_model_of_words(tiny_encoder: Path, data: Path) -> None:
-    with pytest.raises(OptionError, match="models that score words"):
+    with pytest.raises(OptionError, match="are for language models"):
         zotune.evaluate(model=str(tiny_encoder), dataset=str(data), labels="bad,good", shots=1)
 
 

@@ -1,10 +1,8 @@
 """`zotune check`: an objective tried on a few rows before any tuning.
 
-Does it run, on what, how fast, does it say the same twice, do its scores differ between rows, and do they change at all
-when the weights change a little: the share of steps that would see no difference, and from which ε and batch size on
-they would.
-
-Wires plan, session and objective together; writes no weight that stays.
+It answers: does the objective run, on which inputs, how fast; is it deterministic; do its scores differ between rows;
+and do they change when the weights change a little, from which ε and batch size on? Joins plan, session and objective;
+leaves the weights as they were.
 """
 
 from __future__ import annotations
@@ -14,13 +12,13 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, ignore
-from zotune.runs.plan import plan
+from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
 from zotune.scoring.objective import Objective
 from zotune.scoring.objective_spec import ObjectiveSpec
@@ -29,20 +27,25 @@ from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
 from zotune.types import Score
 
-STEPS = 6
-"""Steps that the optimizer is asked for; none is taken."""
-DIRECTIONS = 3
-GRID = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
-"""ε in units of the tuned weights' root mean square."""
-ENOUGH = 0.25
-"""Share of zero differences that is few enough."""
+STEPS: Final = 6
+"""Steps that the optimizer computes; none is taken."""
+DIRECTIONS: Final = 3
+SCALES: Final = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
+"""ε in units of the tuned weights' root mean square (RMS)."""
+FEW_ZEROS: Final = 0.25
+"""A share of zero differences that lets a run learn."""
+SMALL_CHANGE: Final = 0.2
+"""A change of the objective, as a share of its value or spread, that a perturbation may cause."""
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What ±ε z does at some batch size. eps: as `--eps` of optimizers with one ε for all weights; relative: in units
-    of the tuned weights' root mean square; zero: share of batches on which both sides score exactly the same; change:
-    mean of both sides against the weights as they are, in the objective's own direction."""
+class PerturbationEffect:
+    """The effect of ±ε z at one batch size.
+
+    eps: the value of `--eps` for optimizers with one ε for all weights; relative: ε in units of the RMS; batch: rows;
+    zero: share of batches on which both sides have exactly the same score; change: mean of both sides minus the score
+    without perturbation, in the objective's own direction.
+    """
 
     eps: float
     relative: float
@@ -54,78 +57,153 @@ class Moved:
 def check(
     cfg: RunConfig, *, objective: ObjectiveSpec | None = None, rows: int = 16, emit: Emit = ignore
 ) -> dict[str, Any]:
-    """Try the objective on `rows` training rows, and the optimizer's differences on as many as four batches hold.
+    """Try the objective on `rows` training rows, and perturbations on up to four batches.
 
-    Returns what was found, as JSON: see the keys. Raises UsageError, and ObjectiveFailures where the objective fails.
+    Returns JSON:
+        level: "sample", "set" or "order"; asks_for: inputs; seconds: for `rows` rows; deterministic;
+        value, parts, lowest, highest, spread (standard deviation of rows), not_applicable (rows scored None);
+        steps, zero_steps: computed steps, and those without any difference; smooth: predictions sampled for a row;
+        moved: the fields of a PerturbationEffect each;
+        for an order: different (pairs with different completions), undecided, swayed (verdicts that change when the two
+        completions are swapped).
+
+    Raises UsageError, and ObjectiveFailures where the objective fails.
     """
-    made = plan(cfg, objective)
-    goal = made.objective
-    if not goal.info.validates:
-        raise OptionError(f"objective {goal.name!r} asks a person; there is nothing to try beforehand")
-    session = Session(made, emit)
+    plan = make_plan(cfg, objective)
+    resolved = plan.objective
+    if not resolved.info.validates:
+        raise OptionError(f"objective {resolved.name!r} asks a person; there is nothing to check before a run")
+    session = Session(plan, emit)
     try:
-        return {**_declared(session), **(_compared(session, rows) if goal.ordered else _scored(session, rows))}
+        outcome = _check_order(session, rows) if resolved.ordered else _check_values(session, rows)
+        return {**_declaration(session), **outcome}
     except ObjectiveError as error:
         raise ObjectiveFailures(str(error)) from error
     finally:
-        goal.close()
+        resolved.close()
 
 
-def _declared(session: Session) -> dict[str, Any]:
-    goal = session.plan.objective
+def recommended(outcome: Mapping[str, Any]) -> PerturbationEffect | None:
+    """The smallest batch, and the smallest ε for it, at which most differences are not zero; one with a small change of
+    the objective where there is one. None where no tried ε changes the objective."""
+    effects = [PerturbationEffect(**m) for m in outcome["moved"]]
+    scale = max(abs(outcome["value"]), outcome["spread"] or 0.0)
+    visible = [m for m in effects if m.zero <= FEW_ZEROS]
+    gentle = [m for m in visible if abs(m.change) <= SMALL_CHANGE * scale]
+    return min(gentle or visible, key=lambda m: (m.batch, m.eps), default=None)
+
+
+def advice(outcome: Mapping[str, Any]) -> list[str]:
+    """Sentences for the user: what to change before a run."""
+    out = []
+    if not outcome["deterministic"]:
+        out.append("The objective is not deterministic: a larger --batch-size averages its noise.")
+    elif outcome.get("swayed"):
+        out.append(
+            f"Position bias: the judge reverses {outcome['swayed']} of {outcome['different']} verdicts when the order "
+            "is swapped. A hash draws the order of each pair, so the bias costs signal and favours neither side."
+        )
+    if outcome.get("spread") == 0 and outcome["rows"] > 1:
+        out.append("All rows have the same score: these rows give no signal.")
+    if outcome["level"] == "order":
+        if outcome["different"] and outcome["undecided"] == outcome["rows"] - outcome["not_applicable"]:
+            out.append("The judge prefers no completion to another: the optimizer would learn nothing.")
+    elif outcome["steps"] and outcome["zero_steps"] <= FEW_ZEROS * outcome["steps"]:
+        out.append("The optimizer's own ε and batch size give signal: nothing to change.")
+    elif best := recommended(outcome):
+        out.append(
+            f"Signal starts at ε = {best.eps:.2g} with batch size {best.batch}: "
+            f"--eps {best.eps:.2g} --batch-size {best.batch} for optimizers with one ε for all weights, such as mezo."
+        )
+    else:
+        out.append("No tried ε changes the objective: use a finer one, or add a smooth one (-o …, --weight).")
+    return out
+
+
+def _declaration(session: Session) -> dict[str, Any]:
+    objective = session.plan.objective
     return {
-        "objective": goal.name,
-        "direction": "order" if goal.ordered else goal.direction,
-        "asks_for": sorted(goal.wants) + (["everything else at hand"] if goal.open else []),
+        "objective": objective.name,
+        "direction": "order" if objective.ordered else objective.direction,
+        "asks_for": sorted(objective.wants) + (["every other input"] if objective.open else []),
         "optimizer": session.plan.optimizer_name,
         "batch_size": session.batches.size,
     }
 
 
-def _scored(session: Session, rows: int) -> dict[str, Any]:
-    goal, task = session.plan.objective, session.task
+def _check_values(session: Session, rows: int) -> dict[str, Any]:
+    objective, task = session.plan.objective, session.task
     indices = range(min(rows, len(session.train)))
-    outputs = task.outputs(session.train, indices, goal.wants)
-    first, seconds = _timed(goal, len(indices), outputs)
-    second, _ = _timed(goal, len(indices), outputs)
+    outputs = task.outputs(session.train, indices, objective.wants)
+    first, seconds = _uncached_score(objective, len(indices), outputs)
+    second, _ = _uncached_score(objective, len(indices), outputs)
     samples = first.samples
-    known = [s for s in samples or () if s is not None]
+    valid = [s for s in samples or () if s is not None]
     return {
         "level": "sample" if samples is not None else "set",
         "rows": len(indices),
         "value": first.value,
         "parts": dict(first.parts),
-        "lowest": min(known) if known else None,
-        "highest": max(known) if known else None,
-        "spread": statistics.pstdev(known) if known else None,
-        "not_applicable": len(samples) - len(known) if samples is not None else 0,
+        "lowest": min(valid) if valid else None,
+        "highest": max(valid) if valid else None,
+        "spread": statistics.pstdev(valid) if valid else None,
+        "not_applicable": len(samples) - len(valid) if samples is not None else 0,
         "seconds": round(seconds, 4),
         "deterministic": first == second,
-        **_steps(session),
-        "moved": [vars(m) for m in _grid(session)],
+        **_check_steps(session),
+        "moved": [vars(effect) for effect in _effects(session)],
     }
 
 
-def _timed(goal: Objective, rows: int, outputs: Mapping[str, Any]) -> tuple[Score, float]:
-    """A score that no cache knows, and its seconds."""
-    for one in goal.each:
-        one.cache.clear()
-    began = time.perf_counter()
-    return goal.score(rows, outputs), time.perf_counter() - began
+def _check_order(session: Session, rows: int) -> dict[str, Any]:
+    """Compare completions before and after a perturbation, twice, and once more with the two swapped."""
+    objective, size = session.plan.objective, min(rows, len(session.train))
+    indices = list(range(size))
+    before = session.signal.outputs(indices)
+    with session.space.at(session.space.theta + 0.1 * _rms(session) * Noise("normal", 0, 0), None):
+        after = session.signal.outputs(indices)
+    pairs = list(zip(before["completions"], after["completions"], strict=True))
+    started = time.perf_counter()
+    first = objective.compare(before, pairs)
+    seconds = time.perf_counter() - started
+    objective.cache.clear()
+    second = objective.compare(before, pairs)
+    swapped = objective.compare(before, pairs, turned=True)
+    valid = [x for x in first if x is not None]
+    both = [(x, y) for x, y in zip(first, swapped, strict=True) if x is not None and y is not None]
+    return {
+        "level": "order",
+        "rows": size,
+        "different": sum(str(a) != str(b) for a, b in pairs),
+        "undecided": sum(x[0] == x[1] for x in valid),
+        "not_applicable": size - len(valid),
+        "seconds": round(seconds, 4),
+        "deterministic": first == second,
+        "swayed": sum(x != y for x, y in both),
+        **_check_steps(session),
+    }
 
 
-def _steps(session: Session) -> dict[str, Any]:
-    """The optimizer as it is configured, on the weights as they are: how many of its steps would see no difference."""
-    space, rule, flat, asked = session.space, session.plan.optimizer, 0, 0
-    state = initial_state(rule, space, session.oracle, _at(session, -1, Tape()))
+def _uncached_score(objective: Objective, rows: int, outputs: Mapping[str, Any]) -> tuple[Score, float]:
+    """A score that no cache holds, and its seconds."""
+    for part in objective.each:
+        part.cache.clear()
+    started = time.perf_counter()
+    return objective.score(rows, outputs), time.perf_counter() - started
+
+
+def _check_steps(session: Session) -> dict[str, Any]:
+    """Compute steps of the configured optimizer at the present weights, and count those without any difference."""
+    space, optimizer, zero, compared = session.space, session.plan.optimizer, 0, 0
+    state = initial_state(optimizer, space, session.oracle, _at(session, -1, Tape()))
     for t in range(STEPS):
         tape = Tape()
-        checked_step(rule, space.theta, session.oracle, state, _at(session, t, tape))
-        seen = [[v for v in values if v is not None] for kind, values in tape.entries if kind in ("values", "ranks")]
-        seen = [values for values in seen if len(values) > 1]
-        asked += bool(seen)
-        flat += bool(seen) and all(max(v) == min(v) for v in seen)
-    return {"steps": asked, "zero_steps": flat, "smooth": session.signal.smooth}
+        checked_step(optimizer, space.theta, session.oracle, state, _at(session, t, tape))
+        calls = [[v for v in values if v is not None] for kind, values in tape.entries if kind in ("values", "ranks")]
+        calls = [values for values in calls if len(values) > 1]
+        compared += bool(calls)
+        zero += bool(calls) and all(max(values) == min(values) for values in calls)
+    return {"steps": compared, "zero_steps": zero, "smooth": session.signal.smooth}
 
 
 def _at(session: Session, t: int, tape: Tape) -> At:
@@ -133,19 +211,19 @@ def _at(session: Session, t: int, tape: Tape) -> At:
     return At(session.space, session.batches, tape, t, session.budget.planned()[0], 0.0)
 
 
-def _grid(session: Session) -> Iterator[Moved]:
-    """±ε z along a few directions: on batches of the run's size, and of up to four times as many rows."""
+def _effects(session: Session) -> Iterator[PerturbationEffect]:
+    """±ε z along a few directions, on batches of the run's size, of twice and of four times as many rows."""
     space, size = session.space, session.batches.size
     most = min(4 * size, len(session.train))
     rms = _rms(session)
     sizes = sorted({size, min(2 * size, most), most})
-    parts = {n: [list(range(i, i + n)) for i in range(0, most - n + 1, n)] for n in sizes}
+    batches = {n: [list(range(i, i + n)) for i in range(0, most - n + 1, n)] for n in sizes}
 
     def scores() -> dict[int, list[float]]:
-        return {n: [session.signal.evaluate(part).value for part in parts[n]] for n in sizes}
+        return {n: [session.signal.evaluate(batch).value for batch in batches[n]] for n in sizes}
 
-    clean = scores()
-    for relative in GRID:
+    unperturbed = scores()
+    for relative in SCALES:
         zero: dict[int, list[bool]] = {n: [] for n in sizes}
         change: dict[int, list[float]] = {n: [] for n in sizes}
         for k in range(DIRECTIONS):
@@ -156,83 +234,17 @@ def _grid(session: Session) -> Iterator[Moved]:
             for n in sizes:
                 up, down = (side[n] for side in sides)
                 zero[n] += [a == b for a, b in zip(up, down, strict=True)]
-                change[n] += [(a + b) / 2 - c for a, b, c in zip(up, down, clean[n], strict=True)]
+                change[n] += [(a + b) / 2 - c for a, b, c in zip(up, down, unperturbed[n], strict=True)]
         for n in sizes:
             share, mean = sum(zero[n]) / len(zero[n]), math.fsum(change[n]) / len(change[n])
-            yield Moved(relative * rms, relative, n, share, mean)
+            yield PerturbationEffect(relative * rms, relative, n, share, mean)
 
 
 def _rms(session: Session) -> float:
-    """Root mean square of all tuned weights."""
-    found = _at(session, 0, Tape()).rms(session.space.theta).values
+    """The root mean square of all tuned weights; 1 where they are zero."""
+    by_tensor = _at(session, 0, Tape()).rms(session.space.theta).values
     tensors = session.space.theta.tensors
-    return math.sqrt(math.fsum(found[t.name] ** 2 * t.numel for t in tensors) / session.space.numel) or 1.0
+    return math.sqrt(math.fsum(by_tensor[t.name] ** 2 * t.numel for t in tensors) / session.space.numel) or 1.0
 
 
-def _compared(session: Session, rows: int) -> dict[str, Any]:
-    """An order: what it says of completions before and after a perturbation, and again with both exchanged."""
-    goal, size = session.plan.objective, min(rows, len(session.train))
-    indices = list(range(size))
-    before = session.signal.outputs(indices)
-    with session.space.at(session.space.theta + 0.1 * _rms(session) * Noise("normal", 0, 0), None):
-        after = session.signal.outputs(indices)
-    pairs = list(zip(before["completions"], after["completions"], strict=True))
-    began = time.perf_counter()
-    first = goal.compare(before, pairs)
-    seconds = time.perf_counter() - began
-    goal.cache.clear()
-    second = goal.compare(before, pairs)
-    exchanged = goal.compare(before, pairs, turned=True)
-    known = [x for x in first if x is not None]
-    decided = [(x, y) for x, y in zip(first, exchanged, strict=True) if x is not None and y is not None]
-    return {
-        "level": "order",
-        "rows": size,
-        "different": sum(str(a) != str(b) for a, b in pairs),
-        "undecided": sum(x[0] == x[1] for x in known),
-        "not_applicable": size - len(known),
-        "seconds": round(seconds, 4),
-        "deterministic": first == second,
-        "swayed": sum(x != y for x, y in decided),
-        **_steps(session),
-    }
-
-
-def recommended(found: Mapping[str, Any]) -> Moved | None:
-    """The fewest rows a batch, and the smallest ε there, at which most steps would see a difference, and which does the
-    objective little harm where that can be had. None where nothing that was tried moves it."""
-    moved = [Moved(**m) for m in found["moved"]]
-    scale = max(abs(found["value"]), found["spread"] or 0.0)
-    seen = [m for m in moved if m.zero <= ENOUGH]
-    gentle = [m for m in seen if abs(m.change) <= 0.2 * scale]
-    return min(gentle or seen, key=lambda m: (m.batch, m.eps), default=None)
-
-
-def advice(found: Mapping[str, Any]) -> list[str]:
-    """What to do about what was found, one sentence each."""
-    out = []
-    if not found["deterministic"]:
-        out.append("It does not say the same twice: more rows a batch (--batch-size) average that out.")
-    elif found.get("swayed"):
-        out.append(
-            f"It says otherwise of {found['swayed']} of {found['different']} pairs when they are shown the other way "
-            "round: it looks at the place. Places are drawn by a hash, so that this costs signal and favours neither."
-        )
-    if found.get("spread") == 0 and found["rows"] > 1:
-        out.append("All rows have the same score: there is nothing to tell good from bad on these rows.")
-    if found["level"] == "order":
-        if found["different"] and found["undecided"] == found["rows"] - found["not_applicable"]:
-            out.append("It prefers no completion to another; the optimizer would learn nothing.")
-    elif found["steps"] and found["zero_steps"] <= ENOUGH * found["steps"]:
-        out.append("Differences are seen at the optimizer's own ε and batch size: nothing to change.")
-    elif best := recommended(found):
-        out.append(
-            f"Differences are seen from ε = {best.eps:.2g} on at {best.batch} rows a batch: "
-            f"--eps {best.eps:.2g} --batch-size {best.batch} for optimizers with one ε for all weights, such as mezo."
-        )
-    else:
-        out.append("No ε that was tried moves it: use a finer objective, or add a smooth one (-o …, --weight).")
-    return out
-
-
-__all__ = ["Moved", "advice", "check", "recommended"]
+__all__ = ["PerturbationEffect", "advice", "check", "recommended"]

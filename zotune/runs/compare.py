@@ -112,7 +112,7 @@ def compare(
     if first.dataset is None:
         raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
     task = task_spec.read(first.task)
-    _, name, rows = evaluate.held_out(first, split)
+    _, name, rows = evaluate.evaluation_rows(first, split)
     kind = task_spec.kind_of(first, task, rows[0])
     if kind == "classification" and not (first.task or first.labels or "label" in rows[0]):  # only a default
         kind, task = "generation", replace(task, kind="generation")
@@ -155,9 +155,9 @@ def compare(
 def _side_configs(config: RunConfig, a: str, b: str) -> list[RunConfig]:
     """The configuration of each model, with one task for both: the user's, or the one that run directories record.
     Raises OptionError where these differ."""
-    own, default = [evaluate.inherit(replace(config, model=model)) for model in (a, b)], RunConfig()
+    own, default = [evaluate.with_recorded_task(replace(config, model=model)) for model in (a, b)], RunConfig()
     shared: dict[str, Any] = {}
-    for name in evaluate.REMEMBERED:
+    for name in evaluate.RECORDED_OPTIONS:
         if name == "head":  # each model has its own
             continue
         values = [getattr(side, name) for side in own if getattr(side, name) != getattr(default, name)]

@@ -1,6 +1,6 @@
-"""Scores of a model or a run: zero-shot, with demonstrations, calibrated; several objectives at once.
+"""`zotune eval`: a model or a run scored on a split, by one or several objectives.
 
-Wires data, models and objectives together; tunes nothing.
+Joins data, models and objectives; tunes nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
 from zotune.runs.plan import embedded_data
 from zotune.runs.result import ScoreEstimate
+from zotune.runs.run_directory import CONFIG
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, task_spec
 from zotune.yaml_file import read_yaml
 
-Goal = str | Callable[..., Any]
-REMEMBERED = (
+ObjectiveName = str | Callable[..., Any]
+RECORDED_OPTIONS = (
     "dataset",
     "head",
     "task",
@@ -40,45 +41,47 @@ REMEMBERED = (
     "max_new_tokens",
     "stop",
 )
-"""What a run folder knows of its task."""
+"""Options that a run directory records and that evaluating its model takes over."""
 
 
 @overload
-def evaluate(*, objective: Goal | None = None, **options: Any) -> ScoreEstimate: ...
+def evaluate(*, objective: ObjectiveName | None = None, **options: Any) -> ScoreEstimate: ...
 @overload
-def evaluate(*, objective: Sequence[Goal | None], **options: Any) -> dict[str, ScoreEstimate]: ...
+def evaluate(*, objective: Sequence[ObjectiveName | None], **options: Any) -> dict[str, ScoreEstimate]: ...
 def evaluate(
     *,
     model: str | None = None,
     dataset: str | None = None,
-    objective: Goal | Sequence[Goal | None] | None = None,
+    objective: ObjectiveName | Sequence[ObjectiveName | None] | None = None,
     split: str | None = None,
     shots: int = 0,
     calibrate: bool = False,
     emit: Emit = ignore,
     **options: Any,
 ) -> ScoreEstimate | dict[str, ScoreEstimate]:
-    """Score a model, a run folder or an adapter on a split: test, else validation, else all rows.
+    """Score a model, a run directory or an adapter on a split: test, else validation, else all rows.
 
-    objective: one, or several that share the forwards (then a dict by name); by default what the task is measured by.
-    shots: training rows that stand before every prompt with their answers, drawn by seed. calibrate: subtract what the
-    label words score without the row. options are fields of `RunConfig`: task, template, labels, head, columns, ….
-    Every score has a standard error, by bootstrap where the objective is of the whole set. Raises UsageError, and
-    ObjectiveFailures where an objective fails.
+    objective: one, or several that share the forward passes; by default the task's own metric.
+    shots: demonstrations before every prompt: training rows with their answers, drawn by seed.
+    calibrate: subtract the scores that the label words have without the row's text.
+    options: fields of `RunConfig`: task, template, labels, head, columns, ….
+
+    Returns a score with its standard error, or a dictionary of scores by objective where several are given. Raises
+    UsageError, and ObjectiveFailures where an objective fails.
     """
-    cfg = inherit(config.resolve({"model": model, "dataset": dataset, **options}, None))
+    cfg = with_recorded_task(config.resolve({"model": model, "dataset": dataset, **options}, None))
     task = task_spec.read(cfg.task)
-    source, name, rows = held_out(cfg, split)
+    source, name, rows = evaluation_rows(cfg, split)
     parts = {name: rows}
     if shots and name == cfg.train_split:
-        raise OptionError(f"--shots are drawn from the split {name!r}, which is scored", hint="--split test")
+        raise OptionError(f"--shots draws from the split {name!r}, which is scored", hint="--split test")
     if shots and cfg.train_split not in source.splits:
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
         parts["train"] = rename_columns(source.splits[cfg.train_split], cfg.columns)
-    found, spec, parts = task_spec.resolve(cfg, task, parts)
-    if (shots or calibrate) and found.head not in LM_HEADS:
-        raise OptionError(f"--shots and --calibrate are for models that score words, not the head {found.head!r}")
+    model_files, spec, parts = task_spec.resolve(cfg, task, parts)
+    if (shots or calibrate) and model_files.head not in LM_HEADS:
+        raise OptionError(f"--shots and --calibrate are for language models, not for the head {model_files.head!r}")
     if calibrate and spec.kind == "generation":
         raise OptionError("--calibrate is for label words and options, not for generation")
     rows = parts[name]
@@ -88,31 +91,31 @@ def evaluate(
         calibration=task_spec.calibration(task, spec) if calibrate else None,
     )
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
-    asked = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
+    wanted = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
-    named = [o or task.measure(spec.kind) for o in asked]
-    goals = objective_spec.resolve_each(named, cfg.objective_args, cfg.direction, calls)
-    for goal in goals:
-        if goal.ordered:
+    names = [o or task.measure(spec.kind) for o in wanted]
+    resolved = objective_spec.resolve_each(names, cfg.objective_args, cfg.direction, calls)
+    for each in resolved:
+        if each.ordered:
             raise OptionError(
-                f"objective {goal.name!r} compares two models and has no score of one",
+                f"objective {each.name!r} compares two models and has no score of one",
                 hint="zotune compare A B, with --judge or answered by a person",
             )
-        goal.check(task_spec.offered(spec, found.head, {name: rows}), frozenset(rows[0]))
-    loaded = load_model(cfg, found, spec)
-    asks = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
-    asks.forward.tell = lambda text: emit(Note(text))
-    coded = asks.rows(rows)
-    if coded.cut:
-        emit(Note(f"{coded.cut} rows are longer than {asks.max_length} tokens and were cut"))
-    wants = frozenset().union(*(g.wants for g in goals))
-    outputs = asks.outputs(coded, range(len(coded)), wants)
+        each.check(task_spec.offered(spec, model_files.head, {name: rows}), frozenset(rows[0]))
+    loaded = load_model(cfg, model_files, spec)
+    task_model = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    task_model.forward.tell = lambda text: emit(Note(text))
+    encoded = task_model.rows(rows)
+    if encoded.cut:
+        emit(Note(f"{encoded.cut} rows are longer than {task_model.max_length} tokens and were truncated"))
+    wants = frozenset().union(*(g.wants for g in resolved))
+    outputs = task_model.outputs(encoded, range(len(encoded)), wants)
     try:
-        out = {g.name: _score(HeldOutSet(asks, coded, g), outputs, cfg.seed) for g in goals}
+        scores = {g.name: _score(HeldOutSet(task_model, encoded, g), outputs, cfg.seed) for g in resolved}
     finally:
-        for goal in goals:
-            goal.close()
-    return out if several else next(iter(out.values()))
+        for each in resolved:
+            each.close()
+    return scores if several else next(iter(scores.values()))
 
 
 def _score(held: HeldOutSet, outputs: Mapping[str, Any], seed: int) -> ScoreEstimate:
@@ -123,23 +126,23 @@ def _score(held: HeldOutSet, outputs: Mapping[str, Any], seed: int) -> ScoreEsti
     return held.estimate(outputs, score, seeds.derive(seed, "bootstrap"))
 
 
-def held_out(cfg: RunConfig, split: str | None) -> tuple[DataSource, str, list[Record]]:
-    """The data, and of it the split (test, else validation, else the first) and its rows that are scored. Raises
+def evaluation_rows(cfg: RunConfig, split: str | None) -> tuple[DataSource, str, list[Record]]:
+    """The data, the name of the split that is scored (test, else validation, else the first) and its rows. Raises
     DataError."""
     source = load_source(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
     name = split or next((s for s in ("test", "validation") if s in source.splits), next(iter(source.splits)))
     return source, name, rename_columns(source.split(name), cfg.columns)[: cfg.limit]
 
 
-def inherit(cfg: RunConfig) -> RunConfig:
-    """With what the model's run folder, where it is one, remembers of its task and nothing here says otherwise."""
-    path = Path(cfg.model) / "config.yaml" if cfg.model else None
+def with_recorded_task(cfg: RunConfig) -> RunConfig:
+    """The configuration with the task options that the model's run directory records, where the user gave none."""
+    path = Path(cfg.model) / CONFIG if cfg.model else None
     if path is None or not path.is_file():
         return cfg
     saved, default = read_yaml(path), RunConfig()
     hints = get_type_hints(RunConfig)
-    given = {n: saved[n] for n in REMEMBERED if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
-    return replace(cfg, **{n: convert(value, hints[n], f"{path}: {n}") for n, value in given.items()})
+    recorded = {n: saved[n] for n in RECORDED_OPTIONS if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
+    return replace(cfg, **{n: convert(value, hints[n], f"{path}: {n}") for n, value in recorded.items()})
 
 
-__all__ = ["REMEMBERED", "evaluate", "held_out", "inherit"]
+__all__ = ["RECORDED_OPTIONS", "evaluate", "evaluation_rows", "with_recorded_task"]
