@@ -57,7 +57,7 @@ def test_demonstrations_stand_before_every_prompt(tiny_llama: Path, data: Path) 
     ("more", "error", "said"),
     [
         ({"shots": 13}, DataError, "there are 12 training rows"),
-        ({"shots": 1, "split": "train"}, OptionError, "drawn from the split 'train', which is scored"),
+        ({"shots": 1, "split": "train"}, OptionError, "draws from the split 'train', which is scored"),
         ({"split": "dev"}, DataError, "no split 'dev'"),
         ({"task": "generation", "template": "{text}", "objective": "token-f1"}, UsageError, "asks for references"),
         ({"objective": "f11"}, UsageError, "did you mean 'f1'"),
