@@ -30,6 +30,7 @@ from torch import Tensor
 from zotune.core import noise
 from zotune.core.recipe import (
     Constant,
+    DirectionSum,
     Each,
     Factor,
     Field,
@@ -77,7 +78,7 @@ class Program:
     scalars: tuple[tuple[Recipe, str | None], ...]
     streams: tuple[Noise, ...]
     sums: tuple[WeightedSum, ...]
-    outers: tuple[Outer, ...]
+    outers: tuple[Outer | DirectionSum, ...]
     targets: frozenset[str]
 
     @functools.cached_property
@@ -105,7 +106,7 @@ class _Writer:
         self.scalars: list[tuple[Recipe, str | None]] = []
         self.streams: dict[tuple[str, int, int], tuple[int, Noise]] = {}
         self.sums: list[WeightedSum] = []
-        self.outers: list[Outer] = []
+        self.outers: list[Outer | DirectionSum] = []
         self.conditions: set[str] = set()
         self._done: dict[int, str] = {}
         self._loaded: dict[str, str] = {}
@@ -169,7 +170,7 @@ class _Writer:
             case WeightedSum():
                 self.sums.append(x)
                 return self.load(f"sum {len(self.sums) - 1}")
-            case Outer():
+            case Outer() | DirectionSum():
                 self.outers.append(x)
                 what = f"outer {len(self.outers) - 1}"
                 return self.number(Constant(0.0)) if what in self.absent else self.load(what)

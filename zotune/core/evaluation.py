@@ -6,6 +6,7 @@ Knows tensors by name; knows no module and no step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from zotune.core import noise
 from zotune.core.codegen import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.core.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
-from zotune.core.recipe import Constant, Noise, WeightedSum, scalar_at
+from zotune.core.recipe import Constant, Directions, DirectionSum, Noise, Outer, WeightedSum, scalar_at
 from zotune.errors import RecipeError
 
 SMALL = 1 << 13
@@ -50,6 +51,7 @@ class Evaluation:
     ) -> None:
         self._base, self._fields, self._kernels, self._key = base, fields, kernels, keys.key
         self._factors: dict[tuple[int, str], tuple[Tensor, Tensor] | None] = {}
+        self._latest: tuple[tuple[int, str], tuple[Tensor, Tensor]] | None = None
         whole = lower(outputs)
         used = [w.removeprefix("field ") for w in whole.inputs if w.startswith("field ")]
         if unknown := [path for path in used if path not in fields]:
@@ -58,7 +60,7 @@ class Evaluation:
         members: dict[tuple[frozenset[str], torch.device, torch.dtype], list[str]] = {}  # tensors that share a program
         for name, p in base.items():
             missing = {f"field {path}" for path in used if name not in fields[path]}
-            missing |= {f"outer {j}" for j in range(len(whole.outers)) if self._outer(whole, j, name) is None}
+            missing |= {f"outer {j}" for j in range(len(whole.outers)) if self._lacks(whole, j, name)}
             members.setdefault((frozenset(missing), p.device, p.dtype), []).append(name)
         for (absent, device, dtype), names in members.items():
             kept = [o for o in outputs if o.target not in absent]
@@ -164,7 +166,7 @@ class Evaluation:
             elif what == "outer":
                 pair = self._outer(program, int(which), name)
                 assert pair is not None
-                gathered.append(self._multiplied(pair[0][rows], pair[1], name, f"outer {which}"))
+                gathered.append(self._product_of(program, int(which), pair[0][rows], pair[1], name))
             else:
                 whole = base if what == "theta" else self._fields[which][name]
                 gathered.append(whole.index_select(0, rows).view(-1))
@@ -199,14 +201,22 @@ class Evaluation:
             self._kernels.run(sum_text(kind, x.power), dtype, [out], s, k, numbers)
         return out
 
+    def _lacks(self, program: Program, j: int, name: str) -> bool:
+        """Whether a tensor has no factors for a product."""
+        x = program.outers[j]
+        return name not in x.directions.shapes if isinstance(x, DirectionSum) else self._outer(program, j, name) is None
+
     def _outer(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
-        """The factors of the j-th outer product for a tensor, or None where it lacks one."""
+        """The two factors of a product: (rows, terms) and (columns, terms), or None where the tensor has none."""
+        x = program.outers[j]
+        if isinstance(x, DirectionSum):
+            return self._weighted(x, j, name) if name in x.directions.shapes else None
         if (j, name) not in self._factors:
-            self._factors[j, name] = self._factor_pair(program, j, name)
+            self._factors[j, name] = self._factor_pair(x, name)
         return self._factors[j, name]
 
-    def _factor_pair(self, program: Program, j: int, name: str) -> tuple[Tensor, Tensor] | None:
-        x, p = program.outers[j], self._base[name]
+    def _factor_pair(self, x: Outer, name: str) -> tuple[Tensor, Tensor] | None:
+        p = self._base[name]
         key = lambda z: self._key(name, z)  # noqa: E731
         left = factor_value(x.left, name, key, p.device)
         right = factor_value(x.right, name, key, p.device)
@@ -218,15 +228,37 @@ class Evaluation:
             )
         return left, right
 
+    def _weighted(self, x: DirectionSum, j: int, name: str) -> tuple[Tensor, Tensor]:
+        """The factors of a weighted sum of directions, the left ones times their weights: float64, of which the last
+        tensor's are kept."""
+        if self._latest is None or self._latest[0] != (j, name):
+            p = self._base[name]
+            used = [k for k, w in enumerate(x.weights) if w] or [0]
+            left, right = member_factors(x.directions, name, self._key, p.device)
+            exact = compute_dtype(p.dtype) == torch.float32
+            weights = whole_weights(x.weights)[0] if exact else [w * noise.NORMAL_SCALE**2 for w in x.weights]
+            c = torch.tensor([weights[k] for k in used], dtype=torch.float64, device=p.device)
+            pair = ((left[used].double() * c[:, None]).T, right[used].double().T)
+            if left.shape[1] * right.shape[1] != p.numel():
+                raise RecipeError(f"directions of {x.directions.shapes[name]} make no {tuple(p.shape)} ({name})")
+            self._latest = ((j, name), pair)
+        return self._latest[1]
+
     def _product(self, program: Program, j: int, name: str, part: slice) -> Tensor:
-        """The j-th outer product on a part of a tensor."""
-        factors = self._outer(program, j, name)
-        assert factors is not None
-        left, right = factors
+        pair = self._outer(program, j, name)
+        assert pair is not None
+        left, right = pair
         width = right.shape[0]
         first, last = part.start // width, -(-part.stop // width)
-        product = self._multiplied(left[first:last], right, name, f"outer {j}")
+        product = self._product_of(program, j, left[first:last], right, name)
         return product[part.start - first * width :][: part.stop - part.start]
+
+    def _product_of(self, program: Program, j: int, left: Tensor, right: Tensor, name: str) -> Tensor:
+        """left · rightᵀ in the dtype of the tensor's arithmetic, flat."""
+        x = program.outers[j]
+        if isinstance(x, DirectionSum) and compute_dtype(self._base[name].dtype) == torch.float32:
+            return exact_product(left, right, whole_weights(x.weights)[1]).float().view(-1)
+        return self._multiplied(left, right, name, f"outer {j}")
 
     def _multiplied(self, left: Tensor, right: Tensor, name: str, place: str) -> Tensor:
         """left · rightᵀ for a tensor, flat, in the buffer `place`, which the next product of that place overwrites.
@@ -249,6 +281,43 @@ class Evaluation:
             for u, v in zip(some[1:], columns[1:], strict=True):
                 part += torch.mul(u, v, out=term[: len(part)])
         return flat
+
+
+def member_factors(directions: Directions, name: str, key: Key, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The factors u_p and v_p of all directions for one tensor, in units of noise.NORMAL_SCALE: float32 integers of 10
+    bits, shapes (count, rows) and (count, columns). The counter is p × length + index, so a direction does not depend
+    on how many there are."""
+    sides = []
+    for side, length in enumerate(directions.shapes[name]):
+        stream = key(name, Noise("member", directions.step, 2 * directions.draw + side))
+        units = noise.units("member", stream, 0, directions.count * length, device)
+        sides.append(units.float().view(directions.count, length))
+    return sides[0], sides[1]
+
+
+WEIGHT_BITS = 24
+"""Bits of a direction's weight: with two factors of 10 bits and 2⁹ terms a sum needs 53, all that a float64 has."""
+EXACT_TERMS = 1 << 9
+
+
+def whole_weights(weights: Sequence[float]) -> tuple[list[float], float]:
+    """Weights times NORMAL_SCALE² as whole numbers of at most 24 bits, and the power of two that they are multiples
+    of. Raises RecipeError for weights that are not finite."""
+    scaled = [w * noise.NORMAL_SCALE**2 for w in weights]
+    largest = max((abs(w) for w in scaled), default=0.0)
+    if not math.isfinite(largest):
+        raise RecipeError(f"weights of directions must be finite, got {largest}")
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - WEIGHT_BITS) if largest else 1.0
+    return [float(round(w / unit)) for w in scaled], unit
+
+
+def exact_product(left: Tensor, right: Tensor, unit: float) -> Tensor:
+    """left · rightᵀ · unit of whole numbers in float64: every partial sum of EXACT_TERMS terms is exact, so any order,
+    number of threads and device gives the same bits. left: (rows, terms); right: (columns, terms)."""
+    total = left[:, :EXACT_TERMS] @ right[:, :EXACT_TERMS].T
+    for first in range(EXACT_TERMS, left.shape[1], EXACT_TERMS):
+        total += left[:, first : first + EXACT_TERMS] @ right[:, first : first + EXACT_TERMS].T
+    return total.mul_(unit)
 
 
 def _part(x: Tensor, part: slice) -> Tensor:

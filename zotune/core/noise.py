@@ -28,7 +28,7 @@ from zotune.seeds import MASK64, splitmix64
 VERSION: Final = 2
 """Changes whenever the same key would give other bits. The journal's header records it."""
 
-KINDS: Final = ("normal", "rademacher", "rounding", "factor")
+KINDS: Final = ("normal", "rademacher", "rounding", "factor", "member")
 NORMAL_SCALE: Final = 1.0 / math.sqrt(21845.0)  # variance of the sum of four uniform bytes: 4 * (256**2 - 1) / 12
 UNIT_BITS: Final = 9  # units lie in (-2**9, 2**9)
 BLOCK: Final = 1 << 32

@@ -29,6 +29,8 @@ from zotune.types import TensorInfo
 
 __all__ = [
     "Constant",
+    "DirectionSum",
+    "Directions",
     "Each",
     "Factor",
     "Field",
@@ -45,6 +47,7 @@ __all__ = [
     "clip",
     "concrete",
     "constant",
+    "direction_sum",
     "each",
     "maximum",
     "minimum",
@@ -211,6 +214,29 @@ class Factor:
 
 
 @dataclass(frozen=True, eq=False)
+class Directions:
+    """`count` directions of rank 1, u_p v_pᵀ, for every matrix that `shapes` names: a handle, fixed by (run seed, step,
+    draw). The elements of u_p and v_p have mean 0 and variance 1. shapes: (rows, columns) by tensor; u_p has `rows`
+    elements, v_p has `columns`. It is no recipe: `direction_sum` makes one.
+
+    Source: EGGROLL (arXiv:2511.16652), with rank 1.
+    """
+
+    shapes: Mapping[str, tuple[int, int]]
+    count: int
+    step: int
+    draw: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionSum(Recipe):
+    """Σ_p weights[p] u_p v_pᵀ: see `direction_sum`."""
+
+    directions: Directions
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Each:
     """A torch function of factors, applied tensor by tensor: see `each`."""
 
@@ -303,6 +329,18 @@ def outer(left: types.Factor | Each, right: types.Factor | Each) -> Recipe:
     so that all machines give the same bits.
     """
     return Outer(_matrix("outer", left), _matrix("outer", right))
+
+
+def direction_sum(directions: Directions, weights: Sequence[Number]) -> Recipe:
+    """The matrix Σ_p weights[p] u_p v_pᵀ of every tensor that has directions; 0 on all others.
+
+    Where arithmetic is float32 the sum has the same bits on every device and for any number of threads: weights are
+    rounded to 24 bits of the largest one, so that up to 512 terms add up without rounding in float64. Where it is
+    float64 the terms are added in order. Raises RecipeError for a wrong number of weights.
+    """
+    if len(weights) != directions.count:
+        raise RecipeError(f"{directions.count} directions take as many weights, got {len(weights)}")
+    return DirectionSum(directions, tuple(float(w) for w in weights))
 
 
 def each(fn: Callable[..., Any], *factors: types.Factor | Each) -> Each:

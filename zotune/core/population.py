@@ -1,0 +1,232 @@
+"""Populations: members of θ plus low-rank noise, evaluated row by row in one forward pass without writing a weight.
+
+A population has P pairs of members, θ ± S ∘ u_p v_pᵀ, where u_p and v_p belong to each tensor (`recipe.Directions`) and
+S is one size a tensor. In a forward pass of 2 P k rows each member has k rows of its own, ordered by sign, pair and
+place: rows 0 … P k − 1 belong to the members with +, the others to those with −, and partners stand at the same place
+of both halves. The product with the base weights is shared by all rows; what is added to a row is
+
+    Linear      y + ± s (x · v_p) u_p        Conv1D, whose weight is transposed, y + ± s (x · u_p) v_p
+    Embedding   e[i] + ± s u_p[i] v_p        a tied matrix uses the same factors in both places
+
+computed in float32 and rounded once more. `member` is the same point as written weights, which is what a population
+means; `RowWise.agrees` compares the two on a model before rows are used.
+
+Source: EGGROLL (arXiv:2511.16652), taken to few rows a member. Knows modules and recipes; knows no task, no text and
+no optimizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zotune.core import noise
+from zotune.core.evaluation import member_factors
+from zotune.core.in_forward import owners
+from zotune.core.recipe import Directions, PerTensor, Recipe, TensorInfo, Theta, direction_sum
+from zotune.core.space import Space
+
+WIDE = 64 << 20
+"""Bytes of factors up to which they are kept in float32; above, in float16, which holds them exactly too."""
+AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""Root mean square of the difference of row-wise outputs from those under written weights, at most, in units of the
+outputs' standard deviation. Below float32 written weights are rounded, rows are not."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """directions: of every pair; sizes: S, the factor of u_p v_pᵀ by tensor. 2 × directions.count members."""
+
+    directions: Directions
+    sizes: Mapping[str, float]
+
+    @property
+    def pairs(self) -> int:
+        return self.directions.count
+
+    def member(self, theta: Theta, pair: int, sign: int) -> Recipe:
+        """The weights of one member, as a recipe. sign: 1 or -1."""
+        weights = [0.0] * self.pairs
+        weights[pair] = float(sign)
+        return theta + self.scales(theta) * direction_sum(self.directions, weights)
+
+    def scales(self, theta: Theta) -> PerTensor:
+        """S as one number for every tuned tensor: 0 for those that have no directions."""
+        return theta.per(lambda t: self.sizes.get(t.name, 0.0))
+
+
+def matrix_shape(tensor: TensorInfo) -> tuple[int, int] | None:
+    """(rows, columns) of a tensor that takes low-rank noise: linear weights and embeddings, both sides at least 2."""
+    if tensor.kind not in ("linear", "embedding") or len(tensor.shape) != 2 or min(tensor.shape) < 2:
+        return None
+    return tensor.shape[0], tensor.shape[1]
+
+
+class RowWise:
+    """Evaluates the members of a population in one forward pass, each on rows of its own.
+
+    forward: one pass over `rows` rows, to see which modules are called and with what. unsupported: names of tuned
+    tensors that cannot be perturbed row by row: no matrix, read by another module than Linear, Conv1D and Embedding, or
+    read for all rows at once, as position tables are.
+    """
+
+    def __init__(self, space: Space, forward: Callable[[], Any], rows: int) -> None:
+        self.space = space
+        leading: dict[nn.Module, set[int]] = {}
+        handles = [m.register_forward_pre_hook(functools.partial(_record, leading)) for m in space.module.modules()]
+        try:
+            forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._owners = owners(space.module, space.params, list(leading))
+        by_row = {m for m, counts in leading.items() if all(n and n % rows == 0 for n in counts)}
+        wrong = {n for m, names in self._owners.items() for n in names if m not in by_row or not _reads(m, n, space)}
+        matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
+        self.unsupported = frozenset(space.params) - matrices | wrong
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._of: Population | None = None
+
+    @contextlib.contextmanager
+    def at(self, population: Population, first: int = 0, last: int | None = None) -> Iterator[None]:
+        """Forward passes inside see the members of pairs first … last − 1, each on its share of the rows.
+
+        The number of rows of every input must be a multiple of twice the number of pairs. Weights are not written, and
+        modules are as they were afterwards, whatever happens.
+        """
+        last = population.pairs if last is None else last
+        self._prepare(population)
+        patched: list[tuple[nn.Module, Any]] = []
+        try:
+            for module, names in self._owners.items():
+                wanted = [n for n in names if n in population.sizes]
+                if wanted:
+                    patched.append((module, module.__dict__.get("forward")))
+                    module.__dict__["forward"] = self._around(module, wanted[0], slice(first, last))
+            yield
+        finally:
+            for module, before in patched:
+                if before is None:
+                    del module.__dict__["forward"]
+                else:
+                    module.__dict__["forward"] = before
+
+    def release(self) -> None:
+        """Let go of the factors."""
+        self._factors, self._of = {}, None
+
+    def _prepare(self, population: Population) -> None:
+        """Factors of every tensor: (pairs, rows) and (pairs, columns), the left ones times the size."""
+        if self._of is population:
+            return
+        d = population.directions
+        elements = d.count * sum(a + b for n, (a, b) in d.shapes.items() if n in population.sizes)
+        self._factors, self._wide = {}, 4 * elements <= WIDE
+        for name in population.sizes:
+            left, right = member_factors(d, name, self.space.key, self.space.params[name].device)
+            kept = torch.float32 if self._wide else torch.float16
+            self._factors[name] = (left.to(kept), right.to(kept))
+        self._of = population
+
+    def _around(self, module: nn.Module, name: str, pairs: slice) -> Callable[..., Any]:
+        """The module's forward, plus what each row's member adds."""
+        forward = module.forward
+        assert self._of is not None
+        size = self._of.sizes[name] * noise.NORMAL_SCALE**2
+        left, right = (x[pairs] for x in self._factors[name])
+        signs = torch.tensor([size, -size], device=left.device).view(2, 1, 1, 1)
+        if isinstance(module, nn.Embedding):
+
+            @functools.wraps(forward)
+            def embedding(ids: Tensor) -> Tensor:
+                out: Tensor = forward(ids)
+                halves = ids.reshape(2, len(left), -1)
+                along = torch.stack([torch.gather(left, 1, half) for half in halves]).float()[..., None]
+                return _plus(out, along.mul_(signs), right)
+
+            return embedding
+        inputs, outputs = (left, right) if type(module).__name__ == "Conv1D" else (right, left)
+
+        @functools.wraps(forward)
+        def linear(x: Tensor) -> Tensor:
+            out: Tensor = forward(x)
+            own = x.reshape(2, len(inputs), -1, x.shape[-1])
+            along = (own * inputs[:, None].float()).sum(-1, keepdim=True)  # cheaper than a product of one column
+            return _plus(out, along.mul_(signs), outputs)
+
+        return linear
+
+    def agrees(self, population: Population, forward: Callable[[], Tensor]) -> bool:
+        """Whether rows of members give what the members give under written weights, to rounding, and no row of one
+        member depends on another's weights.
+
+        forward: one pass over 2 P k rows, the same content for partners; returns (2 P k, …), what is scored.
+        """
+        space, pairs = self.space, population.pairs
+        if self.unsupported & population.sizes.keys():
+            return False
+        try:
+            with self.at(population):
+                together = forward().detach().clone()
+            rows = len(together) // (2 * pairs)
+            for pair in (0, pairs - 1):
+                for half, sign in enumerate((1, -1)):
+                    with space.at(population.member(space.theta, pair, sign)):
+                        alone = forward().detach()
+                    part = slice(half * pairs * rows + pair * rows, half * pairs * rows + (pair + 1) * rows)
+                    if not _close(together[part], alone[part]):
+                        return False
+            return self._isolated(population, forward, together, rows)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False  # a module is called with inputs whose rows are not the batch's
+
+    def _isolated(self, population: Population, forward: Callable[[], Tensor], expected: Tensor, rows: int) -> bool:
+        """Whether NaN in one pair's factors makes exactly that pair's rows NaN and changes no other bit."""
+        pair, pairs = population.pairs - 1, population.pairs
+        kept = {n: (a.clone(), b.clone()) for n, (a, b) in self._factors.items()}
+        try:
+            for a, b in self._factors.values():
+                a[pair], b[pair] = torch.nan, torch.nan
+            with self.at(population):
+                poisoned = forward().detach()
+        finally:
+            self._factors = kept
+        own = torch.zeros(len(poisoned), dtype=torch.bool, device=poisoned.device)
+        for half in (0, 1):
+            own[half * pairs * rows + pair * rows :][:rows] = True
+        same = torch.equal(poisoned[~own], expected[~own])
+        return same and bool(poisoned[own].isnan().flatten(1).any(1).all())
+
+
+def _plus(out: Tensor, along: Tensor, vectors: Tensor) -> Tensor:
+    """out + along · vectors, in float32 at least. out: (rows, …, n); along: (2, pairs, …, 1); vectors: (pairs, n)."""
+    total = out.reshape(*along.shape[:-1], out.shape[-1])
+    wide = total if total.dtype == torch.float64 else total.float()
+    return torch.addcmul(wide, along, vectors[:, None].float()).to(out.dtype).reshape(out.shape)
+
+
+def _record(leading: dict[nn.Module, set[int]], module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """Note the length of a module's first input; 0 where that is no tensor."""
+    first = arguments[0] if arguments else None
+    leading.setdefault(module, set()).add(len(first) if isinstance(first, Tensor) and first.dim() else 0)
+
+
+def _reads(module: nn.Module, name: str, space: Space) -> bool:
+    """Whether a module reads this tensor, and no other, by a product or a look-up."""
+    plain = type(module).forward in (nn.Linear.forward, nn.Embedding.forward) or type(module).__name__ == "Conv1D"
+    return plain and module._parameters.get("weight") is space.params[name]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether the root mean square of the difference is rounding."""
+    limit = AGREEMENT[a.dtype] * (float(b.double().std()) or 1.0)
+    return bool((a.double() - b.double()).square().mean().sqrt() <= limit)
+
+
+__all__ = ["Population", "RowWise", "matrix_shape"]
