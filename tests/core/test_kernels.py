@@ -238,7 +238,7 @@ def test_any_number_of_terms_is_one_kernel() -> None:
 def test_a_compiler_that_fails_costs_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.compile_fx as inductor
 
-    def broken(*args: Any) -> Any:
+    def broken(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr(inductor, "compile_fx", broken)

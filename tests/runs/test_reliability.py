@@ -192,7 +192,7 @@ def go_on(folder: Path) -> tuple[Bench, list[str]]:
     """As a resume does: the newest checkpoint that can be used, the journal, the rest."""
     journal = Journal.open(folder / "journal.jsonl")
     run, said = bench(folder, journal), list[str]()
-    found = checkpoint.newest(folder, run.space, journal, said.append)
+    found = checkpoint.load_newest(folder, run.space, journal, said.append)
     if found is not None:
         run.engine.restore(found[1])
     run.run()
@@ -247,7 +247,7 @@ def test_a_damaged_or_swapped_checkpoint_is_recognised_and_an_older_one_is_used(
         assert (folder / "journal.jsonl").read_bytes() == lines
         harmless = name == f"{checkpoint.STATE} gone"  # it was never written, as far as can be seen
         assert len(said) == (0 if harmless else 1), (name, said)
-        assert all("not used, the journal is replayed" in text for text in said)
+        assert all("not used; the journal is replayed" in text for text in said)
 
 
 def test_a_checkpoint_of_another_run_is_not_used(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:

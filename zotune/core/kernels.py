@@ -1,11 +1,11 @@
-"""Running programs: as they stand, or compiled into one kernel each.
+"""Kernels: programs that run as plain Python or compiled into one kernel each.
 
-A compiled program is one pass over memory, noise included; it is compiled once for all tensors and for all numbers. A
-new program is first run both ways on made-up weights, and is used only where every bit agrees. Whatever goes wrong with
-a compiler (none installed, an error, other bits, arguments that are not understood) costs time and nothing else: the
-same text runs as it stands, and `notes` says why.
+A compiled program is one pass over memory, noise included, compiled once for all tensors and all numbers. A new program
+first runs both ways on test values, and its kernel is used only where every bit agrees. A fault of the compiler (none
+installed, an error, other bits, unexpected arguments) costs time alone: the source then runs as plain Python, and
+`notes` holds the reason.
 
-This module knows flat tensors, programs and products of factors; it knows nothing of models.
+Knows flat tensors, programs and products of factors; knows no model.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from zotune.core import noise
 from zotune.core.codegen import function
 
 CHUNK = 1 << 18
-"""Elements that an uncompiled program takes at a time: a few megabytes of temporaries, small enough for the cache. A
-power of two >= 32, so that a chunk never straddles a noise block."""
+"""Elements that an uncompiled program evaluates at a time: a few megabytes of temporaries, which fit into the cache. A
+power of two of at least 32, so that no chunk crosses a noise block."""
 LAUNCHED = 1 << 24
-"""The same on a GPU, where each operation is launched: many small chunks would wait for launches."""
+"""The same on a GPU, where many small chunks would wait for the launches of their operations."""
 PIECE = 1 << 30
-"""Elements that a compiled program takes at a time on a GPU: 32-bit indices reach so far."""
+"""Elements that a compiled program evaluates at a time on a GPU: the reach of 32-bit indices."""
 COUNTED = 1 << 20
-"""The same on a CPU, where counting is slower than reading 0, 1, 2 … from the cache, and where a program reads buffers
-of its own size (sums, outer products)."""
+"""The same on a CPU, where reading 0, 1, 2 … from the cache is faster than counting, and for programs that read buffers
+of their own size (sums, outer products)."""
 WORTH = 5e9
-"""Elements to be evaluated in a run from which compiling pays: eager evaluation takes some 8 ns an element more, so
-these are 40 s of work against some 15 s of compiling at worst."""
+"""Elements evaluated in a run from which on compiling pays: eager evaluation takes some 8 ns an element longer, so this
+is 40 s of work against at most some 15 s of compiling."""
+UNKNOWN_EVALS = 10_000
+"""Evaluations that are assumed for a run whose number of evaluations is unknown."""
 
 TERMS = 8
-"""Products that one compiled pass sums: a register each."""
+"""Products that one compiled pass sums, each in a register."""
 
 
 class Kernels:
-    """Makes programs callable.
+    """Runs programs, compiled or not.
 
-    compile: whether to compile at all. compilations, recompilations: how often the compiler was entered in all, and
-    again for a program that it knew (0 where all is well). seconds: what compiling took. notes: what went wrong; `tell`
-    is called with each.
+    compile: whether to compile; chunk: elements that an uncompiled program evaluates at a time. on_note: called with
+    texts for the user. compilations: how often the compiler was entered; recompilations: how often for a program that
+    it had compiled, normally 0; seconds: time spent compiling; notes: why programs run uncompiled.
     """
 
     def __init__(self, compile: bool = False, chunk: int = CHUNK) -> None:
         self.compile, self.chunk = compile, chunk
-        self.tell: Callable[[str], None] = lambda note: None
+        self.on_note: Callable[[str], None] = lambda note: None
         self.compilations = self.recompilations = 0
         self.seconds = 0.0
         self.notes: list[str] = []
@@ -58,14 +60,17 @@ class Kernels:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def buffer(self, place: str, numel: int, like: Tensor) -> Tensor:
-        """Memory for what the next call reads, the same every time: fresh memory costs more than the arithmetic."""
+        """Memory for a tensor that the next call reads. It is reused, for new memory costs more than the arithmetic.
+
+        place: a name; each has its own memory.
+        """
         key = (place, like.dtype, like.device)
         if key not in self._buffers or self._buffers[key].numel() < numel:
             self._buffers[key] = like.new_empty(numel)
         return self._buffers[key][:numel]
 
     def piece(self, buffered: bool, device: torch.device) -> int:
-        """Elements a call takes."""
+        """Elements that one call evaluates."""
         if not self.compile:
             return LAUNCHED if device.type != "cpu" and self.chunk == CHUNK else self.chunk
         return COUNTED if buffered or device.type == "cpu" else PIECE
@@ -80,15 +85,15 @@ class Kernels:
         numbers: Numbers,
         places: Tensor | None = None,
     ) -> None:
-        """Run a text, compiled where that is on and works.
+        """Run a source, compiled where that is switched on and works.
 
-        tensors: flat, of one length; s, k: numbers and keys on their device; numbers: the same on the host. places: of
-        the elements (int64, below 2**32) where they do not follow one another.
+        tensors: flat, of one length; s, k: numbers and keys on their device; numbers: the same on the host; places:
+        indices of the elements (int64, below 2**32) where these are not contiguous.
         """
         like = tensors[0]
         if self.compile and like.numel() > 1 and (places is None or like.device.type == "cpu"):
             count = self._count(like) if places is None else places.float()
-            exact = places is None or int(places.max()) <= 1 << 24  # a float32 counts so far
+            exact = places is None or int(places.max()) <= 1 << 24  # float32 holds all integers up to here
             if exact and (kernel := self._fused_for(text, dtype, tensors, s, k)):
                 kernel(*tensors, s, k, count)
                 return
@@ -97,50 +102,52 @@ class Kernels:
         self.plain(text, dtype)(*tensors, *numbers.arguments(s, like, places))
 
     def plain(self, text: str, dtype: torch.dtype) -> Callable[..., None]:
-        """The text's function as it stands: called with flat tensors, numbers and keys (`Numbers.arguments`)."""
+        """The source as a plain Python function, called with flat tensors and `Numbers.arguments`."""
         key = (text, dtype)
         if key not in self._plain:
             self._plain[key] = function(text, dtype, fused=False)
         return self._plain[key]
 
     def _count(self, like: Tensor) -> Tensor:
-        """The last argument of a compiled call for these elements."""
+        """The last argument of a compiled call."""
         if like.device.type != "cpu":
             return like
         if self._counted is None:
-            self._counted = torch.arange(COUNTED, dtype=torch.float32)  # torch's kernels read integers slowly
+            self._counted = torch.arange(COUNTED, dtype=torch.float32)  # kernels read integers slowly
         return self._counted[: like.numel()]
 
     def _fused_for(
         self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor
     ) -> Fused | None:
-        """The compiled kernel for tensors of these dtypes on these devices, or None where compiling failed. Called with
-        (*tensors, s, k, count): at least two elements each."""
-        signature = (text, dtype, tuple((x.dtype, x.device) for x in tensors))
-        return self._kept(signature, lambda *_: self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k))
+        """The kernel for tensors of these dtypes on these devices, or None where compiling failed.
 
-    def _kept(self, signature: tuple[Any, ...], build: Callable[..., Fused]) -> Fused | None:
-        """What was built for this signature, or None where that failed."""
+        It is called with (*tensors, s, k, count), at least two elements each.
+        """
+        signature = (text, dtype, tuple((x.dtype, x.device) for x in tensors))
+        return self._cached(signature, lambda *_: self._build(text, dtype, [x.new_empty(CHUNK) for x in tensors], s, k))
+
+    def _cached(self, signature: tuple[Any, ...], build: Callable[..., Fused]) -> Fused | None:
+        """The kernel for this signature, built the first time, or None where that failed."""
         if signature not in self._kernels:
-            began = time.monotonic()
+            start = time.monotonic()
             if not self._kernels:
-                self.tell("compiling the arithmetic of probes and steps (once; some seconds)")
+                self.on_note("compiling the arithmetic of perturbations and steps (once, takes some seconds)")
             try:
                 self._kernels[signature] = build(*signature)
-            except Exception as error:  # whatever a compiler raises: none is needed
+            except Exception as error:  # a compiler may raise anything, and the run does not need it
                 self._kernels[signature] = None
-                error = getattr(error, "inner_exception", error)  # torch wraps what its backend raised
-                why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                cause = vars(error).get("inner_exception", error)  # torch wraps the error of its backend
+                why = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
                 note = f"compiling failed; the same bits are computed uncompiled, more slowly ({why})"
                 if note not in self.notes:
                     self.notes.append(note)
-                    self.tell(note)
-            self.seconds += time.monotonic() - began
+                    self.on_note(note)
+            self.seconds += time.monotonic() - start
         return self._kernels[signature]
 
     def _build(self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> Fused:
-        values = [_made_up(x, j) for j, x in enumerate(tensors)]
-        s, k = s.clone(), k.clone()  # rows of tables: a compiler would take their place in it for an argument
+        values = [_test_values(x, j) for j, x in enumerate(tensors)]
+        s, k = s.clone(), k.clone()  # of a view, the compiler would make the offset an argument
 
         def plain(*own: Tensor) -> None:
             self.plain(text, dtype)(*own, *Numbers.of(s, k).arguments(s, own[0]))
@@ -148,10 +155,16 @@ class Kernels:
         return self._compiled(function(text, dtype, fused=True), [*values, s, k, self._count(values[0])], values, plain)
 
     def _compiled(
-        self, fn: Callable[..., None], given: Sequence[Tensor], written: Sequence[Tensor], plain: Callable[..., None]
+        self,
+        fn: Callable[..., None],
+        arguments: Sequence[Tensor],
+        written: Sequence[Tensor],
+        plain: Callable[..., None],
     ) -> Fused:
-        """A function compiled for arguments like these, the first of which it writes. Raises RuntimeError where that is
-        not, bit for bit, what `plain` makes of those."""
+        """A function compiled for arguments like these. written: the first arguments, which it writes.
+
+        Raises RuntimeError where the values it writes are not, bit for bit, those that `plain` writes.
+        """
         from torch._inductor.compile_fx import compile_fx
 
         entered: list[tuple[Fused, tuple[Any, ...]]] = []
@@ -161,34 +174,36 @@ class Kernels:
             self.recompilations += bool(entered)
             kernel: Any = compile_fx(graph, inputs, config_patches=exact_options(written[0].device))
 
-            def first(*handed: Any) -> Any:
-                entered.append((kernel, handed))
-                return kernel(*handed)
+            def first_call(*received: Any) -> Any:
+                entered.append((kernel, received))
+                return kernel(*received)
 
-            return first
+            return first_call
 
-        # fullgraph: an error, where torch would otherwise fall back to eager without a word
+        # fullgraph: an error instead of a silent fall back to eager
         guarded = torch.compile(fn, backend=backend, dynamic=True, fullgraph=True)
         expected = [x.clone() for x in written]
-        guarded(*given)
+        guarded(*arguments)
         plain(*expected)
         for a, b in zip(written, expected, strict=True):
             same = (a.view(_bits(a.dtype)) == b.view(_bits(b.dtype))) | (a.isnan() & b.isnan())
             if not same.all():
-                raise RuntimeError("the compiler gives other bits")
+                raise RuntimeError("the compiled kernel gives other bits")
         if len(entered) != 1:
             raise RuntimeError("the compiler was entered again in the first call")
-        return _direct(*entered[0], given)
+        return _direct(*entered[0], arguments)
 
     def products(self, out: Tensor, rows: Tensor, columns: Tensor) -> bool:
-        """Σ rows[j] · columns[j] to `out`, summed in order, compiled; whether that was possible. rows: (terms, height);
-        columns: (terms, width); out: (height, width), which a compiler understands better than flat ones."""
+        """Write Σ rows[j] · columns[j], summed in order, to `out` by a kernel; False where that is not possible.
+
+        rows: (terms, height); columns: (terms, width); out: (height, width).
+        """
         if not self.compile or min(out.shape) < 2:
             return False
         for first in range(0, len(rows), TERMS):
             factors = [*rows[first : first + TERMS], *columns[first : first + TERMS]]
             signature = ("products", out.dtype, first == 0, len(factors) // 2, out.device)
-            kernel = self._kept(signature, self._build_products)
+            kernel = self._cached(signature, self._build_products)
             if kernel is None:
                 return False
             kernel(out, *factors)
@@ -203,12 +218,14 @@ class Kernels:
 
 
 def _products(begin: bool, terms: int) -> Callable[..., None]:
-    """Adds products of columns and rows to a matrix in order, or begins with the first. A text of its own for each, for
-    torch counts how often it compiles the same code, and stops."""
-    given = ", ".join(f"{x}{j}" for x in "uv" for j in range(terms))
+    """A function that adds products of columns and rows to a matrix in order. begin: it overwrites the matrix.
+
+    Each number of terms has a source of its own, for torch stops compiling the same code after some variants.
+    """
+    parameters = ", ".join(f"{x}{j}" for x in "uv" for j in range(terms))
     added = " + ".join([*([] if begin else ["out"]), *(f"u{j}[:, None] * v{j}" for j in range(terms))])
     scope: dict[str, Any] = {}
-    exec(f"def kernel(out, {given}):\n    out.copy_({added})\n", scope)
+    exec(f"def kernel(out, {parameters}):\n    out.copy_({added})\n", scope)
     kernel: Callable[..., None] = scope["kernel"]
     return kernel
 
@@ -230,27 +247,29 @@ def exact_options(device: torch.device) -> dict[str, bool]:
 
 
 def worth_compiling(weights: int, evals: int | None) -> bool:
-    """Whether a run of so many evaluations (None: unknown, many) of so many weights wins back what compiling costs."""
-    return weights * (evals if evals is not None else 10_000) >= WORTH
+    """Whether compiling saves more time than it takes. weights: tuned ones; evals: evaluations of the run, None where
+    unknown."""
+    return weights * (evals if evals is not None else UNKNOWN_EVALS) >= WORTH
 
 
 Fused = Callable[..., Any]
 
 
-def _direct(kernel: Fused, given: Sequence[Any], arguments: Sequence[Tensor]) -> Fused:
-    """The kernel itself, without torch's check at every call that its arguments are of the kind it was compiled for:
-    they always are (`Kernels.run`, `Kernels.products`), and the check costs several times a small tensor's work.
+def _direct(kernel: Fused, received: Sequence[Any], arguments: Sequence[Tensor]) -> Fused:
+    """The kernel without torch's check of the arguments at every call.
 
-    given: what the kernel was handed in its first call, with these arguments: it says in which order tensors and
-    lengths are taken. Raises RuntimeError where that does not explain all of it.
+    The arguments always have the kinds that the kernel was compiled for (`Kernels.run`, `Kernels.products`), and the
+    check takes several times as long as the work on a small tensor. received: the kernel's arguments in its first call,
+    which was made with `arguments`; they show in which order it takes tensors and lengths. Raises RuntimeError where
+    they do not.
     """
     order: list[tuple[bool, int]] = []
-    for x in given:
+    for x in received:
         whole = isinstance(x, Tensor)
-        found = [j for j, a in enumerate(arguments) if (a is x if whole else isinstance(x, int) and a.numel() == x)]
-        if not found:
-            raise RuntimeError(f"the compiled kernel takes a {type(x).__name__} that is not understood")
-        order.append((whole, found[0]))
+        matches = [j for j, a in enumerate(arguments) if (a is x if whole else isinstance(x, int) and a.numel() == x)]
+        if not matches:
+            raise RuntimeError(f"the compiled kernel takes an unexpected {type(x).__name__}")
+        order.append((whole, matches[0]))
 
     def call(*tensors: Tensor) -> None:
         kernel(*[tensors[j] if whole else tensors[j].numel() for whole, j in order])
@@ -259,7 +278,7 @@ def _direct(kernel: Fused, given: Sequence[Any], arguments: Sequence[Tensor]) ->
 
 
 class Numbers:
-    """A program's numbers and keys on the host. place: of the first element within its noise block."""
+    """A program's numbers and keys on the host. place: index of the first element within its noise block."""
 
     __slots__ = ("keys", "place", "scalars")
 
@@ -268,28 +287,31 @@ class Numbers:
 
     @classmethod
     def of(cls, s: Tensor, k: Tensor) -> Numbers:
+        """The numbers and keys that two rows of tables hold."""
         *keys, place = k.tolist()
         return cls(s.tolist(), keys, place & 0xFFFFFFFF)
 
     def arguments(self, s: Tensor, like: Tensor, places: Tensor | None = None) -> tuple[Any, Any, Any]:
-        """(s, k, n) for an uncompiled call on as many elements as `like` has, or on those at `places` (int32). On a
-        GPU the numbers come from the device: there torch divides by a host number with other bits."""
+        """(s, k, n) for an uncompiled call on as many elements as `like` has, or on those at indices `places` (int32).
+
+        On a GPU the numbers are on the device, for torch divides by a number of the host with other bits.
+        """
         numbers = self.scalars if s.device.type == "cpu" else list(s.unbind())
         return numbers, self.keys, noise.Span(self.place, like.numel(), like.device) if places is None else places
 
 
 def padded_scalars(values: Sequence[float]) -> list[float]:
-    """A row of at least two and an even number of scalars: rows stay aligned and no length is special."""
+    """Scalars padded to an even number of at least two, so that rows are aligned and no length is a special case."""
     return [*values, *([0.0] * (2 - len(values) if len(values) < 2 else len(values) % 2))]
 
 
 def padded_keys(keys: Sequence[int], place: int) -> list[int]:
-    """A row of keys that ends with the place of the first element: a multiple of four words."""
+    """Keys and, last, the index of the first element, padded to a multiple of four words."""
     return [*keys, *([0] * (-(len(keys) + 1) % 4)), place if place < 1 << 31 else place - (1 << 32)]
 
 
-def _made_up(like: Tensor, j: int) -> Tensor:
-    """Values such as weights have, with zeros of both signs, equal values and large ones among them."""
+def _test_values(like: Tensor, j: int) -> Tensor:
+    """Values as weights have them, some zeros of both signs and some large values among them."""
     z = _normal(like.numel(), j, like.device)
     z[: 1 << 10] = 0.0
     z[1 << 9 : 1 << 10] *= -1

@@ -1,10 +1,10 @@
-"""Optimizer state as plain data: numbers, strings, recipes, noise handles in dicts, lists, tuples and dataclasses.
+"""Optimizer state as plain data: numbers, strings, recipes and noise handles in dicts, lists, tuples and dataclasses.
 
-A recipe in a state becomes a field (a stored tensor) under its place, such as "m" or "moments.0"; a bare noise handle
-stays a handle. The same walk turns a state into JSON and back; only container types that the optimizer's own module
-defines are rebuilt, so a state file can name no code.
+A recipe in a state becomes a field, a stored tensor, under its path, such as "m" or "moments.0"; a noise handle stays a
+handle. A state is converted to JSON and back. Only container types that the optimizer's own module defines are rebuilt,
+so a state file cannot name other code.
 
-This module knows recipes, and nothing of torch tensors or files.
+Knows recipes; knows no models and no files.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
+
+import numpy as np
+import torch
 
 from zotune.core.recipe import Field, Noise, PerTensor, Recipe
 from zotune.errors import RunFolderError, ZotuneError
 
 
 def map_recipes(state: Any, fn: Callable[[str, Recipe], Any], path: str = "") -> Any:
-    """The same state with every recipe that is neither a noise handle nor per-tensor numbers replaced by
-    fn(path, recipe)."""
+    """The state with every recipe replaced by fn(path, recipe), except noise handles and per-tensor numbers."""
     if isinstance(state, Noise | PerTensor):
         return state
     if isinstance(state, Recipe):
@@ -31,7 +34,7 @@ def map_recipes(state: Any, fn: Callable[[str, Recipe], Any], path: str = "") ->
 
     if isinstance(state, dict):
         return {k: map_recipes(v, fn, at(k)) for k, v in state.items()}
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
+    if _is_namedtuple(state):
         return type(state)(*(map_recipes(v, fn, at(k)) for k, v in zip(state._fields, state, strict=True)))
     if isinstance(state, list | tuple):
         return type(state)(map_recipes(v, fn, at(i)) for i, v in enumerate(state))
@@ -43,7 +46,7 @@ def map_recipes(state: Any, fn: Callable[[str, Recipe], Any], path: str = "") ->
 
 
 def encode(state: Any) -> Any:
-    """A state to JSON values. Raises ZotuneError on what has no exact JSON form."""
+    """The state as a JSON value. Raises ZotuneError for an object that has no exact JSON form."""
     if state is None or isinstance(state, bool | int | float | str):
         return state
     if isinstance(state, Field):
@@ -58,7 +61,7 @@ def encode(state: Any) -> Any:
         return {k: encode(v) for k, v in state.items()}
     if isinstance(state, list):
         return [encode(v) for v in state]
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
+    if _is_namedtuple(state):
         return {
             "$type": type(state).__qualname__,
             "of": {k: encode(v) for k, v in zip(state._fields, state, strict=True)},
@@ -68,13 +71,16 @@ def encode(state: Any) -> Any:
     if dataclasses.is_dataclass(state) and not isinstance(state, type):
         values = {f.name: encode(getattr(state, f.name)) for f in dataclasses.fields(state)}
         return {"$type": type(state).__qualname__, "of": values}
-    if hasattr(state, "item") and getattr(state, "ndim", None) == 0:  # numpy scalar
+    if isinstance(state, np.generic | np.ndarray | torch.Tensor) and state.ndim == 0:
         return encode(state.item())
     raise ZotuneError(f"optimizer state holds a {type(state).__name__}, which cannot be saved; keep plain data in it")
 
 
 def decode(value: Any, module: str) -> Any:
-    """JSON values to a state; `$type` names are looked up in `module` (the optimizer's own) and nowhere else."""
+    """The state that a JSON value describes. `$type` names are looked up in `module`, the optimizer's own, alone.
+
+    Raises RunFolderError where the module defines no such container type.
+    """
     if isinstance(value, list):
         return [decode(v, module) for v in value]
     if not isinstance(value, dict):
@@ -91,8 +97,12 @@ def decode(value: Any, module: str) -> Any:
     if "$type" in value:
         cls: Any = sys.modules[module]
         for part in str(value["$type"]).split("."):
-            cls = getattr(cls, part, None)
+            cls = vars(cls).get(part) if isinstance(cls, ModuleType | type) else None
         if not (isinstance(cls, type) and (dataclasses.is_dataclass(cls) or issubclass(cls, tuple))):
             raise RunFolderError(f"optimizer state of type {value['$type']!r} is not defined in {module}")
         return cls(**{k: decode(v, module) for k, v in value["of"].items()})
     return {k: decode(v, module) for k, v in value.items()}
+
+
+def _is_namedtuple(state: Any) -> bool:
+    return isinstance(state, tuple) and any("_fields" in vars(cls) for cls in type(state).__mro__)

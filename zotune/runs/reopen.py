@@ -68,7 +68,7 @@ def restore(engine: Engine, folder: Path, resume: str, journal: Journal, session
         session.emit(Note(text))
 
     def newest() -> str:
-        found = checkpoint.newest(folder, engine.space, journal, note)
+        found = checkpoint.load_newest(folder, engine.space, journal, note)
         loaded.extend([found[1]] if found else [])
         return str(found[0]) if found else ""
 

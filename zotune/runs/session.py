@@ -109,7 +109,7 @@ class Session:
         if processes.size > 1:
             processes.split = split_of(plan, self.budget, processes)
         kernels = self.space.kernels
-        kernels.tell = self._note
+        kernels.on_note = self._note
         long = worth_compiling(self.space.numel, self.budget.planned()[1])
         kernels.compile = config.compile == "on" or (config.compile == "auto" and long)
         truncated = sum(rows.cut for rows in (self.train, held_out[0].rows, self.test.rows))

@@ -64,7 +64,7 @@ def verify(run: str | Path, emit: Emit = ignore) -> list[Check]:
 
 def _checkpoint(path: Path, journal: Journal) -> Check:
     try:
-        meta = checkpoint.examine(path)
+        meta = checkpoint.read_meta(path)
         if meta["mark"] != journal.checksum(min(meta["lines"], len(journal.lines))):
             return Check(path.name, False, "it does not belong to this journal")
     except RunFolderError as error:

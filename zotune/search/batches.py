@@ -16,11 +16,12 @@ from zotune.types import Batch
 
 
 class Batches:
-    """Batches as a pure function of (seed, step, draw): epochs are seeded permutations, no iterator state exists.
+    """Batches as a pure function of (seed, step, draw). Epochs are seeded permutations; there is no iterator state.
 
-    rows: number of training rows; size: rows a batch, at most all of them; strata: the stratum of each row (its class),
-    where every batch is to hold them in the proportions of all rows, but for rounding (proportional allocation, Neyman
-    1934); what differs between classes is then no noise of a batch. None: simple random samples.
+    rows: number of training rows; size: rows a batch, at most all of them; strata: the stratum of each row, such as its
+    class. With strata, every batch holds them in the proportions of the whole data, up to rounding (proportional
+    allocation, Neyman 1934), so that differences between strata add no noise to a batch. Without, batches are simple
+    random samples. Raises UsageError.
     """
 
     def __init__(self, rows: int, size: int, seed: int, strata: Sequence[Hashable] | None = None) -> None:
@@ -37,6 +38,7 @@ class Batches:
 
     @property
     def per_epoch(self) -> int:
+        """Whole batches in an epoch."""
         return self.rows // self.size
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -48,7 +50,7 @@ class Batches:
         return order
 
     def _spread(self, rng: random.Random) -> list[int]:
-        """All rows in an order in which each stratum is shuffled and lies at even distances, from a random place on."""
+        """All rows, so ordered that the rows of each stratum are shuffled and evenly spaced, with a random offset."""
         places: list[tuple[float, int]] = []
         for members in self._members:
             shuffled, offset = rng.sample(members, len(members)), rng.random()
@@ -59,7 +61,7 @@ class Batches:
         return Batch(tuple(self._spread(rng)[:count] if self._members else rng.sample(range(self.rows), count)))
 
     def at(self, step: int, draw: int = 0) -> Batch:
-        """Draw 0 walks through epochs without replacement; further draws of a step are independent samples."""
+        """The batch of a step. Draw 0 runs through epochs without replacement; other draws are independent samples."""
         if self.size == self.rows:
             return self.full
         if draw:
@@ -74,10 +76,11 @@ class Batches:
 
     @property
     def full(self) -> Batch:
+        """All training rows."""
         return Batch(tuple(range(self.rows)))
 
     def reseeded(self, by: int) -> Batches:
-        """The same rows, drawn by another seed."""
+        """The same batches with `by` added to the seed."""
         return Batches(self.rows, self.size, self.seed + by, self.strata)
 
     def cost(self, batch: Batch) -> int:

@@ -1,9 +1,11 @@
-"""Weights and state of one moment, written whole or not at all.
+"""Checkpoints: the weights and the state of one step, written whole or not at all.
 
-A checkpoint is a folder `checkpoint-<step>` with the tuned weights and the optimizer's fields in safetensors, and its
-state and the run's counters in JSON, with checksums of all of them and of the journal up to there. It is written under
-a temporary name, synced and renamed, so a half-written one is never picked up; one that was damaged, swapped or taken
-from another run is recognised before anything of it is loaded. No pickle anywhere.
+A checkpoint is a folder `checkpoint-<step>`. It holds the tuned weights and the optimizer's fields as safetensors, the
+optimizer's state and the run's counters as JSON, and checksums of these files and of the journal up to that step. It is
+written under a temporary name, synced and renamed, so a half-written checkpoint is never used. A checkpoint that was
+damaged, exchanged or copied from another run is detected before any of it is loaded. No file is a pickle.
+
+Knows spaces, journals and files; knows no optimizer and no model.
 """
 
 from __future__ import annotations
@@ -34,18 +36,23 @@ FIELDS = "fields.safetensors"
 
 
 class Store(Protocol):
-    """Where the engine keeps weights: `save` now, `weights` of a saved step later. `restore` loads a saved step's
-    weights and fields into the space and returns what was saved with them; of step 0 the weights, and None."""
+    """Where the engine keeps weights."""
 
-    def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None: ...
+    def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
+        """Save the present weights and fields, and `meta` with them. keep: a saved step that must not be removed."""
+        ...
 
-    def weights(self, step: int) -> Mapping[str, Tensor]: ...
+    def weights(self, step: int) -> Mapping[str, Tensor]:
+        """The tuned weights of a saved step, or of the base model (step 0)."""
+        ...
 
-    def restore(self, step: int, space: Space) -> Mapping[str, Any] | None: ...
+    def restore(self, step: int, space: Space) -> Mapping[str, Any] | None:
+        """Load the weights and fields of a saved step; returns its meta data, None for the base model (step 0)."""
+        ...
 
 
 class MemoryStore:
-    """Keeps the start and the best weights in memory: for tuning a module from Python."""
+    """Keeps the base weights and the best weights in memory, for tuning a module from Python."""
 
     def __init__(self) -> None:
         self._saved: dict[int, dict[str, Tensor]] = {}
@@ -72,10 +79,10 @@ class MemoryStore:
 
 
 class FolderStore:
-    """Checkpoints in a run folder: the best and the `limit` newest are kept, none at all where it is 0.
+    """Checkpoints in a run directory: the best one and the `limit` newest, none where limit is 0.
 
-    Step 0 is the base model, never copied: `base` gives its tuned weights again. rebuild: for steps that have no whole
-    checkpoint, gives a space with the weights and fields of a step, by a replay, and what a checkpoint would say of it.
+    base: returns the tuned weights of the base model, which has no checkpoint. rebuild: replays the journal to a step
+    whose checkpoint is missing or damaged; returns a space with its weights and fields, and its meta data.
     """
 
     def __init__(
@@ -100,7 +107,7 @@ class FolderStore:
         if step == 0:
             return self._base()
         try:
-            examine(folder)
+            read_meta(folder)
             return _tensors(folder / WEIGHTS)
         except RunFolderError:
             if self._rebuild is None:
@@ -124,33 +131,37 @@ class FolderStore:
 
 
 class OtherStore(FolderStore):
-    """The checkpoints that another process writes."""
+    """Checkpoints that another process of the run writes."""
 
     def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
-        """Left to that process."""
+        """Does nothing: the other process saves."""
 
 
-def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Tensors at a share of the way from `start` to `end`, in arithmetic of float32 at least."""
-    out = {}
-    for name, y in end.items():
+def interpolate(base: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """base + share · (last - base) of each tensor of `last`, in float32 arithmetic at least."""
+    interpolated = {}
+    for name, y in last.items():
         wide = torch.promote_types(y.dtype, torch.float32)
-        x = start[name].to(y.device, wide)
-        out[name] = (x + (y.to(wide) - x) * share).to(y.dtype)
-    return out
+        x = base[name].to(y.device, wide)
+        interpolated[name] = (x + (y.to(wide) - x) * share).to(y.dtype)
+    return interpolated
 
 
 def checkpoints(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a run folder, ascending."""
-    found = [(_NAME.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
-    return sorted(int(m[1]) for m, p in found if m and (p / STATE).is_file())
+    """The steps of the checkpoints in a run directory, ascending."""
+    paths = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    matches = [(_NAME.fullmatch(p.name), p) for p in paths]
+    return sorted(int(m[1]) for m, p in matches if m and (p / STATE).is_file())
 
 
-def newest(
-    folder: Path, space: Space, journal: Journal, tell: Callable[[str], None] = lambda text: None
+def load_newest(
+    folder: Path, space: Space, journal: Journal, on_note: Callable[[str], None] = lambda text: None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """Load the newest checkpoint that is whole and of this journal; None where there is none: the space is then as it
-    was. Removes what kills have left half-written; `tell` hears of every checkpoint that cannot be used."""
+    """Load the newest checkpoint that is complete and belongs to this journal; returns its path and meta data.
+
+    None where there is none; the space is unchanged then. Removes half-written checkpoints. on_note: called with a text
+    for every checkpoint that cannot be used.
+    """
     for path in [*folder.glob(".checkpoint-*.tmp"), *folder.glob("checkpoint-*")]:
         if path.is_dir() and not (_NAME.fullmatch(path.name) and (path / STATE).is_file()):
             shutil.rmtree(path, ignore_errors=True)
@@ -159,13 +170,15 @@ def newest(
         try:
             return path, read(path, space, journal)
         except RunFolderError as error:
-            tell(f"{error}: not used, the journal is replayed from further back")
+            on_note(f"{error}: not used; the journal is replayed from an earlier step")
     return None
 
 
 def write(folder: Path, space: Space, meta: Mapping[str, Any]) -> None:
-    """Write one checkpoint: to a temporary folder, synced, then renamed. Raises ZotuneError where that fails, with
-    nothing of it left."""
+    """Write one checkpoint to a temporary folder, sync it and rename it.
+
+    Raises ZotuneError where that fails; no part of the checkpoint is left then.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with files.writing(folder):
@@ -181,33 +194,36 @@ def write(folder: Path, space: Space, meta: Mapping[str, Any]) -> None:
             _remove(folder)
             os.rename(temporary, folder)
             files.sync(folder.parent)
-        except BaseException:  # Ctrl-C too: nothing half-written stays
+        except BaseException:  # Ctrl-C too: no half-written checkpoint stays
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
-def examine(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, with every checksum in it found right. Raises RunFolderError."""
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The meta data of a checkpoint. Raises RunFolderError where a checksum in it is wrong."""
     try:
         meta = json.loads((folder / STATE).read_text())
         if meta.pop("sum") != _sum(meta):
-            raise RunFolderError(f"{folder / STATE} is not as it was saved (checksum differs)")
+            raise RunFolderError(f"{folder / STATE} was changed after it was saved (checksum differs)")
         if folder.name != f"checkpoint-{meta['step']}":
-            raise RunFolderError(f"{folder} holds what was saved at step {meta['step']}")
+            raise RunFolderError(f"{folder} holds the checkpoint of step {meta['step']}")
         for name, wanted in meta["files"].items():
             if files.checksum(folder / Path(name).name) != wanted:
-                raise RunFolderError(f"{folder / name} is not as it was saved (checksum differs)")
+                raise RunFolderError(f"{folder / name} was changed after it was saved (checksum differs)")
     except OSError as error:
         raise RunFolderError(f"{error.filename} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise RunFolderError(f"{folder / STATE} cannot be read: it is no state of a checkpoint") from None
+        raise RunFolderError(f"{folder / STATE} cannot be read: not the state of a checkpoint") from None
     return dict(meta)
 
 
 def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str, Any]:
-    """Load weights and fields into the space; returns the meta data. Raises RunFolderError, with the space as it was,
-    where anything is missing, damaged, of other tensors, or of another journal than the one given."""
-    meta = examine(folder)
+    """Load weights and fields into the space; returns the meta data.
+
+    Raises RunFolderError where a part is missing, damaged, of other tensors or of another journal; the space is
+    unchanged then.
+    """
+    meta = read_meta(folder)
     if journal is not None and not (
         meta["lines"] <= len(journal.lines) and meta.get("mark") == journal.checksum(meta["lines"])
     ):
@@ -217,17 +233,15 @@ def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str
     for key, tensor in _tensors(folder / FIELDS).items():
         path, _, name = key.partition("|")
         fields.setdefault(path, {})[name] = tensor
-    for held, names in [
-        (weights, set(space.params)),
-        *((f, set(f)) for f in fields.values()),
-    ]:  # a field may be partial
+    expected = [(weights, set(space.params)), *((f, set(f)) for f in fields.values())]  # a field may be partial
+    for saved, names in expected:
         for name in sorted(names):
             p = space.params.get(name)
-            if p is None or name not in held or held[name].shape != p.shape:
+            if p is None or name not in saved or saved[name].shape != p.shape:
                 shape = f" of shape {tuple(p.shape)}" if p is not None else ""
-                raise RunFolderError(f"{folder}: no tensor {name!r}{shape}; it is of another model")
-            if held is weights and held[name].dtype != p.dtype:
-                raise RunFolderError(f"{folder} holds {held[name].dtype}, the model is {p.dtype}")
+                raise RunFolderError(f"{folder} belongs to another model: no tensor {name!r}{shape}")
+            if saved is weights and saved[name].dtype != p.dtype:
+                raise RunFolderError(f"{folder} holds {saved[name].dtype}, the model is {p.dtype}")
     space.load(weights)
     device = {n: p.device for n, p in space.params.items()}
     space.fields = {path: {n: t.to(device[n]) for n, t in f.items()} for path, f in fields.items()}
@@ -235,12 +249,12 @@ def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of every bit of some tensors and of their names."""
-    found = hashlib.blake2b(digest_size=16)
+    """A hash of the names and of every bit of some tensors."""
+    h = hashlib.blake2b(digest_size=16)
     for name, x in tensors.items():
-        found.update(name.encode())
-        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        h.update(name.encode())
+        h.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()
 
 
 def _sum(body: Mapping[str, Any]) -> str:
@@ -249,7 +263,7 @@ def _sum(body: Mapping[str, Any]) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint, its state first: a kill leaves nothing that looks like a whole one."""
+    """Remove a checkpoint, its state first, so that a kill leaves no folder that looks complete."""
     if folder.exists():
         (folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)

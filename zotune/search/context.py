@@ -23,10 +23,10 @@ from zotune.types import Batch, Schedule, TensorInfo
 
 
 class At:
-    """When and where a step is: time, noise, batches and reductions.
+    """The moment of a step, with the noise, the batches and the reductions that the step may ask for.
 
-    t: step, from 0 (-1 in init); total: planned steps, or None where only time limits the run; progress: share of the
-    budget that is used, in [0, 1); own: the step's own batch, where it is another than its number says.
+    t: the step, from 0 (-1 in init); total: planned steps, None where only time limits the run; progress: share of the
+    budget that is used, in [0, 1). batch: the step's batch, by default the one that `batches` draws for t.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class At:
         t: int,
         total: int | None,
         progress: float,
-        own: Batch | None = None,
+        batch: Batch | None = None,
     ) -> None:
         self.t, self.total, self.progress = t, total, progress
         self._space, self._batches, self._tape = space, batches, tape
-        self._own = own or batches.at(t)
+        self._batch = batch or batches.at(t)
 
     @property
     def epoch(self) -> int:
@@ -66,16 +66,18 @@ class At:
         return self._batches.cost(batch)
 
     def normal(self, draw: int = 0, step: int | None = None) -> Noise:
-        """Noise of mean 0 and variance 1 for every element: explicit and repeatable, drawn when it is evaluated."""
+        """Noise of mean 0 and variance 1 for every element. The handle is repeatable: nothing is drawn before use."""
         return Noise("normal", self.t if step is None else step, draw)
 
     def rademacher(self, draw: int = 0, step: int | None = None) -> Noise:
-        """Noise of -1 and 1, one random bit an element."""
+        """Noise of -1 and 1, one random bit for each element."""
         return Noise("rademacher", self.t if step is None else step, draw)
 
     def sphere(self, draw: int = 0, step: int | None = None) -> Recipe:
-        """Noise on the sphere of radius √d in d dimensions, so that E[zzᵀ] = I: `normal` divided by its length, which
-        is summed in float64 and journaled."""
+        """Noise on the sphere of radius √d in d dimensions, so that E[zzᵀ] = I.
+
+        It is `normal` divided by its length, which is summed in float64 and journaled.
+        """
         z = self.normal(draw, step)
         length = math.sqrt(math.fsum(n * n for n in self.norm(z).values.values()))
         return math.sqrt(sum(t.numel for t in self._space.theta.tensors)) / length * z
@@ -83,15 +85,16 @@ class At:
     def factor(
         self, shape: Callable[[TensorInfo], tuple[int, int] | None], draw: int = 0, step: int | None = None
     ) -> Factor:
-        """A small matrix of normal noise for each tensor: (rows, columns) as `shape` says, none where it says None.
+        """A small matrix of normal noise for each tensor. shape: returns (rows, columns), or None for no matrix.
 
-        `outer(U, V)` makes a direction of two: U of (t.shape[0], rank), V of (t.numel // t.shape[0], rank).
+        `outer(U, V)` makes a direction of two factors: U of shape (t.shape[0], rank), V of (t.numel // t.shape[0],
+        rank).
         """
         shapes = {t.name: s for t in self._space.theta.tensors if (s := shape(t)) is not None}
         return Factor(shapes, self.t if step is None else step, draw)
 
     def vector(self, length: int, draw: int = 0) -> list[float]:
-        """`length` standard normal numbers on the host, for small searches (DiZO's ratios)."""
+        """`length` standard normal numbers on the host, for searches over few numbers (such as DiZO's ratios)."""
         rng = random.Random(seeds.derive(self._space.seed, "vector", self.t, draw))
         return [rng.gauss(0.0, 1.0) for _ in range(length)]
 
@@ -101,19 +104,19 @@ class At:
         return self._batches.full
 
     def sample(self, draw: int) -> Batch:
-        """Another batch of this step: draw 0 is the step's own, further draws are independent samples."""
-        return self._batches.at(self.t, draw) if draw else self._own
+        """A batch of this step: draw 0 is the step's own batch, other draws are independent samples."""
+        return self._batches.at(self.t, draw) if draw else self._batch
 
     def large(self, rows: int) -> Batch:
-        """A seeded sample of at least this many rows (all where there are fewer), for calibration."""
+        """A seeded sample of at least so many rows, for calibration; all rows where there are fewer."""
         return self._batches.sample(self.t, rows)
 
     def norm(self, recipe: types.Recipe) -> PerTensor:
-        """Euclidean norm of the recipe, one float a tensor, summed in float64 and journaled."""
+        """The Euclidean norm of the recipe on each tensor, summed in float64 and journaled."""
         return self._reduce("norm", recipe, _squares, lambda parts: math.sqrt(math.fsum(s for s, _ in parts)))
 
     def rms(self, recipe: types.Recipe) -> PerTensor:
-        """Root mean square of each tensor's elements, journaled."""
+        """The root mean square of the recipe on each tensor, journaled."""
 
         def join(parts: Sequence[tuple[float, int]]) -> float:
             return math.sqrt(math.fsum(s for s, _ in parts) / sum(n for _, n in parts))
@@ -121,8 +124,11 @@ class At:
         return self._reduce("rms", recipe, _squares, join)
 
     def quantile(self, recipe: types.Recipe, q: float) -> PerTensor:
-        """The q-quantile of each tensor's elements (linear interpolation), journaled. Nothing is sorted: a few passes
-        over the recipe count what is below, digit by digit (`Space.ordered`)."""
+        """The q-quantile of the recipe on each tensor, with linear interpolation, journaled.
+
+        It takes a few passes over the recipe instead of sorting (`Space.ordered`). Raises UsageError for q outside
+        [0, 1].
+        """
         if not 0.0 <= q <= 1.0:
             raise UsageError(f"quantile needs q in [0, 1], got {q}")
 

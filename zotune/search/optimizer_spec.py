@@ -1,4 +1,7 @@
-"""What a user names as an optimizer, made into an object with init and step. Knows plugins and options; no weights."""
+"""Resolves what the user names as an optimizer to an object with `init` and `step`.
+
+Knows plugins, options and declarations; knows no weights and no run.
+"""
 
 from __future__ import annotations
 
@@ -12,65 +15,69 @@ from zotune.scoring.objective import Objective
 from zotune.types import Optimizer
 
 AUTO = "auto"
-"""For `--learning-rate` and `--eps`: found by a calibration before the first step."""
+"""The value of `--learning-rate` and `--eps` for which a calibration before the first step chooses the option."""
 NAMES = {"lr": ("lr", "learning_rate"), "eps": ("eps", "epsilon")}
-"""What optimizers call their options for `--learning-rate` and `--eps`."""
+"""The names that optimizers have for the options of `--learning-rate` and `--eps`."""
 
 
 def resolve(
     spec: str | Optimizer, options: Mapping[str, Any], lr: float | str | None = None, eps: float | str | None = None
 ) -> Optimizer:
-    """A name, `file.py:Class`, `package.module:Class` or an instance to an optimizer.
+    """The optimizer that `spec` names: a name, `file.py:Class`, `package.module:Class` or an instance.
 
-    lr and eps are `--learning-rate` and `--eps`, for optimizers that have such options; "auto" leaves them as they are,
-    to be calibrated. Raises PluginError and OptionError.
+    lr, eps: `--learning-rate` and `--eps`, for optimizers that have such options; "auto" leaves the option to the
+    calibration. Raises PluginError and OptionError.
     """
     options = dict(options)
     if not isinstance(spec, str):
         if options or any(x not in (None, AUTO) for x in (lr, eps)):
-            raise OptionError("options are given to an optimizer's name, not to an instance")
+            raise OptionError("options belong to the name of an optimizer; an instance has its options already")
         return spec
     if ":" in spec:
         target = plugins.by_path(spec, "optimizer")
     else:
         target = plugins.default().find("optimizer", spec).load()
-    known = plugin_options.parameters(target)
+    parameters = plugin_options.parameters(target)
     for value, names in ((lr, NAMES["lr"]), (eps, NAMES["eps"])):
         if value not in (None, AUTO):
-            found = next((n for n in names if n in known), None)
-            if found is None:
-                raise OptionError(f"optimizer {spec!r} has no option {names[0]!r}", hint=f"it has {', '.join(known)}")
-            options.setdefault(found, value)
-    made = plugin_options.build(target, options, f"optimizer {spec!r}")
-    if declarations.plugin_problem("optimizer", made):
+            name = next((n for n in names if n in parameters), None)
+            if name is None:
+                raise OptionError(
+                    f"optimizer {spec!r} has no option {names[0]!r}", hint=f"it has {', '.join(parameters)}"
+                )
+            options.setdefault(name, value)
+    optimizer = plugin_options.build(target, options, f"optimizer {spec!r}")
+    if declarations.plugin_problem("optimizer", optimizer):
         raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
-    return made  # type: ignore[no-any-return]
+    return optimizer  # type: ignore[no-any-return]
 
 
 def calibrated(optimizer: Any, lr: float | str | None, eps: float | str | None) -> dict[str, str]:
-    """The optimizer's options to calibrate, as {"lr": name, "eps": name}; none where it `calibrates` itself.
+    """The names of the options to calibrate, as {"lr": name, "eps": name}; empty where the optimizer calibrates itself.
 
-    Raises OptionError where it has no such option, or cannot be made again with another value.
+    Raises OptionError where it has no such option, or is no dataclass, so that the option cannot be replaced.
     """
-    out: dict[str, str] = {}
+    names: dict[str, str] = {}
     if declarations.optimizer_info(optimizer).calibrates:
-        return out
+        return names
     for what, value in (("lr", lr), ("eps", eps)):
         if value != AUTO:
             continue
-        known = [f.name for f in dataclasses.fields(optimizer) if f.init] if dataclasses.is_dataclass(optimizer) else []
-        name = next((n for n in NAMES[what] if n in known), None)
+        fields = (
+            [f.name for f in dataclasses.fields(optimizer) if f.init] if dataclasses.is_dataclass(optimizer) else []
+        )
+        name = next((n for n in NAMES[what] if n in fields), None)
         if name is None:
             raise OptionError(
                 f"{type(optimizer).__name__} has no option {NAMES[what][0]!r} that can be calibrated",
-                hint=f"it has {', '.join(known) or 'none'}",
+                hint=f"it has {', '.join(fields) or 'none'}",
             )
-        out[what] = name
-    return out
+        names[what] = name
+    return names
 
 
 def check_needs(optimizer: Any, objective: Objective) -> None:
-    """Refuse an optimizer that asks for what the objective cannot give. Raises UsageError."""
+    """Raises UsageError where the optimizer needs values that the objective cannot give."""
     needs = declarations.optimizer_info(optimizer).needs
     name, info = type(optimizer).__name__, objective.info
     if info.gives == "order" and needs not in ("comparisons", "order"):
