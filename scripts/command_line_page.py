@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+
+import click
 
 from zotune.cli import help_page
 from zotune.cli.app import app
+from zotune.cli.command import RecordCommand, RecordGroup
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "command-line.md"
 BEGINNING = """# The command line
@@ -25,15 +27,16 @@ often, 130 interrupted by Ctrl-C after a checkpoint, 143 by SIGTERM. With `ZOTUN
 def page() -> str:
     """The whole page as Markdown."""
     parts = [BEGINNING]
-    for name, made in app.commands.items():
-        parts += sections(f"zotune {name}", made)
+    for name, command in app.commands.items():
+        parts += sections(f"zotune {name}", command)
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def sections(path: str, made: Any) -> list[str]:
+def sections(path: str, command: click.Command) -> list[str]:
     """The section of a command, and those of the commands in it."""
-    inner = getattr(made, "commands", {})
-    return [help_page.markdown(made.page(path)), *(s for n, c in inner.items() for s in sections(f"{path} {n}", c))]
+    assert isinstance(command, RecordCommand | RecordGroup)
+    inner = command.commands if isinstance(command, RecordGroup) else {}
+    return [help_page.markdown(command.page(path)), *(s for n, c in inner.items() for s in sections(f"{path} {n}", c))]
 
 
 if __name__ == "__main__":

@@ -1,71 +1,30 @@
-"""Options: converted by annotation, refused by name."""
+"""The configuration of a run: from flags, files and Python, with former names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zotune import config, plugin_options
+from zotune import config
 from zotune.errors import OptionError, ZotuneError
 from zotune.yaml_file import write_yaml
-
-
-@dataclass(frozen=True)
-class Demo:
-    lr: float = 1e-3  # η: learning rate
-    n: int = 1
-    fast: bool = False
-    mode: Literal["a", "b"] = "a"  # which
-    maybe: int | None = None
-    names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}")
-
-
-def test_strings_become_what_the_annotation_says() -> None:
-    given_ = {"lr": "1e-5", "n": "3", "fast": "yes", "mode": "b", "maybe": "none", "names": "x,y"}
-    assert plugin_options.build(Demo, given_, "demo") == Demo(1e-5, 3, True, "b", None, ("x", "y"))
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"lrr": 1}, "no option 'lrr' .*did you mean 'lr'"),
-        ({"lr": "fast"}, "must be a number, got 'fast'"),
-        ({"n": "1.5"}, "whole number, got '1.5'"),
-        ({"fast": "maybe"}, "true or false"),
-        ({"mode": "c"}, "one of a, b, got 'c'"),
-        ({"n": "0"}, "n must be at least 1, got 0"),
-    ],
-)
-def test_what_does_not_fit_is_named(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
-        plugin_options.build(Demo, options, "demo")
-
-
-def test_comments_are_the_meanings() -> None:
-    assert plugin_options.comments(Demo)["lr"] == "η: learning rate"
-    assert plugin_options.comments(Demo)["mode"] == "which"
 
 
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("objective: f1\nlearning-rate: 1e-5\nbatch_size: 8\noptimizer_args: {n: 2}\n")
-    found = config.resolve({"batch_size": 4, "objective": None, "optimizer_args": {"k": "1"}}, str(file))
-    assert (found.objective, found.learning_rate, found.batch_size) == ("f1", 1e-5, 4)
-    assert found.optimizer_args == {"n": 2, "k": "1"}
-    assert found.seed == 0
+    cfg = config.resolve({"batch_size": 4, "objective": None, "optimizer_args": {"k": "1"}}, str(file))
+    assert (cfg.objective, cfg.learning_rate, cfg.batch_size) == ("f1", 1e-5, 4)
+    assert cfg.optimizer_args == {"n": 2, "k": "1"}
+    assert cfg.seed == 0
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("objectiv: f1", "unknown key 'objectiv' .*did you mean 'objective'"),
         ("- a\n- b", "mapping"),
@@ -87,10 +46,10 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
         ("a: " + "[" * 50_000, "nested too deeply"),
     ],
 )
-def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(text)
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         config.resolve({}, str(file))
 
 
@@ -98,13 +57,12 @@ def test_whole_numbers_are_exact(tmp_path: Path) -> None:
     """Also those that no float holds."""
     (tmp_path / "c.yaml").write_text(f"seed: {2**60 + 1}\n")
     assert config.resolve({}, str(tmp_path / "c.yaml")).seed == 2**60 + 1
-    assert plugin_options.build(Demo, {"n": str(2**60 + 1)}, "demo").n == 2**60 + 1
 
 
 def test_several_objectives_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("objective: [f1, 'contains:a,b']\nweight: [1, 0.5]\n")
-    found = config.resolve({}, str(tmp_path / "c.yaml"))
-    assert (found.objective, found.weight, found.objective_name) == (
+    cfg = config.resolve({}, str(tmp_path / "c.yaml"))
+    assert (cfg.objective, cfg.weight, cfg.objective_name) == (
         ("f1", "contains:a,b"),
         (1.0, 0.5),
         "f1 + contains:a,b",
@@ -114,9 +72,9 @@ def test_several_objectives_in_a_file(tmp_path: Path) -> None:
 def test_written_configuration_reads_back(tmp_path: Path) -> None:
     from dataclasses import asdict
 
-    made = config.resolve({"objective": "f1", "learning_rate": 1e-7, "columns": {"text": "sentence"}}, None)
-    write_yaml(tmp_path / "c.yaml", asdict(made))
-    assert config.resolve({}, str(tmp_path / "c.yaml")) == made
+    cfg = config.resolve({"objective": "f1", "learning_rate": 1e-7, "columns": {"text": "sentence"}}, None)
+    write_yaml(tmp_path / "c.yaml", asdict(cfg))
+    assert config.resolve({}, str(tmp_path / "c.yaml")) == cfg
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,10 +8,8 @@ import pytest
 from rich.console import Console
 
 from zotune.cli import terminal as terminals
-from zotune.cli.result_lines import estimate_lines, score_lines
 from zotune.cli.terminal import Terminal
 from zotune.events import Evaluated, Interpolated, Note, Phase, RolledBack, RunStarted, StepDone
-from zotune.runs.result import ScoreEstimate
 from zotune.text import number
 
 START = RunStarted(
@@ -96,31 +94,3 @@ def test_a_quiet_terminal_prints_nothing(lines: tuple[Terminal, io.StringIO]) ->
 )
 def test_numbers(value: float, sign: bool, shown: str) -> None:
     assert number(value, sign) == shown
-
-
-def test_scores_of_an_evaluation_stand_in_one_column() -> None:
-    scores = {"f1": ScoreEstimate(0.5, 0.03, 60), "accuracy": ScoreEstimate(-0.00001, None, 60)}
-    assert score_lines(scores) == ["f1       0.5000 ± 0.0300 (60 rows)", "accuracy 0.0000 (60 rows)"]
-
-
-def test_an_estimate() -> None:
-    estimate = {
-        "config": {"objective": "f1", "seed": 0},
-        "model": "m",
-        "head": "causal",
-        "classes": [],
-        "task": "generation",
-        "tuned_weights": 4224,
-        "steps": 1200,
-        "evaluations": 2400,
-        "seconds": 0.123,
-        "memory_mb": {"model": 86.6, "probing": 0.0, "fields": 0.0},
-    }
-    assert estimate_lines(estimate) == [
-        "options other than the defaults:",
-        "  objective: f1",
-        "model: m (causal head), 4,224 weights tuned",
-        "task: generation",
-        "estimate: 1,200 steps, 2,400 evaluations, about 0.123 s",
-        "memory: model 86.6 MB, perturbation 0.0 MB, optimizer 0.0 MB",
-    ]
