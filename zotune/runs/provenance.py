@@ -29,6 +29,10 @@ LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """Libraries whose versions the bits of a run depend on; with an adapter, peft too."""
 
 
+SHIPPED = frozenset({"zotune", "zotune_optimizers", "zotune_objectives"})
+"""Packages of zotune's own distribution."""
+
+
 def header_of(session: Session) -> dict[str, Any]:
     """The header of a session's journal, as JSON values: everything that the bits depend on."""
     plan, space = session.plan, session.space
@@ -87,6 +91,12 @@ def _task_record(plan: Plan) -> dict[str, Any]:
     return record | ({"choices": spec.choices} if spec.choices else {})
 
 
+def is_shipped(target: Any) -> bool:
+    """Whether a function or an object's class comes with zotune: its version, which is compared too, stands for it."""
+    module: str = declarations.definition(target).__module__ or ""
+    return module.partition(".")[0] in SHIPPED
+
+
 def source_hash(target: Any) -> str:
     """The hash of the file that defines an object's class or a function, or of its name where there is no file."""
     target = declarations.definition(target)
@@ -122,4 +132,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-__all__ = ["environment", "header_of", "source_hash"]
+def sources_of_users(session: Session) -> set[str]:
+    """The keys of source hashes in a header that a resumed run must have again: those of code that is not zotune's."""
+    plan = session.plan
+    keys = set() if all(is_shipped(o.function) for o in plan.objective.each) else {"objective_source"}
+    return keys if is_shipped(type(plan.optimizer)) else keys | {"optimizer_source"}
+
+
+__all__ = ["environment", "header_of", "is_shipped", "source_hash", "sources_of_users"]

@@ -6,7 +6,7 @@ Knows journals, headers and checkpoints; takes no step.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from zotune import files
 from zotune.config import RunConfig
 from zotune.errors import RunFolderError
 from zotune.events import Emit, Note
-from zotune.runs.provenance import environment
+from zotune.runs.provenance import environment, sources_of_users
 from zotune.runs.run_directory import CONFIG, ENVIRONMENT, JOURNAL
 from zotune.runs.session import Session
 from zotune.search import checkpoint
@@ -32,6 +32,10 @@ FIXED: Final = frozenset(
 """Keys of the header that recorded lines cannot be replayed without: `--force` does not change them."""
 
 
+SOURCES: Final = frozenset({"objective_source", "optimizer_source"})
+"""Hashes of source files: of code that comes with zotune the version decides, which is compared as well."""
+
+
 def open_journal(session: Session, folder: Path, resume: bool, header: dict[str, Any], force: bool) -> Journal:
     """The run's journal: a new one beside the run's configuration, or that of the run to resume.
 
@@ -43,7 +47,8 @@ def open_journal(session: Session, folder: Path, resume: bool, header: dict[str,
 
     def lines() -> list[Any]:
         if resume and has_header(path):
-            opened.append(_reopen(path, header, config, force, session.emit))
+            compared = header.keys() - SOURCES | sources_of_users(session)
+            opened.append(_reopen(path, header, compared, config, force, session.emit))
         else:
             if resume:
                 path.unlink(missing_ok=True)
@@ -79,11 +84,13 @@ def restore(engine: Engine, folder: Path, resume: str, journal: Journal, session
     note(f"resumed from {path or 'the base model'}, {len(journal.lines) - journal.cursor} journal lines to replay")
 
 
-def _reopen(path: Path, header: dict[str, Any], config: RunConfig, force: bool, emit: Emit) -> Journal:
+def _reopen(
+    path: Path, header: dict[str, Any], compared: Set[str], config: RunConfig, force: bool, emit: Emit
+) -> Journal:
     """An existing journal, with lines for what has changed since. Raises RunFolderError for forbidden changes."""
     journal = Journal.open(path)
     try:
-        _record_changes(journal, path, header, config, force, emit)
+        _record_changes(journal, path, header, compared, config, force, emit)
     except BaseException:  # Ctrl-C too: nobody else closes it
         journal.close()
         raise
@@ -91,7 +98,13 @@ def _reopen(path: Path, header: dict[str, Any], config: RunConfig, force: bool, 
 
 
 def _record_changes(
-    journal: Journal, path: Path, header: dict[str, Any], config: RunConfig, force: bool, emit: Emit
+    journal: Journal,
+    path: Path,
+    header: dict[str, Any],
+    compared: Set[str],
+    config: RunConfig,
+    force: bool,
+    emit: Emit,
 ) -> None:
     recorded = dict(journal.header)
     for line in journal.lines:
@@ -100,9 +113,8 @@ def _record_changes(
         if line["kind"] == "budget":
             recorded["budget"] = {key: line[key] for key in header["budget"]}
     free = {"budget"} | ({"eval_steps"} if config.eval_steps is None else set())
-    changed = {
-        key: [recorded.get(key), new] for key, new in header.items() if key not in free and recorded.get(key) != new
-    }
+    changed = {key: [recorded.get(key), header[key]] for key in header if key in compared - free}
+    changed = {key: values for key, values in changed.items() if values[0] != values[1]}
     for key, (old, new) in changed.items():
         if not force or key in FIXED:
             hint = "" if key in FIXED else "--force resumes all the same; the journal records the change"
