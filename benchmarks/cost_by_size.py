@@ -60,7 +60,7 @@ def main() -> None:
             continue
         found = bench.measure(shaped(width, layers, args.tokens, options.seed), rules, options)
         e, textbook = found["optimizers"][0], found["textbook"]
-        parts = " | ".join(f"{e['parts'][p]['of_two_forwards']:.2f}" for p in ("probe", "update", "objective"))
+        parts = " | ".join(f"{e['parts'][p]['of_two_forwards']:.2f}" for p in ("perturb", "update", "objective"))
         print(
             f"| {found['weights'] / 1e6:.1f} M | {e['two_forwards_ms']:.0f} ms | {e['step_ms']:.0f} ms "
             f"| {e['ratio']:.2f} | {parts} | {textbook['over_step']:.1f} |",

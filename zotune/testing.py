@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from zotune import declarations
-from zotune.bench.workbench import PROBLEMS, Bench, Discard, Given, LiveTensors, TinyNet, Weights, data, same
+from zotune.bench.workbench import PROBLEMS, Bench, Discard, FirstStep, LiveTensors, TinyNet, Weights, data, same
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.events import RolledBack
@@ -48,7 +48,7 @@ class OptimizerContract:
     def optimizer(self) -> Optimizer:
         raise NotImplementedError
 
-    def reference(self, given: Given) -> Mapping[str, Any] | None:
+    def reference(self, first: FirstStep) -> Mapping[str, Any] | None:
         """The weights after the first step, in numpy float64, written again from the paper. None: not said here."""
         return None
 
@@ -211,7 +211,7 @@ class OptimizerContract:
         """Where `reference` gives one: in float64, at 1e-12."""
         bench = self.bench(dtype=torch.float64, steps=1)
         start = {n: p.numpy().copy() for n, p in bench.weights().items()}
-        new = self.reference(Given(bench, start))
+        new = self.reference(FirstStep(bench, start))
         if new is None:
             return
         found = bench.run().weights()
@@ -319,7 +319,7 @@ class ObjectiveContract:
 __all__ = [
     "PROBLEMS",
     "Bench",
-    "Given",
+    "FirstStep",
     "LiveTensors",
     "ObjectiveContract",
     "OptimizerContract",

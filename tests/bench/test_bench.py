@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zotune import plugins
-from zotune.bench import bench, instruments, textbook
+from zotune.bench import bench, instruments, optimizer_cost, textbook
 from zotune.bench.bench import Options
 from zotune.bench.shapes import SHAPES
 from zotune.cli import app, bench_tables
@@ -54,7 +54,7 @@ KEYS = {
 def small(**more: Any) -> Options:
     """Options of a single round, which has no median worth the name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instruments, "ROUNDS", 1)
+        patch.setattr(instruments, "MIN_ROUNDS", 1)
         return Options(**{"rows": 2, "tokens": 5, "rounds": 1, "warmup": 0, "compile": False, **more})
 
 
@@ -74,8 +74,8 @@ def positive(found: Any) -> None:
     for e in found["optimizers"]:
         assert all(e[k] > 0 for k in ("evaluations", "step_ms", "forwards_ms", "ratio", "two_forwards_ms"))
         assert math.isclose(sum(k["share"] for k in e["kinds"]), 1)
-        assert set(e["parts"]) == set(bench.PARTS)
-        assert e["memory"]["step_bytes"] > e["memory"]["probe_bytes"] > 0
+        assert set(e["parts"]) == set(optimizer_cost.PARTS)
+        assert e["memory"]["step_bytes"] > e["memory"]["perturb_bytes"] > 0
         assert e["memory"]["inference_bytes"] > found["weights_bytes"]
 
 
@@ -126,11 +126,11 @@ def test_evaluations_counted_are_those_declared(everything: tuple[dict[str, Any]
 def test_steps_of_several_kinds_are_weighted_by_their_share(everything: tuple[dict[str, Any], bool]) -> None:
     by_name = {e["name"]: e for e in everything[0]["optimizers"]}
     svrg, dizo = by_name["mezo-svrg"], by_name["dizo"]
-    assert {k["evaluations"]: k["share"] for k in svrg["kinds"]} == {4: 0.5, 2 * instruments.SET: 0.5}
+    assert {k["evaluations"]: k["share"] for k in svrg["kinds"]} == {4: 0.5, 2 * instruments.TRAINING_BATCHES: 0.5}
     assert {k["evaluations"]: k["share"] for k in dizo["kinds"]} == {2: 0.98, 22: 0.02}
     assert math.isclose(dizo["evaluations"], 2.4)
-    assert dizo["said_of"] == "the mean over 50 steps"
-    assert by_name["mezo"]["said_of"] == "the median step"
+    assert dizo["statistic"] == "the mean over 50 steps"
+    assert by_name["mezo"]["statistic"] == "the median step"
 
 
 def test_tables_hold_every_optimizer_in_a_hundred_columns(everything: tuple[dict[str, Any], bool]) -> None:
@@ -168,7 +168,7 @@ def test_every_head_has_a_number(head: Head, family: str, more: dict[str, Any]) 
 
 def test_the_number_of_a_language_model_is_the_cross_entropy_of_next_tokens() -> None:
     loaded = tiny("causal", "llama", num_key_value_heads=1)
-    subject = instruments.Subject(loaded, small(), instruments.Clock(loaded.device))
+    subject = instruments.ModelOnRandomTokens(loaded, small(), instruments.Clock(loaded.device))
     ids = subject.inputs["input_ids"][:3]
     with torch.no_grad():
         logits = loaded.model(input_ids=ids).logits
@@ -203,14 +203,14 @@ def test_the_textbook_loop_is_mezo() -> None:
 def test_weights_are_given_back_where_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = tiny()
     before = bits(loaded)
-    read = instruments.Subject._read
+    read = instruments.ModelOnRandomTokens._row_values
     calls: list[int] = []
 
-    def fails(self: instruments.Subject, *given: Any) -> torch.Tensor:
+    def fails(self: instruments.ModelOnRandomTokens, *given: Any) -> torch.Tensor:
         calls.append(1)
         return read(self, *given) * (math.nan if len(calls) > 5 else 1.0)
 
-    monkeypatch.setattr(instruments.Subject, "_read", fails)
+    monkeypatch.setattr(instruments.ModelOnRandomTokens, "_row_values", fails)
     with pytest.raises(ObjectiveFailures, match="nan"):
         bench.measure(loaded, bench.resolve(["mezo"])[0], small())
     assert bits(loaded) == before

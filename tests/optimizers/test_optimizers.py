@@ -16,7 +16,7 @@ from zotune.cli.terminal import Terminal
 from zotune.errors import OptionError, UsageError
 from zotune.events import Initialized
 from zotune.plugin_options import parameters
-from zotune.testing import PROBLEMS, Bench, Given, LiveTensors, OptimizerContract, data
+from zotune.testing import PROBLEMS, Bench, FirstStep, LiveTensors, OptimizerContract, data
 
 TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "interval": 3}
 TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)", "vector_lr": 1e-2, "rank": 4}
@@ -290,15 +290,15 @@ class RightReference(OptimizerContract):
     def optimizer(self) -> Any:
         return plugins.default().find("optimizer", "mezo").load()(lr=1e-2, eps=1e-2)
 
-    def reference(self, given: Given) -> Any:
-        z = given.noise()
-        up, down = (given.loss({n: w + s * 1e-2 * z[n] for n, w in given.weights.items()}) for s in (1, -1))
-        return {n: w - 1e-2 * (up - down) / 2e-2 * z[n] for n, w in given.weights.items()}
+    def reference(self, first: FirstStep) -> Any:
+        z = first.noise()
+        up, down = (first.loss({n: w + s * 1e-2 * z[n] for n, w in first.weights.items()}) for s in (1, -1))
+        return {n: w - 1e-2 * (up - down) / 2e-2 * z[n] for n, w in first.weights.items()}
 
 
 class WrongReference(RightReference):
-    def reference(self, given: Given) -> Any:
-        return {n: w + 1e-9 for n, w in super().reference(given).items()}
+    def reference(self, first: FirstStep) -> Any:
+        return {n: w + 1e-9 for n, w in super().reference(first).items()}
 
 
 def test_the_contract_finds_a_step_that_is_not_its_paper() -> None:

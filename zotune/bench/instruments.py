@@ -1,7 +1,8 @@
-"""What `zotune bench` measures with: a clock, a space that takes its own time, a model on random rows, peak memory, and
+"""Instruments of `zotune bench`: a clock, a space that times itself, a model on random tokens, peak memory, and
 the pass that writes weights.
 
-Rows are random tokens of one length: what costs depend on. Knows models and spaces; no data and no metric.
+Rows are random tokens of one length, because costs depend on nothing else of them. Knows models and spaces; knows no
+data set and no optimizer.
 """
 
 from __future__ import annotations
@@ -27,19 +28,23 @@ from zotune.models.trainable import check_tune
 from zotune.tasks.forward import out_of_memory
 from zotune.types import Score
 
-SET = 4
-"""Training rows, in batches: what an optimizer evaluates that asks for all of them."""
-ROUNDS = 5
-"""The fewest rounds that have a median."""
-BUFFER = 1 << 28
-"""Bytes that the copy goes to, over and over, where more than these are tuned."""
+TRAINING_BATCHES = 4
+"""Training rows, in batches: what an optimizer evaluates that asks for all rows."""
+MIN_ROUNDS = 5
+"""Fewer rounds have no useful median."""
+COPY_BUFFER_BYTES = 1 << 28
+"""Size of the buffer that weights are copied to; larger weights go to it piece after piece."""
 NO_TARGET = -100
-"""In the place of a token that is not predicted."""
+"""Target of a token that is not predicted: `ignore_index` of torch's cross-entropy."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured. rows, tokens: of a batch; rounds: measured, after `warmup` that are not; tune: as in fit."""
+    """What is measured.
+
+    rows, tokens: of a batch; rounds: measured, after `warmup` rounds that are not; tune, perturb: as in `zotune fit`.
+    Raises OptionError for values out of range.
+    """
 
     rows: int = 16
     tokens: int = 64
@@ -51,7 +56,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("tokens", 2), ("rounds", ROUNDS), ("warmup", 0)):
+        for name, least in (("rows", 1), ("tokens", 2), ("rounds", MIN_ROUNDS), ("warmup", 0)):
             value = getattr(self, name)
             if value < least:
                 raise OptionError(f"--{name} must be at least {least}, got {value}")
@@ -61,7 +66,7 @@ class Options:
 
 
 class Clock:
-    """Seconds by name, of work that is done: an accelerator is waited for."""
+    """Measures seconds by name. On an accelerator it waits for the work that is queued."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: Counter[str] = Counter()
@@ -80,43 +85,45 @@ class Clock:
         finally:
             self.seconds[name] += self.now() - began  # type: ignore[assignment]
 
-    def of(self, run: Callable[[], Any]) -> float:
+    def time(self, run: Callable[[], Any]) -> float:
         """Seconds that a call takes."""
         began = self.now()
         run()
         return self.now() - began
 
 
-class Watched(Space):
-    """A space that takes the time of what it does: `probed` (the whole block, whatever is done inside), `update`,
+class TimedSpace(Space):
+    """A space that times itself, as `perturbed` (a whole block at a point, with all that is done inside), `update` and
     `norms`."""
 
     clock: Clock
 
     @contextlib.contextmanager
     def at(self, point: Recipe, forwards: int | None = None) -> Iterator[None]:
-        with self.clock("probed"), super().at(point, forwards):
+        with self.clock("perturbed"), super().at(point, forwards):
             yield
 
     def assign(self, theta: Recipe, state: Any = None) -> Any:
         with self.clock("update"):
             return super().assign(theta, state)
 
-    def reduce(self, *given: Any, **named: Any) -> dict[str, float]:
+    def reduce(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.clock("norms"):
-            return super().reduce(*given, **named)
+            return super().reduce(*args, **kwargs)
 
-    def ordered(self, *given: Any, **named: Any) -> dict[str, float]:
+    def ordered(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.clock("norms"):
-            return super().ordered(*given, **named)
+            return super().ordered(*args, **kwargs)
 
 
-class Subject:
-    """A model on random rows of one length, and a number a row that is read off its output.
+class ModelOnRandomTokens:
+    """A model with random token ids as input, and an objective of its output.
 
-    causal and seq2seq: mean cross-entropy of the next tokens (of the decoder, which has as many as the encoder);
-    masked: of all tokens; others: mean square of the logits or of the last hidden state. passes: rows of each pass made
-    for a score. Raises OptionError where the model takes fewer tokens.
+    The objective of a row: for causal and seq2seq models the mean cross-entropy of the next tokens (of the decoder,
+    whose input is as long as the encoder's); for masked ones of all tokens; for others the mean square of the logits or
+    of the last hidden state.
+
+    passes: rows of each forward pass that `score` has made. Raises OptionError where the model takes fewer tokens.
     """
 
     def __init__(self, loaded: LoadedModel, options: Options, clock: Clock) -> None:
@@ -127,25 +134,25 @@ class Subject:
             raise OptionError(f"--tokens {options.tokens}: the model takes {limit} at most")
         vocabulary = int(loaded.config.vocab_size)
         generator = torch.Generator().manual_seed(options.seed)
-        shape = (SET * options.rows, options.tokens)
+        shape = (TRAINING_BATCHES * options.rows, options.tokens)
 
-        def drawn() -> Tensor:
+        def random_ids() -> Tensor:
             low = min(1000, vocabulary // 2)  # special tokens come first
             return torch.randint(low, vocabulary, shape, generator=generator).to(loaded.device)
 
-        ids = drawn()
+        ids = random_ids()
         self.inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if loaded.head == "seq2seq":
-            self.inputs["decoder_input_ids"] = drawn()
-        self.plain(options.rows)
+            self.inputs["decoder_input_ids"] = random_ids()
+        self.plain_pass(options.rows)
 
     def take(self, indices: Sequence[int]) -> dict[str, Tensor]:
         where = torch.tensor(indices, device=self.loaded.device)
         return {name: x[where] for name, x in self.inputs.items()}
 
     @torch.no_grad()
-    def plain(self, rows: int) -> Callable[[], Any]:
-        """A pass over so many rows as a call. Raises ModelError where the model cannot make it."""
+    def plain_pass(self, rows: int) -> Callable[[], Any]:
+        """A call that makes one forward pass of so many rows. Raises OutOfMemory and ModelError where it fails."""
         inputs = self.take(range(rows))
 
         @torch.no_grad()
@@ -154,57 +161,57 @@ class Subject:
 
         try:
             run()
-        except Exception as error:  # whatever a model raises that wants other inputs
+        except Exception as error:  # models that need other inputs raise anything
             if out_of_memory(error):
                 raise OutOfMemory(f"{rows} rows of {self.tokens} tokens do not fit", hint="fewer --rows") from error
-            said = (str(error).splitlines() or [""])[0]
-            what = f"{self.loaded.source} cannot be run on random tokens: {type(error).__name__}: {said}"
+            reason = (str(error).splitlines() or [""])[0]
+            what = f"{self.loaded.source} cannot be run on random tokens: {type(error).__name__}: {reason}"
             raise ModelError(what) from error
         return run
 
     @torch.no_grad()
     def score(self, indices: Sequence[int]) -> Score:
-        """The objective, in passes of at most `rows` rows."""
-        found: list[float] = []
+        """The mean objective of these rows, in passes of at most `rows` rows."""
+        values: list[float] = []
         for first in range(0, len(indices), self.rows):
             part = indices[first : first + self.rows]
             with self.clock("objective"):
                 inputs = self.take(part)
             out = self.loaded.model(**inputs)
             with self.clock("objective"):
-                found += self._read(out, inputs).tolist()
+                values += self._row_values(out, inputs).tolist()
             self.passes.append(len(part))
-        return Score(math.fsum(found) / len(found), tuple(found))
+        return Score(math.fsum(values) / len(values), tuple(values))
 
     def loss(self) -> float:
         """The objective on the first batch."""
         return self.score(range(self.rows)).value
 
-    def _read(self, out: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """One number a row: (rows,)."""
+    def _row_values(self, out: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The objective of each row, of shape (rows,)."""
         head = self.loaded.head
         if head in ("embedding", "classification"):
             x: Tensor = out.logits if head == "classification" else out.last_hidden_state
             return x.float().square().flatten(1).mean(1)
-        logits = out.logits[:, -self.tokens :]  # a prefix has logits of its own in some models
+        logits = out.logits[:, -self.tokens :]  # prefix tokens have logits too in some models
         targets = inputs["decoder_input_ids" if head == "seq2seq" else "input_ids"]
-        if head != "masked":  # the last token's logits have no target; cutting them off would copy all others
+        if head != "masked":  # the last token has no target; slicing its logits off would copy all others
             targets = nn.functional.pad(targets[:, 1:], (0, 1), value=NO_TARGET)
-        found = nn.functional.cross_entropy(
+        losses = nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=NO_TARGET
         )
-        each: Tensor = found.view(len(targets), -1).sum(1) / (targets != NO_TARGET).sum(1)
-        return each
+        per_row: Tensor = losses.view(len(targets), -1).sum(1) / (targets != NO_TARGET).sum(1)
+        return per_row
 
 
-def bytes_of(module: nn.Module) -> int:
+def module_bytes(module: nn.Module) -> int:
     """Bytes of a module's weights and buffers."""
     each = {id(x): x for x in itertools.chain(module.parameters(), module.buffers())}
     return sum(x.numel() * x.element_size() for x in each.values())
 
 
-def peak(device: torch.device, run: Callable[[], Any], held: int) -> int:
-    """Bytes that are in use at one time, at most, while a call runs.
+def peak_bytes(device: torch.device, run: Callable[[], Any], held: int) -> int:
+    """The largest number of bytes in use at one time while a call runs.
 
     That is `held`, the bytes that the call works on, and what is allocated meanwhile: by CUDA's allocator on a GPU, as
     tensors elsewhere. Other memory in use, such as the benchmark's own copy of the weights, does not count.
@@ -222,14 +229,14 @@ def peak(device: torch.device, run: Callable[[], Any], held: int) -> int:
     return held + int(live.peak)
 
 
-class Write:
-    """The pass that writes weights, θ + c z, against a copy of as many bytes; both read and write them once."""
+class WeightWrite:
+    """The pass that writes weights, θ + c z, and a copy of as many bytes. Both read and write each byte once."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
         sizes = [p.numel() * p.element_size() for p in space.params.values()]
         self.bytes = sum(sizes)
-        most = max(max(sizes), min(self.bytes, BUFFER))
+        most = max(max(sizes), min(self.bytes, COPY_BUFFER_BYTES))
         device = next(iter(space.params.values())).device
         self._buffer = torch.empty(most, dtype=torch.uint8, device=device)
         self._step = 0
@@ -240,7 +247,7 @@ class Write:
         self.space.assign(self.space.theta + 1e-9 * Noise("normal", self._step, 0))
 
     def copy(self) -> None:
-        """Every tuned tensor to a buffer, which begins again where it is full."""
+        """Copy every tuned tensor to the buffer, from its beginning again where it is full."""
         end = 0
         for p in self.space.params.values():
             size = p.numel() * p.element_size()
@@ -249,4 +256,13 @@ class Write:
             end = -(-(begin + size) // 64) * 64
 
 
-__all__ = ["SET", "Clock", "Options", "Subject", "Watched", "Write", "bytes_of", "peak"]
+__all__ = [
+    "TRAINING_BATCHES",
+    "Clock",
+    "ModelOnRandomTokens",
+    "Options",
+    "TimedSpace",
+    "WeightWrite",
+    "module_bytes",
+    "peak_bytes",
+]

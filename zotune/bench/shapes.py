@@ -1,4 +1,4 @@
-"""Published models by the sizes of their parts: what a step costs does not ask for their weights."""
+"""Configurations of published models. The cost of a step depends on their sizes, not on their weights."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
         },
     ),
 }
-"""Family and configuration, as transformers names them."""
+"""(family, configuration) by name, in the words of transformers."""
 
 __all__ = ["SHAPES"]

@@ -1,12 +1,12 @@
-"""MeZO as it is usually written down, to be measured beside zotune's own (`zotune bench`).
+"""MeZO as it is usually written, for comparison with zotune's own step (`zotune bench`).
 
     z ~ N(0, I) from a seed, drawn again for each of four passes, tensor by tensor
     θ ← θ + ε z;  L₊ = L(θ);   θ ← θ − 2ε z;  L₋ = L(θ);   θ ← θ + ε z;   θ ← θ − η (L₊ − L₋) / 2ε z
 
 Malladi et al. 2023, arXiv:2305.17333, Algorithm 1. It draws, multiplies and adds with torch's own operations, as public
-trainers do, and what it subtracts does not come back to the last bit: nothing of zotune tunes with it.
+trainers do. Adding and subtracting ε z does not restore θ to the last bit, so zotune itself never tunes with this loop.
 
-Knows modules and nothing of zotune.
+Knows modules and nothing else of zotune.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 @torch.no_grad()
 def step(params: Sequence[nn.Parameter], loss: Callable[[], float], seed: int, lr: float, eps: float) -> float:
-    """One step on these parameters, whose data are other tensors afterwards; returns (L₊ − L₋) / 2ε."""
+    """Take one step on these parameters, whose `data` are new tensors afterwards. Returns (L₊ − L₋) / 2ε."""
 
     def perturb(scale: float) -> None:
         generator = torch.Generator(params[0].device).manual_seed(seed)

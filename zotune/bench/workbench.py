@@ -1,6 +1,6 @@
-"""What the contract tests run on: tiny modules, small problems, and a bench around one optimizer.
+"""What the contract tests of `zotune.testing` run on: tiny modules, small problems, and a bench around one optimizer.
 
-Knows the engine and everything under it; needs nothing but torch, no model and no data.
+Knows the engine and everything below it. Needs torch, and no model or data set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from zotune.types import Optimizer, Score
 
 
 class TinyNet(nn.Module):
-    """Two linear layers, a norm, an embedding, tied weights and a buffer: one of everything that matters."""
+    """Two linear layers, a norm, an embedding with tied weights, and a buffer: one of each kind of tensor."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -63,9 +63,10 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 class Bench:
-    """A tiny problem around one optimizer: cross-entropy of TinyNet on 24 rows, in batches of 6.
+    """One optimizer in an engine, by default on the cross-entropy of TinyNet on 24 rows in batches of 6.
 
-    fail_at: evaluations (counted from 1) that raise ObjectiveError. assess: scores held-out rows after every step.
+    fail_at: evaluations, counted from 1, that raise ObjectiveError. assess: the validation loss, computed after every
+    step. calls: evaluations so far.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 
 class Weights(nn.Module):
-    """Two tensors near 0.3, to be tuned by themselves."""
+    """Two tensors with values near 0.3, tuned by themselves."""
 
     def __init__(self, numel: int = 8) -> None:
         super().__init__()
@@ -186,12 +187,12 @@ PROBLEMS: dict[str, Callable[[Any, Sequence[int]], Score]] = {
     "absolute value": _absolute,
     "logistic": _logistic,
 }
-"""Small problems of `Weights`: smooth, badly scaled, with a kink, without a minimum."""
+"""Objectives of `Weights`: smooth, badly scaled, with a kink, without a minimum."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a reference of the first step starts from: weights (numpy float64, by name) and the same noise and loss."""
+class FirstStep:
+    """What a reference of the first step needs: initial weights (numpy float64, by name), noise and loss."""
 
     bench: Bench
     weights: Mapping[str, Any]
@@ -200,7 +201,7 @@ class Given:
         return {n: z.numpy() for n, z in self.bench.space.value(Noise(kind, step, draw)).items()}
 
     def loss(self, weights: Mapping[str, Any], draw: int = 0) -> float:
-        """On the first step's batch, at other weights."""
+        """The loss at other weights, on the first step's batch or on a further draw."""
         module = copy.deepcopy(self.bench.module)
         space = Space(module, 0)
         space.load({n: torch.as_tensor(w) for n, w in weights.items()})
@@ -208,14 +209,14 @@ class Given:
 
 
 class Discard(checkpoint.MemoryStore):
-    """Keeps no weights."""
+    """A checkpoint store that saves nothing."""
 
     def save(self, space: Space, step: int, meta: Mapping[str, Any], keep: int) -> None:
         return
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all tensors made inside the block that are alive at one time, at most: `peak`."""
+    """Measures `peak`, the largest number of bytes at one time in tensors that were made inside the block."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -223,13 +224,13 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)}
+        inputs = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         for x in tree_leaves(out):
             if isinstance(x, Tensor):
                 storage = x.untyped_storage()
                 key = storage.data_ptr()
-                if key not in given or key in self._known:
+                if key not in inputs or key in self._known:
                     self._hold(x, key, storage.nbytes())
         return out
 
@@ -247,4 +248,4 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.live -= size
 
 
-__all__ = ["PROBLEMS", "Bench", "Discard", "Given", "LiveTensors", "TinyNet", "Weights", "data", "same"]
+__all__ = ["PROBLEMS", "Bench", "Discard", "FirstStep", "LiveTensors", "TinyNet", "Weights", "data", "same"]

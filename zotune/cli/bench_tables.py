@@ -83,7 +83,7 @@ def _memory(entries: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...],
     rows: Rows = []
     for e in entries:
         m = e["memory"]
-        sizes = (m[k] / MB for k in ("probe_bytes", "field_bytes", "inference_bytes", "step_bytes"))
+        sizes = (m[k] / MB for k in ("perturb_bytes", "field_bytes", "inference_bytes", "step_bytes"))
         rows.append((e["name"], *(f"{x:.1f}" for x in sizes), f"{m['ratio']:.2f}"))
     columns = ("optimizer", "perturbation", "fields", "inference", "step", "step / inference")
     return "peak memory, MB", columns, rows
@@ -109,7 +109,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     out = []
     for e in report["optimizers"]:
         if len(e["kinds"]) > 1:
-            out.append(f"{e['name']}: steps differ; {e['said_of']}, weighted, is shown, with each kind of step below")
+            out.append(f"{e['name']}: steps differ; {e['statistic']}, weighted, is shown, with each kind of step below")
         if any(rows != report["rows"] for k in e["kinds"] for rows, _ in k["passes"]):
             out.append(f"{e['name']}: evaluations of single rows, compared with forward passes of single rows")
         if not e["as_declared"]:
