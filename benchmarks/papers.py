@@ -17,15 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from torch import Tensor, nn
 
 import zotune
 from zotune.events import Event, StepDone
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+
+def pyplot() -> Any:
+    """pyplot without a window. Imported on use, so that --help works without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
 
 # -- ZO-AdaMU: six functions -------------------------------------------------------------------------------------------
 
@@ -88,6 +95,7 @@ def descend(function: Function, method: str, rate: float, steps: int) -> list[li
 
 
 def functions(out: Path) -> None:
+    plt = pyplot()
     figure, axes = plt.subplots(2, 3, figsize=(12, 8))
     print(f"| function | start | steps | method | learning rate | end | distance | within {NEAR} |")
     print("|---|---|---|---|---|---|---|---|")
@@ -182,6 +190,7 @@ def least_squares(out: Path) -> None:
     X = torch.randn(ROWS, 100, generator=generator, dtype=torch.float64)
     y = X @ torch.randn(100, generator=generator, dtype=torch.float64)
     y = y + torch.randn(ROWS, generator=generator, dtype=torch.float64)
+    plt = pyplot()
     figure, ax = plt.subplots(figsize=(8, 5))
     print("Excess loss after so many sample queries\n")
     print(f"| method | rates | {' | '.join(f'{m:.0e}' for m in QUERIES)} |")
@@ -214,6 +223,7 @@ def sparsity(out: Path) -> None:
         "R-MeZO": ("sparse-mezo", {"mask": "random"}),
         "Sparse-MeZO": ("sparse-mezo", {}),
     }
+    plt = pyplot()
     figure, ax = plt.subplots(figsize=(7, 5))
     print("Held-out accuracy, mean of two seeds (cross-entropy)\n")
     print(f"| method | {' | '.join(f'η {r:g}' for r in rates)} |")
@@ -268,6 +278,7 @@ def divergence(out: Path) -> None:
             optimizer.step()
             seen(StepDone(0, 0))
 
+    plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
     print(f"| method | steps | forwards | loss, mean of {SEEDS} seeds | distance, seed 0 | largest / smallest |")
     print("|---|---|---|---|---|---|")

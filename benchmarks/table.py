@@ -1,4 +1,4 @@
-"""The README's table: the embedded encoder on two data sets, three objectives, two budgets.
+"""Tables of docs/log.md: the embedded encoder on two data sets, three objectives, two budgets.
 
     python benchmarks/table.py            # restartable: finished runs are read from table.jsonl
     python benchmarks/table.py --seeds 5  # only the embedded data and F1, five seeds: the default settings' promise

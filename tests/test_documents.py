@@ -1,0 +1,257 @@
+"""The documents are true: links, commands, flags and code exist, and what is quick runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import documents
+import pytest
+import yaml
+from documents import PAGES, ROOT, Command
+
+import zotune
+from zotune import config, plugins
+from zotune.cli.app import app
+from zotune.cli.command import RecordCommand, values
+from zotune.data import presets
+
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+LOG = DOCS / "log.md"
+
+pytestmark = pytest.mark.skipif(not (README.exists() and DOCS.exists()), reason="documents are not beside the tests")
+
+COMMANDS = [command for page in PAGES for command in documents.commands(page)]
+RUN_PAGES = ("README.md", "docs/python.md", "docs/models.md", "docs/objectives.md")
+"""Pages whose Python blocks run by themselves."""
+HELPS = """
+import contextlib, io, json, runpy, sys
+sys.path.insert(0, "benchmarks")
+found = {}
+for name in json.loads(sys.argv[1]):
+    sys.argv = [name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module(name, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, name
+    found[name] = out.getvalue()
+print(json.dumps(found))
+"""
+"""Prints the help of modules as JSON. One process, so that torch is imported once."""
+
+
+def page_id(page: Path) -> str:
+    return documents.name(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in documents.links(page):
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in documents.anchors(target), link
+
+
+def test_the_index_lists_every_page_and_every_figure_is_shown() -> None:
+    assert {p.name for p in DOCS.glob("*.md")} - {"README.md"} <= set(documents.links(DOCS / "README.md"))
+    shown = {(page.parent / link).resolve() for page in PAGES for link in documents.links(page)}
+    assert set((DOCS / "figures").iterdir()) <= shown
+
+
+def zotune_commands() -> Iterator[tuple[Command, list[str]]]:
+    """The commands of zotune, with the arguments after `zotune`."""
+    for command in COMMANDS:
+        if "zotune" in command.words and not {"pip", "install"} & set(command.words):
+            yield command, list(command.words[command.words.index("zotune") + 1 :])
+
+
+def test_there_are_commands() -> None:
+    assert len(list(zotune_commands())) > 60
+    assert {w[0] for _, w in zotune_commands()} >= {"fit", "eval", "resume", "replay", "verify", "check", "bench"}
+
+
+@pytest.mark.parametrize(("command", "arguments"), list(zotune_commands()), ids=str)
+def test_command_lines_of_zotune_parse(command: Command, arguments: list[str]) -> None:
+    found: click.Command = app
+    while isinstance(found, click.Group) and arguments and arguments[0] in found.commands:
+        found, arguments = found.commands[arguments[0]], arguments[1:]
+    assert found is not app or not arguments or arguments[0].startswith("-"), f"no command {arguments[0]}"
+    flags = {flag for p in found.params if not getattr(p, "hidden", False) for flag in (*p.opts, *p.secondary_opts)}
+    given = {re.split("[ =]", a)[0] for a in arguments if re.match(r"--?[a-z]", a)} - {"--help"}
+    assert given <= flags, f"unknown or hidden: {given - flags}"
+    if not command.whole or "--help" in arguments:
+        return
+    context = found.make_context(found.name, arguments)
+    if isinstance(found, RecordCommand):
+        for records in (found.own, found.settings):
+            for key, value in values(records, {**context.params}).items():
+                records[key].check(value)
+
+
+def test_flags_in_the_text_exist() -> None:
+    known = {"--help", "--nproc-per-node", "--steps", "--seeds", "--rounds"}
+    known |= {o for c in app.commands.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
+    for page in PAGES:
+        if page.name == "command-line.md":  # generated from the flags
+            continue
+        flags = {m for code in documents.inline(page) for m in re.findall(r"^--[a-z][a-z-]*[a-z]\b(?!-)", code)}
+        assert flags - known <= {"--out"}, page.name
+
+
+def test_quick_commands_run() -> None:
+    quick = {
+        tuple(arguments)
+        for command, arguments in zotune_commands()
+        if command.whole and command.page != "docs/plugins.md"  # its package has to be installed first
+        if arguments[:1] in (["plugins"], ["ls"]) or "--help" in arguments
+    }
+    assert len(quick) > 2
+    for arguments in quick:
+        subprocess.run([sys.executable, "-m", "zotune", *arguments], check=True, capture_output=True, cwd=ROOT)
+
+
+def scripts() -> Iterator[tuple[Command, str, tuple[str, ...]]]:
+    """Commands that run a script or a module of this repository: the command, the module and its arguments."""
+    for command in COMMANDS:
+        words = command.words[1:] if command.words[0] == "python" else ()
+        if words[:1] == ("-m",) and words[1].startswith("benchmarks."):
+            yield command, words[1], words[2:]
+        elif words and re.fullmatch(r"(benchmarks|examples|scripts)/\w+\.py", words[0]):
+            yield command, words[0].removesuffix(".py").replace("/", "."), words[1:]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """The help of every script that has flags, by module."""
+    files = [p for folder in ("benchmarks", "examples", "scripts") for p in (ROOT / folder).glob("*.py")]
+    names = [f"{p.parent.name}.{p.stem}" for p in files if "ArgumentParser" in p.read_text(encoding="utf-8")]
+    arguments = [sys.executable, "-c", HELPS, json.dumps(names)]
+    return json.loads(subprocess.run(arguments, check=True, capture_output=True, cwd=ROOT, text=True).stdout)
+
+
+def test_every_benchmark_has_a_help(helps: dict[str, str]) -> None:
+    without = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {n.split(".")[1] for n in helps} - {"__init__"}
+    assert not without
+    assert all(text.startswith("usage:") for text in helps.values())
+
+
+def test_command_lines_of_scripts_exist(helps: dict[str, str]) -> None:
+    found = list(scripts())
+    assert len(found) > 20
+    for command, module, arguments in found:
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), command
+        flags = {a.split("=")[0] for a in arguments if re.match(r"--?[a-z]", a)}
+        assert all(re.search(rf"{flag}\b", helps.get(module, "")) for flag in flags), command
+
+
+def test_other_commands_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.M))
+    for command in COMMANDS:
+        words = command.words
+        if words[0] == "make":
+            assert all(re.search(rf"^{w}:", makefile, re.M) for w in words[1:] if "=" not in w), command
+        for word in words:
+            if re.match(r"(tests|scripts|benchmarks|examples)/[\w/.]+$", word) and command.whole:
+                assert (ROOT / word).exists(), command
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for named in re.findall(r"(?:zotune|'\.)\[([\w,]+)\]", text):
+        assert set(named.split(",")) <= extras, named
+
+
+def test_tests_and_benchmarks_named_in_the_text_exist() -> None:
+    for page in PAGES:
+        for path in re.findall(
+            r"\b((?:tests|benchmarks|examples|scripts|docs)/[\w/.-]+\.(?:py|jsonl|md|sh))", page.read_text()
+        ):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_readme_shows_the_examples() -> None:
+    shown = [block.strip() for block in documents.blocks(README, "python")]
+    for name in ("brevity.py", "sign_sgd.py"):
+        source = (ROOT / "examples" / name).read_text(encoding="utf-8")
+        assert re.sub(r'^""".*?"""\n+', "", source, flags=re.S).strip() in shown, name
+
+
+def test_examples_are_as_short_as_the_readme_says() -> None:
+    def lines(name: str) -> int:
+        code = re.sub(r'^""".*?"""\n+', "", (ROOT / "examples" / name).read_text(), flags=re.S)
+        return sum(bool(x.strip()) for x in code.splitlines())
+
+    assert lines("brevity.py") <= 6
+    assert lines("sign_sgd.py") <= 20
+
+
+def test_python_blocks_compile_and_short_ones_run() -> None:
+    code = []
+    for page in PAGES:
+        for block in documents.blocks(page, "python"):
+            compile(block, documents.name(page), "exec")
+            if documents.name(page) in RUN_PAGES:
+                code.append(f"exec(compile({block!r}, {documents.name(page)!r}, 'exec'), {{'__name__': 'block'}})")
+    assert len(code) > 4
+    subprocess.run([sys.executable, "-c", "\n".join(code)], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_configuration_and_task_files_are_read(tmp_path: Path) -> None:
+    (run,) = documents.blocks(DOCS / "quickstart.md", "yaml")
+    (tmp_path / "run.yaml").write_text(run)
+    assert config.resolve({}, str(tmp_path / "run.yaml")).max_evals == yaml.safe_load(run)["max_evals"]
+    (task,) = documents.blocks(DOCS / "tasks.md", "yaml")
+    (tmp_path / "task.yaml").write_text(task)
+    assert presets.load(str(tmp_path / "task.yaml")).cut == "premise"
+
+
+def test_tables_name_every_optimizer_and_preset() -> None:
+    host = plugins.default()
+    optimizers = [host.find("optimizer", name) for name in host.names("optimizer")]
+    assert {p.name for p in optimizers if p.distribution == "zotune"} <= set(documents.inline(README))
+    text = (DOCS / "optimizers.md").read_text(encoding="utf-8")
+    for p in optimizers:
+        row = f"| `{p.name}` | {p.summary} | {p.forwards} | {p.memory} | {p.paper} |"
+        assert row in text or p.distribution != "zotune", row
+    listed = re.search(r"prompts of the papers: ([\w, ]+)\.", (DOCS / "tasks.md").read_text())
+    assert listed
+    assert set(listed[1].split(", ")) == set(presets.names())
+
+
+def test_the_log_stands_newest_first_with_a_command_or_a_setting() -> None:
+    entries = LOG.read_text(encoding="utf-8").split("\n## ")[1:]
+    dates = [re.search(r"\n\n(\d{4}-\d\d-\d\d)", entry) for entry in entries]
+    assert all(dates), [e.split("\n")[0] for e, d in zip(entries, dates, strict=True) if not d]
+    days = [d[1] for d in dates if d]
+    assert days == sorted(days, reverse=True)
+
+
+def test_glossary_is_sorted_and_each_term_has_one_sentence() -> None:
+    terms = re.findall(r"^\*\*(.+?)\*\*: (.+)$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.M)
+    assert len(terms) > 40
+    assert [t.lower() for t, _ in terms] == sorted(t.lower() for t, _ in terms)
+    assert all(text.endswith(".") and ". " not in text.removesuffix(".") for _, text in terms)
+
+
+def test_the_version_is_in_one_place() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in pyproject
+    assert f'"{zotune.__version__}"' in (ROOT / "zotune" / "version.py").read_text()
+    assert not re.search(r"^version = ", pyproject, re.M)
+    assert f"version = {{{zotune.__version__}}}" in README.read_text()
+
+
+def test_the_readme_is_short_and_complete() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 190
+    assert text.count("ot yet measured") == 1
+    for page in PAGES:
+        assert not re.search(r"@[A-Z]+@|<!--", documents.prose(page)), page.name
