@@ -74,7 +74,7 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
         z, both = at(1000 + k).rademacher(), []
         for sign in (1, -1):
             with space.at(space.theta + sign * state.eps * state.D * z, 1):
-                both.append(task.outputs(train, everything, goal.wants))
+                both.append(task.outputs(train, everything, goal.inputs))
         up, down = both
         whole = score(up, everything) - score(down, everything)
         for way, batches in ways.items():

@@ -151,7 +151,7 @@ def test_declared_inputs_replace_the_signature() -> None:
         return float(len(inputs))
 
     goal = wrap(score, "score")
-    assert (goal.wants, goal.required, goal.open) == ({"completions"}, {"completions"}, False)
+    assert (goal.inputs, goal.required, goal.takes_all) == ({"completions"}, {"completions"}, False)
     assert goal.score(1, {"completions": ["a"], "prompts": ["b"]}).value == 1.0
 
 

@@ -141,8 +141,8 @@ def test_the_direction_follows_from_the_name(metric: str, direction: str) -> Non
 
 def test_inputs_that_metrics_ask_for() -> None:
     """Metrics of logits are not smoothed, so only metrics of probabilities ask for them."""
-    assert objective_spec.resolve("sklearn:f1_macro", {}).wants == {"predictions", "labels"}
-    assert objective_spec.resolve("sklearn:roc_auc", {}).wants == {"logits", "labels"}
+    assert objective_spec.resolve("sklearn:f1_macro", {}).inputs == {"predictions", "labels"}
+    assert objective_spec.resolve("sklearn:roc_auc", {}).inputs == {"logits", "labels"}
     assert objective_spec.resolve("sklearn:roc_auc", {}).required == {"logits", "labels"}
     assert not objective_spec.resolve("sklearn:roc_auc", {}).open
 

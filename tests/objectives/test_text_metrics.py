@@ -18,10 +18,10 @@ def test_length() -> None:
     assert samples_of("length", completions, target=2) == [2, 2, 1, 0, 0]
     assert samples_of("length", completions, at_most="2") == [2, 0, 0, 0, 0]
     objective = objective_spec.resolve("length:tokens", {"target": 3})
-    assert objective.wants == {"completion_ids"}
+    assert objective.inputs == {"completion_ids"}
     assert objective.direction == "minimize"
     assert objective.score(2, {"completion_ids": [[5, 6], [1, 2, 3, 4, 5]]}).samples == (1, 2)
-    assert objective_spec.resolve("length", {}).wants == {"completions"}
+    assert objective_spec.resolve("length", {}).inputs == {"completions"}
 
 
 @pytest.mark.parametrize(

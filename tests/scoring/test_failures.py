@@ -480,7 +480,7 @@ def test_a_budget_of_too_few_scores_is_refused(model: Path, data: Path, tmp_path
     said = capsys.readouterr().err
     assert left.value.code == 2, said
     (line,) = [x for x in said.splitlines() if x.startswith("zotune: ")]
-    assert "90 scores are too few: held-out rows take 88, a step 8" in line
+    assert "--max-score-calls 90 is too low: validation and test rows take 88 scores, a step takes 8" in line
     assert not (tmp_path / "out").exists()
 
 

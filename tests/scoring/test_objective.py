@@ -84,7 +84,7 @@ def test_a_sum_subtracts_what_is_minimized_and_keeps_each_part() -> None:
     assert score.samples == (2 - 0.5 * 3, 1 - 0.5 * 3, 1.0, None)
     assert score.value == pytest.approx((0.5 - 0.5 + 1.0) / 3)
     assert dict(score.parts) == {"words": 4 / 3, "letters": 3.0}
-    assert goal.wants == {"completions"}
+    assert goal.inputs == {"completions"}
 
 
 def test_one_part_of_a_sum_may_say_nothing_of_a_whole_batch() -> None:
@@ -257,7 +257,11 @@ def test_async_errors_are_named() -> None:
     async def short(completions: Sequence[str]) -> list[float]:
         return [1.0]
 
-    for size, function, said in ((1, broken, "KeyError"), (2, broken, "KeyError"), (2, short, "belong to as many")):
+    for size, function, said in (
+        (1, broken, "KeyError"),
+        (2, broken, "KeyError"),
+        (2, short, "must return as many scores"),
+    ):
         with pytest.raises(ObjectiveError, match=said):
             objective_spec.resolve(function, {}, calls=Calls(batch_size=size)).score(3, rows(["a", "b", "c"]))
 

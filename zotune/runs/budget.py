@@ -65,7 +65,7 @@ class RunBudget:
         none = config.max_steps is None and config.max_evals is None and config.max_time is None
         evals = DEFAULT_EVALS if none else config.max_evals
         if self.counts_scores:
-            paid = self._scores.paid(max(self.cost(), 1), config.eval_steps)
+            paid = self._scores.affordable(max(self.cost(), 1), config.eval_steps)
             evals = paid if evals is None or (none and config.max_score_calls is None) else min(evals, paid)
         return Budget(config.max_steps, evals, config.max_time)
 
@@ -93,14 +93,14 @@ class RunBudget:
         evaluations = max((line["evals"] for line in journal.lines if line["kind"] == "step"), default=0)
         validations = sum(line["kind"] == "eval" for line in journal.lines)
         self._recorded_eval_steps = journal.header["eval_steps"]
-        self._scores.earlier = self._scores.of(evaluations, validations)
+        self._scores.earlier = self._scores.scores(evaluations, validations)
 
     def scores_spent(self, evaluations: int) -> bool:
         """Whether the scores that are left do not pay for a step of so many evaluations."""
         if not self.counts_scores:
             return False
         used = self._processes.on_first(lambda: sum(part.meter.rows for part in self._plan.objective.each))
-        return self._scores.spent(used, evaluations)
+        return self._scores.exhausted(used, evaluations)
 
 
 __all__ = ["RunBudget"]

@@ -125,7 +125,7 @@ def _declaration(session: Session) -> dict[str, Any]:
     return {
         "objective": objective.name,
         "direction": "order" if objective.ordered else objective.direction,
-        "asks_for": sorted(objective.wants) + (["every other input"] if objective.open else []),
+        "asks_for": sorted(objective.inputs) + (["every other input"] if objective.takes_all else []),
         "optimizer": session.plan.optimizer_name,
         "batch_size": session.batches.size,
     }
@@ -134,7 +134,7 @@ def _declaration(session: Session) -> dict[str, Any]:
 def _check_values(session: Session, rows: int) -> dict[str, Any]:
     objective, task = session.plan.objective, session.task
     indices = range(min(rows, len(session.train)))
-    outputs = task.outputs(session.train, indices, objective.wants)
+    outputs = task.outputs(session.train, indices, objective.inputs)
     first, seconds = _uncached_score(objective, len(indices), outputs)
     second, _ = _uncached_score(objective, len(indices), outputs)
     samples = first.samples
@@ -168,7 +168,7 @@ def _check_order(session: Session, rows: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     objective.cache.clear()
     second = objective.compare(before, pairs)
-    swapped = objective.compare(before, pairs, turned=True)
+    swapped = objective.compare(before, pairs, reverse=True)
     valid = [x for x in first if x is not None]
     both = [(x, y) for x, y in zip(first, swapped, strict=True) if x is not None and y is not None]
     return {

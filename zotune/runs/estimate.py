@@ -34,7 +34,7 @@ def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
     passes = session.task.passes(len(rows))
 
     def evaluate() -> None:
-        session.task.outputs(session.train, rows, plan.objective.wants)
+        session.task.outputs(session.train, rows, plan.objective.inputs)
 
     def evaluate_perturbed() -> None:
         with session.space.at(point, passes):

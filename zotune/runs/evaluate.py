@@ -108,7 +108,7 @@ def evaluate(
     encoded = task_model.rows(rows)
     if encoded.cut:
         emit(Note(f"{encoded.cut} rows are longer than {task_model.max_length} tokens and were truncated"))
-    wants = frozenset().union(*(g.wants for g in resolved))
+    wants = frozenset().union(*(g.inputs for g in resolved))
     outputs = task_model.outputs(encoded, range(len(encoded)), wants)
     try:
         scores = {g.name: _score(HeldOutSet(task_model, encoded, g), outputs, cfg.seed) for g in resolved}

@@ -61,7 +61,7 @@ class HeldOutSet:
 
     def outputs(self) -> Outputs:
         """The outputs of the present weights."""
-        return self.task.outputs(self.rows, range(len(self.rows)), self.objective.wants)
+        return self.task.outputs(self.rows, range(len(self.rows)), self.objective.inputs)
 
     def set_baseline(self, outputs: Outputs | None = None) -> None:
         """Compare with these outputs (or with those of the present weights) from here on. Of no effect a second time,

@@ -104,7 +104,7 @@ class Session:
             distribute=processes.map_points,
         )
         self.perturb_mode = PerturbMode(
-            config, self.task, self.train, objective.wants, self.space, self.batches, self.oracle, processes
+            config, self.task, self.train, objective.inputs, self.space, self.batches, self.oracle, processes
         )
         if processes.size > 1:
             processes.split = split_of(plan, self.budget, processes)

@@ -52,7 +52,7 @@ class TrainingSignal:
         slow = any(part.info.fast is False for part in objective.each) and objective.info.level == "set"
         if not self._task.samples or slow:
             return 0
-        wants = objective.wants
+        wants = objective.inputs
         of_predictions = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
         return self._smooth if of_predictions else 0
 
@@ -62,7 +62,7 @@ class TrainingSignal:
         if isinstance(task, build.Generating):
             samples = [self._generated(indices, k) for k in range(self.samples)]
             return score_once(self._processes, lambda: mean_score([objective.score(count, x) for x in samples]))
-        outputs = task.outputs(self._rows, indices, objective.wants)
+        outputs = task.outputs(self._rows, indices, objective.inputs)
         if not self.smooth:
             return score_once(self._processes, lambda: objective.score(count, outputs))
         sampled = task.sampled(self._rows, indices, outputs["logits"], self.smooth)
@@ -72,7 +72,7 @@ class TrainingSignal:
         """The model's outputs for these training rows, for `compare`."""
         if isinstance(self._task, build.Generating):
             return self._generated(indices, 0)
-        return self._task.outputs(self._rows, indices, self._objective.wants)
+        return self._task.outputs(self._rows, indices, self._objective.inputs)
 
     def compare(self, outputs: Sequence[dict[str, Any]]) -> list[float | None]:
         """For the outputs of several points on the same rows: the share of the other points that each beats, averaged
@@ -90,7 +90,7 @@ class TrainingSignal:
         assert isinstance(task, build.Generating)
         task.step, task.draw = self._space.step, draw
         try:
-            return task.outputs(self._rows, indices, self._objective.wants)
+            return task.outputs(self._rows, indices, self._objective.inputs)
         finally:
             task.step = task.draw = 0
 

@@ -1,7 +1,7 @@
-"""How objectives are called: several rows at once or in parts, with a time limit, and never twice for the same row.
+"""Calls of an objective: in one piece or in parts, with a time limit, metered, and cached by row.
 
-Async functions run part by part, several at a time; classes with options of the same names (`concurrency`,
-`batch_size`, `timeout`) do that themselves. Knows nothing of objectives' results.
+An async function is called in parts, several at a time. A class that declares `call_options` does this itself. Knows
+functions and their inputs; does not read results.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from zotune.errors import ObjectiveError, OptionError
 from zotune.types import CallOption
 
 ROW = ("prompts", "completions", "references", "labels", "candidates", "batch")
-"""What tells one row's score from another's: the record as a whole stands in `batch`."""
+"""The inputs that identify a row; `batch` holds its whole record."""
 
 
 @dataclass(frozen=True)
 class Calls:
-    """What the user says about calling objectives. concurrency: calls at a time; batch_size: rows a call; timeout:
-    seconds a call; cache: whether scores of rows are kept, None: where the objective scores each row by itself."""
+    """The user's limits of calls: the `--score-…` flags.
+
+    concurrency: calls at a time; batch_size: rows in a call; timeout: seconds of a call; cache: whether scores of rows
+    are cached, None: as the objective declares.
+    """
 
     concurrency: int | None = None
     batch_size: int | None = None
@@ -37,17 +40,17 @@ class Calls:
     cache: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, value in self.given():
+        for name, value in self.limits():
             if value is not None and not value > 0:
                 raise OptionError(f"--score-{name.replace('_', '-')} must be positive, got {value}")
 
-    def given(self) -> Iterator[tuple[CallOption, float | None]]:
-        """The limits of a call by name; None: not given."""
+    def limits(self) -> Iterator[tuple[CallOption, float | None]]:
+        """The limits by name; None: the user gave none."""
         yield from (("concurrency", self.concurrency), ("batch_size", self.batch_size), ("timeout", self.timeout))
 
 
 class Meter:
-    """What calling an objective has cost: rows scored, rows known already (hits), seconds."""
+    """The cost of an objective's calls: rows scored, rows found in the cache (hits), seconds."""
 
     def __init__(self) -> None:
         self.rows = self.hits = 0
@@ -55,79 +58,86 @@ class Meter:
 
     @contextlib.contextmanager
     def clock(self) -> Iterator[None]:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - start
 
 
 class Cache:
-    """The scores of the last `most` rows."""
+    """The scores of the last `capacity` rows, by row key."""
 
-    UNKNOWN: Final = object()
+    MISSING: Final = object()
 
-    def __init__(self, most: int = 1 << 17) -> None:
-        self._most = most
-        self._known: OrderedDict[str, Any] = OrderedDict()
+    def __init__(self, capacity: int = 1 << 17) -> None:
+        self._capacity = capacity
+        self._scores: OrderedDict[str, Any] = OrderedDict()
 
-    def get(self, names: Sequence[str]) -> list[Any]:
-        return [self._known.get(n, self.UNKNOWN) for n in names]
+    def get(self, keys: Sequence[str]) -> list[Any]:
+        """The score of each key; MISSING where there is none."""
+        return [self._scores.get(key, self.MISSING) for key in keys]
 
     def clear(self) -> None:
-        self._known.clear()
+        self._scores.clear()
 
-    def put(self, name: str, value: Any) -> None:
-        self._known[name] = value
-        while len(self._known) > self._most:
-            self._known.popitem(last=False)
+    def put(self, key: str, score: Any) -> None:
+        self._scores[key] = score
+        while len(self._scores) > self._capacity:
+            self._scores.popitem(last=False)
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """A name for what is scored in one row: equal rows have equal names."""
-    said = json.dumps({n: row[n] for n in ROW if n in row}, default=repr, sort_keys=True)
-    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    """A hash of the inputs that identify a row: equal rows have equal keys."""
+    text = json.dumps({n: row[n] for n in ROW if n in row}, default=repr, sort_keys=True)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def some(values: Any, chosen: Sequence[int], rows: int) -> Any:
-    """The chosen rows of a value that has one item a row; anything else as it is."""
+def select_rows(values: Any, indices: Sequence[int], rows: int) -> Any:
+    """The items at these indices of an input that has one item for each of `rows` rows; any other value as it is."""
     if isinstance(values, list | tuple) and len(values) == rows:
-        return [values[i] for i in chosen]
+        return [values[i] for i in indices]
     if declarations.length(values) == rows:
-        return values[list(chosen)]
+        return values[list(indices)]
     return values
 
 
-def call(function: Callable[..., Any], given: Mapping[str, Any], rows: int, calls: Calls) -> Any:
-    """`function(**given)`, awaited where it is async. Raises ObjectiveError past the time limit, and whatever the
-    function raises."""
+def call(function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls) -> Any:
+    """`function(**inputs)`, awaited if it is async.
+
+    The time limit of a plain function holds by a thread, so not for a function that uses the model. Raises
+    ObjectiveError after the time limit, and whatever the function raises.
+    """
     if declarations.is_async(function):
-        return _awaited(_parts(function, given, rows, calls))
-    result = _within(function, given, calls.timeout) if calls.timeout and "model" not in given else function(**given)
+        return _run_coroutine(_call_in_parts(function, inputs, rows, calls))
+    if calls.timeout and "model" not in inputs:
+        result = _call_in_thread(function, inputs, calls.timeout)
+    else:
+        result = function(**inputs)
     if inspect.isawaitable(result):
-        return _awaited(_limited(result, calls.timeout))
+        return _run_coroutine(_limited(result, calls.timeout))
     return result
 
 
-async def _parts(function: Callable[..., Any], given: Mapping[str, Any], rows: int, calls: Calls) -> Any:
-    """An async function called part by part; lists of scores are joined."""
+async def _call_in_parts(function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls) -> Any:
+    """The scores of an async function that is called with `batch_size` rows at a time."""
     size = calls.batch_size or rows
     parts = [range(i, min(i + size, rows)) for i in range(0, rows, size)]
     if len(parts) == 1:
-        return await _limited(function(**given), calls.timeout)
-    free = asyncio.Semaphore(calls.concurrency or 1)
+        return await _limited(function(**inputs), calls.timeout)
+    slots = asyncio.Semaphore(calls.concurrency or 1)
 
-    async def one(part: Sequence[int]) -> Any:
-        async with free:
-            said = await _limited(function(**{k: some(v, part, rows) for k, v in given.items()}), calls.timeout)
-        said = declarations.plain(said)
-        if not isinstance(said, list | tuple) or len(said) != len(part):
-            raise ObjectiveError(f"{len(part)} rows of a batch belong to as many scores, got {said!r:.60}")
-        return said
+    async def scores_of(part: Sequence[int]) -> Any:
+        async with slots:
+            selected = {name: select_rows(values, part, rows) for name, values in inputs.items()}
+            scores = declarations.plain(await _limited(function(**selected), calls.timeout))
+        if not isinstance(scores, list | tuple) or len(scores) != len(part):
+            raise ObjectiveError(f"a call with {len(part)} rows must return as many scores, got {scores!r:.60}")
+        return scores
 
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(one(part)) for part in parts]
-    return [x for task in running for x in task.result()]
+        tasks = [group.create_task(scores_of(part)) for part in parts]
+    return [score for task in tasks for score in task.result()]
 
 
 async def _limited(work: Awaitable[Any], seconds: float | None) -> Any:
@@ -137,41 +147,45 @@ async def _limited(work: Awaitable[Any], seconds: float | None) -> Any:
         raise ObjectiveError(f"no score within {seconds:g} s") from None
 
 
-def _awaited(work: Any) -> Any:
-    """Run a coroutine to its end, also where a loop is running in this thread already (a notebook)."""
+def _run_coroutine(work: Any) -> Any:
+    """The result of a coroutine, also where an event loop runs in this thread (a notebook). Of the errors that several
+    tasks raised, the first one is raised."""
+
+    def run() -> Any:
+        try:
+            return asyncio.run(work)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _unpacked(lambda: asyncio.run(work))
-    return _within(lambda: _unpacked(lambda: asyncio.run(work)), {}, None)
-
-
-def _unpacked(run: Callable[[], Any]) -> Any:
-    """The first of the errors that a group of tasks raised, as itself."""
-    try:
         return run()
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+    return _call_in_thread(run, {}, None)
 
 
-def _within(function: Callable[..., Any], given: Mapping[str, Any], seconds: float | None) -> Any:
-    """Call in another thread and wait so long. A call that takes longer cannot be stopped; its result is not used."""
-    out: list[Any] = []
+def _call_in_thread(function: Callable[..., Any], inputs: Mapping[str, Any], seconds: float | None) -> Any:
+    """Call in another thread and wait for so many seconds; None: until it returns.
+
+    A call that takes longer cannot be stopped; it goes on in its thread, and its result is not used.
+    """
+    outcome: list[tuple[bool, Any]] = []
 
     def run() -> None:
         try:
-            out.extend((True, function(**given)))
-        except BaseException as error:  # whatever it is, it is raised again in the thread that waits
-            out.extend((False, error))
+            outcome.append((True, function(**inputs)))
+        except BaseException as error:  # raised again in the thread that waits
+            outcome.append((False, error))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    if len(out) < 2:
+    if not outcome:
         raise ObjectiveError(f"no score within {seconds:g} s")
-    if not out[0]:
-        raise out[1]
-    return out[1]
+    succeeded, value = outcome[0]
+    if not succeeded:
+        raise value
+    return value
 
 
-__all__ = ["Cache", "Calls", "Meter", "call", "row_key", "some"]
+__all__ = ["Cache", "Calls", "Meter", "call", "row_key", "select_rows"]

@@ -7,13 +7,13 @@ and how their results are read; it knows no model and no data.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zotune import plugins
 from zotune.errors import ObjectiveError
-from zotune.scoring.calls import Calls, call, some
+from zotune.scoring.calls import Calls, call, select_rows
 from zotune.scoring.results import read_list
 
 
@@ -50,11 +50,6 @@ class UserFunction:
         if scores is None:
             raise ObjectiveError(f"{self.name!r} must return a list with a number for each row, got {result!r:.60}")
         return scores
-
-
-def select_rows(values: Any, chosen: Sequence[int], rows: int) -> Any:
-    """The chosen rows of an input with one item for each of `rows` rows; any other value unchanged."""
-    return some(values, chosen, rows)
 
 
 __all__ = ["UserFunction", "find", "select_rows"]

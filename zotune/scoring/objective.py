@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from zotune import declarations
 from zotune.errors import ObjectiveError, OptionError, Stopped, UsageError
-from zotune.scoring.calls import Cache, Calls, Meter, call, row_key, some
+from zotune.scoring.calls import Cache, Calls, Meter, call, row_key, select_rows
 from zotune.scoring.results import read, read_list, read_order
 from zotune.types import Direction, ObjectiveInfo, RunContext, Score
 
@@ -24,18 +24,18 @@ PACKAGE: Final = Path(declarations.__file__).parent
 
 @dataclass(frozen=True)
 class Objective:
-    """A callable with what is known about it.
+    """A callable with its declaration, its limits, its cost and its cache.
 
-    name: what the user typed; wants: names it declares; open: whether it takes **kwargs, and so everything at hand;
-    info: what it declares about itself; calls: how it is called; meter: what calling it has cost.
+    name: what the user typed. direction: the user's, else the declared one. inputs: names of the inputs that it is
+    called with. required: those without a default value. takes_all: whether it has `**kwargs` and gets every input.
     """
 
     name: str
     function: Callable[..., Any]
     direction: Direction
-    wants: frozenset[str]
+    inputs: frozenset[str]
     required: frozenset[str]
-    open: bool
+    takes_all: bool
     info: ObjectiveInfo
     calls: Calls = field(default_factory=Calls)
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
@@ -43,8 +43,9 @@ class Objective:
 
     @property
     def better(self) -> str:
+        """How its values compare, in words."""
         if self.ordered:
-            return "share of rows won against the start"
+            return "share of rows won against the base model"
         return "higher is better" if self.direction == "maximize" else "lower is better"
 
     @property
@@ -58,7 +59,7 @@ class Objective:
         return self.info.gives == "order"
 
     def check(self, offered: frozenset[str], columns: frozenset[str]) -> None:
-        """Refuse, before any model is loaded, names that neither the task nor the data can give."""
+        """Raise UsageError if it requires an input that is neither offered by the task nor a column of the data."""
         missing = sorted(self.required - offered - columns - {"candidates" if self.ordered else ""})
         if missing:
             raise UsageError(
@@ -69,74 +70,72 @@ class Objective:
             raise UsageError(f"objective {self.name!r} compares completions, which this task does not give")
 
     def score(self, rows: int, inputs: Mapping[str, Any]) -> Score:
-        """Call it and read the result. Raises ObjectiveError."""
-        return read(self.name, self.said(rows, inputs), rows)
+        """The score of these rows. Raises ObjectiveError."""
+        return read(self.name, self.result(rows, inputs), rows)
 
-    def said(self, rows: int, inputs: Mapping[str, Any]) -> Any:
-        """What calling it gives, unread, but for rows whose scores are known already. Raises ObjectiveError."""
-        given = self._given(inputs)
+    def result(self, rows: int, inputs: Mapping[str, Any]) -> Any:
+        """What the function returns for these rows, not yet read; cached rows are not scored again. Raises
+        ObjectiveError."""
+        arguments = self._arguments(inputs)
         with self.meter.clock():
-            if not self._caches():
+            if not self._caches_rows():
                 self.meter.rows += rows
-                return self._call(given, rows)
-            names = [row_key(_row(inputs, i, rows)) for i in range(rows)]
-            known = self.cache.get(names)
-            missing = [i for i, x in enumerate(known) if x is Cache.UNKNOWN]
+                return self._call(arguments, rows)
+            keys = [row_key(_row(inputs, i, rows)) for i in range(rows)]
+            scores = self.cache.get(keys)
+            missing = [i for i, x in enumerate(scores) if x is Cache.MISSING]
             self.meter.hits += rows - len(missing)
             if missing:
                 self.meter.rows += len(missing)
-                part = given if len(missing) == rows else {k: some(v, missing, rows) for k, v in given.items()}
-                result = read_list(self.name, self._call(part, len(missing)), len(missing))
-                if result is None:
-                    raise ObjectiveError(f"objective {self.name!r} gave one number where one a row belongs")
-                for i, x in zip(missing, result, strict=True):
-                    known[i] = x
-                    self.cache.put(names[i], x)
-        return known
+                if len(missing) < rows:
+                    arguments = {name: select_rows(values, missing, rows) for name, values in arguments.items()}
+                new = read_list(self.name, self._call(arguments, len(missing)), len(missing))
+                if new is None:
+                    raise ObjectiveError(f"objective {self.name!r} returned one number instead of one for each row")
+                for i, score in zip(missing, new, strict=True):
+                    scores[i] = score
+                    self.cache.put(keys[i], score)
+        return scores
 
     def compare(
-        self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], turned: bool = False
+        self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], reverse: bool = False
     ) -> list[list[float] | None]:
-        """For each row of `inputs` one strength a candidate, larger is better, None where nothing can be said. An
-        order's counterpart of `score`: candidates are the completions of one row at several points. Equal ones are not
-        asked about, and the order in which they are given says nothing: they are sorted, turned: the other way round.
-        Raises ObjectiveError."""
+        """The strength of each candidate of each row, larger is better; None for a row that does not count.
+
+        candidates: the completions of each row at several points. An order objective is called with distinct candidates
+        in sorted order, in descending order with `reverse`, so that their order carries no information; rows with one
+        distinct candidate are a tie and are not asked about. Raises ObjectiveError.
+        """
         rows = len(candidates)
-        out: list[list[float] | None] = [None] * rows
-        unique = [sorted({str(c): c for c in row}.items(), reverse=turned) for row in candidates]
-        found: list[Any] = [[0.5] * len(u) if len(u) < 2 else Cache.UNKNOWN for u in unique]
+        distinct = [sorted({str(c): c for c in row}.items(), reverse=reverse) for row in candidates]
+        strengths: list[Any] = [[0.5] * len(d) if len(d) < 2 else Cache.MISSING for d in distinct]
         inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
-        asked = [{**_row(inputs, i, rows), "candidates": [c for _, c in u]} for i, u in enumerate(unique)]
-        names = [row_key(a) for a in asked]
+        questions = [{**_row(inputs, i, rows), "candidates": [c for _, c in d]} for i, d in enumerate(distinct)]
+        keys = [row_key(question) for question in questions]
         with self.meter.clock():
             if self.calls.cache is not False:
-                cached = self.cache.get(names)
-                self.meter.hits += sum(
-                    f is Cache.UNKNOWN and c is not Cache.UNKNOWN for f, c in zip(found, cached, strict=True)
-                )
-                found = [c if f is Cache.UNKNOWN else f for f, c in zip(found, cached, strict=True)]
-            missing = [i for i, x in enumerate(found) if x is Cache.UNKNOWN]
+                for i, cached in enumerate(self.cache.get(keys)):
+                    if strengths[i] is Cache.MISSING and cached is not Cache.MISSING:
+                        strengths[i] = cached
+                        self.meter.hits += 1
+            missing = [i for i, x in enumerate(strengths) if x is Cache.MISSING]
             if missing:
                 self.meter.rows += len(missing)
-                given = {k: some(v, missing, rows) for k, v in self._given(inputs).items()}
-                given["candidates"] = [asked[i]["candidates"] for i in missing]
-                answers = self._call(given, len(missing))
-                for i, x in zip(missing, read_order(self.name, answers, given["candidates"]), strict=True):
-                    found[i] = x
-                    self.cache.put(names[i], x)
-        for i, row in enumerate(candidates):
-            if found[i] is not None:
-                strength = {text: s for (text, _), s in zip(unique[i], found[i], strict=True)}
-                out[i] = [strength[str(c)] for c in row]
-        return out
+                arguments = {k: select_rows(v, missing, rows) for k, v in self._arguments(inputs).items()}
+                arguments["candidates"] = [questions[i]["candidates"] for i in missing]
+                answers = read_order(self.name, self._call(arguments, len(missing)), arguments["candidates"])
+                for i, answer in zip(missing, answers, strict=True):
+                    strengths[i] = answer
+                    self.cache.put(keys[i], answer)
+        return [_in_order(*row) for row in zip(candidates, distinct, strengths, strict=True)]
 
     def start(self, run: RunContext) -> None:
-        """Tell it about the run before its first score."""
+        """Tell it about the run, before its first score."""
         if self.info.start is not None:
             self.info.start(run)
 
     def faults(self) -> Mapping[str, int]:
-        """Counts of what went wrong while scoring."""
+        """Counts of what went wrong while scoring, by name."""
         return self.info.faults() if self.info.faults is not None else {}
 
     def close(self) -> None:
@@ -144,36 +143,39 @@ class Objective:
         if self.info.close is not None:
             self.info.close()
 
-    def _given(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(inputs) if self.open else {k: v for k, v in inputs.items() if k in self.wants}
+    def _arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: values for name, values in inputs.items() if self.takes_all or name in self.inputs}
 
-    def _caches(self) -> bool:
-        """Whether scores of rows are kept: where asked for, or where each row is scored by itself and that is slow."""
+    def _caches_rows(self) -> bool:
+        """Whether scores of rows are cached: where the user or the declaration asks for it, or rows are independent.
+
+        A score that depends on the weights in another way than through the completion is never cached.
+        """
         info = self.info
-        if False in (self.calls.cache, info.cacheable) or info.level == "set" or "completions" not in self.wants:
+        if False in (self.calls.cache, info.cacheable) or info.level == "set" or "completions" not in self.inputs:
             return False
-        if self.wants & {"model", "logits", "losses"}:
+        if self.inputs & {"model", "logits", "losses"}:
             return False
         declared = info.cacheable or declarations.is_async(self.function)
         return bool(self.calls.cache or declared or info.level == "sample")
 
     @property
     def _limits(self) -> Calls:
-        """The limits of a call: the user's, where the objective does not honour them itself, else its own."""
+        """The limits of a call. A class that has the option `timeout` itself keeps to it; no other limit is needed."""
         own = "timeout" in self.info.call_options
         return replace(self.calls, timeout=None if own else self.calls.timeout or self.info.timeout)
 
-    def _call(self, given: Mapping[str, Any], rows: int) -> Any:
+    def _call(self, arguments: Mapping[str, Any], rows: int) -> Any:
         try:
-            return call(self.function, given, rows, self._limits)
+            return call(self.function, arguments, rows, self._limits)
         except (ObjectiveError, Stopped):
             raise
-        except (Exception, SystemExit) as error:  # the user's own code may raise anything, and must not end the run
+        except (Exception, SystemExit) as error:  # the user's code may raise anything and must not end the run
             message = f"objective {self.name!r} raised {type(error).__name__}: {error}"
             raise ObjectiveError(message + self._place(error)) from error
 
     def _place(self, error: BaseException) -> str:
-        """The line of the objective's own file that an exception came through last, else of any file but zotune's."""
+        """The file and line where an exception left the objective's own file, else the last line outside zotune."""
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(PACKAGE)]
         file = declarations.source_file(self.function)
         own = [f for f in frames if f.filename == file] or frames
@@ -182,8 +184,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Sum(Objective):
-    """Σ w·value over several objectives, a minimized one subtracted where others are maximized. One sample a row where
-    all of them give samples; rows where some say None have the sum of the others, so one may say None of all rows."""
+    """Σ weight · value over several objectives. A minimized one is subtracted where the sum is maximized.
+
+    It has one sample for each row if all objectives have. In a row where an objective returns None, the others are
+    summed; an objective may therefore return None for every row.
+    """
 
     parts: tuple[Objective, ...] = ()
     weights: tuple[float, ...] = ()
@@ -193,23 +198,23 @@ class Sum(Objective):
         return self.parts
 
     def score(self, rows: int, inputs: Mapping[str, Any]) -> Score:
-        said = [part.said(rows, inputs) for part in self.parts]
-        columns = [read_list(p.name, x, rows) for p, x in zip(self.parts, said, strict=True)]
-        silent = [c is not None and all(x is None for x in c) for c in columns]
-        found = [
-            None if none and not all(silent) else read(p.name, x, rows)
-            for p, x, none in zip(self.parts, said, silent, strict=True)
+        results = [part.result(rows, inputs) for part in self.parts]
+        columns = [read_list(part.name, x, rows) for part, x in zip(self.parts, results, strict=True)]
+        empty = [column is not None and all(x is None for x in column) for column in columns]
+        scores = [
+            None if nothing and not all(empty) else read(part.name, x, rows)
+            for part, x, nothing in zip(self.parts, results, empty, strict=True)
         ]
         signed = [w if p.direction == self.direction else -w for p, w in zip(self.parts, self.weights, strict=True)]
-        shown = tuple((p.name, s.value) for p, s in zip(self.parts, found, strict=True) if s is not None)
+        by_part = tuple((p.name, s.value) for p, s in zip(self.parts, scores, strict=True) if s is not None)
         if None in columns:
-            value = math.fsum(w * s.value for w, s in zip(signed, found, strict=True) if s is not None)
-            return Score(value, None, shown)
+            value = math.fsum(w * s.value for w, s in zip(signed, scores, strict=True) if s is not None)
+            return Score(value, None, by_part)
         samples: list[float | None] = []
         for row in zip(*(c for c in columns if c is not None), strict=True):
-            known = [w * x for w, x in zip(signed, row, strict=True) if x is not None]
-            samples.append(math.fsum(known) if known else None)
-        return replace(read(self.name, samples, rows), parts=shown)
+            summands = [w * x for w, x in zip(signed, row, strict=True) if x is not None]
+            samples.append(math.fsum(summands) if summands else None)
+        return replace(read(self.name, samples, rows), parts=by_part)
 
     def check(self, offered: frozenset[str], columns: frozenset[str]) -> None:
         for part in self.parts:
@@ -225,29 +230,40 @@ def _row(inputs: Mapping[str, Any], i: int, rows: int) -> dict[str, Any]:
     return {k: v[i] for k, v in inputs.items() if isinstance(v, list | tuple) and len(v) == rows}
 
 
+def _in_order(
+    candidates: Sequence[Any], distinct: Sequence[tuple[str, Any]], strengths: Sequence[float] | None
+) -> list[float] | None:
+    """The strengths of distinct candidates, one for each candidate in its own order."""
+    if strengths is None:
+        return None
+    by_text = {text: strength for (text, _), strength in zip(distinct, strengths, strict=True)}
+    return [by_text[str(c)] for c in candidates]
+
+
 def wrap(target: Any, name: str, direction: str | None = None, calls: Calls | None = None) -> Objective:
-    """A callable as an Objective. `direction` overrides what it declares. Raises UsageError."""
+    """A callable as an Objective. direction: overrides the declared one. Raises UsageError for what cannot be called by
+    keyword, and OptionError for other directions."""
     if not callable(target):
         raise UsageError(f"objective {name!r} is a {type(target).__name__}, not a function")
     info = declarations.objective_info(target)
-    chosen: Any = direction or info.direction
-    if chosen not in ("maximize", "minimize"):
-        raise OptionError(f"objective {name!r}: direction must be maximize or minimize, got {chosen!r}")
+    way: Any = direction or info.direction
+    if way not in ("maximize", "minimize"):
+        raise OptionError(f"objective {name!r}: direction must be maximize or minimize, got {way!r}")
     try:
-        found = declarations.signature(target).parameters.values()
+        parameters = declarations.signature(target).parameters.values()
     except (TypeError, ValueError) as error:
         raise UsageError(f"objective {name!r}: its signature cannot be read: {error}") from None
-    if any(p.kind == p.POSITIONAL_ONLY for p in found):
+    if any(p.kind == p.POSITIONAL_ONLY for p in parameters):
         raise UsageError(f"objective {name!r} takes positional-only arguments; it is called by keyword")
-    named = [p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    wants = frozenset(p.name for p in named) if info.needs is None else frozenset(info.needs)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    inputs = frozenset(p.name for p in named) if info.needs is None else frozenset(info.needs)
     return Objective(
         name=name,
         function=target,
-        direction=chosen,
-        wants=wants | {"completions"} if info.gives == "order" else wants,
-        required=frozenset(p.name for p in named if p.default is p.empty) if info.needs is None else wants,
-        open=info.needs is None and any(p.kind == p.VAR_KEYWORD for p in found),
+        direction=way,
+        inputs=inputs | {"completions"} if info.gives == "order" else inputs,
+        required=frozenset(p.name for p in named if p.default is p.empty) if info.needs is None else inputs,
+        takes_all=info.needs is None and any(p.kind == p.VAR_KEYWORD for p in parameters),
         info=info,
         calls=calls or Calls(),
     )

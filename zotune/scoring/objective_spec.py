@@ -80,9 +80,9 @@ def _sum(parts: Sequence[Objective], weights: Sequence[float], direction: str | 
         name=_formula(parts, weights, way),
         function=parts[0].function,
         direction=way,
-        wants=frozenset().union(*(p.wants for p in parts)),
+        inputs=frozenset().union(*(p.inputs for p in parts)),
         required=frozenset().union(*(p.required for p in parts)),
-        open=any(p.open for p in parts),
+        takes_all=any(p.takes_all for p in parts),
         info=_joint_info(parts, way, level),
         parts=tuple(parts),
         weights=tuple(weights),
@@ -159,7 +159,7 @@ def _arguments(
             places = places or [0]
         for i in places:
             out[i][option] = value
-    for name, limit in calls.given():
+    for name, limit in calls.limits():
         for i, target in enumerate(targets):
             if limit is not None and name in declarations.call_options(target.target):
                 out[i].setdefault(name, limit)

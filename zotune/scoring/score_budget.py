@@ -1,4 +1,4 @@
-"""What a run may ask its objective, where scores are counted: rows that are scored, held-out ones too.
+"""How many evaluations a limited number of scores pays for, validation and test scores included.
 
 Knows numbers; knows no model and no objective.
 """
@@ -10,46 +10,53 @@ from dataclasses import dataclass
 from zotune.errors import OptionError
 
 EVALUATIONS = 20
-"""Times that the selection rows are scored in a run, at most, where its length follows from a budget of scores."""
+"""Validation scores in a run at most, where the score limit decides how long the run is."""
 
 
 @dataclass
 class ScoreBudget:
-    """limit: scores that may be asked for; None: any number. rows: what `points` evaluations score, at most: without
-    what is known already. select, judge: held-out rows; judgings: how often the latter are scored. earlier: what an
-    earlier process has scored for the same run."""
+    """The scores that a run may ask for.
+
+    limit: scores at most; None: no limit. rows: rows that `points` evaluations score at most, without the cache.
+    validation_rows, test_rows: rows of these sets, summed over the objectives. test_scorings: how often the test set is
+    scored. earlier: scores of an earlier process of the same run.
+    """
 
     limit: int | None
     rows: int
     points: int
-    select: int
-    judge: int
-    judgings: int
+    validation_rows: int
+    test_rows: int
+    test_scorings: int
     earlier: int = 0
 
-    def of(self, evaluations: int, assessed: int = 0) -> int:
-        """Rows scored in so many evaluations, and in scoring the selection rows so often."""
-        return -(-evaluations // self.points) * self.rows + assessed * self.select
+    def scores(self, evaluations: int, validations: int = 0) -> int:
+        """Scores of so many evaluations and so many validations."""
+        return -(-evaluations // self.points) * self.rows + validations * self.validation_rows
 
-    def paid(self, cost: int, every: int | None) -> int:
-        """Evaluations that the limit pays for, beside the held-out rows and one step that is to be made again. cost:
-        evaluations of a step; every: steps between two scorings of the selection rows. Raises OptionError where it
-        pays for none."""
+    def affordable(self, cost: int, every: int | None) -> int:
+        """Evaluations that the limit pays for, after the validation and test scores and one repeated step.
+
+        cost: evaluations of a step; every: steps between two validations, None: as `EVALUATIONS` says. Raises
+        OptionError where the limit pays for no step.
+        """
         assert self.limit is not None
-        step = self.of(cost)
-        held = self.judgings * self.judge + self.select * (2 if every else EVALUATIONS)
-        paid = int((self.limit - held - step) * cost / (step + (self.select / every if every else 0)))
-        if paid < cost:
+        step = self.scores(cost)
+        held_out = self.test_scorings * self.test_rows + self.validation_rows * (2 if every else EVALUATIONS)
+        left = self.limit - held_out - step
+        evaluations = int(left * cost / (step + (self.validation_rows / every if every else 0)))
+        if evaluations < cost:
             raise OptionError(
-                f"{self.limit} scores are too few: held-out rows take {held}, a step {step}",
-                hint="--max-score-calls more, fewer held-out rows, or a smaller --batch-size",
+                f"--max-score-calls {self.limit} is too low: validation and test rows take {held_out} scores, "
+                f"a step takes {step}",
+                hint="raise it, use fewer validation and test rows, or a smaller --batch-size",
             )
-        return paid
+        return evaluations
 
-    def spent(self, used: int, evaluations: int) -> bool:
-        """Whether what is left does not pay for a step of so many evaluations, made twice, and for the held-out rows
-        after it. used: scored by this process."""
-        due = 2 * self.of(evaluations) + self.select + self.judge
+    def exhausted(self, used: int, evaluations: int) -> bool:
+        """Whether the limit pays for no further step of so many evaluations, made twice, with the validation and test
+        scores after it. used: scores of this process."""
+        due = 2 * self.scores(evaluations) + self.validation_rows + self.test_rows
         return self.limit is not None and self.earlier + used + due > self.limit
 
 
