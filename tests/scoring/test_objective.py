@@ -14,7 +14,7 @@ import pytest
 
 import zotune
 from zotune.errors import ObjectiveError, OptionError, PluginError, UsageError
-from zotune.runs.heldout import wins
+from zotune.runs.heldout import win_shares
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.text import texts
@@ -299,8 +299,8 @@ def test_three_candidates_of_which_two_are_equal() -> None:
     goal = objective_spec.resolve(best, {})
     (found,) = goal.compare(rows(["x"]), [("a", "bb", "a")])
     assert found == [0.0, 1.0, 0.0]
-    assert wins(found) == [0.25, 1.0, 0.25]
-    assert wins([3.0, 1.0, 2.0]) == [1.0, 0.0, 0.5]
+    assert win_shares(found) == [0.25, 1.0, 0.25]
+    assert win_shares([3.0, 1.0, 2.0]) == [1.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("answer", [[2], [-2], ["a"], [0, 1], 0.5, [[1.0]], [[1.0, math.nan]], [0.5]])
