@@ -1,4 +1,4 @@
-"""What code does to the world outside of its memory, seen by the interpreter's own audit events."""
+"""Files, processes and connections that code opens, reported by the interpreter's audit events."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ CHANGES = frozenset(
 STARTS = frozenset(
     {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "pty.spawn"}
 )
-SPEAKS = frozenset({"socket.connect", "socket.getaddrinfo", "socket.sendto", "webbrowser.open"})
+CONNECTS = frozenset({"socket.connect", "socket.getaddrinfo", "socket.sendto", "webbrowser.open"})
 
 
 class Effects:
-    """Inside the block, `seen` takes down every file that is opened for writing or changed outside of `folder`, every
-    process that is started, every connection that is made and, as `reads`, every file that is opened for reading."""
+    """Records effects inside a `with` block.
+
+    seen: files outside of `folder` that are opened for writing or changed, started processes, and connections; reads:
+    files that are opened for reading.
+    """
 
     _watching: list[Effects] = []
 
@@ -30,14 +33,14 @@ class Effects:
         self.reads: list[str] = []
 
     def __enter__(self) -> Effects:
-        _listen()
+        _install_hook()
         Effects._watching.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         Effects._watching.remove(self)
 
-    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+    def record(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
             path, mode, flags = args
             name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
@@ -48,21 +51,21 @@ class Effects:
                 self.seen.append(f"wrote {name}")
         elif event in CHANGES and not all(self._inside(os.fsdecode(a)) for a in args if isinstance(a, str | bytes)):
             self.seen.append(f"{event} {args}")
-        elif event in STARTS or event in SPEAKS:
+        elif event in STARTS or event in CONNECTS:
             self.seen.append(f"{event} {args[:2]}")
 
     def _inside(self, name: str) -> bool:
-        if "__pycache__" in name or name == os.devnull:  # the interpreter's own
+        if "__pycache__" in name or name == os.devnull:  # files of the interpreter
             return True
         return self.folder is not None and os.path.realpath(name).startswith(self.folder)
 
 
-_heard = False
+_installed = False
 
 
-def _listen() -> None:
-    """Hear events from now on: what is heard once is heard for good."""
-    global _heard
-    if not _heard:
-        _heard = True
-        sys.addaudithook(lambda event, args: [w.hear(event, args) for w in Effects._watching] and None)
+def _install_hook() -> None:
+    """Install the audit hook; Python cannot remove it again."""
+    global _installed
+    if not _installed:
+        _installed = True
+        sys.addaudithook(lambda event, args: [w.record(event, args) for w in Effects._watching] and None)

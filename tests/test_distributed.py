@@ -1,4 +1,4 @@
-"""Several processes that tune as one, started as a launcher starts processes."""
+"""Several processes that tune one model, started by torchrun."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def single(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Path, revi
     return folder
 
 
-def test_points_are_shared_with_the_bits_of_one_process(
+def test_split_points_give_the_bits_of_one_process(
     tmp_path: Path, single: Path, tiny_classifier: Path, reviews: Path
 ) -> None:
     code, out, err = launched(fit(tmp_path / "run", tiny_classifier, reviews, "--json"))
@@ -86,10 +86,12 @@ def test_points_are_shared_with_the_bits_of_one_process(
     assert "2 processes, each with some of the points of a step" in err
     for name in ("journal.jsonl", "metrics.jsonl", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (single / name).read_bytes(), name
-    assert json.loads(out)["steps"] == 6  # said once
+    assert json.loads(out)["steps"] == 6  # printed once
 
 
-def test_batches_are_shared_to_rounding(tmp_path: Path, single: Path, tiny_classifier: Path, reviews: Path) -> None:
+def test_split_batches_equal_one_process_up_to_rounding(
+    tmp_path: Path, single: Path, tiny_classifier: Path, reviews: Path
+) -> None:
     code, _, err = launched(fit(tmp_path / "run", tiny_classifier, reviews, "--parallel", "batch"))
     assert code == 0, err
     assert "some of the rows of a batch" in err
@@ -99,7 +101,7 @@ def test_batches_are_shared_to_rounding(tmp_path: Path, single: Path, tiny_class
     assert header["parallel"] == "batch over 2"
 
 
-def test_a_run_goes_on_after_one_of_its_processes_was_killed(
+def test_a_run_resumes_after_a_killed_process(
     tmp_path: Path, single: Path, tiny_classifier: Path, reviews: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -170,7 +172,7 @@ SCRIPT = """
 """
 
 
-def test_what_is_shared(tmp_path: Path) -> None:
+def test_exchanges(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     code, _, err = launched([str(tmp_path / "script.py"), str(tmp_path)])
     assert code == 0, err
@@ -188,14 +190,14 @@ def test_what_is_shared(tmp_path: Path) -> None:
     assert mine[10] == other[10] == [0, 1]
 
 
-def test_an_error_is_said_once(tmp_path: Path, tiny_classifier: Path, reviews: Path) -> None:
+def test_an_error_is_printed_once(tmp_path: Path, tiny_classifier: Path, reviews: Path) -> None:
     code, _, err = launched(fit(tmp_path / "run", tiny_classifier, reviews, "--optimizer-arg", "nothing=1"))
     assert code != 0
     assert err.count("zotune: ") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_alone() -> None:
+def test_a_single_process_exchanges_nothing() -> None:
     single = distributed.Processes()
     assert single.alone
     assert single.on_first(lambda: 1) == 1
@@ -213,7 +215,7 @@ def _fails() -> None:
     raise ObjectiveError("no")
 
 
-def test_others_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -1,7 +1,8 @@
-"""Whatever a file, a scorer or a request says: a result or one line, in time, and nothing written elsewhere.
+"""Random files, scorers and requests: the outcome is a result or a one-line error, in time, and nothing is written
+outside of the run directory.
 
 python -m pytest tests/test_fuzz.py                      # the same few inputs every time
-ZOTUNE_FUZZ=10000 python -m pytest tests/test_fuzz.py    # so many new ones of each kind
+ZOTUNE_FUZZ=10000 python -m pytest tests/test_fuzz.py    # so many new inputs of each kind
 """
 
 from __future__ import annotations
@@ -109,8 +110,6 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
         plugin.load()
 
 
-# -- values ------------------------------------------------------------------------------------------------------------
-
 NASTY = st.sampled_from(
     ["", " ", "\0", "\x1b[2J", "\u2028", "\ud800", "\ufeff", "NaN", "nan", "inf", "-1", "1e999", "9" * 400, "0x1",
      "none", "true", "null", "{}", "[]", "../../x", "/etc/passwd", "file:///etc/passwd", "@/etc/passwd",
@@ -164,8 +163,6 @@ def has_type(value: Any, hint: Any) -> bool:
         return value is None
     return isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))
 
-
-# -- configuration -----------------------------------------------------------------------------------------------------
 
 HINTS = typing.get_type_hints(RunConfig)
 TOKENS = st.sampled_from(
@@ -262,8 +259,6 @@ def refuse(*args: Any, **kwargs: Any) -> Any:
     """In the place of what runs when everything is parsed."""
     raise OptionError("parsed")
 
-
-# -- data --------------------------------------------------------------------------------------------------------------
 
 COLUMNS = (
     "text",
@@ -380,9 +375,6 @@ def test_tables(place: Path, tiny_encoder: Path, table: list[list[str]]) -> None
         use(place / "x.csv", RunConfig(model=str(tiny_encoder)))
 
 
-# -- templates and tasks -----------------------------------------------------------------------------------------------
-
-
 @fuzz(2)
 @given(
     text=st.text(alphabet="{}|!:[]._%0textlabel é\n\x1b", max_size=30),
@@ -443,9 +435,6 @@ def test_task_files_as_values(place: Path, values: dict[str, Any]) -> None:
                 Template(presets.template_for(found, head), found.values)
 
 
-# -- models' and run folders' small files ------------------------------------------------------------------------------
-
-
 @fuzz()
 @given(
     name=st.sampled_from(["config.json", "adapter_config.json"]),
@@ -462,7 +451,7 @@ def test_task_files_as_values(place: Path, values: dict[str, Any]) -> None:
 )
 @example(name="adapter_config.json", value={"base_model_name_or_path": "{here}"}, raw=None)
 @example(name="config.json", value=None, raw=b"[" * 100_000)
-def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None) -> None:
+def test_model_files(place: Path, name: str, value: Any, raw: bytes | None) -> None:
     folder = place / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -477,14 +466,11 @@ def test_folders_of_models(place: Path, name: str, value: Any, raw: bytes | None
 @given(values=st.dictionaries(st.sampled_from(evaluate.RECORDED_OPTIONS), VALUE, max_size=4))
 @example(values={"template": 5})
 @example(values={"stop": 5, "columns": ["a"]})
-def test_what_a_run_folder_remembers(place: Path, values: dict[str, Any]) -> None:
+def test_recorded_task_options(place: Path, values: dict[str, Any]) -> None:
     (place / "config.yaml").write_text(json.dumps(values), encoding="utf-8")
     with harmless():
         found = evaluate.with_recorded_task(RunConfig(model=str(place)))
         assert all(has_type(getattr(found, name), HINTS[name]) for name in evaluate.RECORDED_OPTIONS)
-
-
-# -- the journal -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -546,8 +532,6 @@ def test_tapes(tape: list[list[Any]]) -> None:
     with harmless():
         Tape(tape).take("values", lambda: [0.0])
 
-
-# -- answers of scorers ------------------------------------------------------------------------------------------------
 
 REPLY = st.one_of(
     st.binary(max_size=60),
@@ -701,9 +685,6 @@ def test_replies_of_programs(program: Exec, replies: list[tuple[bytes, bytes]]) 
         fine(program([""] * len(prompts), prompts), len(prompts))
     except ObjectiveError as error:
         one_line(str(error))
-
-
-# -- the rating page ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""What a model, a data file, a task, a scorer or a text may not do. Each promise with a test that tries to break it.
+"""What a model, a data file, a task, a scorer or a text must not be able to do; each test tries to break one promise.
 
-The rating page has its own (tests/humans/test_page.py): loopback, token, Host, Origin, content policy, text as data.
+tests/humans/test_page.py tests the rating page: loopback, token, Host, Origin, content policy, text as data.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b1A\r\b\u202eevil"
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that hostile code makes when it runs."""
+    """A file that hostile code creates when it runs."""
     return tmp_path / "it-ran"
 
 
 @pytest.fixture
 def hostile(mark: Path) -> str:
-    """Python that leaves the mark."""
+    """Python code that creates the mark."""
     return f"open({str(mark)!r}, 'w').close()\n"
 
 
@@ -61,23 +61,24 @@ def fit(model: Path, data: Path, folder: Path, **options: Any) -> Any:
 
 
 def everything_in(folder: Path) -> str:
-    """All that is written in a run folder, whatever the kind of file."""
+    """The content of all files in a run directory."""
     return "".join(p.read_bytes().decode("latin-1") for p in folder.rglob("*") if p.is_file())
-
-
-# -- code that comes with a model --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def with_code(tiny_encoder: Path, tmp_path: Path, hostile: str) -> Path:
-    """A model that names code of its own for its configuration, its classes, its tokenizer and its generation."""
+    """A model that names its own code for configuration, classes, tokenizer and generation."""
     folder = shutil.copytree(tiny_encoder, tmp_path / "with-code")
-    said = json.loads((folder / "config.json").read_text())
-    said["auto_map"] = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
-    (folder / "config.json").write_text(json.dumps(said | {"model_type": "evil"}))
-    said = json.loads((folder / "tokenizer_config.json").read_text())
-    said["auto_map"] = {"AutoTokenizer": ["evil.EvilTokenizer", None]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "evil.EvilConfig",
+        "AutoModel": "evil.Evil",
+        "AutoModelForCausalLM": "evil.Evil",
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil"}))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["evil.EvilTokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(
         hostile + "from transformers import BertConfig, BertModel\nclass EvilConfig(BertConfig): model_type = 'evil'\n"
         "class Evil(BertModel): config_class = EvilConfig\n"
@@ -88,7 +89,7 @@ def with_code(tiny_encoder: Path, tmp_path: Path, hostile: str) -> Path:
 
 
 @pytest.mark.parametrize("head", ["embedding", "causal"])
-def test_code_of_a_model_runs_only_when_asked(
+def test_model_code_runs_only_with_the_flag(
     with_code: Path, toy: Path, tmp_path: Path, mark: Path, head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -96,25 +97,23 @@ def test_code_of_a_model_runs_only_when_asked(
         fit(with_code, toy, tmp_path / "run", head=head)
     assert "\n" not in str(refused.value)
     assert not mark.exists()
-    found = find_model(str(with_code), head)
+    files = find_model(str(with_code), head)
     with contextlib.suppress(ModelError):
-        loading.load(found.source, found.folder, found.head, trust_remote_code=True)
+        loading.load(files.source, files.folder, files.head, trust_remote_code=True)
     assert mark.exists(), "asked for, it runs: the test above would have seen it"
 
 
-def test_a_known_model_with_code_beside_it_is_loaded_without_it(
-    with_code: Path, tiny_encoder: Path, mark: Path
-) -> None:
+def test_a_known_architecture_is_loaded_without_its_code(with_code: Path, tiny_encoder: Path, mark: Path) -> None:
     shutil.copy(tiny_encoder / "config.json", with_code)
-    said = json.loads((with_code / "config.json").read_text())
-    (with_code / "config.json").write_text(json.dumps(said | {"auto_map": {"AutoModel": "evil.Evil"}}))
+    config = json.loads((with_code / "config.json").read_text())
+    (with_code / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Evil"}}))
     shutil.copy(tiny_encoder / "tokenizer_config.json", with_code)
-    found = find_model(str(with_code), "embedding")
-    loading.load(found.source, found.folder, found.head)
+    files = find_model(str(with_code), "embedding")
+    loading.load(files.source, files.folder, files.head)
     assert not mark.exists()
 
 
-def test_a_model_on_the_hub_is_looked_at_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_inspected_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
     def saved(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -127,7 +126,7 @@ def test_a_model_on_the_hub_is_looked_at_without_its_code(monkeypatch: pytest.Mo
 
 
 class Evil:
-    """Pickles to a call that leaves the mark."""
+    """An object whose unpickling creates the mark."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -137,34 +136,34 @@ class Evil:
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["pickle alone", "beside safetensors"])
-def test_pickles_are_not_read_unless_asked(tiny_encoder: Path, tmp_path: Path, mark: Path, beside: bool) -> None:
+def test_pickles_are_read_only_with_the_flag(tiny_encoder: Path, tmp_path: Path, mark: Path, beside: bool) -> None:
     folder = shutil.copytree(tiny_encoder, tmp_path / "pickled")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"embeddings": Evil(mark)}))
     if beside:
-        found = find_model(str(folder))
-        loading.load(found.source, found.folder, found.head)
+        files = find_model(str(folder))
+        loading.load(files.source, files.folder, files.head)
     else:
         (folder / "model.safetensors").unlink()
         with pytest.raises(ModelError, match="pickle files can run code; --allow-pickle reads them"):
             find_model(str(folder))
-        found = find_model(str(folder), allow_pickle=True)
-        with pytest.raises(ModelError, match="cannot be loaded"):  # asked for, tensors are read and nothing else
-            loading.load(found.source, found.folder, found.head, allow_pickle=True)
+        files = find_model(str(folder), allow_pickle=True)
+        with pytest.raises(ModelError, match="cannot be loaded"):  # with the flag, tensors are read and nothing else
+            loading.load(files.source, files.folder, files.head, allow_pickle=True)
     assert not mark.exists()
 
 
-def test_pickled_adapters_are_not_read_unless_asked(tiny_llama: Path, tmp_path: Path, mark: Path) -> None:
+def test_pickled_adapters_are_read_only_with_the_flag(tiny_llama: Path, tmp_path: Path, mark: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
-    said = {"base_model_name_or_path": str(tiny_llama), "peft_type": "LORA", "task_type": "CAUSAL_LM"}
-    (folder / "adapter_config.json").write_text(json.dumps({**said, "r": 2, "target_modules": ["q_proj"]}))
+    adapter = {"base_model_name_or_path": str(tiny_llama), "peft_type": "LORA", "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps({**adapter, "r": 2, "target_modules": ["q_proj"]}))
     (folder / "adapter_model.bin").write_bytes(pickle.dumps({"x": Evil(mark)}))
     with pytest.raises(ModelError, match="--allow-pickle"):
         find_model(str(folder))
     assert not mark.exists()
 
 
-def test_nothing_in_a_run_folder_is_a_pickle(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_run_directory_holds_no_pickle(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     fit(tiny_encoder, toy, tmp_path / "run")
     for path in (tmp_path / "run").rglob("*"):
         if path.is_file():
@@ -172,13 +171,10 @@ def test_nothing_in_a_run_folder_is_a_pickle(tiny_encoder: Path, toy: Path, tmp_
             assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x04", b"PK\x03\x04")), path
 
 
-# -- code that lies about ----------------------------------------------------------------------------------------------
-
-
-def test_python_that_nobody_named_is_not_run(
+def test_python_files_that_are_not_named_do_not_run(
     toy: Path, tiny_encoder: Path, tmp_path: Path, hostile: str, mark: Path
 ) -> None:
-    """In the folders of the data and of the model, and in the one where the command is run."""
+    """The files lie beside the data, in the model's folder and in the working directory."""
     model = shutil.copytree(tiny_encoder, tmp_path / "model")
     here = tmp_path / "here"
     here.mkdir()
@@ -221,7 +217,7 @@ YAML = [
 
 
 @pytest.mark.parametrize("text", YAML)
-def test_yaml_makes_no_objects(tmp_path: Path, mark: Path, text: str) -> None:
+def test_yaml_creates_no_objects(tmp_path: Path, mark: Path, text: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text.format(mark=mark))
     for read in (lambda: config.resolve({}, str(path)), lambda: presets.load(str(path))):
@@ -245,7 +241,7 @@ def test_yaml_makes_no_objects(tmp_path: Path, mark: Path, text: str) -> None:
         "../x",
     ],
 )
-def test_a_task_file_names_no_code(tmp_path: Path, mark: Path, hostile: str, name: str) -> None:
+def test_a_task_file_cannot_name_code(tmp_path: Path, mark: Path, hostile: str, name: str) -> None:
     (tmp_path / "evil.py").write_text(hostile + "def score(predictions): return 0.0\n")
     (tmp_path / "task.yaml").write_text(json.dumps({"template": "{text}", "objective": name}))
     with pytest.raises(OptionError, match="must be the name of an installed objective"):
@@ -254,40 +250,40 @@ def test_a_task_file_names_no_code(tmp_path: Path, mark: Path, hostile: str, nam
 
 
 @pytest.mark.parametrize("key", ["dataset", "model", "config", "include", "plugins", "objective_args", "exec"])
-def test_a_task_file_names_no_other_file(tmp_path: Path, key: str) -> None:
+def test_a_task_file_cannot_name_another_file(tmp_path: Path, key: str) -> None:
     (tmp_path / "task.yaml").write_text(json.dumps({"template": "{text}", key: "../../x"}))
     with pytest.raises(OptionError, match=f"unknown key '{key}'"):
         presets.load(str(tmp_path / "task.yaml"))
 
 
-def test_scoring_a_run_folder_runs_no_objective_of_its(
+def test_eval_of_a_run_directory_runs_none_of_its_objectives(
     tiny_encoder: Path, toy: Path, tmp_path: Path, hostile: str, mark: Path
 ) -> None:
-    """What a model's folder remembers is its task."""
+    """The configuration in a model's folder gives its task and no objective."""
     model = shutil.copytree(tiny_encoder, tmp_path / "model")
     (model / "evil.py").write_text(hostile)
-    said = {"objective": f"{model}/evil.py:score", "optimizer": f"{model}/evil.py:Rule", "labels": "bad,good"}
-    (model / "config.yaml").write_text(json.dumps({**said, "trust_remote_code": True, "allow_pickle": True}))
+    config = {"objective": f"{model}/evil.py:score", "optimizer": f"{model}/evil.py:Rule", "labels": "bad,good"}
+    (model / "config.yaml").write_text(json.dumps({**config, "trust_remote_code": True, "allow_pickle": True}))
     zotune.evaluate(model=str(model), dataset=str(toy))
     assert not mark.exists()
 
 
-def test_replaying_and_verifying_run_nothing_that_only_the_folder_names(
+def test_replay_and_verify_run_nothing_that_only_the_directory_names(
     tiny_encoder: Path, toy: Path, tmp_path: Path, hostile: str, mark: Path
 ) -> None:
     file = tmp_path / "own.py"
     file.write_text(f"{hostile}def score(losses): return [-x for x in losses]\n")
     fit(tiny_encoder, toy, tmp_path / "run", objective=f"{file}:score", optimizer="mezo")
-    mark.unlink()  # named, it ran
-    said = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert said["objective"] == f"{file}:score"
-    (tmp_path / "run" / "config.yaml").write_text(json.dumps({**said, "optimizer": f"{file}:Rule"}))
+    mark.unlink()  # the file ran where it was named
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["objective"] == f"{file}:score"
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({**config, "optimizer": f"{file}:Rule"}))
     replay.replay(tmp_path / "run", tmp_path / "again")
     assert all(check.ok is not False for check in verify.verify(tmp_path / "run"))
     assert not mark.exists()
 
 
-def test_templates_reach_no_attributes() -> None:
+def test_templates_cannot_read_attributes() -> None:
     from zotune.data.templates import Template
 
     for text in ("{text.__class__}", "{text[0]}", "{text!r}", "{text:>10}", "{0.__init__.__globals__}", "{text.a|cap}"):
@@ -295,13 +291,10 @@ def test_templates_reach_no_attributes() -> None:
             Template(text)
 
 
-# -- programs ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "more", ["; touch {mark}", "$(touch {mark})", "`touch {mark}`", "| touch {mark}", "&& touch {mark}"]
 )
-def test_a_command_is_read_by_no_shell(tmp_path: Path, mark: Path, more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_shell_reads_a_command(tmp_path: Path, mark: Path, more: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "score.sh"
     script.write_text('#!/bin/sh\nwhile read -r line; do echo "$#"; done\n')
     script.chmod(0o755)
@@ -315,28 +308,25 @@ def test_a_command_is_read_by_no_shell(tmp_path: Path, mark: Path, more: str, mo
     assert not mark.exists()
 
 
-def test_what_a_row_says_is_no_command(tmp_path: Path, mark: Path) -> None:
+def test_the_text_of_a_row_is_no_command(tmp_path: Path, mark: Path) -> None:
     script = tmp_path / "score.sh"
     script.write_text('#!/bin/sh\nwhile read -r line; do echo "${#line}"; done\n')
     script.chmod(0o755)
-    said = [f"$(touch {mark})", f"`touch {mark}`", f"'; touch {mark}; '", f'"; touch {mark}; "\n0']
+    completions = [f"$(touch {mark})", f"`touch {mark}`", f"'; touch {mark}; '", f'"; touch {mark}; "\n0']
     goal = objective_spec.resolve(f"exec:{script}", {})
-    found = goal.score(4, {"completions": said, "prompts": ["p"] * 4})
+    score = goal.score(4, {"completions": completions, "prompts": ["p"] * 4})
     goal.close()
-    assert found.samples is not None
-    assert all(x and x > 20 for x in found.samples)
+    assert score.samples is not None
+    assert all(x and x > 20 for x in score.samples)
     assert not mark.exists()
 
 
-# -- the terminal ------------------------------------------------------------------------------------------------------
-
-
 def obeyed(text: str) -> bool:
-    """Whether a terminal would find something to obey."""
+    """Whether text holds control characters that a terminal acts on."""
     return any(c in text for c in "\x1b\x07\x9b\x08\u202e\0") or "\r" in text.replace("\r\n", "\n")
 
 
-def test_text_for_a_terminal_is_shown_and_not_obeyed() -> None:
+def test_control_characters_are_shown_and_have_no_effect() -> None:
     assert not obeyed(shown.plain(ESCAPE))
     assert shown.plain("né 👍\tx\r\ny") == "né 👍\tx\ny"
     assert shown.one_line(f"a\n\x1b[31mb {'x' * 5000}")[:15] == "a \\x1b[31mb xxx"
@@ -344,12 +334,12 @@ def test_text_for_a_terminal_is_shown_and_not_obeyed() -> None:
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["plain lines", "a terminal"])
-def test_what_a_run_says_reaches_the_terminal_plain(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_reach_the_terminal_without_control_characters(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
     terminal = Terminal()
-    said = io.StringIO()
-    terminal.console = Console(file=said, force_terminal=live, no_color=True, highlight=False, width=400)
+    output = io.StringIO()
+    terminal.console = Console(file=output, force_terminal=live, no_color=True, highlight=False, width=400)
     terminal._live = live
     started = RunStarted(
         folder=ESCAPE,
@@ -377,35 +367,37 @@ def test_what_a_run_says_reaches_the_terminal_plain(live: bool, monkeypatch: pyt
     terminal(Examples(1, (Example(ESCAPE, ESCAPE, f"[red]{ESCAPE}[/red]"),)))
     terminal(Evaluated(2, failed=ESCAPE))
     terminal.close()
-    text = said.getvalue()
+    text = output.getvalue()
     assert "evil" in text
     own = ("\x1b[1m", "\x1b[2m", "\x1b[0m", "\x1b[22m", "\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\r")
-    for style in own:  # rich's own
+    for style in own:  # those that rich writes itself
         text = text.replace(style, "") if live else text
     assert not obeyed(text)
     assert "[red]" in text or not live, "text is no markup"
 
 
-def test_errors_reach_the_terminal_plain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The columns of a stranger's data, in a message."""
+def test_errors_reach_the_terminal_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A message that shows column names of foreign data."""
     path = write_jsonl(tmp_path / "x.jsonl", [{f"a{ESCAPE}": 1, "b": f"{ESCAPE}"}] * 8)
     for more in ([], ["--column", "label=b"], ["--column", f"label={ESCAPE}"], ["--labels", ESCAPE]):
         with pytest.raises(SystemExit) as ended:
             app.main(["fit", "-d", str(path), "-m", str(tmp_path), *more])
         assert ended.value.code == 2
-        said = capsys.readouterr().err
-        assert not obeyed(said)
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert not obeyed(output)
+        assert output.count("\n") == 1
 
 
-def test_what_a_run_folder_says_of_its_files_is_shown_plain_and_not_followed(
+def test_file_names_in_a_result_are_shown_plain_and_not_followed(
     tiny_encoder: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(tiny_encoder, toy, tmp_path / "run")
     result = tmp_path / "run" / "result.json"
-    said = json.loads(result.read_text())
+    values = json.loads(result.read_text())
     result.write_text(
-        json.dumps({**said, "files": {**said["files"], ESCAPE: "00", "/dev/zero": "00", "../x": "00", "\0": "00"}})
+        json.dumps({**values, "files": {**values["files"], ESCAPE: "00", "/dev/zero": "00", "../x": "00", "\0": "00"}})
     )
     with Effects() as effects, pytest.raises(SystemExit) as ended:
         app.main(["verify", str(tmp_path / "run")])
@@ -416,7 +408,7 @@ def test_what_a_run_folder_says_of_its_files_is_shown_plain_and_not_followed(
     assert "/dev/zero" not in effects.reads
 
 
-def test_a_person_is_asked_in_plain_text(tmp_path: Path) -> None:
+def test_questions_reach_the_terminal_without_control_characters(tmp_path: Path) -> None:
     told: list[str] = []
     with Ratings(tmp_path) as store:
         store.ask([Question("a", ESCAPE, (ESCAPE, f"{ESCAPE}!"))])
@@ -426,8 +418,8 @@ def test_a_person_is_asked_in_plain_text(tmp_path: Path) -> None:
     assert not any(obeyed(text) for text in told)
 
 
-def test_the_card_of_a_run_holds_text_as_text(toy: Path, tiny_encoder: Path, tmp_path: Path) -> None:
-    """Class names come from the data; the card is shown as Markdown."""
+def test_a_model_card_shows_text_without_markup(toy: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    """Class names come from the data, and the model card is rendered as Markdown."""
     names = {0: "<script>alert(1)</script>", 1: "[x](javascript:alert(1))\n# heading\n---"}
     for path in toy.iterdir():
         write_jsonl(path, [{**r, "label": names[r["label"]]} for r in rows(24)])
@@ -438,9 +430,6 @@ def test_the_card_of_a_run_holds_text_as_text(toy: Path, tiny_encoder: Path, tmp
     assert f"`{names[0]}`, `[x](javascript:alert(1)) # heading ---`" in card
     outside = re.sub("`[^`\n]*`", "", card)
     assert not any(x in outside for x in ("<script>", "javascript", "heading"))
-
-
-# -- secrets -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -458,7 +447,7 @@ def test_secrets_stay_in_the_environment(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """A whole run with a scorer that wants a token and a key, and tells both to everybody."""
+    """A whole run with a scorer that needs a token and a key, and repeats both in its answers."""
     for name in ("HF_TOKEN", "SCORER_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("SCORER_QUERY", f"code={SECRET}-query&v=1")
@@ -466,10 +455,10 @@ def test_secrets_stay_in_the_environment(
 
     def answer(body: Any) -> Any:
         nonlocal batches
-        batches += len(body["prompts"]) == 8  # of a step, not of held-out rows
-        if batches in (3, 4):  # it is asked again once
+        batches += len(body["prompts"]) == 8  # the rows of a step
+        if batches in (3, 4):  # the client retries once
             return 403, {}, f"bad token {SECRET}, bad code {SECRET}-query"
-        return [len(said) / 10 for said in body["completions"]]
+        return [len(completion) / 10 for completion in body["completions"]]
 
     server.answer = answer
     folder = tmp_path / "run"
@@ -481,10 +470,10 @@ def test_secrets_stay_in_the_environment(
         app.main(arguments)
     assert ended.value.code == 0
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
-    said = capfd.readouterr()
-    assert "replied 403: bad token ***, bad code ***" in said.err
+    output = capfd.readouterr()
+    assert "replied 403: bad token ***, bad code ***" in output.err
     assert "replied 403" in everything_in(folder)
-    assert SECRET not in said.err + said.out
+    assert SECRET not in output.err + output.out
     assert SECRET not in everything_in(folder)
     assert SECRET not in str(list(tmp_path.rglob("*")))
 
@@ -492,17 +481,17 @@ def test_secrets_stay_in_the_environment(
 @pytest.mark.parametrize(
     "address", [f"//me:{SECRET}@host/x", f"//{SECRET}@host/x", f"//host/x?key={SECRET}", f"//h/#{SECRET}"]
 )
-def test_an_address_holds_no_secret(
+def test_an_address_with_a_secret_is_refused(
     address: str, toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         app.main(["fit", "-d", str(toy), "-o", f"http:{address}"])
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert ended.value.code == 2
-    assert "must " in said.err
-    assert "_env" in said.err
-    assert SECRET not in said.err + said.out
+    assert "must " in output.err
+    assert "_env" in output.err
+    assert SECRET not in output.err + output.out
     assert SECRET not in str(list(tmp_path.rglob("*")))
 
 
@@ -517,9 +506,9 @@ def test_the_query_is_sent_and_hidden(server: ScoreServer, monkeypatch: pytest.M
     plain = server.server.RequestHandlerClass.parse_request
 
     def parse(handler: Any) -> bool:
-        found = plain(handler)
+        answer = plain(handler)
         asked.append(handler.path)
-        return bool(found)
+        return bool(answer)
 
     monkeypatch.setattr(server.server.RequestHandlerClass, "parse_request", parse)
     scorer = server.scorer(query_env="KEY")
@@ -533,16 +522,13 @@ def test_the_query_is_sent_and_hidden(server: ScoreServer, monkeypatch: pytest.M
             server.scorer(query_env="KEY")
 
 
-# -- data --------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("form", ["{}", "file://{}", "@{}", "<{}", "!include {}", "![x]({})", "{{% include '{}' %}}"])
-def test_a_row_names_no_file_that_is_read(tiny_llama: Path, tmp_path: Path, form: str) -> None:
+def test_a_row_cannot_name_a_file_to_read(tiny_llama: Path, tmp_path: Path, form: str) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("top secret")
-    said = form.format(secret)
+    text = form.format(secret)
     made: list[dict[str, Any]] = [
-        {"prompt": said, "completion": said, "image": {"path": str(secret), "bytes": None}, "file": said, "label": said}
+        {"prompt": text, "completion": text, "image": {"path": str(secret), "bytes": None}, "file": text, "label": text}
         for _ in range(8)
     ]
     for name in ("train", "validation", "test"):
@@ -564,32 +550,30 @@ def test_a_row_names_no_file_that_is_read(tiny_llama: Path, tmp_path: Path, form
 
 
 @pytest.mark.parametrize("objective", ["cross-entropy", "f1"])
-def test_a_run_writes_in_its_folder_and_nowhere_else(
-    tiny_encoder: Path, toy: Path, tmp_path: Path, objective: str
-) -> None:
-    fit(tiny_encoder, toy, tmp_path / "first", objective=objective)  # what is imported and compiled once
+def test_a_run_writes_only_in_its_directory(tiny_encoder: Path, toy: Path, tmp_path: Path, objective: str) -> None:
+    fit(tiny_encoder, toy, tmp_path / "first", objective=objective)  # imports and compiles once
     with Effects(tmp_path / "run") as effects:
         fit(tiny_encoder, toy, tmp_path / "run", objective=objective)
     assert effects.seen == []
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_a_table_names_no_file_that_is_read(tmp_path: Path) -> None:
+def test_a_table_cannot_name_a_file_to_read(tmp_path: Path) -> None:
     from zotune.data.readers import read_file
 
     secret = tmp_path / "secret.txt"
     secret.write_text("top secret")
     (tmp_path / "x.csv").write_text(f"text,label\n{secret},1\n\"=cmd|' /C calc'!A0\",0\nfile://{secret},1\n")
     with Effects() as effects:
-        found = read_file(tmp_path / "x.csv")
-    assert [row["text"] for row in found] == [str(secret), "=cmd|' /C calc'!A0", f"file://{secret}"]
+        records = read_file(tmp_path / "x.csv")
+    assert [row["text"] for row in records] == [str(secret), "=cmd|' /C calc'!A0", f"file://{secret}"]
     assert effects.reads.count(str(tmp_path / "x.csv")) == 1
     assert str(secret) not in effects.reads
     assert effects.seen == []
 
 
 def test_a_data_set_that_is_code_is_refused(tmp_path: Path, hostile: str, mark: Path) -> None:
-    """As the hub's data sets once were: a folder with a script of its own name."""
+    """A folder with a script of its own name, the old form of data sets on the hub."""
     folder = tmp_path / "squad"
     folder.mkdir()
     (folder / "squad.py").write_text(hostile)

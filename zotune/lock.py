@@ -1,8 +1,8 @@
-"""One process a run folder: a lock that says who holds it, and that ends with its process.
+"""The lock of a run directory: one process at a time.
 
-The operating system keeps the lock, and lets go of it when the process dies in whatever way: a stale one is simply
-taken over. The file's text names the holder for people. Where the file system has no locks, the holder is looked for by
-its process number. Knows folders, and nothing of what is in them.
+The operating system holds the lock and releases it when the process dies, so a stale lock file is simply taken over.
+The file's text names the holder for messages. Where the file system has no locks, the holder's process number decides.
+Knows directories, not what they contain.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from zotune.errors import RunFolderError, ZotuneError
 
@@ -22,44 +23,55 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOCK = "run.lock"
+LOCK: Final = "run.lock"
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """The process that a lock file names."""
+
+    pid: int
+    host: str
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder inside the block. Raises RunFolderError where another process holds it, ZotuneError
-    where the folder cannot be written."""
+    """Hold a directory's lock inside the block. Raises RunFolderError where another process holds it, ZotuneError where
+    the directory cannot be written."""
     path = folder / LOCK
     descriptor = _acquire(path)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone, or no longer to be written
-            path.unlink()  # while it is still held: the next one makes its own
+        with contextlib.suppress(OSError):  # the directory may have been deleted or become read-only
+            path.unlink()  # before the release: the next process creates its own file
         os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:
+    """The descriptor of the locked file."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise ZotuneError(f"{path} cannot be written: {error.strerror}", hint="a run needs its folder") from None
+            raise ZotuneError(
+                f"{path} cannot be written: {error.strerror}", hint="a run needs a writable directory"
+            ) from None
         try:
             if not _lock(descriptor, path):
-                raise RunFolderError(f"{path.parent} is in use by {_holder(path)}", hint="wait for it, or end it")
-            if _same(descriptor, path):
+                raise RunFolderError(f"{path.parent} is in use by {_describe(path)}", hint="wait for it, or end it")
+            if _same_file(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
                 return descriptor
-        except BaseException:  # Ctrl-C too: an open file would hold the lock
+        except BaseException:  # Ctrl-C too: an open descriptor would keep the lock
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder removed it as it left, between our opening and our locking it
+        os.close(descriptor)  # its holder removed the file between our opening and our locking it: try again
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Whether the lock could be had."""
+    """Whether this process has got the lock."""
     if fcntl is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,14 +79,14 @@ def _lock(descriptor: int, path: Path) -> bool:
         except BlockingIOError:
             return False
         except OSError:
-            pass
-    found = _read(path)
-    return not found or found["pid"] == os.getpid() or (found["host"] == socket.gethostname() and not _lives(found))
+            pass  # a file system without locks
+    holder = _read(path)
+    return holder is None or holder.pid == os.getpid() or (holder.host == socket.gethostname() and not _alive(holder))
 
 
-def _lives(found: dict[str, Any]) -> bool:
+def _alive(holder: _Holder) -> bool:
     try:
-        os.kill(found["pid"], 0)
+        os.kill(holder.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -82,24 +94,24 @@ def _lives(found: dict[str, Any]) -> bool:
     return True
 
 
-def _same(descriptor: int, path: Path) -> bool:
+def _same_file(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Holder | None:
     try:
-        found = json.loads(path.read_text())
-        return {"pid": int(found["pid"]), "host": str(found["host"])}
+        values = json.loads(path.read_text())
+        return _Holder(int(values["pid"]), str(values["host"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return None
 
 
-def _holder(path: Path) -> str:
-    found = _read(path)
-    return f"process {found['pid']} on {found['host']}" if found else "another process"
+def _describe(path: Path) -> str:
+    holder = _read(path)
+    return f"process {holder.pid} on {holder.host}" if holder else "another process"
 
 
 __all__ = ["LOCK", "held"]

@@ -1,6 +1,6 @@
-"""Keys for everything random on the host: pure functions of the run seed and what the randomness is for.
+"""Seeds and keys for everything random on the host: pure functions of the run seed and a purpose.
 
-Batches, hold-outs, resampling and the keys of noise come from here. No generator state exists, and no torch is needed.
+Batches, held-out splits, resampling and the keys of noise come from here. There is no generator state, and no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def name_key(name: str) -> int:
 
 
 def derive(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed for host-side choices (batches, resampling), from the run seed and what it is for."""
+    """A 63-bit seed for choices on the host (batches, resampling). parts: the purpose."""
     key = splitmix64(seed & MASK64)
     for part in parts:
         key = splitmix64(key ^ ((name_key(part) if isinstance(part, str) else part) & MASK64))
@@ -33,6 +33,6 @@ def derive(seed: int, *parts: int | str) -> int:
 
 
 def uniform(count: int, seed: int, *parts: int | str) -> list[float]:
-    """`count` numbers in (0, 1) on the host, from the run seed and what they are for."""
+    """`count` uniform numbers in (0, 1). parts: the purpose."""
     key = derive(seed, *parts)
     return [((splitmix64(key + i) >> 12) + 0.5) / 2.0**52 for i in range(count)]

@@ -1,4 +1,4 @@
-"""`zotune compare`: what is generated, asked, kept, counted and refused."""
+"""`zotune compare`: completions, questions, verdicts, counts and refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def better(prompts, completions, **columns):
     with open(Path(__file__).with_name("asked.txt"), "a") as file:
         for p, (a, b) in zip(prompts, completions):
             file.write(f"{p}\\n")
-    return [int(b > a) for a, b in completions]      # the later in the alphabet, wherever it stands
+    return [int(b > a) for a, b in completions]      # the later one in the alphabet, in either position
 def broken(completions):
     raise ValueError("no idea")
 def half(completions):
@@ -73,17 +73,17 @@ def judge(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two(families: Any) -> tuple[str, str]:
-    """Two models that say different things."""
+    """Two models with different completions."""
     return str(families.folder("llama")), str(families.folder("opt"))
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """What each model says, instead of generating: by the name of its folder."""
-    said: dict[str, list[str]] = {}
-    monkeypatch.setattr(comparing, "_completions", lambda cfg, found, *more: said[Path(found.source).name])
+def completions(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Fixed completions of each model, by the name of its folder, in place of generated ones."""
+    completions: dict[str, list[str]] = {}
+    monkeypatch.setattr(comparing, "_completions", lambda cfg, files, *more: completions[Path(files.source).name])
     monkeypatch.setattr(comparing, "gc", SimpleNamespace(collect=int))  # no model, nothing to free
-    return said
+    return completions
 
 
 def run(*arguments: object) -> Any:
@@ -94,7 +94,7 @@ def run(*arguments: object) -> Any:
 
 
 def person(taste: Callable[[str], Any], most: int = 1000) -> tuple[Callable[[Path], None], list[str]]:
-    """Answers up to `most` questions: the one of which the taste is larger; and the prompts that were shown."""
+    """Answer up to `most` questions with the completion of larger taste; returns the prompts that were shown."""
     shown: list[str] = []
 
     def ask(folder: Path) -> None:
@@ -118,14 +118,11 @@ def no_model(*more: Any) -> Any:
     raise AssertionError("a model is loaded")
 
 
-# -- by a judge, end to end --------------------------------------------------------------------------------------------
-
-
 def test_a_judge(two: Any, data: Path, judge: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     folder = tmp_path / "out"
     arguments = [*two, "-d", data, "--max-new-tokens", 5, "--judge", f"{judge}:better", "--json"]
     assert run(*arguments, "--output-dir", folder) == 0
-    found = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     kept = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
     assert [k["prompt"] for k in kept] == PROMPTS
     for model, side in zip(two, "ab", strict=True):
@@ -140,22 +137,22 @@ def test_a_judge(two: Any, data: Path, judge: Path, tmp_path: Path, monkeypatch:
     wins = sum(k["a"] > k["b"] for k in kept)
     losses = sum(k["b"] > k["a"] for k in kept)
     assert 0 < wins + losses <= 6
-    assert [found[k] for k in ("wins", "losses", "ties", "rows", "left")] == [wins, losses, 6 - wins - losses, 6, 0]
-    assert found["rate"] == (wins + found["ties"] / 2) / 6
-    assert (found["low"], found["high"]) == wilson_interval(found["rate"], 6)
-    assert json.loads((folder / "result.json").read_text()) == found
+    assert [result[k] for k in ("wins", "losses", "ties", "rows", "left")] == [wins, losses, 6 - wins - losses, 6, 0]
+    assert result["rate"] == (wins + result["ties"] / 2) / 6
+    assert (result["low"], result["high"]) == wilson_interval(result["rate"], 6)
+    assert json.loads((folder / "result.json").read_text()) == result
     asked = (tmp_path / "asked.txt").read_text()
     assert len(asked.splitlines()) == wins + losses
 
     assert run(*two[::-1], *arguments[2:], "--output-dir", tmp_path / "swapped") == 0
     swapped = json.loads(capsys.readouterr().out)
-    assert swapped["rate"] == 1 - found["rate"]
-    assert swapped["low"] == pytest.approx(1 - found["high"])
+    assert swapped["rate"] == 1 - result["rate"]
+    assert swapped["low"] == pytest.approx(1 - result["high"])
 
     before = (tmp_path / "asked.txt").read_text()
     monkeypatch.setattr(comparing, "load_model", no_model)
     assert run(*arguments, "--output-dir", folder) == 0
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(capsys.readouterr().out) == result
     assert (tmp_path / "asked.txt").read_text() == before, "the judge is not asked again"
 
 
@@ -189,9 +186,9 @@ def test_only_one_model_is_in_memory(two: Any, data: Path, tmp_path: Path, monke
     def load(*more: Any) -> Any:
         gc.collect(0)
         assert [r() for r in alive] == [None] * len(alive), "the first is still there"
-        found = real(*more)
-        alive.append(weakref.ref(found.model))
-        return found
+        model = real(*more)
+        alive.append(weakref.ref(model.model))
+        return model
 
     monkeypatch.setattr(comparing, "load_model", load)
     compare(*two, dataset=str(data), max_new_tokens=2, output_dir=str(tmp_path / "out"), ask=lambda folder: None)
@@ -200,18 +197,18 @@ def test_only_one_model_is_in_memory(two: Any, data: Path, tmp_path: Path, monke
 
 def test_sampling_is_the_same_for_both(two: Any, data: Path, tmp_path: Path) -> None:
     more = {"dataset": str(data), "max_new_tokens": 5, "temperature": 1.0, "ask": nobody}
-    found = compare(two[0], two[0], output_dir=str(tmp_path / "out"), **more)
-    assert (found.same, found.rate, found.left) == (6, 0.5, 0)
+    result = compare(two[0], two[0], output_dir=str(tmp_path / "out"), **more)
+    assert (result.same, result.rate, result.left) == (6, 0.5, 0)
     other = compare(two[0], two[0], output_dir=str(tmp_path / "other"), seed=1, **more)
     assert other.same == 6
     first, second = ((tmp_path / name / "completions.jsonl").read_text() for name in ("out", "other"))
     assert first != second
 
 
-def test_a_judge_that_fails_keeps_what_it_said(
-    two: Any, data: Path, judge: Path, tmp_path: Path, told: Any, monkeypatch: Any
+def test_verdicts_of_a_failing_judge_are_kept(
+    two: Any, data: Path, judge: Path, tmp_path: Path, completions: Any, monkeypatch: Any
 ) -> None:
-    told |= {"llama-words": [*"abcdef"], "opt-words": [*"ghijkl"]}
+    completions |= {"llama-words": [*"abcdef"], "opt-words": [*"ghijkl"]}
     monkeypatch.setattr(preference_source, "PAIRS_A_CALL", 4)
     (tmp_path / "asked.txt").write_text("")
     more: Any = {"dataset": str(data), "output_dir": str(tmp_path / "out"), "ask": nobody}
@@ -219,17 +216,17 @@ def test_a_judge_that_fails_keeps_what_it_said(
         compare(*two, judge=f"{judge}:half", **more)
     assert len((tmp_path / "out/judged.jsonl").read_text().splitlines()) == 4
     (tmp_path / "asked.txt").write_text("")
-    found = compare(*two, judge=f"{judge}:half", **more)
-    assert (found.ties, found.same, found.left) == (6, 0, 0)
+    result = compare(*two, judge=f"{judge}:half", **more)
+    assert (result.ties, result.same, result.left) == (6, 0, 0)
     with pytest.raises(ObjectiveFailures, match="no idea"):
         compare(*two, judge=f"{judge}:broken", **more)
-    found = compare(*two, judge=f"{judge}:better", **more)
-    assert (found.losses, found.rate) == (6, 0.0), "each judge has a say of its own"
-    assert found.verdict == "The interval excludes 1/2: B is better."
+    result = compare(*two, judge=f"{judge}:better", **more)
+    assert (result.losses, result.rate) == (6, 0.0), "each judge has a say of its own"
+    assert result.verdict == "The interval excludes 1/2: B is better."
 
 
-def test_conversations(two: Any, judge: Path, tmp_path: Path, told: Any) -> None:
-    told |= {"llama-words": ["x", "y"], "opt-words": ["z", "a"]}
+def test_conversations(two: Any, judge: Path, tmp_path: Path, completions: Any) -> None:
+    completions |= {"llama-words": ["x", "y"], "opt-words": ["z", "a"]}
     turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
     rows = [
         {"prompt": [turns[1]], "completion": [{"role": "assistant", "content": "TEA"}], "topic": "tea"},
@@ -237,68 +234,67 @@ def test_conversations(two: Any, judge: Path, tmp_path: Path, told: Any) -> None
     ]
     data = write_jsonl(tmp_path / "chats.jsonl", rows)
     more: Any = {"dataset": str(data), "output_dir": str(tmp_path / "out")}
-    found = compare(*two, judge=f"{judge}:chats", **more)
-    assert (found.wins, found.losses) == (1, 1)
+    result = compare(*two, judge=f"{judge}:chats", **more)
+    assert (result.wins, result.losses) == (1, 1)
     ask, shown = person(ord)
     assert compare(*two, ask=ask, **more).rate == 0.5
     assert sorted(shown) == ["hello", "system: be kind\n\nuser: hello"]
 
 
-# -- by a person -------------------------------------------------------------------------------------------------------
-
-
-def test_a_person(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any) -> None:
-    """Three wins, one loss, one tie, and one that both say."""
-    told |= {"llama-words": ["4", "5", "6", "0", "1", "same"], "opt-words": ["1", "2", "3", "9", "1.0", "same"]}
+def test_a_person(two: Any, data: Path, tmp_path: Path, completions: Any, monkeypatch: Any) -> None:
+    """Three wins, one loss, one tie, and one pair of equal completions."""
+    completions |= {"llama-words": ["4", "5", "6", "0", "1", "same"], "opt-words": ["1", "2", "3", "9", "1.0", "same"]}
     more: Any = {"dataset": str(data), "output_dir": str(tmp_path / "out")}
     ask, shown = person(float)
-    found = compare(*two, ask=ask, **more)
-    assert (found.wins, found.losses, found.ties, found.same, found.left) == (3, 1, 2, 1, 0)
-    assert found.rate == pytest.approx(4 / 6)
-    assert found.agreed == found.repeated == len(shown) - 5
+    result = compare(*two, ask=ask, **more)
+    assert (result.wins, result.losses, result.ties, result.same, result.left) == (3, 1, 2, 1, 0)
+    assert result.rate == pytest.approx(4 / 6)
+    assert result.agreed == result.repeated == len(shown) - 5
     assert PROMPTS[-1] not in shown
     monkeypatch.setattr(comparing, "load_model", no_model)
-    assert compare(*two, ask=nobody, **more) == found
+    assert compare(*two, ask=nobody, **more) == result
     swapped = compare(*two[::-1], dataset=str(data), output_dir=str(tmp_path / "swapped"), ask=person(float)[0])
-    assert swapped.rate == pytest.approx(1 - found.rate)
+    assert swapped.rate == pytest.approx(1 - result.rate)
 
 
-def test_it_goes_on_and_asks_nothing_twice(two: Any, tmp_path: Path, told: Any, monkeypatch: Any) -> None:
+def test_a_comparison_continues_and_asks_nothing_twice(
+    two: Any, tmp_path: Path, completions: Any, monkeypatch: Any
+) -> None:
     count = 40
     data = write_jsonl(tmp_path / "many.jsonl", [{"prompt": f"p{i}"} for i in range(count)])
-    told |= {"llama-words": [str(i + 2) for i in range(count)], "opt-words": ["1"] * count}
+    completions |= {"llama-words": [str(i + 2) for i in range(count)], "opt-words": ["1"] * count}
     more: Any = {"dataset": str(data), "output_dir": str(tmp_path / "out")}
     ask, shown = person(int, most=15)
-    found = compare(*two, ask=ask, **more)
-    assert found.left == count - found.wins > count - 16
-    assert found.rows == count
+    result = compare(*two, ask=ask, **more)
+    assert result.left == count - result.wins > count - 16
+    assert result.rows == count
     monkeypatch.setattr(comparing, "_completions", no_model)
 
     def interrupted(folder: Path) -> None:
         person(int, most=1)[0](folder)
         raise KeyboardInterrupt
 
-    assert compare(*two, ask=interrupted, **more).left in (found.left, found.left - 1)
+    assert compare(*two, ask=interrupted, **more).left in (result.left, result.left - 1)
     later, then = person(int)
-    found = compare(*two, ask=later, **more)
-    assert (found.wins, found.left, found.losses + found.ties) == (count, 0, 0)
-    assert found.verdict == "The interval excludes 1/2: A is better."
+    result = compare(*two, ask=later, **more)
+    assert (result.wins, result.left, result.losses + result.ties) == (count, 0, 0)
+    assert result.verdict == "The interval excludes 1/2: A is better."
     asked = len(shown) + 1 + len(then)
-    assert asked == count + found.repeated, "each once, but for those shown again on purpose"
-    assert found.agreed == found.repeated > 0
+    assert asked == count + result.repeated, "each once, but for those shown again on purpose"
+    assert result.agreed == result.repeated > 0
 
 
-def test_rows_that_are_equal_are_asked_once(two: Any, tmp_path: Path, told: Any) -> None:
+def test_equal_rows_are_asked_once(two: Any, tmp_path: Path, completions: Any) -> None:
     data = write_jsonl(tmp_path / "twice.jsonl", [{"prompt": "p"}] * 2)
-    told |= {"llama-words": ["2", "2"], "opt-words": ["1", "1"]}
+    completions |= {"llama-words": ["2", "2"], "opt-words": ["1", "1"]}
     ask, shown = person(int)
-    found = compare(*two, dataset=str(data), output_dir=str(tmp_path / "out"), ask=ask)
+    result = compare(*two, dataset=str(data), output_dir=str(tmp_path / "out"), ask=ask)
     assert shown == ["p"]
-    assert (found.wins, found.rows) == (2, 2)
+    assert (result.wins, result.rows) == (2, 2)
 
 
-def test_skipped_rows_count_nowhere(two: Any, data: Path, tmp_path: Path, told: Any) -> None:
-    told |= {"llama-words": [*"234567"], "opt-words": [*"111111"]}
+def test_skipped_rows_do_not_count(two: Any, data: Path, tmp_path: Path, completions: Any) -> None:
+    completions |= {"llama-words": [*"234567"], "opt-words": [*"111111"]}
 
     def ask(folder: Path) -> None:
         with Ratings(folder) as store:
@@ -307,13 +303,13 @@ def test_skipped_rows_count_nowhere(two: Any, data: Path, tmp_path: Path, told: 
             store.record(first.id, "skip")
         person(int)[0](folder)
 
-    found = compare(*two, dataset=str(data), output_dir=str(tmp_path / "out"), ask=ask)
-    assert (found.skipped, found.wins, found.left, found.rate) == (1, 5, 0, 1.0)
-    assert (found.low, found.high) == wilson_interval(1.0, 5)
+    result = compare(*two, dataset=str(data), output_dir=str(tmp_path / "out"), ask=ask)
+    assert (result.skipped, result.wins, result.left, result.rate) == (1, 5, 0, 1.0)
+    assert (result.low, result.high) == wilson_interval(1.0, 5)
 
 
-def test_the_terminal(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any, capsys: Any) -> None:
-    told |= {"llama-words": [*"234567"], "opt-words": [*"111111"]}
+def test_the_terminal(two: Any, data: Path, tmp_path: Path, completions: Any, monkeypatch: Any, capsys: Any) -> None:
+    completions |= {"llama-words": [*"234567"], "opt-words": [*"111111"]}
     lines = iter(["t", "b", "q"])
     monkeypatch.setattr("builtins.input", lambda *prompt: next(lines))
     arguments = [*two, "-d", data, "--terminal", "--json", "--output-dir", tmp_path / "out"]
@@ -360,14 +356,16 @@ class Page:
         headers = {"Origin": f"http://{place.netloc}", "Content-Type": "application/json"} if body else {}
         line.request(method, place.path + name, body, headers)
         reply = line.getresponse()
-        said = reply.read()
+        body = reply.read()
         line.close()
-        assert reply.status == 200, said
-        return json.loads(said)
+        assert reply.status == 200, body
+        return json.loads(body)
 
 
-def test_the_page_ends_with_the_last_answer(two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any) -> None:
-    told |= {"llama-words": [*"234567"], "opt-words": [*"111119"]}
+def test_the_page_ends_with_the_last_answer(
+    two: Any, data: Path, tmp_path: Path, completions: Any, monkeypatch: Any
+) -> None:
+    completions |= {"llama-words": [*"234567"], "opt-words": [*"111119"]}
     monkeypatch.setattr(compare_command, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(compare_command, "LINGER_SECONDS", 0.2)
     out = io.StringIO()
@@ -382,10 +380,10 @@ def test_the_page_ends_with_the_last_answer(two: Any, data: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_prints_what_there_is(
-    two: Any, data: Path, tmp_path: Path, told: Any, monkeypatch: Any, capsys: Any, sign: signal.Signals
+def test_ctrl_c_prints_the_result_so_far(
+    two: Any, data: Path, tmp_path: Path, completions: Any, monkeypatch: Any, capsys: Any, sign: signal.Signals
 ) -> None:
-    told |= {"llama-words": [*"234567"], "opt-words": [*"111111"]}
+    completions |= {"llama-words": [*"234567"], "opt-words": [*"111111"]}
     folder, out = tmp_path / "out", io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     page = Page(out.getvalue)
@@ -403,28 +401,25 @@ def test_ctrl_c_prints_what_there_is(
     assert f"5 rows have no answer yet; resume with --output-dir {folder}" in err
     assert "Traceback" not in err
     assert json.loads((folder / "result.json").read_text())["left"] == 5
-    found = compare(*two, dataset=str(data), output_dir=str(folder), ask=person(int)[0])
-    assert (found.wins, found.left) == (6, 0)
-
-
-# -- what is kept ------------------------------------------------------------------------------------------------------
+    result = compare(*two, dataset=str(data), output_dir=str(folder), ask=person(int)[0])
+    assert (result.wins, result.left) == (6, 0)
 
 
 @pytest.fixture
-def begun(two: Any, data: Path, tmp_path: Path, told: Any, families: Any) -> tuple[list[str], dict[str, Any]]:
-    """A comparison that nobody has answered yet, of copies of two models."""
+def begun(two: Any, data: Path, tmp_path: Path, completions: Any, families: Any) -> tuple[list[str], dict[str, Any]]:
+    """A comparison of copies of two models, without answers yet."""
     models = []
     for name, source in zip(("one", "two"), two, strict=True):
         shutil.copytree(source, tmp_path / name)
         models.append(str(tmp_path / name))
-    told |= {"one": [*"234567"], "two": [*"111111"]}
+    completions |= {"one": [*"234567"], "two": [*"111111"]}
     more = {"dataset": str(data), "output_dir": str(tmp_path / "out")}
     compare(*models, ask=lambda folder: None, **more)
     return models, more
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"max_new_tokens": 3}, "another max new tokens: 64 then, 3 now"),
         ({"seed": 1}, "another seed"),
@@ -437,7 +432,7 @@ def begun(two: Any, data: Path, tmp_path: Path, told: Any, families: Any) -> tup
         ("data", "another data"),
     ],
 )
-def test_another_setting_is_refused(begun: Any, tmp_path: Path, change: Any, said: str) -> None:
+def test_another_setting_is_refused(begun: Any, tmp_path: Path, change: Any, message: str) -> None:
     (a, b), more = begun
     if change == "swap":
         a, b = b, a
@@ -449,7 +444,7 @@ def test_another_setting_is_refused(begun: Any, tmp_path: Path, change: Any, sai
     else:
         more |= change
     before = (tmp_path / "out/completions.jsonl").read_text()
-    with pytest.raises(RunFolderError, match=said):
+    with pytest.raises(RunFolderError, match=message):
         compare(a, b, ask=nobody, **more)
     assert (tmp_path / "out/completions.jsonl").read_text() == before
 
@@ -461,7 +456,7 @@ def test_a_model_may_have_moved(begun: Any, tmp_path: Path, monkeypatch: Any) ->
     assert compare(str(tmp_path / "moved"), b, ask=person(int)[0], **more).wins == 6
 
 
-def test_damaged_completions_are_generated_again(begun: Any, tmp_path: Path, told: Any) -> None:
+def test_damaged_completions_are_generated_again(begun: Any, tmp_path: Path, completions: Any) -> None:
     models, more = begun
     path = tmp_path / "out/completions.jsonl"
     whole = path.read_text()
@@ -472,23 +467,23 @@ def test_damaged_completions_are_generated_again(begun: Any, tmp_path: Path, tol
     assert path.read_text() == whole
     assert not {*shown[1:]} & {*PROMPTS[:2]}, "answers to the same stay"
     path.unlink()
-    told["one"] = [*"876543"]
+    completions["one"] = [*"876543"]
     with pytest.raises(RunFolderError, match="questions about other completions"):
         compare(*models, ask=nobody, **more)
 
 
-def test_all_text_comes_back_as_it_was(begun: Any, tmp_path: Path, told: Any) -> None:
+def test_completions_are_read_back_unchanged(begun: Any, tmp_path: Path, completions: Any) -> None:
     models, more = begun
     nasty = ["a\u2028b\r\nc", "\x00\x1b", "half \ud800", "中文", "", " "]
-    told["one"] = nasty
+    completions["one"] = nasty
     more["output_dir"] = str(tmp_path / "nasty")
-    found: list[Comparison] = [compare(*models, ask=person(len, most=n)[0], **more) for n in (2, 1000)]
-    assert found[1].left == 0
+    results: list[Comparison] = [compare(*models, ask=person(len, most=n)[0], **more) for n in (2, 1000)]
+    assert results[1].left == 0
     kept = (tmp_path / "nasty/completions.jsonl").read_text(encoding="utf-8").split("\n")
     assert [json.loads(line)["a"] for line in kept if line] == [t.replace("\ud800", "?") for t in nasty]
 
 
-def test_nothing_is_left_behind_when_generating_fails(two: Any, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_failure_while_generating_leaves_no_folder(two: Any, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     def full(*more: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -496,21 +491,18 @@ def test_nothing_is_left_behind_when_generating_fails(two: Any, data: Path, tmp_
     assert run(*two, "-d", data, "--output-dir", tmp_path / "out") == 130
     assert not (tmp_path / "out").exists()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparing, "_completions", lambda cfg, found, spec, rows, emit: ["x"] * len(rows))
+    monkeypatch.setattr(comparing, "_completions", lambda cfg, files, spec, rows, emit: ["x"] * len(rows))
     folders = [compare(f"{two[0]}/", two[1], dataset=str(data), ask=nobody).folder for _ in range(2)]
     assert folders == [Path("compare/llama-words-vs-opt-words-1"), Path("compare/llama-words-vs-opt-words-2")]
 
 
-# -- what a run folder remembers ---------------------------------------------------------------------------------------
-
-
-def test_run_folders_say_what_is_asked(begun: Any, data: Path, tmp_path: Path, told: Any) -> None:
+def test_run_directories_give_the_task(begun: Any, data: Path, tmp_path: Path, completions: Any) -> None:
     (a, b), _ = begun
     remembered = {"dataset": str(data), "template": "say {prompt}", "max_new_tokens": 7, "head": "causal"}
     (Path(a) / "config.yaml").write_text(yaml.safe_dump(remembered))
     ask, shown = person(int)
-    found = compare(a, b, output_dir=str(tmp_path / "new"), ask=ask)
-    assert found.wins == 6
+    result = compare(a, b, output_dir=str(tmp_path / "new"), ask=ask)
+    assert result.wins == 6
     assert {*shown} == {f"say {p}" for p in PROMPTS}
     made_of = json.loads((tmp_path / "new/compare.json").read_text())
     assert made_of["max_new_tokens"] == 7
@@ -521,11 +513,8 @@ def test_run_folders_say_what_is_asked(begun: Any, data: Path, tmp_path: Path, t
     assert again.wins == 6
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("A", "B", "-d", "labelled.jsonl"), "compare is for generated text, and this is a classification task"),
         (("A", "B", "-d", "prompts.jsonl", "--task", "copa"), "this is a choice task"),
@@ -555,7 +544,7 @@ def test_refusals_are_one_line(
     monkeypatch: Any,
     capsys: Any,
     arguments: Any,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -570,16 +559,16 @@ def test_refusals_are_one_line(
     out, err = capsys.readouterr()
     assert not out
     (line,) = err.splitlines()
-    assert said in line
+    assert message in line
     assert {p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts} == before
 
 
-def test_an_objective_that_compares_is_shown_the_way_here(two: Any, data: Path, judge: Path) -> None:
+def test_eval_of_an_order_points_to_compare(two: Any, data: Path, judge: Path) -> None:
     with pytest.raises(OptionError, match=r"compares two models and has no score of one \(zotune compare A B"):
         zotune.evaluate(model=two[0], dataset=str(data), objective=f"judge:{judge}:better")
 
 
-def test_questions_are_known_by_all_of_their_text() -> None:
+def test_a_question_key_covers_all_of_its_text() -> None:
     def key(*texts: str) -> str:
         return comparison_folder.Pair(*texts).key
 

@@ -31,7 +31,7 @@ def small(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(base: Path, run: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a run folder, without zotune."""
+    """Model and tokenizer of a run directory, loaded without zotune."""
     import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,9 +43,9 @@ def loaded(base: Path, run: Path) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def mean_log_p(model: Any, tokenizer: Any, prompt: str, said: str) -> float:
-    """Mean log-probability of the tokens of `said` after the prompt; none of these merge with the prompt's last one."""
-    ids, start = tokenizer(prompt + said)["input_ids"], len(tokenizer(prompt.rstrip())["input_ids"])
+def mean_log_p(model: Any, tokenizer: Any, prompt: str, completion: str) -> float:
+    """Mean log-probability of the completion's tokens; none of these merge with the prompt's last token."""
+    ids, start = tokenizer(prompt + completion)["input_ids"], len(tokenizer(prompt.rstrip())["input_ids"])
     log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), -1)
     return sum(float(log_p[i - 1, ids[i]]) for i in range(start, len(ids))) / (len(ids) - start)
 
@@ -63,7 +63,7 @@ def fit(shared: Path, data: Path, out: Path, *more: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line leaves with 0 where it succeeds; tests go on."""
+    """Run the command line, and turn its exit with code 0 into a return."""
     from zotune.cli import app
 
     command = app.app
@@ -76,7 +76,7 @@ def _no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix"])
 @pytest.mark.parametrize("task", ["sst2", "copa"])
-def test_options_are_scored_alike_without_zotune(
+def test_option_scores_equal_those_without_zotune(
     shared: Path, small: Path, tmp_path: Path, task: str, method: str
 ) -> None:
     tune = ["--tune", "all"] if method == "none" else ["--peft", method]
@@ -90,20 +90,20 @@ def test_options_are_scored_alike_without_zotune(
         else:
             joint = {"cause": "because", "effect": "so"}[row["question"]]
             both = (row["choice1"], row["choice2"])
-            said = [c if c.startswith("I ") else c[0].lower() + c[1:] for c in both]
+            words = [c if c.startswith("I ") else c[0].lower() + c[1:] for c in both]
             prompt = f"{row['premise'].removesuffix('.')} {joint} "
-            scores = [mean_log_p(model, tokenizer, prompt, s) for s in said]
+            scores = [mean_log_p(model, tokenizer, prompt, s) for s in words]
             losses.append(-scores[row["label"]])
         right += max(range(2), key=lambda k: scores[k]) == row["label"]
     assert result["after"]["value"] == pytest.approx(sum(losses) / ROWS, abs=1e-5)
-    found = zotune.evaluate(model=str(tmp_path / "run"), objective=["accuracy", "cross-entropy"])
-    assert found["cross-entropy"].value == pytest.approx(sum(losses) / ROWS, abs=1e-5)
-    assert found["accuracy"].value == pytest.approx(right / ROWS)
-    assert found["accuracy"].error is not None
+    results = zotune.evaluate(model=str(tmp_path / "run"), objective=["accuracy", "cross-entropy"])
+    assert results["cross-entropy"].value == pytest.approx(sum(losses) / ROWS, abs=1e-5)
+    assert results["accuracy"].value == pytest.approx(right / ROWS)
+    assert results["accuracy"].error is not None
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix"])
-def test_text_is_generated_alike_without_zotune(shared: Path, small: Path, tmp_path: Path, method: str) -> None:
+def test_generated_text_equals_that_without_zotune(shared: Path, small: Path, tmp_path: Path, method: str) -> None:
     (tmp_path / "o.py").write_text(
         "import json, pathlib\n"
         "def words(completions):\n"
@@ -114,23 +114,23 @@ def test_text_is_generated_alike_without_zotune(shared: Path, small: Path, tmp_p
     goal = f"{tmp_path / 'o.py'}:words"
     fit(shared, small / "squad", tmp_path / "run", "--task", "squad", "-o", goal, "--max-new-tokens", "6", *tune)
     score = zotune.evaluate(model=str(tmp_path / "run"), objective=goal)
-    said = json.loads((tmp_path / "said.json").read_text())
+    completions = json.loads((tmp_path / "said.json").read_text())
     model, tokenizer = loaded(shared / "models/stories260K/hf", tmp_path / "run")
-    for row, found in list(zip(rows_of(small / "squad"), said, strict=True))[:8]:
+    for row, completion in list(zip(rows_of(small / "squad"), completions, strict=True))[:8]:
         text = f"Context: {row['context']}\nQuestion: {row['question']}\nAnswer:"
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
-        if ids.shape[1] > 400:  # cut by zotune, so another prompt
+        if ids.shape[1] > 400:  # truncated by zotune, so another prompt
             continue
         with torch.no_grad():
             out = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, pad_token_id=0
             )
         expected = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).split("\n")[0]
-        assert found == expected.removeprefix(" ")
-    assert score.value == pytest.approx(sum(len(set(c.split())) for c in said) / ROWS)
+        assert completion == expected.removeprefix(" ")
+    assert score.value == pytest.approx(sum(len(set(c.split())) for c in completions) / ROWS)
 
 
-def test_a_merged_adapter_is_a_plain_model(shared: Path, small: Path, tmp_path: Path) -> None:
+def test_a_merged_adapter_loads_without_peft(shared: Path, small: Path, tmp_path: Path) -> None:
     fit(
         shared,
         small / "sst2",

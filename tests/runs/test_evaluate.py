@@ -25,7 +25,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def test_several_objectives_share_the_forwards(tiny_llama: Path, data: Path) -> None:
+def test_several_objectives_share_the_forward_passes(tiny_llama: Path, data: Path) -> None:
     calls = []
 
     def seen(completions: list[str], references: list[str]) -> list[float]:
@@ -54,7 +54,7 @@ def test_demonstrations_stand_before_every_prompt(tiny_llama: Path, data: Path) 
 
 
 @pytest.mark.parametrize(
-    ("more", "error", "said"),
+    ("more", "error", "message"),
     [
         ({"shots": 13}, DataError, "there are 12 training rows"),
         ({"shots": 1, "split": "train"}, OptionError, "draws from the split 'train', which is scored"),
@@ -64,28 +64,28 @@ def test_demonstrations_stand_before_every_prompt(tiny_llama: Path, data: Path) 
         ({"labels": "good,good"}, OptionError, "same word"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(tiny_llama: Path, data: Path, more: Any, error: Any, said: str) -> None:
-    with pytest.raises(error, match=said):
-        zotune.evaluate(**{"model": str(tiny_llama), "dataset": str(data), **WORDS, **more})
+def test_refusals(tiny_llama: Path, data: Path, options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        zotune.evaluate(**{"model": str(tiny_llama), "dataset": str(data), **WORDS, **options})
 
 
-def test_shots_need_a_model_of_words(tiny_encoder: Path, data: Path) -> None:
+def test_shots_need_a_language_model(tiny_encoder: Path, data: Path) -> None:
     with pytest.raises(OptionError, match="are for language models"):
         zotune.evaluate(model=str(tiny_encoder), dataset=str(data), labels="bad,good", shots=1)
 
 
-def test_a_run_remembers_its_task_and_is_exported(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_directory_records_its_task_and_is_exported(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     more = {"template": WORDS["template"], "labels": WORDS["labels"], "peft": "lora", "max_steps": 2, "batch_size": 4}
     result = zotune.fit(model=str(tiny_llama), dataset=str(data), output_dir=str(tmp_path / "run"), **more)
-    found = zotune.evaluate(model=str(tmp_path / "run"), objective="cross-entropy")
-    assert found.rows == 20
+    score = zotune.evaluate(model=str(tmp_path / "run"), objective="cross-entropy")
+    assert score.rows == 20
     assert result.folder == tmp_path / "run"
     export(tmp_path / "run", tmp_path / "adapter")
     export(tmp_path / "run", tmp_path / "merged", merge=True)
     assert (tmp_path / "adapter/adapter_model.safetensors").exists()
     assert (tmp_path / "merged/model.safetensors").exists()
     again = zotune.evaluate(model=str(tmp_path / "merged"), dataset=str(data), objective="cross-entropy", **WORDS)
-    assert again.value == pytest.approx(found.value, abs=1e-5)
+    assert again.value == pytest.approx(score.value, abs=1e-5)
     with pytest.raises(RunFolderError, match="exists already"):
         export(tmp_path / "run", tmp_path / "merged", merge=True)
     with pytest.raises(ModelError, match="no adapter to merge"):

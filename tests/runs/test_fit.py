@@ -1,4 +1,4 @@
-"""Whole runs on tiny models: the command line, the run folder, bad input, interruption and resume."""
+"""Whole runs on tiny models: the command line, the run directory, bad input, interruption and resume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def same(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
-def test_a_run_leaves_a_folder_that_transformers_loads(cli: Cli, flags: Any, tmp_path: Path) -> None:
+def test_transformers_loads_the_run_directory(cli: Cli, flags: Any, tmp_path: Path) -> None:
     done = cli(*flags, "-o", "f1", "--output-dir", "out", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -74,8 +74,8 @@ def test_same_seed_same_run(cli: Cli, flags: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "zo-adamu"])
-def test_every_kill_is_survived_bit_for_bit(optimizer: str, flags: Any, tmp_path: Path, cli: Cli) -> None:
-    """SIGKILL after a given number of forwards, from inside the run, then --resume-from-checkpoint last."""
+def test_a_killed_run_resumes_bit_for_bit(optimizer: str, flags: Any, tmp_path: Path, cli: Cli) -> None:
+    """SIGKILL after a number of forward passes, from inside the run, then --resume-from-checkpoint last."""
     score = tmp_path / "score.py"
     score.write_text(
         "import os, signal, pathlib\n"
@@ -120,10 +120,10 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(flags: Any, tmp_path: Path, cl
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
     assert list((tmp_path / "cut").glob("checkpoint-*"))
     resumed = cli(*run, "--output-dir", "cut", "--resume-from-checkpoint", "last")
     assert resumed.returncode == 0, resumed.stderr
@@ -150,7 +150,7 @@ value = 3
 
 
 @pytest.mark.parametrize(
-    ("extra", "code", "said"),
+    ("extra", "code", "message"),
     [
         (["-d", "none.jsonl"], 2, "none.jsonl: no such file or folder"),
         (["-d", "empty.jsonl"], 2, "empty.jsonl has no records"),
@@ -214,7 +214,7 @@ value = 3
 def test_bad_input_is_one_line_and_leaves_nothing(
     extra: list[str],
     code: int,
-    said: str,
+    message: str,
     flags: Any,
     tmp_path: Path,
     tiny_encoder: Path,
@@ -242,7 +242,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     err = capsys.readouterr().err
     assert left.value.code == code, err
     (line,) = [x for x in err.splitlines() if x.startswith("zotune: ")]
-    assert said in line
+    assert message in line
     assert "Traceback" not in err
     assert sorted(str(p) for p in tmp_path.rglob("*") if "__pycache__" not in str(p)) == before
 
@@ -287,7 +287,7 @@ def options(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[
 
 
 def test_failed_scores_are_retried_then_dropped(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """Calls: 1 judge at the start, 2 to 4 calibration, 5 selection, then two a step."""
+    """Calls: 1 for the test set, 2 to 4 for calibration, 5 for the validation set, then two a step."""
     result = zotune.fit(objective=fails_at(6, 8, 9), **options(tiny_encoder, toy, tmp_path))
     assert result.dropped == 1
     lines = Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines
@@ -305,8 +305,9 @@ def test_too_many_failures_stop_with_code_3(tiny_encoder: Path, toy: Path, tmp_p
     assert error.value.exit_code == 3
 
 
-def test_an_objective_that_fails_while_judging_is_code_3_too(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """Calls: 1 judge, 2 to 4 calibration, 5 selection, 12 of six steps, 1 selection; the next two judge."""
+def test_failing_on_the_test_set_exits_with_code_3(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    """Calls: 1 for the test set, 2 to 4 for calibration, 5 for the validation set, 12 for six steps, 1 for the
+    validation set; the next two are for the test set."""
     with pytest.raises(ObjectiveFailures, match=r"failed on the test set.*scores it again"):
         zotune.fit(objective=fails_at(19, 20), **options(tiny_encoder, toy, tmp_path, interpolate=False))
     assert (tmp_path / "out/checkpoint-6").is_dir()
@@ -353,7 +354,7 @@ def test_patience_stops_early(tiny_encoder: Path, toy: Path, tmp_path: Path) -> 
     assert same(tmp_path / "out", tiny_encoder)
 
 
-def test_a_run_that_does_not_help_keeps_the_start(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_run_without_gain_keeps_the_base_model(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     made = options(tiny_encoder, toy, tmp_path)
     result = zotune.fit(objective="accuracy", direction="minimize", optimizer="random-search", guard=0.0, **made)
     after = weights(tmp_path / "out")
@@ -387,16 +388,16 @@ def test_journal_survives_a_torn_last_line_at_every_byte(tmp_path: Path) -> None
     last = whole[:-1].rfind(b"\n") + 1
     for cut in range(last, len(whole)):
         path.write_bytes(whole[:cut])
-        found = Journal.open(path)
-        assert len(found.lines) == 3
-        found.append({"kind": "step", "step": 2, "tape": [["values", [0.2, 2.0]]]})
-        found.close()
+        journal = Journal.open(path)
+        assert len(journal.lines) == 3
+        journal.append({"kind": "step", "step": 2, "tape": [["values", [0.2, 2.0]]]})
+        journal.close()
         assert path.read_bytes() == whole
     with pytest.raises(RunFolderError, match="exists already"):
         Journal.create(path, {})
 
 
-def test_lines_are_what_was_written_and_take_little_memory(tmp_path: Path) -> None:
+def test_lines_equal_the_written_ones_and_take_little_memory(tmp_path: Path) -> None:
     """Text from the data may hold anything that JSON holds."""
     bodies = [{"kind": "step", "step": k, "tape": [["values", [0.1 * k, 2.0]]]} for k in range(2000)]
     bodies[7] |= {"said": "\ud800 \u2028 é", "none": None, "deep": [[{"a": 1e-300}]]}
@@ -436,10 +437,10 @@ def test_dry_run_writes_nothing(cli: Cli, flags: Any, tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
     done = cli(*flags, "-o", "f1", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["steps"] == 6
-    assert found["evaluations"] == 12
-    assert found["seconds"] > 0
+    estimate = json.loads(done.stdout)
+    assert estimate["steps"] == 6
+    assert estimate["evaluations"] == 12
+    assert estimate["seconds"] > 0
     assert "estimate: 6 steps" in done.stderr
     assert set(tmp_path.iterdir()) == before
 
@@ -483,7 +484,7 @@ def test_csv_and_one_file(cli: Cli, tiny_encoder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["tiny_encoder", "tiny_classifier", "tiny_llama"])
-def test_the_way_of_probing_and_compiling_changes_no_bit(
+def test_perturb_mode_and_compiling_change_no_bit(
     head: str, request: pytest.FixtureRequest, toy: Path, tmp_path: Path
 ) -> None:
     made = options(request.getfixturevalue(head), toy, tmp_path, tune="all", optimizer="mezo", learning_rate=1e-3)
@@ -530,33 +531,31 @@ def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
-def test_the_guard_keeps_the_start_unless_the_tuned_weights_win_by_two_standard_errors(
+def test_the_guard_keeps_the_base_model_unless_the_gain_is_two_standard_errors(
     tiny_encoder: Path, toy: Path, tmp_path: Path
 ) -> None:
-    found = {}
+    results = {}
     for guard in (0.0, 2.0, 1e6):
         made = options(tiny_encoder, toy, tmp_path / str(guard), max_steps=40, eval_steps=10, guard=guard)
         result = zotune.fit(objective="cross-entropy", **made)
         error = result.difference.error
         assert error is not None
         assert error > 0
-        found[guard] = result
+        results[guard] = result
         assert (result.kept == "tuned") == (-result.difference.value >= guard * error and result.difference.value < 0)
         assert same(tmp_path / str(guard) / "out", tiny_encoder) == (result.kept == "start")
-    assert found[0.0].kept == "tuned"
-    assert found[1e6].kept == "start"
-    assert found[0.0].difference == found[1e6].difference
+    assert results[0.0].kept == "tuned"
+    assert results[1e6].kept == "start"
+    assert results[0.0].difference == results[1e6].difference
     with pytest.raises(OptionError, match="--guard"):
         zotune.fit(**options(tiny_encoder, toy, tmp_path / "bad", guard=-1.0))
     with pytest.raises(OptionError, match="--max-kl"):
         zotune.fit(**options(tiny_encoder, toy, tmp_path / "bad", max_kl=0.1))
 
 
-def test_batches_hold_the_classes_in_proportion_where_that_is_wanted(
-    tiny_encoder: Path, toy: Path, tmp_path: Path
-) -> None:
+def test_stratified_batches(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     def drawn(name: str, **more: Any) -> set[tuple[int, int]]:
-        """How many rows of either class each batch of 8 held."""
+        """The numbers of rows of both classes in each batch of 8."""
         seen: set[tuple[int, int]] = set()
 
         def surest(labels: Any, logits: Any) -> float:
@@ -580,10 +579,10 @@ def test_rows_without_classes_are_not_stratified(tiny_llama: Path, tmp_path: Pat
         zotune.fit(model=str(tiny_llama), dataset=str(tmp_path / "train.jsonl"), objective="rougeL", stratify=True)
 
 
-def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
+def test_initial_weights_are_copied_if_few_and_loaded_again_if_not(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look back at the end needs them; a probe is fitted once, and what is read again goes to the host's memory."""
+    """Interpolation needs the initial weights. A probe is fitted once; weights are loaded again on the host."""
     from zotune.runs import model_source
     from zotune.tasks import linear_probe as probe
 
@@ -597,18 +596,18 @@ def test_starting_weights_are_kept_where_they_are_few_and_read_again_where_not(
             monkeypatch.setattr(model_source, "COPY_BYTES", 0)
             monkeypatch.setattr(model_source, "COPY_SHARE", 0)
         del loaded[:], fitted[:]
-        found = zotune.fit(
+        result = zotune.fit(
             objective="accuracy", init="linear-probe", **options(tiny_encoder, toy, tmp_path / name, eval_steps=2)
         )
-        lines[name] = list(Journal.open(Path(found.folder) / "journal.jsonl", read_only=True).lines)[1:]
+        lines[name] = list(Journal.open(Path(result.folder) / "journal.jsonl", read_only=True).lines)[1:]
         assert any(x["kind"] == "between" for x in lines[name])
         assert fitted == [1]
         assert loaded[1:] == [] if name == "copied" else loaded[1:] and set(loaded[1:]) == {"cpu"}
     assert lines["copied"] == lines["read"]
 
 
-def test_a_score_that_fails_now_and_then_costs_no_interval(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """One of a thousand resamples that fails would take the guard's standard error with it."""
+def test_occasional_failures_leave_the_interval(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    """A single failed resample must not remove the standard error that the guard needs."""
     calls = 0
 
     def share(predictions: Any, labels: Any) -> float:
@@ -618,7 +617,7 @@ def test_a_score_that_fails_now_and_then_costs_no_interval(tiny_encoder: Path, t
             raise RuntimeError("every fifth time")
         return sum(p == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
 
-    found = zotune.fit(objective=share, **options(tiny_encoder, toy, tmp_path, optimizer="mezo", learning_rate=1e-2))
-    assert found.before.error
-    assert found.difference.error is not None
-    assert found.difference.low is not None
+    result = zotune.fit(objective=share, **options(tiny_encoder, toy, tmp_path, optimizer="mezo", learning_rate=1e-2))
+    assert result.before.error
+    assert result.difference.error is not None
+    assert result.difference.low is not None

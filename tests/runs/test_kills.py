@@ -17,14 +17,14 @@ pytestmark = pytest.mark.skipif(not KILLS.exists(), reason="the examples are not
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "zo-adamu"])
-def test_killed_runs_come_to_the_same_bits(optimizer: str, minilm: Path, tmp_path: Path) -> None:
+def test_killed_runs_have_the_bits_of_uninterrupted_ones(optimizer: str, minilm: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(KILLS), "--kills", "2", "--optimizers", optimizer, "--dtypes", "float32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in (tmp_path / "kills.jsonl").read_text().splitlines()]
-    assert sum(len(x["kills"]) for x in found) >= 2
-    assert all(x["left"] == 0 and x["differs"] == [] for x in found)
+    runs = [json.loads(line) for line in (tmp_path / "kills.jsonl").read_text().splitlines()]
+    assert sum(len(x["kills"]) for x in runs) >= 2
+    assert all(x["left"] == 0 and x["differs"] == [] for x in runs)
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, "it does not go on from what is known"
-    assert len((tmp_path / "kills.jsonl").read_text().splitlines()) == len(found)
+    assert len((tmp_path / "kills.jsonl").read_text().splitlines()) == len(runs)

@@ -1,6 +1,6 @@
-"""Run folders that something happened to: damaged, truncated, swapped, locked, full, gone.
+"""Run directories under damage: changed, truncated, swapped, locked, full, deleted.
 
-Either the same bits come out as if nothing had happened, or one line says what is wrong.
+Either the bits equal those of an undisturbed run, or a one-line error names the problem.
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ def written(path: Path, steps: int = 3) -> bytes:
     return path.read_bytes()
 
 
-# -- the journal -------------------------------------------------------------------------------------------------------
-
-
-def test_any_changed_byte_of_a_journal_is_found_in_its_line(tmp_path: Path) -> None:
+def test_a_changed_byte_of_a_journal_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     whole = written(path)
     for place in range(0, len(whole) - 1, 7):
@@ -83,7 +80,7 @@ def test_foreign_lines_are_refused(tmp_path: Path, line: bytes) -> None:
         Journal.open(path)
 
 
-def test_a_last_line_with_a_hole_is_a_torn_one(tmp_path: Path) -> None:
+def test_a_last_line_with_zero_bytes_counts_as_torn(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     whole = written(path)
     start = whole[:-1].rfind(b"\n") + 1
@@ -115,7 +112,7 @@ class Full:
         return int(count)
 
 
-def test_a_full_disk_leaves_nothing_of_a_line(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     whole = written(path)
     size = len(whole.splitlines()[-1])
@@ -129,7 +126,7 @@ def test_a_full_disk_leaves_nothing_of_a_line(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
 
 
-def test_a_journal_that_is_deleted_is_no_place_to_write(tmp_path: Path) -> None:
+def test_writing_to_a_deleted_journal_fails(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path / "j.jsonl", {})
     (tmp_path / "j.jsonl").unlink()
     for write in (lambda: journal.append(step(0)), journal.sync):
@@ -139,7 +136,7 @@ def test_a_journal_that_is_deleted_is_no_place_to_write(tmp_path: Path) -> None:
 
 
 def test_lines_with_broken_text_are_kept(tmp_path: Path) -> None:
-    """What an objective raised may hold half a character."""
+    """The message of an objective's error may hold a surrogate."""
     path = tmp_path / "j.jsonl"
     journal = Journal.create(path, {})
     journal.append({"kind": "step", "step": 0, "dropped": "half \ud83d and µ"})
@@ -160,9 +157,6 @@ def test_unknown_kinds_of_lines_and_notes(tmp_path: Path) -> None:
     assert again.next == "step"
     with pytest.raises(RunFolderError, match="line 2: expected 'eval', found 'step'"):
         again.take("eval")
-
-
-# -- checkpoints, and a journal that is cut --------------------------------------------------------------------------
 
 
 STEPS, EVERY = 8, 2
@@ -189,15 +183,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tor
 
 
 def go_on(folder: Path) -> tuple[Bench, list[str]]:
-    """As a resume does: the newest checkpoint that can be used, the journal, the rest."""
+    """Load the newest usable checkpoint, replay the journal, and run the rest, as a resume does."""
     journal = Journal.open(folder / "journal.jsonl")
-    run, said = bench(folder, journal), list[str]()
-    found = checkpoint.load_newest(folder, run.space, journal, said.append)
-    if found is not None:
-        run.engine.restore(found[1])
+    run, notes = bench(folder, journal), list[str]()
+    newest = checkpoint.load_newest(folder, run.space, journal, notes.append)
+    if newest is not None:
+        run.engine.restore(newest[1])
     run.run()
     journal.close()
-    return run, said
+    return run, notes
 
 
 def test_a_journal_cut_at_every_byte_of_its_last_three_lines(
@@ -217,7 +211,7 @@ def test_a_journal_cut_at_every_byte_of_its_last_three_lines(
 
 
 def damages(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Ways to spoil the newest checkpoint."""
+    """Ways to damage the newest checkpoint."""
     *_, older, newest = (folder / f"checkpoint-{s}" for s in checkpoint.checkpoints(folder))
     for name in (checkpoint.WEIGHTS, checkpoint.FIELDS, checkpoint.STATE):
         path = newest / name
@@ -242,12 +236,12 @@ def test_a_damaged_or_swapped_checkpoint_is_recognised_and_an_older_one_is_used(
         folder = tmp_path / str(number)
         shutil.copytree(source, folder)
         list(damages(folder))[number][1]()
-        run, said = go_on(folder)
+        run, notes = go_on(folder)
         assert same(run.weights(), weights), name
         assert (folder / "journal.jsonl").read_bytes() == lines
-        harmless = name == f"{checkpoint.STATE} gone"  # it was never written, as far as can be seen
-        assert len(said) == (0 if harmless else 1), (name, said)
-        assert all("not used; the journal is replayed" in text for text in said)
+        harmless = name == f"{checkpoint.STATE} gone"  # equal to a checkpoint that was never written
+        assert len(notes) == (0 if harmless else 1), (name, notes)
+        assert all("not used; the journal is replayed" in text for text in notes)
 
 
 def test_a_checkpoint_of_another_run_is_not_used(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
@@ -256,13 +250,13 @@ def test_a_checkpoint_of_another_run_is_not_used(whole: tuple[Path, dict[str, to
     other = Journal.create(tmp_path / "other/journal.jsonl", {"seed": 3})
     other.append({"kind": "init", "tape": []})
     other.close()
-    run, said = go_on(tmp_path / "other")
-    assert len(said) == 2
-    assert all("does not belong to the journal" in text for text in said)
+    run, notes = go_on(tmp_path / "other")
+    assert len(notes) == 2
+    assert all("does not belong to the journal" in text for text in notes)
     assert same(run.weights(), whole[1])
 
 
-def test_half_written_checkpoints_are_cleared_away(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+def test_torn_checkpoints_are_removed(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run/.checkpoint-6.tmp").mkdir()
     (tmp_path / "run/checkpoint-4").mkdir(exist_ok=True)
@@ -272,7 +266,7 @@ def test_half_written_checkpoints_are_cleared_away(whole: tuple[Path, dict[str, 
     assert all((p / checkpoint.STATE).exists() for p in (tmp_path / "run").glob("checkpoint-*"))
 
 
-def test_what_a_checkpoint_lost_is_rebuilt(whole: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_a_lost_checkpoint_is_rebuilt_by_a_replay(whole: tuple[Path, dict[str, torch.Tensor]]) -> None:
     asked: list[int] = []
     run = bench(whole[0], Journal.create(None, {}))
 
@@ -288,8 +282,6 @@ def test_what_a_checkpoint_lost_is_rebuilt(whole: tuple[Path, dict[str, torch.Te
         checkpoint.FolderStore(whole[0], 2, run.weights).weights(99)
 
 
-# -- the lock ----------------------------------------------------------------------------------------------------------
-
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -300,12 +292,12 @@ with locking.held(Path(sys.argv[1])):
 """
 
 
-def test_two_processes_never_share_a_run_folder(tmp_path: Path) -> None:
+def test_two_processes_never_share_a_run_directory(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    said = rf"in use by process {holder.pid} on {socket.gethostname()} \(wait for it, or end it\)"
-    with pytest.raises(RunFolderError, match=said), lock.held(tmp_path):
+    message = rf"in use by process {holder.pid} on {socket.gethostname()} \(wait for it, or end it\)"
+    with pytest.raises(RunFolderError, match=message), lock.held(tmp_path):
         pass
     holder.kill()
     holder.communicate()
@@ -317,7 +309,7 @@ def test_two_processes_never_share_a_run_folder(tmp_path: Path) -> None:
     assert not (tmp_path / lock.LOCK).exists()
 
 
-def test_where_no_file_can_be_locked_the_holder_is_looked_for(tmp_path: Path, monkeypatch: Any) -> None:
+def test_without_file_locks_the_process_number_decides(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(lock, "fcntl", None)
     path, dead = tmp_path / lock.LOCK, subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -329,9 +321,6 @@ def test_where_no_file_can_be_locked_the_holder_is_looked_for(tmp_path: Path, mo
         path.write_text(json.dumps(record))
         with pytest.raises(RunFolderError, match=f"process {record['pid']} on {record['host']}"):
             lock.held(tmp_path).__enter__()
-
-
-# -- whole runs --------------------------------------------------------------------------------------------------------
 
 
 def made(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
@@ -347,7 +336,7 @@ def differing(folder: Path) -> list[str]:
     return [c.name for c in verify.verify(folder) if c.ok is False]
 
 
-def test_a_larger_budget_goes_on_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_larger_budget_continues_a_run_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     usual = made(tiny_encoder, toy, tmp_path, optimizer="zo-adamu", eps=1e-2)
     zotune.fit(**usual)
     for steps in (9, 11):
@@ -357,19 +346,19 @@ def test_a_larger_budget_goes_on_and_replays(tiny_encoder: Path, toy: Path, tmp_
     assert [x["steps"] for x in lines if x["kind"] == "budget"] == [9, 11]
     assert sum(x["kind"] == "end" for x in lines) == 3
     assert differing(tmp_path / "out") == []
-    found = replay.replay(tmp_path / "out", tmp_path / "again")
-    assert found.confirmed
+    replayed = replay.replay(tmp_path / "out", tmp_path / "again")
+    assert replayed.confirmed
     assert (
         load_file(tmp_path / "again/model.safetensors").keys() == load_file(tmp_path / "out/model.safetensors").keys()
     )
-    for name in checkpoint.checkpoints(tmp_path / "out"):  # nothing but the journal: the same again
+    for name in checkpoint.checkpoints(tmp_path / "out"):  # the journal alone gives the same weights
         shutil.rmtree(tmp_path / f"out/checkpoint-{name}")
     before = files(tmp_path / "out")
     zotune.fit(**{**usual, "max_steps": 11}, resume="last")
     assert files(tmp_path / "out") == before
 
 
-def test_replay_gives_every_step_without_a_forward(
+def test_replay_gives_every_step_without_a_forward_pass(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     zotune.fit(**made(tiny_encoder, toy, tmp_path, save_steps=1, save_total_limit=9))
@@ -377,13 +366,13 @@ def test_replay_gives_every_step_without_a_forward(
 
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda *_: pytest.fail("a forward pass"))
     for number in range(7):
-        found = replay.replay(tmp_path / "out", tmp_path / f"step{number}", step=number)
+        replayed = replay.replay(tmp_path / "out", tmp_path / f"step{number}", step=number)
         made_by = load_file(tmp_path / f"step{number}/model.safetensors")
         saved = (
             (tmp_path / f"out/checkpoint-{number}/tuned.safetensors") if number else tiny_encoder / "model.safetensors"
         )
         assert all(torch.equal(x, made_by[name]) for name, x in load_file(saved).items())
-        assert found.step == number
+        assert replayed.step == number
     AutoModel.from_pretrained(tmp_path / "step3")
     for bad in (-1, 7):
         with pytest.raises(OptionError, match=rf"--step {bad}: the journal has steps 0 to 6"):
@@ -432,26 +421,26 @@ def test_replay_runs_no_file_that_only_the_journal_names(tiny_encoder: Path, toy
 
 
 @pytest.mark.parametrize("optimizer", ["mezo", "dizo", "sparse-mezo", "zo-muon", "mezo-svrg"])
-def test_the_same_bits_by_one_thread_or_two_eager_or_compiled(
+def test_threads_and_compiling_change_no_replayed_bit(
     optimizer: str, tiny_encoder: Path, toy: Path, tmp_path: Path
 ) -> None:
     few = {"dizo": {"interval": 2, "iters": 1}, "mezo-svrg": {"q": 3}}.get(optimizer, {})
     usual = made(tiny_encoder, toy, tmp_path, optimizer=optimizer, optimizer_args=few, tune="last:1", max_steps=4)
     del usual["learning_rate"]
     zotune.fit(**usual)
-    threads, found = torch.get_num_threads(), []
+    threads, replays = torch.get_num_threads(), []
     try:
         for number, (count, compile) in enumerate([(1, "off"), (2, "off")] + [(2, "on")] * (optimizer == "mezo")):
             out = tmp_path / str(number)
-            found.append(replay.replay(tmp_path / "out", out, step=4, threads=count, compile=compile))
+            replays.append(replay.replay(tmp_path / "out", out, step=4, threads=count, compile=compile))
     finally:
         torch.set_num_threads(threads)
-    assert len({f.weights for f in found}) == 1
-    assert all(f.confirmed for f in found)
-    assert {f.portable for f in found} == {optimizer != "zo-muon"}
+    assert len({f.weights for f in replays}) == 1
+    assert all(f.confirmed for f in replays)
+    assert {f.portable for f in replays} == {optimizer != "zo-muon"}
 
 
-def test_only_the_journal_is_small_and_enough(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_journal_only_is_small_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     usual = made(tiny_encoder, toy, tmp_path, batch_size=2, max_steps=1000, learning_rate=1e-5)
     del usual["eval_steps"]
     result = zotune.fit(**usual, journal_only=True)
@@ -468,7 +457,7 @@ def test_only_the_journal_is_small_and_enough(tiny_encoder: Path, toy: Path, tmp
 
 
 @pytest.mark.parametrize("rule", [{"optimizer": "zo-adamu", "eps": 1e-2}, {"optimizer": "dizo"}])
-def test_only_the_journal_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_journal_only_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     usual = {**made(tiny_encoder, toy, tmp_path), **rule, "journal_only": True, "eval_steps": 3}
     zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
     asked = iter([False, False, True, False, True])
@@ -482,8 +471,8 @@ def test_only_the_journal_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path,
     assert replay.replay(tmp_path / "out", tmp_path / "model").confirmed
 
 
-def test_verify_knows_the_files_below_a_sentence_encoder(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """What names how its vectors are pooled lies in a folder of its own, as that of the embedded encoder does."""
+def test_verify_checks_the_files_of_a_sentence_encoder(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    """The pooling of a sentence encoder is configured in a folder of its own, as in the embedded encoder."""
     encoder = shutil.copytree(tiny_encoder, tmp_path / "encoder")
     (encoder / "1_Pooling").mkdir()
     pooling = json.dumps({"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True})
@@ -497,8 +486,8 @@ def test_verify_knows_the_files_below_a_sentence_encoder(tiny_encoder: Path, toy
     assert differing(good)[0] == "1_Pooling/config.json"
     shutil.rmtree(good / "1_Pooling")
     (good / "1_Pooling").symlink_to(encoder / "1_Pooling")
-    (found,) = [c for c in verify.verify(good) if c.name == "1_Pooling/config.json"]
-    assert (found.ok, found.detail) == (False, "is not a file of this directory")
+    (check,) = [c for c in verify.verify(good) if c.name == "1_Pooling/config.json"]
+    assert (check.ok, check.detail) == (False, "is not a file of this directory")
 
 
 def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
@@ -510,9 +499,9 @@ def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path
     def spoiled(change: Callable[[Path], object]) -> list[str]:
         folder = shutil.copytree(good, tmp_path / "spoiled", dirs_exist_ok=True)
         change(folder)
-        found = differing(folder)
+        names = differing(folder)
         shutil.rmtree(folder)
-        return found
+        return names
 
     assert spoiled(lambda f: (f / "config.json").write_text("{}")) == ["config.json", "weights"]
     assert spoiled(lambda f: (f / "model.safetensors").write_bytes(raw[:-3])) == ["model.safetensors", "weights"]
@@ -532,9 +521,9 @@ def test_verify_names_what_differs(tiny_encoder: Path, toy: Path, tmp_path: Path
         tensors = load_file(folder / "model.safetensors")
         tensors["encoder.layer.0.attention.self.query.bias"][0] += 1.0
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        said = json.loads((folder / "result.json").read_text())
-        said["files"]["model.safetensors"] = atomic.checksum(folder / "model.safetensors")
-        (folder / "result.json").write_text(json.dumps(said))
+        result = json.loads((folder / "result.json").read_text())
+        result["files"]["model.safetensors"] = atomic.checksum(folder / "model.safetensors")
+        (folder / "result.json").write_text(json.dumps(result))
 
     assert spoiled(other_weights) == ["weights"]
 
@@ -553,7 +542,7 @@ def test_other_versions_are_named_and_force_is_recorded(
     assert files(tmp_path / "out") == before
     notes: list[str] = []
     emit = lambda event: notes.append(event.text) if isinstance(event, Note) else None  # noqa: E731
-    for _ in range(2):  # recorded once: the second time it is as it was
+    for _ in range(2):  # the change is recorded once
         zotune.fit(**usual, resume="last", force=True, emit=emit)
     (line,) = [x for x in Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines if x["kind"] == "override"]
     assert line["changed"]["versions"][1]["torch"] == "1.0"
@@ -562,7 +551,9 @@ def test_other_versions_are_named_and_force_is_recorded(
         zotune.fit(**{**usual, "seed": 5}, resume="last", force=True)
 
 
-def test_a_run_killed_before_its_journal_began_starts_anew(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_header_starts_from_the_beginning(
+    tiny_encoder: Path, toy: Path, tmp_path: Path
+) -> None:
     usual = made(tiny_encoder, toy, tmp_path)
     zotune.fit(**usual)
     whole = files(tmp_path / "out")
@@ -582,7 +573,7 @@ def test_a_run_killed_before_its_journal_began_starts_anew(tiny_encoder: Path, t
     (tmp_path / "out").mkdir()
     for name in (lock.LOCK, ".config.yaml.tmp"):
         (tmp_path / "out" / name).write_text("")
-    zotune.fit(**usual)  # the lock of one that died: nothing is in there
+    zotune.fit(**usual)  # the lock file of a dead process is no run
     assert files(tmp_path / "out") == whole
 
 
@@ -595,7 +586,7 @@ def test_a_clock_that_jumps_changes_nothing(tiny_encoder: Path, toy: Path, tmp_p
     assert files(tmp_path / "again") == whole
 
 
-def test_a_folder_that_is_deleted_while_it_is_written(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_directory_deleted_during_the_run_is_a_one_line_error(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     def emit(event: Event) -> None:
         if isinstance(event, StepDone) and event.step == 3:
             shutil.rmtree(tmp_path / "out")
@@ -605,14 +596,14 @@ def test_a_folder_that_is_deleted_while_it_is_written(tiny_encoder: Path, toy: P
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_written(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_a_one_line_error(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ZotuneError, match=r"cannot be written: Not a directory"):
         zotune.fit(**{**made(tiny_encoder, toy, tmp_path), "output_dir": str(tmp_path / "file/out")})
 
 
 @pytest.mark.parametrize("place", ["save_file", "sync", "write", "append", "save"])
-def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
+def test_a_full_disk_is_a_one_line_error_and_the_run_resumes(
     place: str, tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     usual = made(tiny_encoder, toy, tmp_path)
@@ -640,7 +631,7 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_the_run_goes_on(
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
+def test_a_full_disk_while_a_tokenizer_is_saved_is_a_one_line_error(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     from zotune.models import saving
@@ -657,7 +648,7 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_line_too(
     assert not list(tmp_path.glob("again*"))
 
 
-def test_a_journal_of_something_else_is_one_line(tmp_path: Path) -> None:
+def test_a_foreign_journal_is_a_one_line_error(tmp_path: Path) -> None:
     written(tmp_path / "journal.jsonl")
     with pytest.raises(RunFolderError, match=r"line 1: the header lacks base_weights, .*not the journal of a run"):
         replay.replay(tmp_path, tmp_path / "again")
@@ -713,21 +704,21 @@ def test_a_scheduler_stops_a_run(twice: bool, tiny_encoder: Path, toy: Path, tmp
         if journal.exists() and '"kind":"step"' in journal.read_text():
             break
         time.sleep(0.05)
-    said = ""
+    output = ""
     if twice:
         (tmp_path / "slow").write_text("")
-        time.sleep(0.5)  # the step under way is a long one now
+        time.sleep(0.5)  # the present step takes long
     process.send_signal(signal.SIGTERM)
     if twice:
         assert process.stderr is not None
-        while "stopping after this step" not in said:
-            said += process.stderr.readline()
+        while "stopping after this step" not in output:
+            output += process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-    said += process.communicate(timeout=60)[1]
-    assert process.returncode == 143, said
-    assert "Traceback" not in said
-    assert "zotune resume" in said
-    assert said.count("zotune: quit at once") == twice
+    output += process.communicate(timeout=60)[1]
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    assert "zotune resume" in output
+    assert output.count("zotune: quit at once") == twice
     assert bool(list((tmp_path / "cut").glob("checkpoint-*"))) != twice
     assert not (tmp_path / "cut" / lock.LOCK).exists()
     *checked, last = verify.verify(tmp_path / "cut")
@@ -739,8 +730,8 @@ def test_the_commands(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch
     def cli(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
             main([str(w) for w in words])
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(left.value.code or 0), output.out, output.err
 
     monkeypatch.chdir(tmp_path)
     flags = ["-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", "-o", "f1", "-q", "--batch-size", 8]
