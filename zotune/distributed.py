@@ -98,9 +98,9 @@ class Processes:
     def on_each(self, make: Callable[[], T]) -> T:
         """Call a function on every process; each returns its own value, of any type. An error of one is raised in
         all."""
-        made: list[T] = []
-        self.gather(lambda: made.append(make()))
-        return made[0]
+        values: list[T] = []
+        self.gather(lambda: values.append(make()))
+        return values[0]
 
     def map_points(self, items: Sequence[U], compute: Callable[[U], T]) -> list[T]:
         """`compute` of each item, in order, as JSON values. Where points are split, each process computes some."""

@@ -140,7 +140,7 @@ class StepDone:
 
     def metrics(self) -> dict[str, Any]:
         """What the hook `on_step_end` receives: the values that this step has, by name."""
-        found = {
+        values = {
             "step": self.step,
             "evaluations": self.evaluations,
             "dropped": self.dropped or None,
@@ -148,7 +148,7 @@ class StepDone:
             "zero_share": self.zero_share,
             "loss": self.loss,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from zotune.models.heads import AUTO_CLASSES
 from zotune.runs.plan import Plan
 from zotune.runs.result import Result
-from zotune.runs.summary import scored, verdict
+from zotune.runs.summary import decided_by, scored, verdict
 from zotune.text import one_line
 
 
@@ -58,8 +58,7 @@ Base model: {code(plan.model_name)}. {verdict(result)}
 |---|---|
 {table}
 
-The validation set selected the best tuned weights. The test set then decided whether they are kept (`--guard
-{config.guard:g}` standard errors), so the test score of kept tuned weights is slightly optimistic.
+{decided_by(result)}
 
 {lines}
 

@@ -73,9 +73,11 @@ def restore(engine: Engine, folder: Path, resume: str, journal: Journal, session
         session.emit(Note(text))
 
     def newest() -> str:
-        found = checkpoint.load_newest(folder, engine.space, journal, note)
-        loaded.extend([found[1]] if found else [])
-        return str(found[0]) if found else ""
+        checkpoint_path = ""
+        if whole := checkpoint.load_newest(folder, engine.space, journal, note):
+            checkpoint_path = str(whole[0])
+            loaded.append(whole[1])
+        return checkpoint_path
 
     if resume == "last":
         path = session.processes.on_first(newest)

@@ -33,10 +33,12 @@ def verdict(result: Result) -> str:
 
 
 def decided_by(result: Result) -> str:
-    """One sentence: what the validation set and the test set have decided."""
+    """One sentence: which rows decided between the tuned weights and the base model."""
+    if result.best_step == 0:
+        return "The validation set decided; the test set gives the scores and decided nothing."
     return (
-        f"The validation set selected the best step; the test set ({result.before.rows} rows) decided whether the "
-        "tuned weights are kept."
+        f"The test set ({result.before.rows} rows) decided whether the tuned weights are kept, so the test score of "
+        "kept tuned weights is slightly optimistic."
     )
 
 
