@@ -36,10 +36,8 @@ def decided_by(result: Result) -> str:
     """One sentence: which rows decided between the tuned weights and the base model."""
     if result.best_step == 0:
         return "The validation set decided; the test set gives the scores and decided nothing."
-    return (
-        f"The test set ({result.before.rows} rows) decided whether the tuned weights are kept, so the test score of "
-        "kept tuned weights is slightly optimistic."
-    )
+    decided = f"The test set ({result.before.rows} rows) decided whether the tuned weights are kept"
+    return decided + ("; their test score is therefore slightly optimistic." if result.kept == "tuned" else ".")
 
 
 __all__ = ["decided_by", "number", "scored", "verdict"]
