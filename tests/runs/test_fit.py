@@ -512,8 +512,8 @@ def test_python_refusals() -> None:
         zotune.fit(model=".", objective="f1")
     with pytest.raises(UsageError):
         zotune.fit(objective=3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        zotune.fit(objective="f1", no_such_option=1)
+    with pytest.raises(OptionError, match=r"unknown option 'modle' \(did you mean 'model'\?\)"):
+        zotune.fit(modle="x", objective="f1")
 
 
 def test_shared_stories_on_sst2(cli: Cli, shared: Path, tmp_path: Path) -> None:
