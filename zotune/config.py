@@ -394,7 +394,9 @@ def _named(values: Mapping[Any, Any], source: str, unknown: str) -> dict[str, An
     for key, value in values.items():
         name = names.get(str(key).replace("-", "_"))
         if name is None:
-            raise OptionError(f"{source}{unknown} {key!r:.80}", hint=nearest(str(key).replace("-", "_"), options))
+            hint = nearest(str(key).replace("-", "_"), options)
+            listed = "zotune fit --help lists the options"  # too many for one line
+            raise OptionError(f"{source}{unknown} {key!r:.80}", hint=hint if "mean" in hint else listed)
         if name in converted:
             raise OptionError(f"{source}{key} is given twice: it is another name of {name}")
         converted[name] = options[name].convert(value, f"{source}{key}" if source else options[name].flag)
