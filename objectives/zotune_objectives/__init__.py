@@ -47,14 +47,14 @@ def register_objectives(register: Register) -> None:
     )
     register(
         "token-f1",
-        f"{here}.answers:token_f1",
-        summary="F1 of tokens with the best reference, as in SQuAD; higher is better, one score per row",
+        f"{here}.answers:TokenF1",
+        summary="F1 of tokens with the best reference (normalize=squad: as in SQuAD); one score per row",
         paper="SQuAD (arXiv:1606.05250)",
     )
     register(
         "exact-match",
-        f"{here}.answers:exact_match",
-        summary="share of completions equal to a reference, as in SQuAD; higher is better, one score per row",
+        f"{here}.answers:ExactMatch",
+        summary="share of completions equal to a reference (normalize=squad: as in SQuAD); one score per row",
         paper="SQuAD (arXiv:1606.05250)",
     )
     register(

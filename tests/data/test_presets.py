@@ -81,6 +81,7 @@ def test_every_preset_is_complete(name: str) -> None:
         assert len({label.description for label in task.labels} - {None}) == len(task.labels)
         assert task.calibration
     assert (task.objective == "token-f1") == (task.kind == "generation") == (task.max_new_tokens is not None)
+    assert (task.objective_args == {"normalize": "squad"}) == (task.kind == "generation")
 
 
 def scalars(node: Any) -> Iterator[Any]:

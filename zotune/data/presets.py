@@ -58,6 +58,7 @@ class TaskFile:
     cut: str | None = None  # the column that is shortened where a row is too long
     calibration: str | None = None  # prompt without the row's content, for surface-form calibration
     objective: str | None = None  # unless -o names another; None: the run's own default
+    objective_args: Mapping[str, str] = field(default_factory=dict)  # options of any objective that has them
     stop: tuple[str, ...] = ()  # texts that end a completion
     max_new_tokens: int | None = None
 
@@ -224,6 +225,7 @@ def _objective(value: Any, place: str) -> str:
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("name", "about", "paper", "cut", "calibration"), _text),
     "objective": _objective,
+    "objective_args": lambda value, place: _mapping(value, place, _text),
     **dict.fromkeys(("choices", "stop"), _texts),
     "kind": lambda value, place: convert(value, TaskKind, place),
     "template": _template,

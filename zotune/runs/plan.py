@@ -72,7 +72,12 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
     task = task_spec.read(config.task)
     calls = Calls(config.score_concurrency, config.score_batch_size, config.score_timeout, config.score_cache)
     resolved = objective_spec.resolve(
-        objective or config.objective, config.objective_args, config.direction, calls, config.weight
+        objective or config.objective,
+        config.objective_args,
+        config.direction,
+        calls,
+        config.weight,
+        task.objective_args,
     )
     wanted, options = optimizer or config.optimizer, dict(config.optimizer_args)
     if resolved.ordered and wanted == "rank-sgd":

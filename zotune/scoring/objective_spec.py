@@ -30,11 +30,13 @@ def resolve(
     direction: str | None = None,
     calls: Calls | None = None,
     weights: Sequence[float] = (),
+    defaults: Mapping[str, Any] = {},
 ) -> Objective:
     """One or several of `f1`, `dist/name`, `name:first-option`, `file.py:function`, `package.module:function` or a
     callable to an Objective; several to their weighted sum.
 
     options: each goes to the objective that has it, or to the one named in `name.option` or `2.option` (the second).
+    defaults: options of the task, for each objective that has them and is given none.
     Raises PluginError for unknown names, OptionError for options that do not fit.
     """
     specs: list[Any] = list(spec) if isinstance(spec, list | tuple) else [spec]
@@ -42,18 +44,24 @@ def resolve(
         raise OptionError("no objective is named", hint="-o f1")
     if weights and len(weights) != len(specs):
         raise OptionError(f"--weight has {len(weights)} numbers for {len(specs)} objectives")
-    objectives = resolve_each(specs, options, direction if len(specs) == 1 else None, calls)
+    objectives = resolve_each(specs, options, direction if len(specs) == 1 else None, calls, defaults)
     if len(objectives) == 1 and not weights:
         return objectives[0]
     return _sum(objectives, weights or [1.0] * len(objectives), direction)
 
 
 def resolve_each(
-    specs: Sequence[OneObjective], options: Mapping[str, Any], direction: str | None = None, calls: Calls | None = None
+    specs: Sequence[OneObjective],
+    options: Mapping[str, Any],
+    direction: str | None = None,
+    calls: Calls | None = None,
+    defaults: Mapping[str, Any] = {},
 ) -> list[Objective]:
     """Several objectives, not summed; see `resolve`."""
     targets = [_target(s) for s in specs]
     arguments = _arguments(specs, targets, options, calls or Calls())
+    for target, own in zip(targets, arguments, strict=True):
+        own.update({name: value for name, value in defaults.items() if name in target.known and name not in own})
     out = []
     for spec, target, own in zip(specs, targets, arguments, strict=True):
         what = f"objective {spec!r}" if isinstance(spec, str) else "the objective"

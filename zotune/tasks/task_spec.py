@@ -45,6 +45,11 @@ class Task:
         own = self.file.objective if self.file else None
         return own or ("cross-entropy" if kind == "generation" else "accuracy")
 
+    @property
+    def objective_args(self) -> Mapping[str, str]:
+        """Options that objectives have in this task, unless the user sets them."""
+        return self.file.objective_args if self.file else {}
+
 
 def read(task: str | None) -> Task:
     """A preset's name, a file, or a kind of task. Raises OptionError."""
