@@ -1,18 +1,18 @@
-"""Which weights to tune, and from where: ways to adapt the embedded encoder, with 16 and with 512 rows of each class.
+"""Ways to adapt the embedded encoder: which weights are tuned and from where, with 16 and 512 rows per class.
 
     python benchmarks/adaptations.py                     # restartable: finished runs are read from adaptations.jsonl
     python benchmarks/adaptations.py --data sst2 --k 16  # a part of it
     python benchmarks/adaptations.py --only-table
 
-MiniLM with label descriptions on SST-2, SST-5, RTE and CoLA from ../shared where that is at hand, else on the embedded
-messages. Zeroth-order runs have 300 forwards of 8 rows of at most 24 tokens, cross-entropy; `auto` takes no options,
-`mezo` a learning rate of 1e-3 and ε 1e-2. Back-propagated Adam tunes all weights for 60 steps of 8 rows; seed 0 chooses
-its learning rate. Of each run the checkpoint with the lowest cross-entropy on 100 validation rows counts; another 100
-are what zotune decides by whether to keep it; 300 test rows (RTE: 277) are scored once, after that. So few, because
-the table, two seeds of all that, takes some two hours of one core as it is; all runs of seed 0 come first. Where a
-class has fewer than 512 rows, as many are taken of each as the smallest has.
+MiniLM with label descriptions on SST-2, SST-5, RTE and CoLA from ../shared if it exists, else on the embedded data.
+Zeroth-order runs have 300 evaluations of 8 rows of at most 24 tokens, cross-entropy; `auto` has no options, `mezo` a
+learning rate of 1e-3 and ε 1e-2. Adam with gradients tunes all weights for 60 steps of 8 rows; seed 0 chooses its
+learning rate. 100 validation rows select the checkpoint with the lowest cross-entropy, 100 more rows decide whether it
+is kept, and 300 further rows (RTE: 277) are scored once. The sets are small because the table, with two seeds, takes
+two hours of one core; all runs of seed 0 come first. If a class has fewer than 512 rows, each class gets as many as the
+smallest one has.
 
-One JSON line a run; the table, in Markdown, at the end.
+One JSON line per run; the table, in Markdown, at the end.
 """
 
 from __future__ import annotations

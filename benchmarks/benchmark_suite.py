@@ -1,18 +1,17 @@
-"""What learns without tuning: cases × methods × budgets × seeds at equal forwards, on rows that choose nothing.
+"""Test scores of default settings and baselines: cases × methods × budgets × seeds with equal evaluations.
 
     python benchmarks/benchmark_suite.py                      # restartable: finished runs are read from suite.jsonl
     python benchmarks/benchmark_suite.py --case support-f1 --method auto --budget 600 --seeds 1
     python benchmarks/benchmark_suite.py --only-table --picture suite.png
 
-Cases: the embedded encoder on the embedded messages (macro-F1, accuracy), on SST-2 (cross-entropy, accuracy) and on
-CoLA from a linear probe (macro-F1); stories260K for a word in its stories, for rougeL to one story, and for a reward
-model that is trained here. Budgets are 600 and 2,400 forwards of 16 rows; for stories 240 and 960. `auto` takes no
-options; MeZO's learning rate is each of a grid of five; random search has two step sizes; the others their middle of
-the grid, and once what calibrates itself. For the encoder's metrics `auto` also tunes cross-entropy, scored by the
-metric, and draws batches without regard to classes; and as a reference Adam with true gradients tunes all weights in
-60 steps of 16 rows, at the better of two learning rates on the selection rows. One JSON line a run: test scores before
-and after, the paired difference with its error, what the guard kept, seconds. `--budget 200 --method auto` is a third
-of the forwards.
+Cases: the embedded encoder on the embedded data (macro-F1, accuracy), on SST-2 (cross-entropy, accuracy) and on CoLA
+from a linear probe (macro-F1); stories260K for a word in its stories, for ROUGE-L to one story, and for a reward model
+that is trained here. Budgets are 600 and 2,400 evaluations of 16 rows, for stories 240 and 960. `auto` has no options,
+`mezo` a grid of five learning rates, random search two scales, the others the middle of the grid; `mezo` is also
+calibrated once. For the encoder's metrics `auto` also tunes cross-entropy, scored by the metric, and draws batches that
+are not stratified. Adam with gradients in all weights, 60 steps of 16 rows, is a reference, with the learning rate of
+two that is better on the validation set. One JSON line per run: test scores before and after, the paired difference
+with its error, which weights were kept, seconds. `--budget 200 --method auto` is a third of the evaluations.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BUDGETS, SEEDS = (600, 2400), 3
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 THIRD = 200
-"""Forwards of `auto` that are held against 600 of the others; asked for by `--budget 200`."""
+"""Evaluations of `auto` that are compared with 600 of the other methods, by `--budget 200`."""
 ADAM = "Adam, back-propagated"
 PROXY = "auto, for cross-entropy"
 UNSTRATIFIED = "auto, not stratified"
@@ -62,7 +61,7 @@ STORIES = ("word", "rougeL", "reward-model")
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """Options of `zotune.fit`, of the cases whose data are at hand."""
+    """Options of `zotune.fit` for the cases whose data exist."""
     found: dict[str, dict[str, Any]] = {f"support-{goal}": {"objective": goal} for goal in ("f1", "accuracy")}
     if SHARED.is_dir():
         sst2 = {"dataset": str(SHARED / "sst2"), "task": "sst2", "head": "embedding", "train_size": 1000}
@@ -76,14 +75,14 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def _loss(session: Session) -> float:
-    """The validation loss of the present weights."""
+    """The validation loss of the current weights."""
     loss = session.validation.evaluate().loss
     assert loss is not None
     return loss
 
 
 def adam(case: str, seed: int) -> dict[str, Any]:
-    """Fine-tuning with gradients; the best of both rates and of three moments on the selection rows, scored on test."""
+    """Fine-tuning with gradients: the validation set selects one of two learning rates and three steps; test score."""
     best: dict[str, Any] = {}
     for rate in RATES:
         session = Session(
@@ -112,10 +111,10 @@ def adam(case: str, seed: int) -> dict[str, Any]:
 
 
 def by_metric(case: str, folder: Path, seed: int) -> dict[str, Any]:
-    """What weights that were tuned for something else are worth by the case's own metric."""
-    told = {"dataset": str(embedded_data()), **cases()[case], "seed": seed, "threads": 1}
-    tuned = {name: x for name, x in told.items() if name != "init"} | {"model": str(folder)}
-    start, end = (Session(plan(config.resolve(x, None)), ignore) for x in (told, tuned))
+    """Score of weights that were tuned for another objective, by the case's own metric."""
+    original = {"dataset": str(embedded_data()), **cases()[case], "seed": seed, "threads": 1}
+    tuned = {name: x for name, x in original.items() if name != "init"} | {"model": str(folder)}
+    start, end = (Session(plan(config.resolve(x, None)), ignore) for x in (original, tuned))
     before, after = start.test.score(), end.test.score()
     difference = start.test.difference(before, after, seed)
     values = {"before": before[1].value, "tuned": after[1].value, "after": after[1].value}
@@ -132,8 +131,8 @@ def run(case: str, method: str, budget: int, seed: int) -> dict[str, Any]:
         home = Path(folder)
         if case.startswith("stories"):
             options["dataset"], budget = str(rewards.prepare(home)), budget * 2 // 5
-            told = {"word": f"{rewards.__file__}:happy", "rougeL": "rougeL"}.get(options["objective"])
-            options["objective"] = told or f"reward-model:{rewards.reward_model(home / 'reward')}"
+            spec = {"word": f"{rewards.__file__}:happy", "rougeL": "rougeL"}.get(options["objective"])
+            options["objective"] = spec or f"reward-model:{rewards.reward_model(home / 'reward')}"
         found = zotune.fit(output_dir=str(home / "run"), max_evals=budget, seed=seed, threads=1, **options)
         lines = Journal.open(home / "run" / "journal.jsonl", read_only=True).lines
         proxy = by_metric(case, home / "run", seed) if method == PROXY else {}
@@ -158,12 +157,12 @@ def run(case: str, method: str, budget: int, seed: int) -> dict[str, Any]:
 
 
 def table(lines: Sequence[dict[str, Any]], budget: int) -> None:
-    """Gains over the start on the test rows, pooled over seeds, ± one paired standard error, and how often kept."""
+    """Gains on the test set, pooled over seeds, ± one paired standard error, and how often they were kept."""
     mine = [x for x in lines if x["key"][2] == budget]
     if not mine:
         return
     names = [c for c in cases() if any(x["key"][0] == c for x in mine)]
-    print(f"\n{budget} forwards (stories {budget * 2 // 5})\n\n| method | {' | '.join(names)} |")
+    print(f"\n{budget} evaluations (stories {budget * 2 // 5})\n\n| method | {' | '.join(names)} |")
     print(f"|---|{'---|' * len(names)}")
     for method in METHODS:
         cells = []
@@ -181,7 +180,7 @@ def table(lines: Sequence[dict[str, Any]], budget: int) -> None:
 
 
 def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Gains in standard errors, a panel a case."""
+    """Gains in standard errors, one panel per case."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -201,7 +200,7 @@ def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0][0].set_yticks(range(len(METHODS)), list(reversed(METHODS)), fontsize=8)
     marks = [plt.Line2D([], [], color=c, marker="o", ls="") for c in colors.values()]
     figure.legend(marks, [f"{b} forwards" for b in colors], ncols=len(colors), loc="lower left", fontsize=8)
-    figure.supxlabel("gain over the start on the test rows, ± one paired standard error (filled: kept)", fontsize=9)
+    figure.supxlabel("gain on the test set, ± one paired standard error (filled: kept)", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=140)
 

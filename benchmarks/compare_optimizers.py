@@ -1,14 +1,14 @@
-"""Every optimizer on real data at the same number of forwards: query and value of the embedded encoder's last block.
+"""Every optimizer on real data with equal evaluations: query and value of the embedded encoder's last block.
 
     python benchmarks/compare_optimizers.py                # restartable: finished runs are read from compare.jsonl
     python benchmarks/compare_optimizers.py --data sst2    # one data set alone
 
-600 forwards of 16 rows of at most 24 tokens, cross-entropy over label descriptions. Of a grid of values, mostly three,
-of what each optimizer's steps scale with (where the best of them lies at an end, up to two more beyond it), the one
-that seed 0 does best with on one half of the held-out rows is run with two more seeds; the table shows the other half.
-Data: SST-2 and CoLA from ../shared where that is at hand, else the embedded messages. What lies before the last block
-is computed once. Two rows are no optimizer: the start, and the training rows' class frequencies as the answer to every
-row. One JSON line a run; the tables, in Markdown, at the end.
+600 evaluations of 16 rows of at most 24 tokens, cross-entropy over label descriptions. Each optimizer has a grid of
+step sizes, mostly three, widened by up to two where the best one lies at an end. The step size that is best with seed 0
+on one half of the held-out rows is run with two more seeds; the table shows the other half. Data: SST-2 and CoLA from
+../shared if it exists, else the embedded data. The blocks before the last one are computed once. Two rows are no
+optimizer: the base model, and the class frequencies of the training rows as the prediction for every row. One JSON line
+per run; the tables, in Markdown, at the end.
 """
 
 from __future__ import annotations

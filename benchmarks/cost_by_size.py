@@ -1,12 +1,12 @@
-"""What a step costs by the size of the model, at the same tokens: random weights, all of them tuned.
+"""Cost of a step by model size, at equal tokens: random weights, all of them tuned.
 
     python benchmarks/cost_by_size.py                           # 1 M to 200 M weights, 16 x 32 tokens; a table
     python benchmarks/cost_by_size.py --most 60 --optimizer auto --threads 1
 
-Models shaped as Llama, with tied embeddings of 8,192 words. A forward pass costs about tokens times weights, and what a
-step adds to it costs weights, so the ratio falls with tokens and depends little on size. Reading the cross-entropy off
-the logits (objective) costs tokens times words, which is much beside a small model. Probe, update and objective are in
-units of two forwards. `zotune bench` measures one model in more detail.
+Llama-shaped models with tied embeddings of 8,192 words. A forward pass costs about tokens times weights, and a step
+adds a cost in proportion to the weights, so the ratio falls with tokens and depends little on size. Computing the
+cross-entropy from the logits (objective) costs tokens times words, which is much for a small model. Perturbation,
+update and objective are in units of two forward passes. `zotune bench` measures one model in more detail.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     options = bench.Options(args.rows, args.tokens, args.rounds, compile=not args.no_compile)
     rules, _ = bench.resolve([args.optimizer])
-    print("| weights | two forwards | step | step / its forwards | probe | update | objective | textbook / step |")
+    print(
+        "| weights | two forward passes | step | step / its forwards | perturbation | update | objective "
+        "| textbook / step |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for millions, (width, layers) in SHAPES.items():
         if millions > args.most:

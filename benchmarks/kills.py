@@ -1,13 +1,13 @@
-"""Runs killed at random moments and resumed: weights, journal and metrics are those of a run left alone, bit for bit.
+"""Kills runs at random moments, resumes them, and compares their files with those of an uninterrupted run.
 
-    python benchmarks/kills.py                                               # 50 kills a case; restartable
+    python benchmarks/kills.py                                               # 50 kills per case; restartable
     python benchmarks/kills.py --kills 5 --optimizers mezo --dtypes float32  # what the tests do
 
-A case is an optimizer and a dtype. Each attempt is the command line, tuning the embedded encoder in a process of its
-own, which SIGKILL ends: after so many seconds, or before or after a call somewhere between a forward pass and a
-checkpoint. `zotune resume` goes on until a run has come to its end; then its files are compared. The moments follow
-from the case and the number of the attempt. One JSON object a finished run goes to --out, a line a case to standard
-error.
+A case is an optimizer and a dtype. Each attempt is a command line that tunes the embedded encoder in a process of its
+own. SIGKILL ends it after some seconds, or before or after a call somewhere between a forward pass and a checkpoint.
+`zotune resume` continues until the run ends; then weights, journal and metrics are compared byte by byte. The moments
+follow from the case and the number of the attempt. One JSON object per finished run goes to --out, one line per case to
+standard error.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def count(out: Path) -> None:
 
 
 def start(arguments: list[str], log: Path, prepare: Callable[[], None]) -> int:
-    """The command line in a process of its own; its number."""
+    """Start the command line in a process of its own. Returns its process id."""
     child = os.fork()
     if child:
         return child

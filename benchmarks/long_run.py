@@ -1,13 +1,13 @@
-"""A long run in one go: is memory flat, does the journal grow by the same bytes a step, does a step take the same time?
+"""A long run in one process: growth of memory, growth of the journal, time per step.
 
     python benchmarks/long_run.py                               # 20,000 steps; one JSON object
     python benchmarks/long_run.py --steps 2000 --out long.json
 
-A language model of 260,000 weights (../shared/models/stories260K) is tuned on 64 rows of SST-2 by `mezo`, 4 at a time.
-At 20 marks it is written down how much memory the process holds, how long the journal is, and what the median step
-since the mark before took. The first tenth counts as warming up. It ends with exit code 1 where memory grows by more
-than 500 bytes a step (the journal's lines are kept in memory, nothing else), a step takes half as long again at the
-end, or the journal's growth differs by more than a tenth between marks; without the model it says so and ends with 0.
+`mezo` tunes a language model of 260,000 weights (../shared/models/stories260K) on 64 rows of SST-2, batch size 4. Each
+of 20 marks records the memory of the process, the size of the journal and the median step time since the last mark. The
+first tenth is warm-up. The exit code is 1 if memory grows by more than 500 bytes per step (journal lines are kept in
+memory, nothing else), if steps are half as slow again at the end, or if the growth of the journal differs by more than
+a tenth between marks. Without the model it prints so and exits with 0.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The noise: which cheaper hashes would not do, and how fast one perturbing pass is.
+"""The noise: statistics of cheaper hashes, and the speed of one perturbation pass.
 
     python -m benchmarks.noise              # statistics (a minute or two), then speed
     python -m benchmarks.noise --threads 1
 
-For each hash, over several streams of 2**24 elements: kurtosis, and the largest and mean square autocorrelation over
-many lags in standard errors (about 3 and 1 where there is none).
+For each hash, over several streams of 2**24 elements: kurtosis, and the largest and the root mean square
+autocorrelation over many lags, in standard errors (about 3 and 1 without correlation).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
     for name, hash32 in CANDIDATES.items():
         kurtosis, worst, square, lag = study(hash32)
         print(f"| {name} | {kurtosis:.3f} | {worst:.1f} | {lag} | {square:.2f} |", flush=True)
-    print("\n| pass over 8 M weights | compiled, G/s | as it stands, G/s |\n|---|---|---|")
+    print("\n| pass over 8 M weights | compiled, G/s | eager, G/s |\n|---|---|---|")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for kind in ("normal", "rademacher"):
             both = [speed(dtype, compile, kind) for compile in (True, False)]

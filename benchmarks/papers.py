@@ -1,11 +1,11 @@
-"""The papers' own small experiments, again, with zotune's optimizers: a picture and a table each.
+"""Small experiments of the papers, repeated with zotune's optimizers: a figure and a table each.
 
     python benchmarks/papers.py functions       # ZO-AdaMU, Figure 2: six functions of two variables
     python benchmarks/papers.py least-squares   # MeZO-SVRG, Appendix B.2: n = 1000, d = 100
     python benchmarks/papers.py sparsity        # Sparse-MeZO, Figure 2: learning rates, on the encoder and SST-2
-    python benchmarks/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, matrix by matrix
+    python benchmarks/papers.py divergence      # DiZO, Figure 1: distance to the pretrained weights, by matrix
 
-Pictures go to docs/figures (--out). Needs matplotlib: `pip install -e .[examples]`.
+Figures go to docs/figures (--out). Needs matplotlib: `pip install -e .[examples]`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ def pyplot() -> Any:
     return plt
 
 
-# -- ZO-AdaMU: six functions -------------------------------------------------------------------------------------------
-
 Function = tuple[Callable[[Tensor, Tensor], Tensor], tuple[float, float], tuple[float, float], float, int]
 FUNCTIONS: dict[str, Function] = {  # formula, start, minimum, half width, steps
     "|x| + |y|": (lambda x, y: x.abs() + y.abs(), (2.0, -1.5), (0, 0), 3, 4000),
@@ -62,7 +60,7 @@ class Point(nn.Module):
 
 
 def descend(function: Function, method: str, rate: float, steps: int) -> list[list[float]]:
-    """The path of one method; stops where it leaves the picture by far."""
+    """The path of one method; it stops far outside the figure."""
     formula, start, _, width, _ = function
     point, path = Point(start), [list(start)]
     if method == "Adam":
@@ -125,9 +123,6 @@ def functions(out: Path) -> None:
     save(figure, out / "functions.png")
 
 
-# -- MeZO-SVRG: least squares ------------------------------------------------------------------------------------------
-
-
 def svrg(lr1: float, lr2: float, z: str) -> dict[str, Any]:
     return {"lr1": lr1, "lr2": lr2, "z": z, "eps": 1e-3, "anneal": 1.0, "q": 2}
 
@@ -149,7 +144,7 @@ ROWS, QUERIES = 1000, (10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7)
 
 
 def excess(X: Tensor, y: Tensor, name: str, options: dict[str, Any], size: int) -> list[float]:
-    """Loss above the least, after each number of sample queries; infinity from where it diverged."""
+    """Excess loss over the minimum after each number of sample queries; infinity once it has diverged."""
     least = float((X @ torch.linalg.lstsq(X, y[:, None]).solution[:, 0] - y).square().mean())
     module, queries = nn.Module(), 0
     found: list[float] = []
@@ -207,9 +202,6 @@ def least_squares(out: Path) -> None:
     ax.set(xlabel="sample queries", ylabel="excess loss", title=f"Least squares, n = {ROWS}, d = 100, noise 1")
     ax.legend(title="method (its best rates)", fontsize=8, loc="lower left")
     save(figure, out / "least-squares.png")
-
-
-# -- Sparse-MeZO and DiZO on the encoder -------------------------------------------------------------------------------
 
 
 def sparsity(out: Path) -> None:
@@ -280,7 +272,7 @@ def divergence(out: Path) -> None:
 
     plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
-    print(f"| method | steps | forwards | loss, mean of {SEEDS} seeds | distance, seed 0 | largest / smallest |")
+    print(f"| method | steps | evaluations | loss, mean of {SEEDS} seeds | distance, seed 0 | largest / smallest |")
     print("|---|---|---|---|---|---|")
     methods: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("MeZO", "mezo", {"lr": 1e-4, "eps": 1e-2}),
@@ -319,7 +311,7 @@ def divergence(out: Path) -> None:
             ends.append(tuner.score(rows))
             first = first or paths
         if label == "MeZO":
-            print(f"| start | 0 | 0 | {before:.3f} | | |")
+            print(f"| base model | 0 | 0 | {before:.3f} | | |")
         far = [path[-1] for path in first.values()]
         steps = len(next(iter(first.values()))) - 1
         error = torch.tensor(ends).std() / SEEDS**0.5

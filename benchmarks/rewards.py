@@ -1,17 +1,16 @@
-"""One wish, told in six ways: a small language model is tuned until its stories have a happy word in them.
+"""One goal through six kinds of scorers: a small language model is tuned until a happy word is in its stories.
 
     python benchmarks/rewards.py                       # restartable: finished runs are read from rewards.jsonl
     python benchmarks/rewards.py --way exec --way http
     python benchmarks/rewards.py --only-table
 
-The wish is told by a Python function, a program that is kept alive, an HTTP server, a reward model that is trained
-here on the model's own stories, a judge of pairs, and by a person who answers on the page of `zotune rate` (scripted,
-in a headless Chromium). A wish that chance does not fulfil stands beside it: rougeL, the same wished story to every
-prompt. Each way has 160 evaluations of 16 prompts, so 2,560 stories of 48 tokens (the person half of that), with
-`zotune fit`'s defaults, and random search, with two step sizes, has as many. Prompts are the beginnings of stories;
-100 train, 30 select, 70 judge. Scored is what the way itself measures on the 70, and the share of stories with a
-happy word, before and after, as paired differences; and drift, the nats a token by which stories of the untuned model
-have become less likely. Needs stories260K in ../shared.
+The scorers are a Python function, a program, an HTTP server, a reward model that is trained here on the model's own
+stories, a judge of pairs, and a person who answers on the page of `zotune rate` (a script in a headless Chromium). A
+goal that random changes do not meet is added: ROUGE-L to one story for all prompts. Each scorer has 160 evaluations of
+16 prompts, 2,560 stories of 48 tokens (the person half of that), with the defaults of `zotune fit`, and random search
+with two scales has as many. The prompts are beginnings of stories: 100 for training, 30 for validation, 70 for the
+test. Measured are the scorer's own score on the test set and the share of stories with a happy word, before and after,
+as paired differences; and the KL divergence from the base model in nats per token. Needs stories260K in ../shared.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ METHODS: dict[str, list[str]] = {
     "random search, σ = 0.5": ["--optimizer", "random-search", "--optimizer-arg", "sigma=0.5"],
 }
 SAME = ("exec", "http")
-"""These give the very scores of the function: the default is run to see that, random search is not run again."""
+"""Scorers that give exactly the function's scores: run with the default to confirm it, not with random search."""
 EVALS, BATCH, TOKENS = 160, 16, 48
 STARTS = (
     *("Once upon a time", "One day, a little girl", "Tom had a", "The dog saw", "Lily went to the", "A big bear"),
@@ -86,8 +85,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def told(way: str, home: Path) -> Iterator[str]:
-    """What follows -o."""
+def objective_spec(way: str, home: Path) -> Iterator[str]:
+    """The value of -o."""
     if way == "python":
         yield f"{__file__}:happy"
     elif way == "rougeL":
@@ -109,7 +108,7 @@ def told(way: str, home: Path) -> Iterator[str]:
 
 
 def stories(rows: int, seed: int) -> list[str]:
-    """What the untuned model tells, sampled."""
+    """Sampled stories of the base model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(MODEL), AutoModelForCausalLM.from_pretrained(MODEL)
@@ -120,7 +119,7 @@ def stories(rows: int, seed: int) -> list[str]:
 
 
 def reward_model(folder: Path) -> Path:
-    """The story model with a head, trained to tell stories with a happy word from others."""
+    """The story model with a head that is trained to recognize stories with a happy word."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(0)
@@ -148,14 +147,12 @@ def reward_model(folder: Path) -> Path:
     return folder
 
 
-# -- a person ----------------------------------------------------------------------------------------------------------
-
 READ = """return [...document.querySelectorAll('#answers > *')].map(
     a => a.checkVisibility() ? a.innerText.toLowerCase() : '')"""
 
 
 def person(run: Path, done: Callable[[], bool]) -> int:
-    """Answers on the real page, by keys, as long as there are questions; how many answers it gave."""
+    """Answers on the real page, by keys, until there are no more questions. Returns the number of answers."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.by import By
@@ -196,9 +193,6 @@ def person(run: Path, done: Callable[[], bool]) -> int:
     return given
 
 
-# -- runs --------------------------------------------------------------------------------------------------------------
-
-
 def prepare(home: Path) -> Path:
     prompts = [{"prompt": s + m, "completion": WISHED} for m in MORE for s in STARTS]
     data = home / "data"
@@ -213,7 +207,7 @@ def run_one(way: str, method: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         data = prepare(home)
-        with told(way, home) as goal:
+        with objective_spec(way, home) as goal:
             flags = ["-m", str(MODEL), "-d", str(data), "-o", goal, "--max-new-tokens", str(TOKENS)]
             flags += [
                 "--max-evals",
@@ -272,7 +266,7 @@ def measured(model: str, data: Path) -> list[float]:
 
 @torch.no_grad()
 def likelihood(model: Path) -> float:
-    """Mean log-probability, in nats a token, of stories that the untuned model told."""
+    """Mean log-probability, in nats per token, of stories that the base model wrote."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, judge = AutoTokenizer.from_pretrained(MODEL), AutoModelForCausalLM.from_pretrained(model).eval()
@@ -285,7 +279,10 @@ def likelihood(model: Path) -> float:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> None:
-    print("| told by | method | own score | difference ± SE | happy: before, after | gain ± SE | drift |")
+    print(
+        "| scorer | method | own score: before, after | difference ± SE | stories with the word: before, after "
+        "| gain ± SE | KL |"
+    )
     print("|---|---|---|---|---|---|---|")
     for x in lines:
         own, happier = ("{:.3f}, {:.3f}".format(*x[k]) for k in ("own", "happy"))

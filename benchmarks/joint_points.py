@@ -1,10 +1,10 @@
-"""What it saves to evaluate a step's points in one pass, where few weights are tuned.
+"""Time saved by evaluating all points of a step in one pass, where few weights are tuned.
 
-    python -m benchmarks.together                  # stories260K and MiniLM; a table
-    python -m benchmarks.together --threads 2 --rounds 9
+    python -m benchmarks.joint_points                  # stories260K and MiniLM; a table
+    python -m benchmarks.joint_points --threads 2 --rounds 9
 
-In every round, in turn: some points one by one (`--perturb copy`) and in passes that they share (`--perturb joint`), 16
-rows each. Medians over the rounds, and their ratio.
+Each round evaluates some points of 16 rows one by one (`--perturb copy`) and in joint passes (`--perturb joint`). The
+table shows medians over the rounds, and their ratio.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BEGINNINGS = ("Once upon a time", "One day", "Lily and Tom", "The dog", "A girl 
 
 
 def session(mode: str, **options: Any) -> Session:
-    made = Session(plan(config.resolve({"perturb": mode, **options}, None)), ignore)
-    made.choose_perturbation()
-    return made
+    loaded = Session(plan(config.resolve({"perturb": mode, **options}, None)), ignore)
+    loaded.choose_perturbation()
+    return loaded
 
 
 def measure(points: int, rounds: int, **options: Any) -> dict[str, float]:
@@ -41,14 +41,14 @@ def measure(points: int, rounds: int, **options: Any) -> dict[str, float]:
     sessions = {mode: session(mode, **options) for mode in MODES}
     times: dict[str, list[float]] = {mode: [] for mode in MODES}
     for k in range(-1, rounds):
-        for mode, it in sessions.items():
-            it.oracle.begin(Tape(), k)
-            asked = [it.space.theta + 1e-2 * Noise("normal", k, draw) for draw in range(points)]
+        for mode, loaded in sessions.items():
+            loaded.oracle.begin(Tape(), k)
+            perturbed = [loaded.space.theta + 1e-2 * Noise("normal", k, draw) for draw in range(points)]
             began = time.perf_counter()
-            it.oracle(*asked)
+            loaded.oracle(*perturbed)
             if k >= 0:
                 times[mode].append(time.perf_counter() - began)
-    return {mode: statistics.median(found) for mode, found in times.items()}
+    return {mode: statistics.median(seconds) for mode, seconds in times.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts, goal = Path(home, "prompts.jsonl"), Path(home, "goal.py")
         prompts.write_text("".join(json.dumps({"prompt": BEGINNINGS[i % 7]}) + "\n" for i in range(300)))
         goal.write_text("def happy(completions, **_):\n    return [float('happy' in c) for c in completions]\n")
-        told = {"model": str(STORIES), "dataset": str(prompts), "objective": f"{goal}:happy", "max_new_tokens": 48}
+        stories = {"model": str(STORIES), "dataset": str(prompts), "objective": f"{goal}:happy", "max_new_tokens": 48}
         cases: dict[str, dict[str, Any]] = {"MiniLM, biases": {"tune": "bias"}, "MiniLM, LoRA": {"peft": "lora"}}
         if STORIES.is_dir():
-            cases |= {"stories260K, 48 tokens": told, "stories260K, 48 tokens, LoRA": {**told, "peft": "lora"}}
-        print("| model | points | one by one | together | ratio |\n|---|---|---|---|---|")
+            cases |= {"stories260K, 48 tokens": stories, "stories260K, 48 tokens, LoRA": {**stories, "peft": "lora"}}
+        print("| model | points | one by one | one pass | ratio |\n|---|---|---|---|---|")
         for name, options in cases.items():
             for points in (2, 4, 8):
                 t = measure(points, args.rounds, threads=args.threads, **options)

@@ -1,9 +1,10 @@
-"""How far along the way from the start to the last weights is the best place? Held-out scores at shares of it.
+"""Test scores of weights interpolated between the base model and the last step, and beyond it.
 
-    python benchmarks/way.py --case sst2-cross-entropy --budget 1200 --seed 0 --arg cap=3 >> way.jsonl
+    python benchmarks/interpolation.py --case sst2-cross-entropy --budget 1200 --arg cap=3 >> interpolation.jsonl
 
-Cases are those of benchmark_suite.py. One JSON line: for each share of the way the paired difference to the start on
-the judging rows, with its standard error. `auto` looks at half of the way and where a parabola has its minimum.
+Cases are those of benchmark_suite.py. One JSON line: for each share of the displacement the paired difference to the
+base model on the test set, with its standard error. `auto` evaluates half of the displacement and the minimum of a
+parabola.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def main() -> None:
         run = Path(folder) / "run"
         zotune.fit(output_dir=str(run), eval_steps=10**6, **options)
         session = Session(plan(config.resolve(options, None)), ignore)
-        start, before = session.space.snapshot(), session.test.score()
+        base, before = session.space.snapshot(), session.test.score()
         checkpoint.read(run / f"checkpoint-{checkpoint.checkpoints(run)[-1]}", session.space)
         last = session.space.snapshot()
     line: dict[str, Any] = {"key": [args.case, args.budget, args.seed, *args.arg], "before": before[1].value}
     for share in SHARES:
-        session.space.load(checkpoint.interpolate(start, last, share))
-        found = session.test.difference(before, session.test.score(), args.seed)
-        line[f"{share:g}"] = [round(found.value, 4), round(found.error or 0.0, 4)]
+        session.space.load(checkpoint.interpolate(base, last, share))
+        gain = session.test.difference(before, session.test.score(), args.seed)
+        line[f"{share:g}"] = [round(gain.value, 4), round(gain.error or 0.0, 4)]
     print(json.dumps(line))
 
 

@@ -1,10 +1,10 @@
-"""How well a two-point difference of a few rows agrees with that of all rows, drawn with and without regard to classes.
+"""Variance that the two-point difference of a batch shares with that of all rows: random and stratified batches.
 
-    python -m benchmarks.strata                    # a table; the share of variance that both have in common
-    python -m benchmarks.strata --directions 80 --rows 32
+    python -m benchmarks.stratified_batches                    # a table of r²
+    python -m benchmarks.stratified_batches --directions 80 --rows 32
 
-At `auto`'s calibrated perturbation, for each of some random directions: the objective's difference over all training
-rows, and over several batches drawn by either way. r² with its standard error over resampled directions.
+For some random directions at the perturbation scale that `auto` calibrates: the objective's difference over all
+training rows, and over several batches of either kind. r² with its standard error over resampled directions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Pairs = list[list[tuple[float, float]]]
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """Options of `zotune.fit`, of the cases whose data are at hand."""
+    """Options of `zotune.fit` for the cases whose data exist."""
     found: dict[str, dict[str, Any]] = {f"support-{goal}": {"objective": goal} for goal in ("f1", "accuracy")}
     if SHARED.is_dir():
         more = {"head": "embedding", "train_size": 1000}
@@ -51,7 +51,7 @@ def r2(pairs: Pairs) -> float:
 
 
 def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> dict[str, Pairs]:
-    """For either way of drawing, for each direction: differences over all rows and over each of some batches."""
+    """For either kind of batches, for each direction: differences over all rows and over each of some batches."""
     session = Session(plan(config.resolve({**options, "threads": 1, "seed": seed}, None)), ignore)
     space, task, train, goal, tape = session.space, session.task, session.train, session.plan.objective, Tape()
     everything = list(range(len(train)))
@@ -68,8 +68,8 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
 
     state = initial_state(session.plan.optimizer, space, session.oracle, at(-1))
     strata = [tuple(g) for g in train.gold]
-    ways = {"at random": Batches(len(train), rows, seed), "by class": Batches(len(train), rows, seed, strata)}
-    found: dict[str, Pairs] = {way: [] for way in ways}
+    kinds = {"random": Batches(len(train), rows, seed), "stratified": Batches(len(train), rows, seed, strata)}
+    found: dict[str, Pairs] = {kind: [] for kind in kinds}
     for k in range(directions):
         z, both = at(1000 + k).rademacher(), []
         for sign in (1, -1):
@@ -77,9 +77,9 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
                 both.append(task.outputs(train, everything, goal.inputs))
         up, down = both
         whole = score(up, everything) - score(down, everything)
-        for way, batches in ways.items():
+        for kind, batches in kinds.items():
             drawn = [list(batches.at(k, 1 + j).rows) for j in range(DRAWS)]
-            found[way].append([(whole, score(up, b) - score(down, b)) for b in drawn])
+            found[kind].append([(whole, score(up, b) - score(down, b)) for b in drawn])
     return found
 
 
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    print("| case | r² at random | r² by class | difference |\n|---|---|---|---|")
+    print("| case | r² random | r² stratified | difference |\n|---|---|---|---|")
     for name, options in cases().items():
         found = measure(options, args.directions, args.rows, args.seed)
         rng, differences = random.Random(args.seed), list[float]()
         for _ in range(RESAMPLES):
             chosen = rng.choices(range(args.directions), k=args.directions)
-            a, b = (r2([found[way][i] for i in chosen]) for way in found)
+            a, b = (r2([found[kind][i] for i in chosen]) for kind in found)
             differences.append(b - a)
         a, b = (r2(pairs) for pairs in found.values())
         print(f"| {name} | {a:.2f} | {b:.2f} | {b - a:+.2f} ± {statistics.stdev(differences):.2f} |", flush=True)

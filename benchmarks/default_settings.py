@@ -1,9 +1,9 @@
-"""Tables of docs/log.md: the embedded encoder on two data sets, three objectives, two budgets.
+"""Default settings on the embedded encoder: two data sets, three objectives, two budgets.
 
-    python benchmarks/table.py            # restartable: finished runs are read from table.jsonl
-    python benchmarks/table.py --seeds 5  # only the embedded data and F1, five seeds: the default settings' promise
+    python benchmarks/default_settings.py            # restartable: finished runs are read from default_settings.jsonl
+    python benchmarks/default_settings.py --seeds 5  # the embedded data and F1 alone, with five seeds
 
-One JSON line a run; the table, in Markdown, at the end.
+One JSON line per run; the table, in Markdown, at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("table.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("default_settings.jsonl"))
     parser.add_argument("--seeds", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
@@ -46,7 +46,8 @@ def main() -> None:
         with args.out.open("a") as file:
             file.write(json.dumps({"key": [case, objective, evals, seed], **result, "folder": None}) + "\n")
     print(
-        "| data | objective | forwards | seed | start | tuned | difference (95 % interval) | kept | probe | seconds |"
+        "| data | objective | evaluations | seed | base model | tuned | difference (95 % interval) | kept "
+        "| linear probe | seconds |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for line in args.out.read_text().splitlines():
