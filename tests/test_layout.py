@@ -27,7 +27,6 @@ ABOVE = {"tuner", "testing", "__init__", "__main__"}
 KNOWN: dict[str, set[str]] = {
     "circles": set(),
     "literal attributes": {
-        *("core.in_forward", "core.kernels", "core.state_codec"),
         *("tasks.classification", "tasks.forward", "tasks.generation"),
     },
     "optimizers": {
