@@ -73,7 +73,8 @@ def measure(what: str, method: str, probe: str, device: str) -> dict[str, Any]:
     from zotune.models.model_files import embedded_model_folder
     from zotune.search import checkpoint
     from zotune.search.batches import Batches
-    from zotune.search.engine import Engine, Settings
+    from zotune.search.engine import Engine
+    from zotune.search.hooks import Settings
     from zotune.search.journal import Journal
     from zotune.search.limits import Budget
     from zotune.search.oracle import Oracle

@@ -20,7 +20,8 @@ from zotune.scoring.objective import wrap
 from zotune.scoring.objective_spec import spec_name
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Engine, Hooks, Settings
+from zotune.search.engine import Engine
+from zotune.search.hooks import Hooks, Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle

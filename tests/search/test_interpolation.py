@@ -16,7 +16,7 @@ import zotune
 from zotune.bench.workbench import Bench, Weights, same
 from zotune.runs.validation import Validation
 from zotune.search.checkpoint import interpolate
-from zotune.search.engine import Settings
+from zotune.search.hooks import Settings
 from zotune.search.journal import Journal
 from zotune.search.progress import ValidationResult
 from zotune.search.selection import best_weights

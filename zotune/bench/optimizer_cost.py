@@ -19,7 +19,8 @@ from typing import Any
 from zotune.bench.instruments import TRAINING_BATCHES, ModelOnRandomTokens, Options, TimedSpace
 from zotune.search import checkpoint
 from zotune.search.batches import Batches
-from zotune.search.engine import Engine, Settings
+from zotune.search.engine import Engine
+from zotune.search.hooks import Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget, cost_of
 from zotune.search.oracle import Oracle

@@ -21,7 +21,8 @@ from zotune.core.space import Space
 from zotune.errors import ObjectiveError
 from zotune.search import checkpoint
 from zotune.search.batches import Batches
-from zotune.search.engine import Engine, Settings
+from zotune.search.engine import Engine
+from zotune.search.hooks import Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle

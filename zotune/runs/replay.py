@@ -37,7 +37,8 @@ from zotune.runs.run_directory import CONFIG, JOURNAL
 from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
-from zotune.search.engine import Engine, Hooks, Settings
+from zotune.search.engine import Engine
+from zotune.search.hooks import Hooks, Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle

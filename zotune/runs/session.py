@@ -30,7 +30,8 @@ from zotune.runs.validation import Validation
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
 from zotune.search.calibration import Calibration
-from zotune.search.engine import Engine, Hooks, Settings
+from zotune.search.engine import Engine
+from zotune.search.hooks import Hooks, Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle

@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from zotune import declarations
 from zotune.core import state_codec
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
-from zotune.events import Calibrated, Emit, Initialized, PreflightDone, StepDone, ignore
+from zotune.events import Initialized, PreflightDone, StepDone
 from zotune.search import calibration, preflight
 from zotune.search.batches import Batches
 from zotune.search.checkpoint import Store
 from zotune.search.context import At
+from zotune.search.hooks import Hooks, Settings
 from zotune.search.journal import Journal, Tape
 from zotune.search.limits import Budget, cost_of, planned
 from zotune.search.optimizer_call import check_weights, checked_step, initial_state
@@ -33,43 +34,6 @@ from zotune.types import Optimizer
 
 SCORES_SPENT = "score calls"
 """The reason of a run that ends because its budget of scores is spent."""
-
-
-@dataclass
-class Settings:
-    """When the engine evaluates, saves and gives up.
-
-    eval_steps: steps from one evaluation of the validation set to the next; save_steps: from one checkpoint to the
-    next, by default eval_steps; max_failures: steps that may fail before the run does; patience: evaluations without a
-    better one after which the run ends, None: never; interpolate: whether weights between the base model and the last
-    step are evaluated too, at the end and before a rollback.
-    """
-
-    eval_steps: int = 100
-    save_steps: int | None = None
-    max_failures: int = 10
-    patience: int | None = None
-    interpolate: bool = False
-
-
-@dataclass
-class Hooks:
-    """What a run does besides its steps. A journal that is replayed holds the results, so none is called then.
-
-    validate: scores the present weights on the validation set; without it the last weights are the best. calibrate:
-    chooses options of the optimizer before its first state. preflight: evaluates some steps that are not taken, before
-    the first step; called with optimizer, state and planned steps. emit: receives the events of the run. stop: asked
-    after each step whether the run is interrupted. scores_spent: asked before each step, with the evaluations that it
-    makes, whether the budget of scores no longer pays for it. Instead of stopping after a step, an objective that waits
-    for an answer may raise Stopped: the step did not happen then.
-    """
-
-    validate: Callable[[], ValidationResult] | None = None
-    calibrate: Callable[[], Calibrated] | None = None
-    preflight: Callable[[Optimizer, Any, int | None], PreflightDone | None] | None = None
-    emit: Emit = ignore
-    stop: Callable[[], bool] = field(default=lambda: False)
-    scores_spent: Callable[[int], bool] = field(default=lambda evaluations: False)
 
 
 class Engine:
@@ -411,4 +375,4 @@ class Engine:
         self._initialized = True
 
 
-__all__ = ["Engine", "Hooks", "Settings"]
+__all__ = ["Engine"]
