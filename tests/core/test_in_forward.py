@@ -1,4 +1,4 @@
-"""Probing while a forward pass is under way, on every model family that reads its weights in its own way."""
+"""Perturbing in the forward pass, on the model families that read their weights in different ways."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class ReadsElsewhere(nn.Module):
         return h + 0.1 * self.first.weight.sum()
 
 
-def test_a_weight_that_is_read_elsewhere_is_found_out_and_copied() -> None:
+def test_a_weight_that_is_read_elsewhere_is_detected_and_copied() -> None:
     net = ReadsElsewhere()
     x = torch.linspace(-1, 1, 16).view(2, 8)
     space = Space(net, seed=0)
@@ -183,7 +183,7 @@ def test_a_weight_that_is_read_elsewhere_is_found_out_and_copied() -> None:
     assert torch.equal(logits_at(space, point, 1, forward), logits_at(space, point, 2, forward))
 
 
-def test_where_the_module_is_not_called_everything_is_copied() -> None:
+def test_everything_is_copied_where_the_module_is_not_called() -> None:
     net = ReadsElsewhere()
     space = Space(net, seed=0)
     space.small = 0
@@ -218,7 +218,7 @@ def test_an_exception_inside_a_module_leaves_every_bit(error: type[BaseException
             assert torch.equal(net(x), got)
 
 
-def test_small_tensors_are_written_in_one_go() -> None:
+def test_small_tensors_are_written_at_once() -> None:
     net = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 3))
     space = Space(net, seed=0)
     x = torch.ones(2, 200)
@@ -230,7 +230,7 @@ def test_small_tensors_are_written_in_one_go() -> None:
         assert torch.equal(logits_at(space, point, 1, lambda: net(x)), logits_at(space, point, 2, lambda: net(x)))
 
 
-def test_finding_out_needs_no_copy_of_a_large_weight() -> None:
+def test_the_check_needs_no_copy_of_a_large_weight() -> None:
     net = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 3))
     space = Space(net, seed=0)
     copied: set[str] = set()

@@ -1,4 +1,4 @@
-"""Several points in one forward pass: the values of one pass each, in fewer passes."""
+"""Joint forward: several points in one pass have the values of separate passes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def session(probe: str, **options: Any) -> Session:
 
 
 def ask(it: Session, step: int = 0) -> tuple[tuple[float, ...], int]:
-    """Values of some points and of the weights themselves, and the passes of the whole model that they took."""
+    """Values of some points and of theta, and the forward passes of the model that they took."""
     passes = []
     handle = it.loaded.model.register_forward_hook(lambda *a: passes.append(1))
     it.oracle.begin(Tape(), step)
@@ -110,7 +110,7 @@ def test_label_words(tmp_path: Path, tiny_llama: Path) -> None:
     same({"model": str(tiny_llama), "dataset": str(data), "objective": "cross-entropy", "tune": "v_proj", **words})
 
 
-def test_sampled_text_is_each_points_own(tiny_llama: Path, prompts: dict[str, Any]) -> None:
+def test_every_point_samples_its_own_text(tiny_llama: Path, prompts: dict[str, Any]) -> None:
     options = {"model": str(tiny_llama), "objective": goal(prompts, "words"), "tune": "v_proj", "temperature": 1.0}
     one, all_ = session("copy", **options, **prompts), session("joint", **options, **prompts)
     assert ask(all_) == ask(one)
@@ -137,12 +137,12 @@ def test_weights_are_untouched_where_scoring_fails(tiny_llama: Path, prompts: di
     assert it.task.forward.together.count == 1
 
 
-def test_a_failing_score_is_asked_again(tiny_llama: Path, prompts: dict[str, Any]) -> None:
+def test_a_failing_score_is_retried(tiny_llama: Path, prompts: dict[str, Any]) -> None:
     it = session("joint", model=str(tiny_llama), objective=goal(prompts, "odd"), tune="v_proj", **prompts)
     assert len(ask(it)[0]) == POINTS + 1
 
 
-def test_who_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
+def test_unsupported_modules_are_refused(tmp_path: Path, tiny_encoder: Path) -> None:
     data = write_jsonl(tmp_path / "d.jsonl", rows(260))
     options = {"model": str(tiny_encoder), "dataset": str(data), "labels": "bad,good", "tune": "all"}
     with pytest.raises(OptionError, match="--perturb joint"):
@@ -150,7 +150,7 @@ def test_who_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
     assert session("auto", **options).oracle.joint is None
 
 
-def test_auto_puts_generated_text_together(tiny_llama: Path, prompts: dict[str, Any]) -> None:
+def test_auto_evaluates_greedy_text_jointly(tiny_llama: Path, prompts: dict[str, Any]) -> None:
     options = {"model": str(tiny_llama), "objective": goal(prompts, "words"), "tune": "layers.1.*v_proj", **prompts}
     assert session("auto", **options).oracle.joint is not None
     assert session("auto", **options, temperature=0.5).oracle.joint is None

@@ -1,4 +1,4 @@
-"""Compiled and as it stands: the same bits, one compilation, and no harm where compiling fails."""
+"""Kernels: compiled and uncompiled give the same bits, one compilation each, and a failing compiler does no harm."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_a_compiler_that_gives_other_bits_is_refused(monkeypatch: pytest.MonkeyP
     assert same_bits(found, run(mezo, torch.float32)[1])
 
 
-def test_a_kernel_whose_arguments_are_not_understood_is_refused() -> None:
+def test_a_kernel_with_unexpected_arguments_is_refused() -> None:
     a, b = torch.zeros(5), torch.zeros(4)
     seen: list[tuple[Any, ...]] = []
     call = kernels._direct(lambda *given: seen.append(given), [4, b, a], [a, b])
@@ -276,7 +276,7 @@ def test_a_kernel_whose_arguments_are_not_understood_is_refused() -> None:
         kernels._direct(print, [a, 1.5], [a, b])
 
 
-def test_uncompiled_programs_take_large_pieces_on_a_gpu_only() -> None:
+def test_uncompiled_programs_evaluate_large_chunks_on_a_gpu_only() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert kernels.Kernels().piece(False, cpu) == kernels.CHUNK
     assert kernels.Kernels().piece(False, gpu) == kernels.LAUNCHED > kernels.CHUNK

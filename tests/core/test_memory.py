@@ -1,4 +1,4 @@
-"""Memory that does not suffice: fewer rows a forward pass, the same values, and weights as they were."""
+"""Short memory: fewer rows in a forward pass, the same values, and unchanged weights."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def task_of(folder: Path, kind: str, micro: int = 16, **more: Any) -> tuple[buil
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "python"])
-def test_rows_are_halved_until_they_fit_and_the_user_is_told_once(
+def test_rows_are_halved_until_they_fit_with_one_note(
     tiny_encoder: Path, bert: Injector, error: Callable[[], BaseException]
 ) -> None:
     task, coded = task_of(tiny_encoder, "classification")
@@ -113,7 +113,7 @@ def test_a_single_row_that_does_not_fit_is_one_line_with_advice(tiny_encoder: Pa
     assert task.forward.micro == 1
 
 
-def test_what_a_failed_pass_allocated_is_free_at_the_next(tiny_encoder: Path, bert: Injector) -> None:
+def test_memory_of_a_failed_pass_is_free_in_the_next(tiny_encoder: Path, bert: Injector) -> None:
     import gc
     import weakref
 
@@ -148,7 +148,7 @@ def test_many_labels_are_embedded_in_parts(tiny_encoder: Path, bert: Injector) -
     torch.testing.assert_close(task.logits(coded, [0]), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_words_and_generated_text_stay_what_they_were(tiny_llama: Path, llama: Injector) -> None:
+def test_label_words_and_generated_text_are_unchanged(tiny_llama: Path, llama: Injector) -> None:
     task, coded = task_of(tiny_llama, "classification")
     whole = task.logits(coded, range(10))
     llama.most = 3
@@ -174,7 +174,7 @@ def test_sampled_text_is_that_of_the_smaller_batch(tiny_llama: Path, llama: Inje
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_what_is_computed_once_is_computed_in_parts(tiny_encoder: Path, bert: Injector) -> None:
+def test_the_frozen_prefix_is_computed_in_parts(tiny_encoder: Path, bert: Injector) -> None:
     """The blocks before the first tuned one; where even a single row is too much, nothing is stored."""
     task, coded = task_of(tiny_encoder, "classification")
     whole, tuned = task.logits(coded, range(10)), ["encoder.layer.1.output.dense.bias"]
@@ -189,7 +189,7 @@ def test_what_is_computed_once_is_computed_in_parts(tiny_encoder: Path, bert: In
 
 
 @pytest.mark.parametrize("in_forward", [False, True], ids=["copy", "in forward"])
-def test_weights_are_what_they_were(tiny_encoder: Path, bert: Injector, in_forward: bool) -> None:
+def test_weights_are_unchanged(tiny_encoder: Path, bert: Injector, in_forward: bool) -> None:
     task, coded = task_of(tiny_encoder, "classification")
     space = Space(task.loaded.model, 0)
     if in_forward:
@@ -287,7 +287,7 @@ def test_a_run_that_runs_out_of_memory_has_the_same_journal(
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["short again", "enough now"])
-def test_a_run_goes_on_whether_or_not_memory_is_short_again(
+def test_a_run_resumes_whether_or_not_memory_is_short_again(
     tiny_encoder: Path, toy: Path, tmp_path: Path, bert: Injector, again: bool
 ) -> None:
     fit(tmp_path / "whole", tiny_encoder, toy)
@@ -306,7 +306,7 @@ def test_a_run_goes_on_whether_or_not_memory_is_short_again(
     assert values(tmp_path / "run") == pytest.approx(values(tmp_path / "whole"), rel=1e-4)
 
 
-def test_a_run_that_cannot_go_on_ends_in_one_line_and_can_be_resumed(
+def test_a_run_without_memory_ends_in_one_line_and_can_be_resumed(
     tiny_encoder: Path, toy: Path, tmp_path: Path, bert: Injector
 ) -> None:
     fit(tmp_path / "whole", tiny_encoder, toy)
@@ -325,7 +325,7 @@ def test_a_run_that_cannot_go_on_ends_in_one_line_and_can_be_resumed(
     assert values(tmp_path / "run") == values(tmp_path / "whole")
 
 
-def test_the_command_says_it_in_one_line(
+def test_the_command_reports_it_in_one_line(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where it is not a forward pass that does not fit."""
@@ -340,7 +340,7 @@ def test_the_command_says_it_in_one_line(
     assert capsys.readouterr().err.splitlines()[-1].startswith("zotune: out of memory: CUDA out of memory")
 
 
-def test_what_is_out_of_memory() -> None:
+def test_errors_that_count_as_out_of_memory() -> None:
     assert all(forward.out_of_memory(e()) for e in ERRORS)
     assert forward.out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
     assert not forward.out_of_memory(RuntimeError("expected scalar type Float but found Half"))

@@ -1,4 +1,4 @@
-"""The counter-based noise: a pure function of its keys, with the statistics that it claims."""
+"""The counter-based noise: a pure function of its keys, with the documented statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole protocol, each part used by a small optimizer of the kind that needs it, under the contract of them all."""
+"""Every part of the optimizer protocol, used by a small optimizer that needs it, under the common contract."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from zotune.types import Score
 
 
 class Stateless:
-    """Two forwards and nothing kept, unless said otherwise."""
+    """Two evaluations a step and no state, by default."""
 
     forwards: int | None = 2
 
@@ -218,7 +218,7 @@ def test_outer_equals_the_product_of_its_factors() -> None:
             assert torch.equal(got[name], p.detach())
 
 
-def test_factors_that_make_no_such_tensor_are_named() -> None:
+def test_factors_of_other_shapes_are_reported() -> None:
     space = Space(TinyNet(), 1)
     bad = Factor({"layers.0.weight": (3, 2)}, 0, 0)
     with pytest.raises(RecipeError, match=r"layers\.0\.weight"):
@@ -227,7 +227,7 @@ def test_factors_that_make_no_such_tensor_are_named() -> None:
         outer(bad, space.theta)  # type: ignore[arg-type]
 
 
-def test_what_a_partial_field_lacks_is_nothing_in_every_operation() -> None:
+def test_a_partial_field_reads_as_zero_in_every_operation() -> None:
     space = Space(TinyNet(), 1)
     state = space.assign(space.theta, {"m": only(space.theta.per(chosen), space.theta)})
     m, held = state["m"], space.fields["m"]
@@ -246,7 +246,7 @@ def test_what_a_partial_field_lacks_is_nothing_in_every_operation() -> None:
             torch.testing.assert_close(got[n], p.detach() + function(x), rtol=1e-6, atol=1e-7)
 
 
-def test_a_partial_field_is_stored_where_its_mask_says_and_reads_as_nothing_elsewhere() -> None:
+def test_a_partial_field_is_stored_by_its_mask_and_reads_as_zero_elsewhere() -> None:
     space = Space(TinyNet(), 1)
     start = {n: p.detach().clone() for n, p in space.params.items()}
     state = space.assign(space.theta, {"m": only(space.theta.per(chosen), space.theta)})
@@ -290,7 +290,7 @@ def ordered(compare: Any) -> Oracle:
     return Oracle(space, never, Batches(24, 6, 0), "maximize", collect=collect, compare=compare)
 
 
-def test_an_order_is_asked_for_places_and_keeps_unranked_points() -> None:
+def test_an_order_objective_ranks_and_keeps_unranked_points() -> None:
     oracle = ordered(lambda candidates: [None if c is max(candidates) else int(c >= 0) for c in candidates])
     theta = oracle._space.theta
     assert oracle.rank(theta + 1.0, theta - 10.0, theta - 11.0, theta + 0.5) == (None, 1, 1, 0)
@@ -309,7 +309,7 @@ def test_comparisons_serve_as_values_of_several_points() -> None:
     assert unknown(theta, theta + 1.0) == (0.5, 0.5)
 
 
-def test_a_candidate_that_fails_is_made_again() -> None:
+def test_a_failing_candidate_is_generated_again() -> None:
     oracle = ordered(lambda candidates: [1, 0])
     collect, calls = oracle._collect, []
 
@@ -325,13 +325,13 @@ def test_a_candidate_that_fails_is_made_again() -> None:
 
 
 @pytest.mark.parametrize("answer", [[0], [0, math.nan], ["a", "b"], [0, 1, 2]])
-def test_an_order_that_is_none_is_a_failed_score(answer: Any) -> None:
+def test_an_invalid_order_is_a_failed_score(answer: Any) -> None:
     oracle = ordered(lambda candidates: answer)
     with pytest.raises(ObjectiveError, match="2 points gives 2 finite"):
         oracle.rank(oracle._space.theta, oracle._space.theta + 1.0)
 
 
-def test_what_an_objective_cannot_give_is_refused_before_anything_is_loaded() -> None:
+def test_unmet_needs_are_refused_before_anything_is_loaded() -> None:
     @objective(level="set")
     def whole(model: Any) -> float:
         return 0.0

@@ -89,7 +89,7 @@ def test_numpy_scalars_on_the_left(space: Space) -> None:
     torch.testing.assert_close(got["norm.bias"], 2 * space.params["norm.bias"].detach())
 
 
-def test_misuse_is_named(space: Space) -> None:
+def test_misuse_is_reported(space: Space) -> None:
     with pytest.raises(RecipeError, match="truth value"):
         bool(space.theta <= 0.0)
     with pytest.raises(RecipeError, match="squared"):
@@ -119,7 +119,7 @@ def test_constants_fold_as_python_does(a: float, b: float, name: str) -> None:
     assert result.value == expected or math.isnan(expected)
 
 
-def test_number_first_operations(space: Space) -> None:
+def test_operations_with_the_number_first(space: Space) -> None:
     t = space.params["head.weight" if "head.weight" in space.params else "embed.weight"].detach()
     name = next(n for n, p in space.params.items() if p.shape == t.shape)
     assert torch.equal(space.value(1.0 - space.theta)[name], 1.0 - t)

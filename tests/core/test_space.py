@@ -1,4 +1,4 @@
-"""The space: one write a step, none while probing, tied and wrapped names, half precision."""
+"""The space: one write a step, none during evaluations, tied and wrapped names, half precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zotune.errors import UsageError
 from zotune.testing import TinyNet, Weights
 
 
-def test_probing_swaps_weights_and_brings_them_back_bit_for_bit() -> None:
+def test_perturbed_weights_are_swapped_in_and_out_bit_for_bit() -> None:
     space = Space(TinyNet(), seed=0)
     before, pointers = space.digest(), [p.data_ptr() for p in space.params.values()]
     z = Noise("normal", 0, 0)
@@ -27,7 +27,7 @@ def test_probing_swaps_weights_and_brings_them_back_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_while_probing_changes_nothing(error: type[BaseException]) -> None:
+def test_an_exception_during_an_evaluation_changes_nothing(error: type[BaseException]) -> None:
     space = Space(TinyNet(), seed=0)
     before = space.digest()
     with pytest.raises(error), space.at(space.theta + Noise("rademacher", 0, 0)):
@@ -35,7 +35,7 @@ def test_an_exception_while_probing_changes_nothing(error: type[BaseException]) 
     assert space.digest() == before
 
 
-def test_interrupt_during_the_write_waits_until_it_is_whole() -> None:
+def test_an_interrupt_waits_for_the_end_of_the_write() -> None:
     import signal
 
     space = Space(Weights(40_000), seed=0)  # one tensor too large to be written with the other
@@ -79,7 +79,7 @@ class Alone:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_small_tensors_together_are_what_they_are_alone(dtype: torch.dtype) -> None:
+def test_small_tensors_in_a_group_have_the_bits_of_single_ones(dtype: torch.dtype) -> None:
     def evaluated(together: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         space = Space(TinyNet(dtype), seed=4)
         if not together:

@@ -1,4 +1,4 @@
-"""Optimizer state survives JSON, and a state file can name no code."""
+"""Optimizer state survives JSON, and a state file cannot name other code."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_only_the_optimizers_own_types_are_rebuilt() -> None:
 
 
 @pytest.mark.parametrize("bad", [object(), {1: 2}, {"$x": 1}, {1, 2}])
-def test_what_cannot_be_saved_is_named(bad: Any) -> None:
+def test_a_state_that_cannot_be_saved_is_reported(bad: Any) -> None:
     with pytest.raises(ZotuneError, match="optimizer state"):
         state_codec.encode(bad)

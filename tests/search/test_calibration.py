@@ -1,4 +1,4 @@
-"""`--learning-rate auto` and `--eps auto`: found by some forwards, counted, journaled, and of use."""
+"""Calibration: the chosen options fit, their evaluations count, and they are journaled and resumed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ RULES = [mezo.MeZO, mezo_adam.MeZOMomentum, mezo_adam.MeZOAdam, meazo.MEAZO, zo_
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_run_ends_as_far_away_as_one_perturbation(rule: Any, dtype: torch.dtype) -> None:
-    """Whatever the rule does with its learning rate, momentum and moments."""
+def test_a_run_ends_as_far_from_the_base_as_one_perturbation_reaches(rule: Any, dtype: torch.dtype) -> None:
+    """For optimizers that use the learning rate in different ways, with momentum and moments."""
     bench = Bench(rule(), steps=100, dtype=dtype)
     before = bench.weights()
     result = calibration(bench).run()
@@ -53,7 +53,7 @@ def test_a_run_ends_as_far_away_as_one_perturbation(rule: Any, dtype: torch.dtyp
     assert result.loss_increase <= 0.05
 
 
-def test_the_scale_is_the_largest_that_is_tolerated() -> None:
+def test_the_largest_tolerated_scale_is_chosen() -> None:
     for bend in (1e-2, 1.0, 100.0):  # L = 1 + bend |θ − θ₀|² / d: ±ε z costs bend ε²
         bench = Bench(mezo.MeZO())
         start = {n: w.double() for n, w in bench.weights().items()}
@@ -77,7 +77,7 @@ def test_a_flat_objective_has_no_learning_rate() -> None:
         calibration(bench).run()
 
 
-def test_a_line_is_read_as_it_was_written_and_without_numbers_too() -> None:
+def test_journal_lines_round_trip_and_may_lack_the_numbers() -> None:
     result = Calibrated((("lr", 0.5), ("eps", 0.25)), perturbation=0.25, kl=0.01, steps=9)
     assert from_line(to_line(result)) == result
     assert from_line({"options": {"lr": 0.5}, "lines": ["chosen: lr = 0.5"]}) == Calibrated((("lr", 0.5),))
@@ -101,7 +101,7 @@ def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, 
     }
 
 
-def test_a_whole_run_counts_and_records_it(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_run_counts_and_journals_the_calibration(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     events: list[Calibrated] = []
     result = zotune.fit(
         emit=lambda event: events.append(event) if isinstance(event, Calibrated) else None,
@@ -129,7 +129,7 @@ def test_a_whole_run_counts_and_records_it(tiny_encoder: Path, toy: Path, tmp_pa
     assert zotune.fit(resume="last", **again).steps == result.steps
 
 
-def test_what_cannot_be_calibrated_is_refused(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_options_that_cannot_be_calibrated_are_refused(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     made = options(tiny_encoder, toy, tmp_path / "out")
     with pytest.raises(OptionError, match="has no option 'lr' that can be calibrated"):
         zotune.fit(**{**made, "optimizer": "random-search"})

@@ -1,9 +1,10 @@
-"""The journal: damaged, foreign and torn lines, a full disk and a deleted file."""
+"""The journal: lines are read back or appended; damaged, foreign and torn lines, a full disk and a deleted file."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,47 @@ def test_unknown_kinds_of_lines_and_notes(tmp_path: Path) -> None:
     assert again.next == "step"
     with pytest.raises(RunFolderError, match="line 2: expected 'eval', found 'step'"):
         again.take("eval")
+
+
+def never() -> Mapping[str, Any]:
+    raise AssertionError("a recorded line is not computed again")
+
+
+def test_a_line_is_computed_once_and_read_back_afterwards() -> None:
+    journal = Journal.create(None, {"seed": 0})
+    assert journal.take_or_append("step", lambda: {"step": 0}) == {"kind": "step", "step": 0}
+    again = journal.copy()
+    assert again.replaying
+    assert again.next == "step"
+    assert again.peek("step") == again.peek("step") == {"kind": "step", "step": 0}
+    assert again.take_or_append("step", never) == {"kind": "step", "step": 0}
+    assert not again.replaying
+    assert again.peek("step") is None
+
+
+def test_a_line_of_another_kind_is_an_error_with_its_number() -> None:
+    journal = Journal.create(None, {})
+    journal.append({"kind": "step", "step": 0})
+    again = journal.copy()
+    for read in (again.peek, again.take, again.next_tape):
+        with pytest.raises(RunFolderError, match="line 2: expected 'eval', found 'step'"):
+            read("eval")
+    assert again.next == "step"
+
+
+def test_the_next_tape_reads_what_is_recorded_and_records_after_that() -> None:
+    journal = Journal.create(None, {})
+    tape = journal.next_tape("step")
+    assert tape.take("values", lambda: [1.5]) == [1.5]
+    journal.append({"kind": "step", "tape": tape.entries})
+    recorded = journal.copy().next_tape("step")
+    assert recorded.take("values", never) == [1.5]
+    with pytest.raises(RunFolderError):
+        recorded.take("values", never)
+
+
+def test_notes_are_skipped() -> None:
+    journal = Journal.create(None, {})
+    journal.append({"kind": "override", "changed": {}})
+    journal.append({"kind": "end"})
+    assert journal.copy().next == "end"

@@ -1,4 +1,4 @@
-"""What is said before the budget is spent: of known problems, counted, journaled, and without effect on the weights."""
+"""Preflight: right on problems with a known signal, counted, journaled, and without effect on the weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_signal_is_what_two_batches_share(noise: float, rule: Any, monkeypatch: 
     assert seen.signal_share == pytest.approx(right, abs=0.2)
 
 
-def test_a_run_without_signal_is_told_so() -> None:
+def test_a_run_without_signal_is_warned() -> None:
     made = bench(30.0)
     ahead = Preflight(made.space, made.oracle, made.batches, 1000.0, lambda: 2)
     report = ahead(made.optimizer, None, 9)
@@ -80,7 +80,7 @@ def test_a_run_without_signal_is_told_so() -> None:
     assert preflight_lines(clear)[1] == "expected signal over 900 steps: 30x the noise"
 
 
-def test_flat_objectives_are_seen_and_a_wider_scale_is_tried() -> None:
+def test_flat_objectives_are_detected_and_a_wider_scale_is_tried() -> None:
     made = bench(0.0)
     evaluate = made.oracle._evaluate
     made.oracle._evaluate = lambda rows: Score(round(evaluate(rows).value * 2))
@@ -98,7 +98,7 @@ def test_flat_objectives_are_seen_and_a_wider_scale_is_tried() -> None:
     assert "no signal" in preflight_lines(report)[0]
 
 
-def test_a_line_is_read_as_it_was_written_and_with_a_text_for_the_user() -> None:
+def test_journal_lines_round_trip_and_may_hold_a_text() -> None:
     report = PreflightDone(4, 16, 100, 0.5, 0.25, 2.5, 0.01, 0.04, 0.1, 0.9, 0.8)
     assert preflight.from_line(preflight.to_line(report)) == report
     assert preflight.from_line(preflight.to_line(PreflightDone(failed="no"))) == PreflightDone(failed="no")
@@ -106,7 +106,7 @@ def test_a_line_is_read_as_it_was_written_and_with_a_text_for_the_user() -> None
     assert preflight.from_line(older) == PreflightDone(directions=4, zero_share=0.5)
 
 
-def test_a_small_budget_is_not_spent_on_it() -> None:
+def test_a_small_budget_has_no_preflight() -> None:
     made = bench(0.0)
     assert Preflight(made.space, made.oracle, made.batches, 200.0, lambda: 2)(made.optimizer, None, 100) is None
     assert made.calls == 0
@@ -118,7 +118,9 @@ def options(tiny_encoder: Path, toy: Path, out: Path, **more: Any) -> dict[str, 
     return {**model, **rule, "objective": "cross-entropy", "max_evals": 240, "output_dir": str(out), **more}
 
 
-def test_a_whole_run(tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_journals_the_preflight_and_resumes(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(preflight, "SHARE", 0.1)
     events: list[PreflightDone] = []
     result = zotune.fit(

@@ -1,4 +1,4 @@
-"""Runs whose steps are far too large: seen on the selection rows, undone, gone on with smaller ones; and replayed."""
+"""Rollback: runs with far too large steps restore the best checkpoint, continue with smaller steps, and replay."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from zotune.types import Score
 
 
 @pytest.fixture
-def ruinous(tiny_encoder: Path, toy: Path, tmp_path: Path) -> dict[str, Any]:
-    """A learning rate at which nothing survives."""
+def diverging(tiny_encoder: Path, toy: Path, tmp_path: Path) -> dict[str, Any]:
+    """A learning rate at which every run diverges."""
     model = {"model": str(tiny_encoder), "dataset": str(toy), "labels": "awful film,lovely film", "tune": "all"}
     rule = {"optimizer": "mezo", "learning_rate": 1.0, "eps": 0.01, "batch_size": 8, "max_steps": 12, "eval_steps": 2}
     return {**model, **rule, "output_dir": str(tmp_path / "out")}
@@ -33,13 +33,15 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("objective", ["cross-entropy", "f1"])
-def test_a_ruined_run_goes_back_and_says_so(ruinous: Any, tmp_path: Path, tiny_encoder: Path, objective: str) -> None:
+def test_a_diverged_run_restores_the_best_weights(
+    diverging: Any, tmp_path: Path, tiny_encoder: Path, objective: str
+) -> None:
     events: list[RolledBack] = []
     result = zotune.fit(
         objective=objective,
         rollback=1.0,
         emit=lambda event: events.append(event) if isinstance(event, RolledBack) else None,
-        **ruinous,
+        **diverging,
     )
     found = lines(tmp_path / "out", "rollback")
     assert found
@@ -52,8 +54,8 @@ def test_a_ruined_run_goes_back_and_says_so(ruinous: Any, tmp_path: Path, tiny_e
         assert all(torch.equal(x, kept[n]) for n, x in load_file(tiny_encoder / "model.safetensors").items())
 
 
-def test_an_undone_run_resumes_to_the_same_bits(ruinous: Any, tmp_path: Path) -> None:
-    zotune.fit(objective="cross-entropy", rollback=1.0, **ruinous)
+def test_a_run_with_a_rollback_resumes_to_the_same_bits(diverging: Any, tmp_path: Path) -> None:
+    zotune.fit(objective="cross-entropy", rollback=1.0, **diverging)
     whole = (tmp_path / "out/journal.jsonl").read_bytes()
     texts = whole.splitlines(keepends=True)
     places = [i for i, text in enumerate(texts) if json.loads(text)["body"]["kind"] == "rollback"]
@@ -62,16 +64,16 @@ def test_an_undone_run_resumes_to_the_same_bits(ruinous: Any, tmp_path: Path) ->
         folder = tmp_path / f"cut{k}"
         folder.mkdir()
         (folder / "journal.jsonl").write_bytes(b"".join(texts[:k]))
-        zotune.fit(objective="cross-entropy", rollback=1.0, resume="last", **{**ruinous, "output_dir": str(folder)})
+        zotune.fit(objective="cross-entropy", rollback=1.0, resume="last", **{**diverging, "output_dir": str(folder)})
         assert (folder / "journal.jsonl").read_bytes() == whole
         assert (folder / "model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
 
 
-def test_never(ruinous: Any, tmp_path: Path) -> None:
-    zotune.fit(objective="cross-entropy", rollback=0.0, **ruinous)
+def test_rollback_0_switches_it_off(diverging: Any, tmp_path: Path) -> None:
+    zotune.fit(objective="cross-entropy", rollback=0.0, **diverging)
     assert lines(tmp_path / "out", "rollback") == []
     with pytest.raises(OptionError, match="--rollback"):
-        zotune.fit(rollback=-1.0, **ruinous)
+        zotune.fit(rollback=-1.0, **diverging)
 
 
 def test_the_deficit_is_in_paired_standard_errors() -> None:
@@ -94,9 +96,9 @@ def test_the_deficit_is_in_paired_standard_errors() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["mezo", "auto", "mezo-momentum"])
-def test_an_undone_run_is_rebuilt_from_its_journal(ruinous: Any, tmp_path: Path, optimizer: str) -> None:
-    """Also where the weights that are left are looked at on the way back (`auto`)."""
-    made = {**ruinous, "optimizer": optimizer, "rollback": 0.2, "guard": 0.0}
+def test_a_run_with_a_rollback_is_replayed_from_its_journal(diverging: Any, tmp_path: Path, optimizer: str) -> None:
+    """Also where interpolated weights are evaluated before the rollback (`auto`)."""
+    made = {**diverging, "optimizer": optimizer, "rollback": 0.2, "guard": 0.0}
     if optimizer == "auto":
         del made["learning_rate"], made["eps"]
         made["optimizer_args"] = {"cap": 300.0, "eps": 50.0}

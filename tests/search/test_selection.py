@@ -1,4 +1,4 @@
-"""At the end weights between the start and the last are looked at too; a replay and a resumed run see the same."""
+"""Selection: interpolated weights are evaluated at the end and before a rollback; replays and resumed runs agree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zotune.search.selection import best_weights
 
 @dataclass(frozen=True)
 class Straight:
-    """One way, at one pace, whatever the objective says."""
+    """Adds a constant to all weights in each step, whatever the objective returns."""
 
     pace: float = 0.25
     forwards: ClassVar[int] = 1
@@ -39,7 +39,7 @@ class Straight:
 
 
 def bench(best: float, journal: Journal | None = None, steps: int = 8) -> Bench:
-    """Eight steps of 0.25; the loss has its minimum `best` of the way."""
+    """Eight steps of 0.25. The loss is smallest at the share `best` between the base and the last weights."""
     module = Weights()
     start = module.flat().clone()
 
@@ -57,7 +57,7 @@ def _zero() -> Any:
 
 
 @pytest.mark.parametrize("best", [0.3, 0.5, 0.62, 0.9])
-def test_the_lowest_point_of_the_way_is_found(best: float) -> None:
+def test_the_share_with_the_smallest_loss_is_selected(best: float) -> None:
     run = bench(best)
     start = run.weights()
     run.run()
@@ -76,14 +76,14 @@ def test_the_lowest_point_of_the_way_is_found(best: float) -> None:
 
 
 @pytest.mark.parametrize("best", [-0.5, 0.0, 1.0, 1.5])
-def test_a_way_that_leads_nowhere_or_on_costs_one_look(best: float) -> None:
+def test_a_minimum_outside_costs_one_evaluation(best: float) -> None:
     run = bench(best).run()
     p = run.engine.progress
     assert (p.best_step, p.best_share) == ((0, 1.0) if best <= 0 else (8, 1.0))
     assert [x["share"] for x in run.journal.lines if x["kind"] == "between"] == [0.5]
 
 
-def test_ruined_weights_are_left_for_the_best_of_the_way() -> None:
+def test_a_rollback_restores_the_best_interpolated_weights() -> None:
     def made(journal: Journal | None = None) -> Bench:
         run = bench(0.2, journal)
         evaluate, run.engine.settings.eval_steps = run.engine.hooks.validate, 4
@@ -111,7 +111,7 @@ def test_ruined_weights_are_left_for_the_best_of_the_way() -> None:
         assert same(again.weights(), run.weights())
 
 
-def test_only_where_it_is_wanted() -> None:
+def test_interpolation_can_be_switched_off() -> None:
     made = bench(0.5)
     made.engine.settings.interpolate = False
     assert [x for x in made.run().journal.lines if x["kind"] == "between"] == []
@@ -124,7 +124,7 @@ def test_half_precision_is_rounded_once() -> None:
     assert torch.equal(found, (x.float() + (y.float() - x.float()) * 0.3).bfloat16())
 
 
-def test_a_module_ends_with_the_best_of_the_way() -> None:
+def test_the_tuner_loads_the_best_interpolated_weights() -> None:
     module = Weights()
     start = module.flat().clone()
 
@@ -136,7 +136,7 @@ def test_a_module_ends_with_the_best_of_the_way() -> None:
     assert torch.allclose(module.flat(), start + 0.5, atol=0.01)
 
 
-def test_a_run_keeps_what_it_found(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_best_interpolated_weights(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "model": str(tiny_encoder),
         "dataset": str(toy),
@@ -164,7 +164,7 @@ def test_a_run_keeps_what_it_found(tiny_encoder: Path, toy: Path, tmp_path: Path
 
 
 def straight(model: Path, data: Path, best: float) -> dict[str, Any]:
-    """A run that goes straight on, with an objective that is best so far from the start."""
+    """A run in a straight line, with an objective that is best at a distance from the base model."""
     start: list[float] = []
 
     def near(model: Any) -> float:
@@ -183,10 +183,10 @@ def straight(model: Path, data: Path, best: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("best", [0.3, -1.0])
-def test_a_run_killed_after_its_last_checkpoint_goes_on(
+def test_a_run_killed_after_its_last_checkpoint_resumes(
     tiny_encoder: Path, toy: Path, tmp_path: Path, best: float
 ) -> None:
-    """That one was written after the look back; what is left to do is its end, and the judging."""
+    """That checkpoint was written after the interpolation; the end line and the test score are left to do."""
     made = {**straight(tiny_encoder, toy, best), "max_steps": 4, "eval_steps": 3, "rollback": 0.0}
     zotune.fit(output_dir=str(tmp_path / "out"), **made)
     texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -203,10 +203,10 @@ def test_a_run_killed_after_its_last_checkpoint_goes_on(
     assert (longer.reason, longer.steps) == ("done", 6)
 
 
-def test_every_checkpoint_of_a_run_that_was_ruined_goes_on(
+def test_every_checkpoint_of_a_run_with_a_rollback_resumes(
     tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the one that was written on the way back, before the weights were left."""
+    """Also the checkpoint that was written before the rollback."""
     monkeypatch.setattr(Validation, "_diverged", lambda self, outputs, score, kl: "far" if score.value < -0.2 else "")
     made = straight(tiny_encoder, toy, 0.4) | {"max_steps": 8, "eval_steps": 4, "guard": 0.0}
     made |= {"save_steps": 2, "save_total_limit": 99}
