@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from zotune_optimizers import es, meazo, mezo, mezo_adam, zo_sgd
+from zotune_optimizers import es, meazo, mezo, mezo_adam, mezo_momentum, zo_sgd
 
 import zotune
 from zotune.bench.workbench import Bench, same
@@ -31,7 +31,7 @@ def calibration(bench: Bench, **more: Any) -> Calibration:
     )  # fmt: skip
 
 
-RULES = [mezo.MeZO, mezo_adam.MeZOMomentum, mezo_adam.MeZOAdam, meazo.MEAZO, zo_sgd.ZOSign, es.ES]
+RULES = [mezo.MeZO, mezo_momentum.MeZOMomentum, mezo_adam.MeZOAdam, meazo.MEAZO, zo_sgd.ZOSign, es.ES]
 
 
 @pytest.mark.parametrize("rule", RULES)
