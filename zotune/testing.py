@@ -6,8 +6,8 @@
         def optimizer(self):
             return Mine(lr=1e-2)
 
-The same classes test every optimizer and objective that ships with zotune, found by discovery. They need pytest, and
-nothing but torch besides.
+The same classes test every optimizer and objective that ships with zotune. They need pytest, and of zotune's
+dependencies torch alone.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from zotune.events import RolledBack
 from zotune.scoring.objective import wrap
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
+from zotune.search.limits import cost_of
 from zotune.search.progress import ValidationResult
 from zotune.types import Optimizer, Score
 
 
 class OptimizerContract:
-    """Every optimizer keeps this: the invariants of the numeric core, each as a test.
+    """The invariants that every optimizer keeps, each as a test.
 
-    Override `optimizer` to give an instance with settings that move a tiny model (weights near 0.3); it is called anew
-    for each test.
+    Override `optimizer`: it returns an instance with settings that move a tiny model, whose weights are near 0.3. It is
+    called again for each test.
     """
 
     steps = 6
@@ -49,7 +50,8 @@ class OptimizerContract:
         raise NotImplementedError
 
     def reference(self, first: FirstStep) -> Mapping[str, Any] | None:
-        """The weights after the first step, in numpy float64, written again from the paper. None: not said here."""
+        """The weights after the first step by tensor name, computed in numpy float64 from the paper's equations; None:
+        no reference."""
         return None
 
     def bench(self, **options: Any) -> Bench:
@@ -76,7 +78,7 @@ class OptimizerContract:
         assert same(compiled.weights(), self.bench(steps=3).run().weights())
         assert compiled.space.kernels.recompilations == 0
 
-    def test_probing_changes_no_bit(self) -> None:
+    def test_evaluating_points_changes_no_bit(self) -> None:
         bench = self.bench()
         digests = [bench.space.digest()]
         assign = bench.space.assign
@@ -99,24 +101,15 @@ class OptimizerContract:
         assert bench.engine.progress.dropped == 1
         assert same(first.weights(), bench.weights()), "a dropped step changed the weights"
 
-    def test_an_interrupt_while_probing_leaves_every_bit(self) -> None:
+    def test_an_interrupt_during_an_evaluation_leaves_every_bit(self) -> None:
         first = self.bench(steps=1).run()
-        count = first.calls
-        bench = self.bench(steps=2)
-        evaluate = bench.oracle._evaluate
-
-        def interrupted(indices: Sequence[int]) -> Score:
-            if bench.calls == count:
-                raise KeyboardInterrupt
-            return evaluate(indices)
-
-        bench.oracle._evaluate = interrupted
-        stopped = False
+        bench = self.bench(steps=2, interrupt_after=first.calls)
+        interrupted = False
         try:
             bench.run()
-        except KeyboardInterrupt:  # where the second step asks for its first evaluation
-            stopped = True
-        assert stopped, "the second step asked for no evaluation"
+        except KeyboardInterrupt:  # at the second step's first evaluation
+            interrupted = True
+        assert interrupted, "the second step asked for no evaluation"
         assert same(first.weights(), bench.weights()), "an interrupted step changed the weights"
 
     def test_replay_needs_no_forward_and_gives_the_same_bits(self) -> None:
@@ -143,19 +136,19 @@ class OptimizerContract:
             x for x in rest.journal.lines if x["kind"] == "step"
         ]
 
-    def test_ruined_weights_are_left_and_the_next_step_is_smaller(self) -> None:
-        for best in (0, 1):  # to go back to: the start, or a step with a state of its own
-            run, seen = self._ruined(best, None)
+    def test_diverged_weights_are_restored_and_the_next_step_is_smaller(self) -> None:
+        for best in (0, 1):  # the base model, or a step with a state of its own
+            run, seen = self._diverged(best, None)
             (line,) = [x for x in run.journal.lines if x["kind"] == "rollback"]
             assert (line["step"], line["to"], line["damping"]) == (best + 1, best, 0.25)
-            assert same(seen[best], seen[best + 2]), "it did not go back"
+            assert same(seen[best], seen[best + 2]), "the best weights were not restored"
             journal = Journal.of(run.journal.lines)
-            again, _ = self._ruined(best, journal)
+            again, _ = self._diverged(best, journal)
             assert again.calls == 0
             assert same(run.weights(), again.weights())
 
-    def _ruined(self, best: int, journal: Journal | None) -> tuple[Bench, list[Any]]:
-        """A run that is best at a step and ruined at the next, and its weights at each assessment and rollback."""
+    def _diverged(self, best: int, journal: Journal | None) -> tuple[Bench, list[Any]]:
+        """A run whose best step is followed by one that diverged, and its weights at each validation and rollback."""
         bench = self.bench(steps=4, journal=journal)
         seen: list[Any] = []
 
@@ -186,19 +179,21 @@ class OptimizerContract:
         assert before[1] == random.getstate()
         assert before[2] == repr(np.random.get_state())
 
-    def test_forwards_counted_are_forwards_declared(self) -> None:
+    def test_evaluations_counted_are_evaluations_declared(self) -> None:
         bench = self.bench().run()
         assert bench.oracle.evaluations == bench.calls
         if declarations.declares_cost(bench.optimizer):
             steps = [line["evals"] for line in bench.journal.lines if line["kind"] == "step"]
             costs = [b - a for a, b in itertools.pairwise(steps)]
-            declared = [bench.engine._cost(t, t / self.steps) for t in range(1, self.steps)]
-            assert costs == declared, f"declares {declared} forwards a step, used {costs}"
+            declared = [
+                cost_of(bench.optimizer, bench.space, bench.batches, t, t / self.steps) for t in range(1, self.steps)
+            ]
+            assert costs == declared, f"declares {declared} evaluations a step, used {costs}"
 
-    def test_budget_in_forwards_is_kept(self) -> None:
+    def test_a_budget_in_evaluations_is_kept(self) -> None:
         bench = self.bench(evals=17).run()
-        known = declarations.declares_cost(bench.optimizer)
-        slack = 0 if known else 16
+        declared = declarations.declares_cost(bench.optimizer)
+        slack = 0 if declared else 16
         assert bench.calls <= 17 + slack or bench.engine.progress.step == 0
 
     def test_fields_declared_are_fields_stored(self) -> None:
@@ -208,15 +203,15 @@ class OptimizerContract:
         )
 
     def test_one_step_equals_the_reference(self) -> None:
-        """Where `reference` gives one: in float64, at 1e-12."""
+        """In float64, at 1e-12; nothing where `reference` returns None."""
         bench = self.bench(dtype=torch.float64, steps=1)
         start = {n: p.numpy().copy() for n, p in bench.weights().items()}
         new = self.reference(FirstStep(bench, start))
         if new is None:
             return
-        found = bench.run().weights()
+        actual = bench.run().weights()
         for name, expected in new.items():
-            torch.testing.assert_close(found[name], torch.as_tensor(expected), rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(actual[name], torch.as_tensor(expected), rtol=1e-12, atol=1e-13)
 
     def test_it_converges_on_four_small_problems(self) -> None:
         for name, problem in PROBLEMS.items():
@@ -228,7 +223,7 @@ class OptimizerContract:
             assert end < start - 0.05 * abs(start), f"{name}: {start:.3g} at the start, {end:.3g} at the end"
 
     def test_memory_stays_within_what_is_declared(self) -> None:
-        """Tensors alive at one time during steps: scratch or a copy, the declared fields, and chunks."""
+        """Bytes of tensors alive at one time in a step: scratch or a copy, the declared fields, and chunks."""
         module = Weights(100 * 256)  # more than a chunk's temporaries by far
 
         def evaluate(indices: Sequence[int]) -> Score:
@@ -246,7 +241,7 @@ class OptimizerContract:
         held, losses = tuple(range(18, 24)), []
 
         def assess(bench: Bench) -> float:
-            losses.append(bench._loss(held).value)
+            losses.append(bench.loss(held).value)
             return losses[-1]
 
         bench = self.bench(assess=assess).run()
@@ -256,7 +251,7 @@ class OptimizerContract:
         space = Space(module, 0)
         space.load(bench.store.weights(best))
         again = Bench(self.optimizer(), module=module)
-        assert again._loss(held).value == losses[best]
+        assert again.loss(held).value == losses[best]
 
     def test_state_survives_json(self) -> None:
         from zotune.core import state_codec as states
@@ -268,13 +263,13 @@ class OptimizerContract:
 
 
 class ObjectiveContract:
-    """Every objective that scores classifications keeps this. Override `objective`."""
+    """What every objective that scores classifications keeps. Override `objective`."""
 
     def objective(self) -> Callable[..., Any]:
         raise NotImplementedError
 
     def inputs(self, rows: int = 12, right: float = 0.5) -> dict[str, Any]:
-        """What a three-class task gives: about `right` of the predictions are right."""
+        """The inputs of a task with three classes. right: share of the predictions that are right, about."""
         labels = [i % 3 for i in range(rows)]
         predictions = [y if (i * 37 % 100) < 100 * right else (y + 1) % 3 for i, y in enumerate(labels)]
         logits = torch.full((rows, 3), -1.0)

@@ -115,7 +115,7 @@ def test_numpy_net_is_the_torch_net() -> None:
     with torch.no_grad():
         torch_logits = bench.module(data()[0]).numpy()
     np.testing.assert_allclose(net(weights, data()[0].numpy()), torch_logits, rtol=1e-10)
-    assert loss(weights, tuple(range(24))) == pytest.approx(bench._loss(range(24)).value, rel=1e-6)
+    assert loss(weights, tuple(range(24))) == pytest.approx(bench.loss(range(24)).value, rel=1e-6)
 
 
 @pytest.mark.parametrize(

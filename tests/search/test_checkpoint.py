@@ -21,7 +21,7 @@ STEPS, EVERY = 8, 2
 def bench(folder: Path, journal: Journal) -> Bench:
     from zotune_optimizers.zo_adamu import ZOAdaMU
 
-    made = Bench(ZOAdaMU(lr=1e-2, eps=1e-2), steps=STEPS, journal=journal, assess=lambda b: b._loss(range(6)).value)
+    made = Bench(ZOAdaMU(lr=1e-2, eps=1e-2), steps=STEPS, journal=journal, assess=lambda b: b.loss(range(6)).value)
     made.engine.settings.eval_steps = made.engine.settings.save_steps = EVERY
     start = made.weights()
     made.engine.store = checkpoint.FolderStore(folder, 2, lambda: start)

@@ -66,7 +66,8 @@ def data() -> tuple[Tensor, Tensor]:
 class Bench:
     """One optimizer in an engine, by default on the cross-entropy of TinyNet on 24 rows in batches of 6.
 
-    fail_at: evaluations, counted from 1, that raise ObjectiveError. assess: the validation loss, computed after every
+    fail_at: evaluations, counted from 1, that raise ObjectiveError. interrupt_after: so many evaluations, the next one
+    raises KeyboardInterrupt. assess: the validation loss, computed after every
     step. calls: evaluations so far.
     """
 
@@ -82,18 +83,20 @@ class Bench:
         evaluate: Callable[[Sequence[int]], Score] | None = None,
         select: Callable[[Any], bool] | None = None,
         fail_at: frozenset[int] = frozenset(),
+        interrupt_after: int | None = None,
         journal: Journal | None = None,
         evals: int | None = None,
         compile: bool = False,
         assess: Callable[[Bench], float] | None = None,
     ) -> None:
         self.module = TinyNet(dtype) if module is None else module
-        self.optimizer, self.calls, self.fail_at = optimizer, 0, fail_at
+        self.optimizer, self.calls = optimizer, 0
+        self.fail_at, self.interrupt_after = fail_at, interrupt_after
         self.space = Space(self.module, seed, select, chunk, compile)
         self.batches = Batches(ROWS, 6, seed)
         self.oracle = Oracle(
             self.space,
-            self._counted(evaluate or self._loss),
+            self._counted(evaluate or self.loss),
             self.batches,
             "minimize",
             retries=0,
@@ -118,6 +121,8 @@ class Bench:
 
     def _counted(self, evaluate: Callable[[Sequence[int]], Score]) -> Callable[[Sequence[int]], Score]:
         def run(indices: Sequence[int]) -> Score:
+            if self.calls == self.interrupt_after:
+                raise KeyboardInterrupt
             self.calls += -(-len(indices) // self.batches.size)
             if self.calls in self.fail_at:
                 raise ObjectiveError("this evaluation fails on purpose")
@@ -126,7 +131,8 @@ class Bench:
         return run
 
     @torch.no_grad()
-    def _loss(self, indices: Sequence[int]) -> Score:
+    def loss(self, indices: Sequence[int]) -> Score:
+        """The cross-entropy of the module as it is on these rows."""
         x, y = data()
         rows = torch.tensor(list(indices))
         logits = self.module(x[rows])
@@ -206,7 +212,7 @@ class FirstStep:
         module = copy.deepcopy(self.bench.module)
         space = Space(module, 0)
         space.load({n: torch.as_tensor(w) for n, w in weights.items()})
-        return Bench(self.bench.optimizer, module=module)._loss(self.bench.batches.at(0, draw).rows).value
+        return Bench(self.bench.optimizer, module=module).loss(self.bench.batches.at(0, draw).rows).value
 
 
 class Discard(checkpoint.MemoryStore):

@@ -24,6 +24,7 @@ from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.data.templates import FilledTemplate, Template
 from zotune.errors import ModelError, OptionError
+from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel
 from zotune.tasks.forward import Forward, Tokens, fitted
 
@@ -271,7 +272,7 @@ class Worded(Choosing):
         self._keeps = loaded.accepts("logits_to_keep")
         if loaded.head == "masked" and loaded.tokenizer.mask_token_id is None:
             raise ModelError(f"{loaded.source} has no mask token", hint="--head causal, or another model")
-        if loaded.head == "masked" and not getattr(loaded.tokenizer, "is_fast", False):
+        if loaded.head == "masked" and not config_value(loaded.tokenizer, "is_fast", False):
             raise ModelError(f"{loaded.source}: label words at masks need a fast tokenizer")
 
     def rows(self, records: Sequence[Record]) -> Rows:

@@ -21,6 +21,7 @@ from zotune.data.task import TaskSpec
 from zotune.data.tokenization import PromptTokenizer
 from zotune.distributed import ALONE
 from zotune.errors import OutOfMemory
+from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.frozen_prefix import Prefix, find_blocks
 
@@ -50,11 +51,11 @@ class Forward:
         self.tell: Callable[[str], None] = lambda text: None
         self._rows = 1  # of the pass under way
         config = loaded.config
-        limits = [max_length, getattr(loaded.tokenizer, "model_max_length", None), loaded.context_length]
+        limits = [max_length, config_value(loaded.tokenizer, "model_max_length"), loaded.context_length]
         self.max_length = min(x for x in limits if isinstance(x, int) and x > 0) - loaded.virtual_tokens
         self.coder = PromptTokenizer(loaded.tokenizer, self.max_length, spec.cut)
         self.coder.pad = loaded.pad_token_id
-        several = (getattr(config, "type_vocab_size", None) or 0) > 1  # GPT-2 would take words as types
+        several = (config_value(config, "type_vocab_size") or 0) > 1  # GPT-2 would take words as types
         self.coder.typed = self.coder.typed and several and loaded.accepts("token_type_ids")
         self.prefix: Prefix | None = None
 

@@ -21,6 +21,7 @@ from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.data.templates import SHOTS, FilledTemplate
 from zotune.errors import DataError, ModelError, OptionError
+from zotune.models.configuration import config_value
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
 from zotune.models.library_calls import quiet
 from zotune.tasks.classification import Option, Rows, Worded
@@ -114,7 +115,7 @@ class Generating(Worded):
         try:
             said: str = self.loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # templates raise errors of their own
-            if not getattr(self.loaded.tokenizer, "chat_template", None):
+            if not config_value(self.loaded.tokenizer, "chat_template"):
                 raise ModelError(
                     f"{self.loaded.source} has no chat template for {'--system' if self.spec.system else '`messages`'}",
                     hint="use `prompt` and `completion`",
