@@ -291,9 +291,9 @@ class ObjectiveContract:
         }
 
     def score(self, **options: Any) -> Score:
-        goal = wrap(self.objective(), "under-test")
+        objective = wrap(self.objective(), "under-test")
         inputs = self.inputs(**options)
-        return goal.score(len(inputs["labels"]), inputs)
+        return objective.score(len(inputs["labels"]), inputs)
 
     def test_it_gives_a_finite_number_or_one_for_each_row(self) -> None:
         score = self.score()
@@ -303,8 +303,8 @@ class ObjectiveContract:
         assert self.score() == self.score()
 
     def test_better_predictions_score_better(self) -> None:
-        goal = wrap(self.objective(), "under-test")
-        sign = 1 if goal.direction == "maximize" else -1
+        objective = wrap(self.objective(), "under-test")
+        sign = 1 if objective.direction == "maximize" else -1
         assert sign * self.score(right=1.0).value > sign * self.score(right=0.3).value
 
     def test_one_row_is_enough(self) -> None:
