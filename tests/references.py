@@ -1,4 +1,4 @@
-"""What the papers' formulas are checked on: numpy in float64, written again, with the product's noise alone."""
+"""Plain references in numpy and float64 of the papers' formulas. They share with zotune the noise, and nothing else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def quadratic(weights: dict[str, np.ndarray], rows: tuple[int, ...]) -> float:
 
 
 class Reference:
-    """θ as numpy arrays, noise from the product, everything else written again."""
+    """θ as numpy arrays, with zotune's noise; all else is written again."""
 
     def __init__(self, optimizer: Any, seed: int = 2, steps: int = 5) -> None:
         def evaluate(indices: Any) -> Any:
@@ -82,7 +82,7 @@ def load(name: str, **options: Any) -> Any:
 
 
 class Flat(Reference):
-    """The same with all weights in one vector, x, so that a reference reads as its paper does."""
+    """A reference with all weights in one vector x, so that it reads as its paper does."""
 
     def __init__(self, name: str, steps: int = 5, **options: Any) -> None:
         super().__init__(load(name, **options), steps=steps)
@@ -119,9 +119,9 @@ class Flat(Reference):
         return self.join({n: self.bench.space.fields[path][n].numpy() for n in self.spans})
 
     def ends_at(self, x: Vector, **fields: Vector) -> None:
-        """The product's own run ends at these weights and fields."""
+        """Run the optimizer, and compare its weights and fields with these."""
         self.bench.run()
-        found = self.join({n: p.detach().numpy() for n, p in self.bench.space.params.items()})
-        np.testing.assert_allclose(found, x, rtol=1e-12, atol=1e-12)
+        weights = self.join({n: p.detach().numpy() for n, p in self.bench.space.params.items()})
+        np.testing.assert_allclose(weights, x, rtol=1e-12, atol=1e-12)
         for path, expected in fields.items():
             np.testing.assert_allclose(self.field(path), expected, rtol=1e-12, atol=1e-12)

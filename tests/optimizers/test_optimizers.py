@@ -1,9 +1,8 @@
-"""Every installed optimizer keeps the contract; ours equal float64 references written from their papers."""
+"""Every installed optimizer keeps the contract, refuses options out of range, and works in half precision."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -12,41 +11,38 @@ import torch
 from references import load, loss, net
 
 from zotune import plugins
-from zotune.cli.terminal import Terminal
 from zotune.errors import OptionError, UsageError
-from zotune.events import Initialized
 from zotune.plugin_options import parameters
-from zotune.testing import PROBLEMS, Bench, FirstStep, LiveTensors, OptimizerContract, data
+from zotune.testing import Bench, OptimizerContract, data
 
 TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "interval": 3}
 TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)", "vector_lr": 1e-2, "rank": 4}
-"""Options for tiny nets by name, whoever has them: the papers' defaults are for large models."""
-DEAR = {"grzo", "zo-svrg", "es"}
-"""Many forwards a step: fewer steps show the same."""
-OWN = {"grzo": {"lr": 2e-4}, "es": {"n": 8}, "mezo-modified": {"lr": 3e-3}}
-"""Where the same word means another size: GRZO divides η by 2σ, mezo-modified does not normalise d; thirty members take
-long."""
+"""Options for tiny nets, where an optimizer has them: the papers' defaults suit large models."""
+COSTLY = {"grzo", "zo-svrg", "es"}
+"""Many evaluations a step, so the tests take fewer steps."""
+OPTIONS = {"grzo": {"lr": 2e-4}, "es": {"n": 8}, "mezo-modified": {"lr": 3e-3}}
+"""Options by optimizer: grzo divides η by 2σ, mezo-modified does not normalise d, 30 members of es are slow."""
 
 
 def tiny(name: str) -> Any:
-    """An installed optimizer with options that move a tiny net; what needs no learning rate keeps its own."""
+    """An installed optimizer with options that suit a tiny net; one without a learning rate keeps its defaults."""
     target = plugins.default().find("optimizer", name).load()
     known = parameters(target)
     chosen = {k: v for k, v in TINY.items() if k in known} if {"lr", "lr1"} & set(known) else {}
-    return target(**(chosen | OWN.get(name, {})))
+    return target(**(chosen | OPTIONS.get(name, {})))
 
 
 @pytest.mark.parametrize("name", plugins.default().names("optimizer"))
 class TestEveryInstalledOptimizer(OptimizerContract):
     @pytest.fixture(autouse=True)
-    def _chosen(self, name: str) -> None:
-        self.name, self.long = name, 100 if name in DEAR else 200
+    def _configure(self, name: str) -> None:
+        self.name, self.long = name, 100 if name in COSTLY else 200
 
     def optimizer(self) -> Any:
         return tiny(self.name)
 
     def test_it_lowers_the_loss(self) -> None:
-        bench = self.bench(steps=300 if self.name not in DEAR else 100, seed=1)
+        bench = self.bench(steps=300 if self.name not in COSTLY else 100, seed=1)
         everything = range(24)
         start = bench.oracle._evaluate(everything).value
         bench.run()
@@ -69,44 +65,20 @@ class TestMomentumOfLowRank(OptimizerContract):
         return load("lozo", lr=1e-2, eps=1e-2, rank=2, interval=4, beta=0.9, window=8)
 
 
-def test_auto_stays_within_its_cap() -> None:
-    bench = Bench(load("auto", cap=0.1), steps=200).run()
-    assert math.sqrt(bench.engine.state.moved) <= 0.1 * 2.2
-
-
-def test_auto_moves_less_in_a_short_run() -> None:
-    """Signal adds up with the root of the steps: a quarter of the full number, half of the displacement."""
-    caps = {steps: Bench(load("auto"), steps=steps) for steps in (150, 600, 5000)}
-    for bench in caps.values():
-        bench.engine.hooks.stop = lambda bench=bench: bench.engine.progress.step == 1
-        bench.run()
-    assert [bench.engine.state.cap for bench in caps.values()] == [1.5, 3.0, 3.0]
-
-
-def test_auto_describes_its_calibration_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    events: list[Any] = []
-    bench = Bench(load("auto"), steps=1)
-    bench.engine.hooks.emit = events.append
-    bench.run()
-    (event,) = [e for e in events if isinstance(e, Initialized)]
-    numbers = dict(event.numbers)
-    assert numbers["groups"] == 5
-    assert numbers["perturbation scale"] == bench.engine.state.eps
-    assert numbers["displacement cap"] == bench.engine.state.cap
-    Terminal()(event)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("  optimizer: base loss ")
-    assert f", perturbation scale {bench.engine.state.eps:.4g}, " in line
-
-
 @pytest.mark.parametrize("numbers", [["a line"], {"scale": "large"}, 1.0])
 def test_a_description_holds_numbers_by_name(numbers: Any) -> None:
-    class Talks(Wanders):
+    class Describes:
+        def init(self, theta: Any) -> None:
+            return None
+
+        def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
+            return theta, None
+
         def describe(self, state: Any) -> Any:
             return numbers
 
-    with pytest.raises(UsageError, match="Talks: describe must return numbers by name, got"):
-        Bench(Talks(), steps=1).run()
+    with pytest.raises(UsageError, match="Describes: describe must return numbers by name, got"):
+        Bench(Describes(), steps=1).run()
 
 
 def test_numpy_net_is_the_torch_net() -> None:
@@ -119,7 +91,7 @@ def test_numpy_net_is_the_torch_net() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("mezo", {"lr": 0}, "lr must be positive, got 0"),
         ("mezo", {"eps": -1.0}, "eps must be positive"),
@@ -160,13 +132,13 @@ def test_numpy_net_is_the_torch_net() -> None:
         ("auto", {"bands": 0}, "bands"),
     ],
 )
-def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         load(name, **options)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "select", "said"),
+    ("name", "options", "select", "message"),
     [
         (
             "dizo",
@@ -183,9 +155,9 @@ def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], sa
     ],
 )
 def test_options_that_leave_nothing_to_do_are_refused(
-    name: str, options: dict[str, Any], select: Any, said: str
+    name: str, options: dict[str, Any], select: Any, message: str
 ) -> None:
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         Bench(load(name, **options), select=select).run()
 
 
@@ -221,12 +193,12 @@ def test_two_hundred_steps_of_the_real_encoder_in_half_precision(name: str, dtyp
         after = after[0] if isinstance(after, tuple) else after
         return [float((after.float() - 0.1).square().mean())] * len(batch)
 
-    made = load(name) if name in ("auto", "random-search") else tiny(name)
-    if "pattern" in parameters(type(made)):
-        made = dataclasses.replace(made, pattern="query|value")
-    known = {k: 1e-4 for k in ("lr", "lr1", "lr2") if k in parameters(type(made))}
+    optimizer = load(name) if name in ("auto", "random-search") else tiny(name)
+    if "pattern" in parameters(type(optimizer)):
+        optimizer = dataclasses.replace(optimizer, pattern="query|value")
+    known = {k: 1e-4 for k in ("lr", "lr1", "lr2") if k in parameters(type(optimizer))}
     block = encoder.encoder.layer[-1]
-    tuner = zotune.Tuner(block, loss, dataclasses.replace(made, **known), data=list(range(8)), batch_size=1)
+    tuner = zotune.Tuner(block, loss, dataclasses.replace(optimizer, **known), data=list(range(8)), batch_size=1)
     start = {n: p.clone() for n, p in block.named_parameters()}
     tuner.fit(max_steps=200, eval_steps=10**9)
     assert all(torch.isfinite(p).all() and p.dtype == dtype for p in block.parameters())
@@ -240,105 +212,3 @@ def test_half_precision_stays_finite(name: str, dtype: torch.dtype) -> None:
     bench = Bench(tiny(name), steps=100, dtype=dtype).run()
     assert all(torch.isfinite(p).all() for p in bench.weights().values())
     assert all(p.dtype == dtype for p in bench.weights().values())
-
-
-# -- the contract itself ----------------------------------------------------------------------------------------------
-
-
-def test_live_tensors_are_counted_until_they_die() -> None:
-    with LiveTensors() as live:
-        a = torch.zeros(1000)
-        b = a[10:]
-        assert live.live == 4000
-        c = a + 1
-        assert live.live == 8000
-        del a, c
-        assert live.live == 4000, "a view keeps its storage alive"
-        del b
-        assert live.live == 0
-    assert live.peak == 8000
-
-
-class Hoarder:
-    """Keeps a copy of the weights that it does not declare."""
-
-    def init(self, theta: Any) -> Any:
-        return {"copy": theta}
-
-    def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> Any:
-        z = at.normal()
-        up, down = oracle(theta + 0.01 * z, theta - 0.01 * z)
-        return theta - (up - down) * z, {"copy": theta}
-
-
-class HoarderContract(OptimizerContract):
-    def optimizer(self) -> Any:
-        return Hoarder()
-
-
-@pytest.mark.parametrize(
-    "test", ["test_memory_stays_within_what_is_declared", "test_fields_declared_are_fields_stored"]
-)
-def test_the_contract_finds_undeclared_memory(test: str) -> None:
-    with pytest.raises(AssertionError):
-        getattr(HoarderContract(), test)()
-
-
-class RightReference(OptimizerContract):
-    """The hook for a reference, on the smallest optimizer there is."""
-
-    def optimizer(self) -> Any:
-        return plugins.default().find("optimizer", "mezo").load()(lr=1e-2, eps=1e-2)
-
-    def reference(self, first: FirstStep) -> Any:
-        z = first.noise()
-        up, down = (first.loss({n: w + s * 1e-2 * z[n] for n, w in first.weights.items()}) for s in (1, -1))
-        return {n: w - 1e-2 * (up - down) / 2e-2 * z[n] for n, w in first.weights.items()}
-
-
-class WrongReference(RightReference):
-    def reference(self, first: FirstStep) -> Any:
-        return {n: w + 1e-9 for n, w in super().reference(first).items()}
-
-
-def test_the_contract_finds_a_step_that_is_not_its_paper() -> None:
-    RightReference().test_one_step_equals_the_reference()
-    with pytest.raises(AssertionError):
-        WrongReference().test_one_step_equals_the_reference()
-
-
-class Wanders:
-    """Goes by noise alone, as far a step as the signal could make it."""
-
-    forwards = 2
-
-    def init(self, theta: Any) -> None:
-        return None
-
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
-        z = at.normal()
-        oracle(theta + 0.01 * z, theta - 0.01 * z)
-        return theta + 1e-2 * at.normal(1), None
-
-
-class Climbs(Wanders):
-    """Takes the sign the wrong way round."""
-
-    def step(self, theta: Any, oracle: Any, state: None, at: Any) -> Any:
-        z = at.normal()
-        up, down = oracle(theta + 0.01 * z, theta - 0.01 * z)
-        return theta + 1e-2 * (up - down) / 0.02 * z, None
-
-
-@pytest.mark.parametrize("kind", [Wanders, Climbs])
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_the_contract_finds_what_does_not_converge(
-    kind: type[Wanders], problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Contract(OptimizerContract):
-        def optimizer(self) -> Any:
-            return kind()
-
-    monkeypatch.setattr("zotune.testing.PROBLEMS", {problem: PROBLEMS[problem]})
-    with pytest.raises(AssertionError, match=problem):
-        Contract().test_it_converges_on_four_small_problems()
