@@ -190,7 +190,7 @@ value = 3
         (["--device", "cuda:7"], 2, "is not available"),
         (["--dtype", "int8"], 2, "--dtype must be one of"),
         (["--config", "bad.yaml"], 2, "unknown key 'objectiv' (did you mean 'objective'?)"),
-        (["--column", "text"], 2, "--column takes wanted=found"),
+        (["--column", "text"], 2, "--column takes FIELD=COLUMN"),
         (["--k-per-class", "99"], 2, "99"),
         (["--train-size", "9999"], 2, "9999"),
         (["--peft", "lorra"], 2, "--peft must be none, lora or prefix, got 'lorra'"),

@@ -805,7 +805,7 @@ def test_check_values(check: Callable[..., tuple[int, Any]], data: Path) -> None
     code, said = check("goals:moody", json_=False)
     assert code == 0
     assert "repeatable  NO" in said
-    assert "does not say the same twice" in said
+    assert "the same rows got another score" in said
     _, both = check("goals:good", "length", more=("--weight", "1,0.5"))
     value = both["parts"][next(k for k in both["parts"] if k.endswith("good"))] - 0.5 * both["parts"]["length"]
     assert both["value"] == pytest.approx(value)
