@@ -22,7 +22,7 @@ from zotune import config
 from zotune.events import ignore
 from zotune.runs.plan import plan
 from zotune.runs.session import Session
-from zotune.tasks.prompt_cache import common
+from zotune.tasks.prompt_cache import common_prefix_length
 
 STORY = "Once upon a time there was a little girl who liked to play in the park with her dog and her friends. "
 ROWS = 16
@@ -40,12 +40,12 @@ def measure(words: int, new: int, rounds: int, threads: int, home: Path) -> tupl
     times: dict[bool, list[float]] = {False: [], True: []}
     for k in range(-1, rounds):
         for once in times:
-            session.task.prompts.possible = once
+            session.task.prompts.supported = once
             began = time.perf_counter()
             session.task.generate(prompts)
             if k >= 0:
                 times[once].append(time.perf_counter() - began)
-    return common(prompts), statistics.median(times[False]), statistics.median(times[True])
+    return common_prefix_length(prompts), statistics.median(times[False]), statistics.median(times[True])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -63,7 +63,7 @@ def measure(options: dict[str, Any], directions: int, rows: int, seed: int) -> d
     def score(outputs: dict[str, Any], chosen: list[int]) -> float:
         columns = {k: v for k, v in outputs.items() if k != "model"}
         some = {k: v[chosen] if isinstance(v, torch.Tensor) else [v[i] for i in chosen] for k, v in columns.items()}
-        drawn = task.sampled(train, chosen, some["logits"], session.signal.smooth)
+        drawn = task.sample_predictions(train, chosen, some["logits"], session.signal.smooth)
         return mean_score([goal.score(len(chosen), some | one) for one in drawn]).value
 
     state = initial_state(session.plan.optimizer, space, session.oracle, at(-1))

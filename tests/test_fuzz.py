@@ -46,7 +46,7 @@ from zotune.humans.ratings import Question, Ratings
 from zotune.models.model_files import find_model
 from zotune.runs import evaluate
 from zotune.search.journal import Journal, Tape
-from zotune.tasks import task_spec
+from zotune.tasks import resolve_task
 from zotune.yaml_file import write_yaml
 
 EXAMPLES = int(os.environ.get("ZOTUNE_FUZZ", "100"))
@@ -290,7 +290,7 @@ def use(path: Path, cfg: RunConfig) -> None:
     splits = load_splits(path, seed=0, limit=cfg.limit, k_per_class=cfg.k_per_class, columns=cfg.columns)
     json.dumps(splits.train, default=str)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    _, spec, found = task_spec.resolve(cfg, task_spec.read(cfg.task), parts)
+    _, spec, found = resolve_task.resolve(cfg, resolve_task.parse_task(cfg.task), parts)
     for rows in found.values():
         for row in rows:
             spec.references(row)

@@ -133,8 +133,8 @@ def test_weights_are_untouched_where_scoring_fails(tiny_llama: Path, prompts: di
         ask(it)
     assert it.space.digest() == before
     assert all(p.data_ptr() == data[n] for n, p in it.space.params.items())
-    assert it.task.forward.together is not None
-    assert it.task.forward.together.count == 1
+    assert it.task.forward.joint is not None
+    assert it.task.forward.joint.count == 1
 
 
 def test_a_failing_score_is_retried(tiny_llama: Path, prompts: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def llama(monkeypatch: pytest.MonkeyPatch) -> Injector:
     return Injector(monkeypatch, LlamaMLP, 10**6)
 
 
-def task_of(folder: Path, kind: str, micro: int = 16, **more: Any) -> tuple[build.Task, build.Rows]:
+def task_of(folder: Path, kind: str, micro: int = 16, **more: Any) -> tuple[build.Task, build.EncodedRows]:
     """A task on ten rows."""
     found = find_model(str(folder))
     classes = Classes(("0", "1"), ("bad", "good")) if kind == "classification" else None
@@ -85,10 +85,10 @@ def test_rows_are_halved_until_they_fit_with_one_note(
     task, coded = task_of(tiny_encoder, "classification")
     whole = task.logits(coded, range(10))
     said: list[str] = []
-    task.forward.tell = said.append
+    task.forward.report = said.append
     bert.most, bert.error = 3, error
     torch.testing.assert_close(task.logits(coded, range(10)), whole, rtol=1e-5, atol=1e-5)
-    assert (bert.refused, task.forward.micro) == (2, 2)  # 10 rows, 5, 2
+    assert (bert.refused, task.forward.micro_batch) == (2, 2)  # 10 rows, 5, 2
     assert said == ["out of memory: 2 rows a forward pass from here (--eval-batch-size 2)"]
     task.logits(coded, range(10))
     assert (bert.refused, len(said)) == (2, 1)
@@ -99,7 +99,7 @@ def test_other_errors_are_not_swallowed(tiny_encoder: Path, bert: Injector) -> N
     bert.most, bert.error = 3, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="mat1"):
         task.logits(coded, range(10))
-    assert (bert.refused, task.forward.micro) == (1, 16)
+    assert (bert.refused, task.forward.micro_batch) == (1, 16)
 
 
 def test_a_single_row_that_does_not_fit_is_one_line_with_advice(tiny_encoder: Path, bert: Injector) -> None:
@@ -110,7 +110,7 @@ def test_a_single_row_that_does_not_fit_is_one_line_with_advice(tiny_encoder: Pa
     ) as failed:
         task.logits(coded, range(10))
     assert "\n" not in str(failed.value)
-    assert task.forward.micro == 1
+    assert task.forward.micro_batch == 1
 
 
 def test_memory_of_a_failed_pass_is_free_in_the_next(tiny_encoder: Path, bert: Injector) -> None:
@@ -158,7 +158,7 @@ def test_label_words_and_generated_text_are_unchanged(tiny_llama: Path, llama: I
     said = task.outputs(coded, range(10), frozenset({"completions", "losses"}))
     llama.most = 3
     again = task.outputs(coded, range(10), frozenset({"completions", "losses"}))
-    assert (again["completions"], task.forward.micro) == (said["completions"], 2)
+    assert (again["completions"], task.forward.micro_batch) == (said["completions"], 2)
     assert again["losses"] == pytest.approx(said["losses"], rel=1e-5)
 
 
@@ -180,12 +180,12 @@ def test_the_frozen_prefix_is_computed_in_parts(tiny_encoder: Path, bert: Inject
     whole, tuned = task.logits(coded, range(10)), ["encoder.layer.1.output.dense.bias"]
     bert.most = 3
     assert task.cache_prefix(tuned, [coded])
-    assert task.forward.micro < 4
+    assert task.forward.micro_batch < 4
     torch.testing.assert_close(task.logits(coded, range(10)), whole, rtol=1e-4, atol=1e-4)
     task, coded = task_of(tiny_encoder, "classification")
     bert.most = 0
     assert not task.cache_prefix(tuned, [coded])
-    assert (task.forward.prefix, task.forward.micro) == (None, 16)
+    assert (task.forward.frozen_prefix, task.forward.micro_batch) == (None, 16)
 
 
 @pytest.mark.parametrize("in_forward", [False, True], ids=["copy", "in forward"])

@@ -61,7 +61,7 @@ def test_the_cut_column_is_shortened_and_the_question_stays(families: Families, 
     spec = classification("{text}. question: {query} answer: {label}", ("so good", "bad"), cut="text")
     task = families.task(family, spec, length=24)
     rows = task.rows([LONG, {"text": "a cat", "query": "who ran", "label": 0}])
-    assert rows.cut == 1
+    assert rows.truncated == 1
     option = rows.tokens[0][0][0]
     assert len(option.ids) in (22, 23, 24)
     text = decoded(task, rows.tokens[0])
@@ -85,7 +85,7 @@ def test_demonstrations_are_shortened_first_and_from_their_beginning(families: F
     task = families.task(family, spec, length=24)
     rows = task.rows([{"text": "the cat ran and the dog sat", "label": 1}])
     text = decoded(task, rows.tokens[0])
-    assert rows.cut == 1
+    assert rows.truncated == 1
     assert "the dog saw a man it was good the cat ran and the dog sat it was" in text
     assert not text.startswith("a film was bad it was bad a film was bad")
 

@@ -93,10 +93,10 @@ def test_truncation_keeps_the_label_word(tiny_llama: Path) -> None:
     made = task(tiny_llama, "{text} it was {label}", length=8)
     found = made.rows([{"text": "very " * 50 + "good", "label": 1}])
     ((options, _),) = found.tokens
-    assert found.cut == 1
+    assert found.truncated == 1
     for option in options:
         assert len(option.ids) == 7, "the last token need not be read"
-        assert option.places == (6,)
+        assert option.positions == (6,)
         assert made.loaded.tokenizer.decode(option.ids).endswith("it was")
 
 
@@ -122,11 +122,13 @@ def test_sampled_predictions_follow_the_model(tiny_encoder: Path) -> None:
     gap = build.SAMPLING_TEMPERATURE * 1.0986  # probabilities 1/4 and 3/4
     logits = torch.tensor([[0.0, gap]]).repeat(48, 1)
     assert len(found) == 48
-    draws = [d["predictions"] for d in made.sampled(found, range(48), logits, 100)]
+    draws = [d["predictions"] for d in made.sample_predictions(found, range(48), logits, 100)]
     share = sum(map(sum, draws)) / 4800
     assert abs(share - 0.75) < 0.03
-    part = [d["predictions"] for d in made.sampled(found, [5, 9], logits[:2], 100)]
+    part = [d["predictions"] for d in made.sample_predictions(found, [5, 9], logits[:2], 100)]
     assert part == [[d[5], d[9]] for d in draws], "a row's samples must not depend on the rows beside it"
-    close = [d["predictions"] for d in made.sampled(found, range(48), logits + torch.tensor([0.0, 1e-3]), 100)]
+    close = [
+        d["predictions"] for d in made.sample_predictions(found, range(48), logits + torch.tensor([0.0, 1e-3]), 100)
+    ]
     changed = sum(a != b for x, y in zip(draws, close, strict=True) for a, b in zip(x, y, strict=True))
     assert changed < 10

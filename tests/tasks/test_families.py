@@ -223,4 +223,4 @@ def test_types_are_for_models_that_were_trained_with_them(families: Families, fa
     task = build.build(loaded, classification("{text}{sep}{text} it was {label}", ("bad", "good")), 90, 4)
     plain = families.task(family, task.spec)
     close(scores(task, ROWS), scores(plain, ROWS))
-    assert not task.forward.coder.typed
+    assert not task.forward.tokenizer.typed

@@ -33,7 +33,7 @@ def made(folder: Path, micro: int = 16) -> build.Task:
 
 
 def changed_alike(
-    task: build.Task, found: build.Rows, names: list[str], plain: torch.Tensor, change: Any, atol: float
+    task: build.Task, found: build.EncodedRows, names: list[str], plain: torch.Tensor, change: Any, atol: float
 ) -> None:
     """Other weights of these names give other scores, and fed states the same ones as the whole model does."""
     with torch.no_grad():
@@ -41,7 +41,7 @@ def changed_alike(
             if name in names:
                 change(p)
     fed = task.logits(found, range(24))
-    task.forward.prefix = None
+    task.forward.frozen_prefix = None
     torch.testing.assert_close(fed, task.logits(found, range(24)), rtol=0, atol=atol)
     assert not torch.allclose(fed, plain, atol=1e-3)
 
@@ -86,8 +86,8 @@ def test_an_exception_inside_leaves_the_blocks_as_they_were(tiny_encoder: Path) 
     task = made(tiny_encoder)
     found = task.rows(RECORDS)
     assert task.cache_prefix(["encoder.layer.1.output.dense.weight"], [found])
-    assert task.forward.prefix is not None
-    with pytest.raises(RuntimeError, match="inside"), task.forward.prefix.feeding([tuple(found.tokens[0])]):
+    assert task.forward.frozen_prefix is not None
+    with pytest.raises(RuntimeError, match="inside"), task.forward.frozen_prefix.feed([tuple(found.tokens[0])]):
         raise RuntimeError("inside")
     assert all("forward" not in m.__dict__ for m in task.loaded.model.modules())
 
@@ -165,8 +165,8 @@ def test_a_classification_head_comes_after_all_blocks(
     plain = task.logits(found, range(24))
     assert len(tuned) >= len(parts)
     assert task.cache_prefix(tuned, [found])
-    assert task.forward.prefix is not None
-    assert task.forward.prefix.first == (1 if len(parts) == 3 else 2)
+    assert task.forward.frozen_prefix is not None
+    assert task.forward.frozen_prefix.first == (1 if len(parts) == 3 else 2)
     changed_alike(task, found, tuned, plain, lambda p: p.add_(0.5), 1e-5)
 
 

@@ -239,7 +239,7 @@ def test_a_passage_is_cut_and_new_tokens_have_room(families: Families, family: s
     task = build.build(families.load(family), spec, 32, 4)
     record = {"text": "the dog saw the cat and " * 9, "question": "who ran", "completion": "so very good"}
     rows = task.rows([record, {**record, "text": "a"}])
-    assert rows.cut == 2, "the demonstrations alone are too much for the second"
+    assert rows.truncated == 2, "the demonstrations alone are too much for the second"
     for (prompt, (option,), _), begin in zip(rows.tokens, ("the dog saw the", "was good a question"), strict=True):
         assert len(prompt) == (24 if family == "llama" else 32) or begin.endswith("question")
         text = task.loaded.tokenizer.decode(prompt, skip_special_tokens=True)
@@ -255,7 +255,7 @@ def test_a_long_conversation_loses_its_beginning(families: Families) -> None:
     task = build.build(loaded, TaskSpec("generation", Template("{messages}"), max_new_tokens=4), 16, 4)
     turns = [{"role": "question", "content": "the film " * 9}, {"role": "question", "content": "who ran"}]
     rows = task.rows([{"messages": turns}])
-    assert rows.cut == 1
+    assert rows.truncated == 1
     assert len(rows.tokens[0][0]) == 12
     assert loaded.tokenizer.decode(rows.tokens[0][0]).endswith("<s> question : who ran </s> <s> answer :")
 
@@ -271,7 +271,7 @@ def test_a_prompt_that_is_all_the_text_keeps_its_end(families: Families) -> None
     spec = TaskSpec("generation", Template("{prompt}"), max_new_tokens=2)
     task = families.task("llama", spec, length=8)
     found = task.rows([{"prompt": "the cat sat . " * 6 + "the dog ran", "completion": " yes"}])
-    assert found.cut == 1
+    assert found.truncated == 1
     ids, (option,), _ = found.tokens[0]
     assert task.loaded.tokenizer.decode(ids).endswith("the dog ran")
     assert task.loaded.tokenizer.decode([*option.ids, option.targets[-1]]).replace(" ", "").endswith("thedogranyes")

@@ -30,9 +30,9 @@ def rows(classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def built(loaded: LoadedModel, classes: int) -> build.Whole:
+def built(loaded: LoadedModel, classes: int) -> build.HeadClassification:
     made = build.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
-    assert isinstance(made, build.Whole)
+    assert isinstance(made, build.HeadClassification)
     return made
 
 
@@ -51,7 +51,7 @@ def test_the_model_predicts_as_the_probe(families: Families, head: str, classes:
     assert search is not None
     want = search.predict(task.features(train).numpy())
     assert len(set(want.tolist())) == classes
-    log_p = linear_probe.scores(task, search, train)
+    log_p = linear_probe.log_probabilities(task, search, train)
     linear_probe.write(task, train)
     logits = task.logits(train, range(len(train)))
     assert np.array_equal(logits.argmax(-1).numpy(), want)

@@ -54,8 +54,8 @@ def test_completions_are_those_of_whole_prompts(families: Families, family: str)
     loaded = families.load(family)
     task = build.build(loaded, SPEC, 90, 16)
     prompts = [task.rows([r]).tokens[0][0] for r in ROWS]
-    length = prompt_cache.common(prompts)
-    assert length >= prompt_cache.LEAST
+    length = prompt_cache.common_prefix_length(prompts)
+    assert length >= prompt_cache.MIN_PREFIX
     assert len({len(p) for p in prompts}) > 2
     want = [greedy(loaded, list(p), 6) for p in prompts]
     assert said(task) == want
@@ -103,9 +103,9 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
     found = find_model(str(tmp_path))
     loaded = loading.load(found.source, found.folder, found.head, device="cpu")
     task, whole = (build.build(loaded, SPEC, 90, 16) for _ in range(2))
-    whole.prompts.possible = False
+    whole.prompts.supported = False
     assert said(task) == said(whole)
-    assert (task.prompts._tried == {False: True}) == shared
+    assert (task.prompts._verified == {False: True}) == shared
 
 
 def test_what_has_little_in_common_is_read_whole(families: Families) -> None:
@@ -119,13 +119,13 @@ def test_what_has_little_in_common_is_read_whole(families: Families) -> None:
     seen.clear()
     said(build.build(loaded, SPEC, 90, 16), ROWS[:1])  # one row saves nothing
     assert len(seen[0]) == 2
-    assert seen[0][1] > prompt_cache.LEAST
+    assert seen[0][1] > prompt_cache.MIN_PREFIX
 
 
 def test_common() -> None:
-    assert prompt_cache.common([(1, 2, 3), (1, 2, 4, 5)]) == 2
-    assert prompt_cache.common([(1, 2, 3), (1, 2, 3)]) == 2  # one token of each is left to go on from
-    assert prompt_cache.common([(1,), (1, 2)]) == 0
+    assert prompt_cache.common_prefix_length([(1, 2, 3), (1, 2, 4, 5)]) == 2
+    assert prompt_cache.common_prefix_length([(1, 2, 3), (1, 2, 3)]) == 2  # one token of each is left to go on from
+    assert prompt_cache.common_prefix_length([(1,), (1, 2)]) == 0
 
 
 @pytest.mark.parametrize("fault", ["no cache", "places", "memory"])
@@ -156,8 +156,8 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
     task = build.build(loaded, SPEC, 90, 16)
     assert said(task) == want
     assert said(task) == want
-    assert task.prompts._tried == {False: fault == "memory"}
-    assert (task.forward.micro < 16) == bool(failed)
+    assert task.prompts._verified == {False: fault == "memory"}
+    assert (task.forward.micro_batch < 16) == bool(failed)
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
 )
 def test_windows_see_no_padding(families: Families, more: dict[str, Any], possible: bool) -> None:
     loaded = families.load("llama")
-    assert build.build(loaded, SPEC, 90, 16).prompts.possible
+    assert build.build(loaded, SPEC, 90, 16).prompts.supported
     for name, value in more.items():
         setattr(loaded.unwrapped.config, name, value)
-    assert build.build(loaded, SPEC, 90, 16).prompts.possible == possible
+    assert build.build(loaded, SPEC, 90, 16).prompts.supported == possible
 
 
 @pytest.mark.parametrize("tuned", [{"tune": "bias|norm"}, {"peft": "lora"}], ids=["norms", "lora"])
@@ -196,7 +196,7 @@ def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Pat
         seen = reads(made.loaded.unwrapped)
         made.oracle.begin(Tape(), 0)
         found[probe] = made.oracle(*points)
-        begins = [shape for shape in seen if shape[1] > prompt_cache.LEAST]
+        begins = [shape for shape in seen if shape[1] > prompt_cache.MIN_PREFIX]
         assert begins == ([(1, begins[0][1])] * 3 if probe == "copy" else [(3, begins[0][1])])
     assert len(set(found["copy"])) > 1
     assert found["copy"] == pytest.approx(found["joint"])

@@ -35,8 +35,8 @@ from zotune.runs import evaluate
 from zotune.runs.comparison_folder import RESULT, Pair, Side, open_folder, read_pairs, settings, write_pairs
 from zotune.runs.model_source import load_model
 from zotune.runs.preference_source import Preferences, ask_judge, ask_person, judge_of
-from zotune.tasks import build, task_spec
-from zotune.tasks.generation import asked_turns
+from zotune.tasks import build, resolve_task
+from zotune.tasks.generation import prompt_messages
 from zotune.text import texts
 
 _SHARED: Final = ("dataset", "task", "template", "columns", "max_length", "max_new_tokens", "stop")
@@ -111,9 +111,9 @@ def compare(
     first, second = _side_configs(configuration.resolve({"dataset": dataset, **options}, None), a, b)
     if first.dataset is None:
         raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
-    task = task_spec.read(first.task)
+    task = resolve_task.parse_task(first.task)
     _, name, rows = evaluate.evaluation_rows(first, split)
-    kind = task_spec.kind_of(first, task, rows[0])
+    kind = resolve_task.task_kind(first, task, rows[0])
     if kind == "classification" and not (first.task or first.labels or "label" in rows[0]):  # only a default
         kind, task = "generation", replace(task, kind="generation")
     if kind != "generation":
@@ -123,11 +123,11 @@ def compare(
         )
     judges = judge_of(judge, first) if judge is not None else None
     try:
-        sides = [task_spec.resolve(side, task, {name: rows}) for side in (first, second)]
+        sides = [resolve_task.resolve(side, task, {name: rows}) for side in (first, second)]
         model_files, spec, parts = sides[0]
         rows = parts[name]
         if judges is not None:
-            judges.check(task_spec.offered(spec, model_files.head, parts), frozenset(rows[0]))
+            judges.check(resolve_task.available_fields(spec, model_files.head, parts), frozenset(rows[0]))
         current = settings(first, (a, b), sides, name, rows)
         folder, created = open_folder(output_dir, a, b, current)
         try:
@@ -192,11 +192,11 @@ def _completions(
 ) -> list[str]:
     """The completions of one model, which is in memory only inside this function."""
     loaded = load_model(config, model_files, spec)
-    task = build.build(loaded, spec, task_spec.max_length(config, spec), config.eval_batch_size, config.seed)
-    task.forward.tell = lambda text: emit(Note(text))
+    task = build.build(loaded, spec, resolve_task.max_length(config, spec), config.eval_batch_size, config.seed)
+    task.forward.report = lambda text: emit(Note(text))
     encoded = task.rows(rows)
-    if encoded.cut:
-        emit(Note(f"{encoded.cut} prompts are longer than {task.max_length} tokens and were truncated"))
+    if encoded.truncated:
+        emit(Note(f"{encoded.truncated} prompts are longer than {task.max_length} tokens and were truncated"))
     return texts(task.outputs(encoded, range(len(encoded)), frozenset({"completions"}))["completions"])
 
 
@@ -204,7 +204,7 @@ def _readable_prompt(record: Record, spec: TaskSpec) -> str:
     """A prompt as a person reads it: without the marks of a chat template, messages in turn."""
     if "messages" not in record:
         return spec.template.fill(record, "completion", "", "drop").text.rstrip(" ")
-    turns = asked_turns(record)
+    turns = prompt_messages(record)
     if len(turns) == 1:
         return str(turns[0]["content"])
     return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

@@ -17,7 +17,7 @@ from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.errors import RunFolderError
 from zotune.models.model_files import ModelFiles
-from zotune.tasks import task_spec
+from zotune.tasks import resolve_task
 
 SETTINGS: Final = "compare.json"
 COMPLETIONS: Final = "completions.jsonl"
@@ -26,7 +26,7 @@ _MODEL_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".json", ".txt", ".mode
 _NOT_MODEL: Final = ("result.json", "env.json")
 """Files of a run directory that no completion depends on."""
 
-Side = tuple[ModelFiles, TaskSpec, task_spec.Parts]
+Side = tuple[ModelFiles, TaskSpec, resolve_task.RecordSets]
 """A model's files, the task as it is formatted for this model, and the rows."""
 
 
@@ -64,7 +64,7 @@ def settings(
         "temperature": spec.temperature,
         "top_p": spec.top_p,
         "system": spec.system,
-        "max_length": task_spec.max_length(config, spec),
+        "max_length": resolve_task.max_length(config, spec),
         "dtype": config.dtype,
         "seed": config.seed,
     }

@@ -31,7 +31,7 @@ def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
     session.choose_perturbation()
     rows = session.batches.at(0).rows
     point = session.space.theta + 1e-3 * Noise("normal", 0, 0)
-    passes = session.task.passes(len(rows))
+    passes = session.task.forward_passes(len(rows))
 
     def evaluate() -> None:
         session.task.outputs(session.train, rows, plan.objective.inputs)

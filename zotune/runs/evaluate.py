@@ -25,7 +25,7 @@ from zotune.runs.result import ScoreEstimate
 from zotune.runs.run_directory import CONFIG
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
-from zotune.tasks import build, task_spec
+from zotune.tasks import build, resolve_task
 from zotune.yaml_file import read_yaml
 
 ObjectiveName = str | Callable[..., Any]
@@ -70,7 +70,7 @@ def evaluate(
     UsageError, and ObjectiveFailures where an objective fails.
     """
     cfg = with_recorded_task(config.resolve({"model": model, "dataset": dataset, **options}, None))
-    task = task_spec.read(cfg.task)
+    task = resolve_task.parse_task(cfg.task)
     source, name, rows = evaluation_rows(cfg, split)
     parts = {name: rows}
     if shots and name == cfg.train_split:
@@ -79,7 +79,7 @@ def evaluate(
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
         parts["train"] = rename_columns(source.splits[cfg.train_split], cfg.columns)
-    model_files, spec, parts = task_spec.resolve(cfg, task, parts)
+    model_files, spec, parts = resolve_task.resolve(cfg, task, parts)
     if (shots or calibrate) and model_files.head not in LM_HEADS:
         raise OptionError(f"--shots and --calibrate are for language models, not for the head {model_files.head!r}")
     if calibrate and spec.kind == "generation":
@@ -87,8 +87,8 @@ def evaluate(
     rows = parts[name]
     spec = replace(
         spec,
-        demonstrations=task_spec.demonstrations(spec, parts["train"], shots, cfg.seed) if shots else "",
-        calibration=task_spec.calibration(task, spec) if calibrate else None,
+        demonstrations=resolve_task.draw_demonstrations(spec, parts["train"], shots, cfg.seed) if shots else "",
+        calibration=resolve_task.calibration_template(task, spec) if calibrate else None,
     )
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     wanted = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
@@ -101,13 +101,13 @@ def evaluate(
                 f"objective {each.name!r} compares two models and has no score of one",
                 hint="zotune compare A B, with --judge or answered by a person",
             )
-        each.check(task_spec.offered(spec, model_files.head, {name: rows}), frozenset(rows[0]))
+        each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
     loaded = load_model(cfg, model_files, spec)
-    task_model = build.build(loaded, spec, task_spec.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
-    task_model.forward.tell = lambda text: emit(Note(text))
+    task_model = build.build(loaded, spec, resolve_task.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
+    task_model.forward.report = lambda text: emit(Note(text))
     encoded = task_model.rows(rows)
-    if encoded.cut:
-        emit(Note(f"{encoded.cut} rows are longer than {task_model.max_length} tokens and were truncated"))
+    if encoded.truncated:
+        emit(Note(f"{encoded.truncated} rows are longer than {task_model.max_length} tokens and were truncated"))
     wants = frozenset().union(*(g.inputs for g in resolved))
     outputs = task_model.outputs(encoded, range(len(encoded)), wants)
     try:

@@ -50,7 +50,7 @@ class HeldOutSet:
     def __init__(
         self,
         task: build.Task,
-        rows: build.Rows,
+        rows: build.EncodedRows,
         objective: Objective,
         scores_counted: bool = False,
         processes: Processes = ALONE,
@@ -149,13 +149,13 @@ class HeldOutSet:
         gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
         return gap / error if error else None
 
-    def linear_probe(self, train: build.Rows, seed: int) -> ScoreEstimate | None:
+    def linear_probe(self, train: build.EncodedRows, seed: int) -> ScoreEstimate | None:
         """The score of a logistic regression on the embeddings of the present weights, fitted on training rows. None
         where a class has fewer than two rows, or the objective cannot score it."""
         task, rows = self.task, self.rows
-        if not isinstance(task, build.Whole) or (fitted := linear_probe.fit(task, train)) is None:
+        if not isinstance(task, build.HeadClassification) or (fitted := linear_probe.fit(task, train)) is None:
             return None
-        outputs = task.described(rows, range(len(rows)), linear_probe.scores(task, fitted, rows))
+        outputs = task.outputs_from_logits(rows, range(len(rows)), linear_probe.log_probabilities(task, fitted, rows))
         try:
             score = self.objective.score(len(rows), outputs)
         except ObjectiveError:

@@ -46,7 +46,7 @@ class ModelSource:
             layer = linear_probe.write(task, task.rows(plan.splits.train))
             self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
         elif self._probe is not None:
-            linear_probe.layer_of(loaded, len(self._probe["weight"])).load_state_dict(self._probe)
+            linear_probe.head_layer(loaded, len(self._probe["weight"])).load_state_dict(self._probe)
         adapters.attach(loaded, plan.adapter, config.seed)
         return loaded
 

@@ -24,7 +24,7 @@ from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective
 from zotune.scoring.objective_spec import ObjectiveSpec
 from zotune.search import optimizer_spec
-from zotune.tasks import task_spec
+from zotune.tasks import resolve_task
 from zotune.types import Optimizer
 
 EMBEDDED = "MiniLM (embedded)"
@@ -69,7 +69,7 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
     objective, optimizer: objects in place of the configuration's names. Raises UsageError.
     """
     check_tune(config.tune)
-    task = task_spec.read(config.task)
+    task = resolve_task.parse_task(config.task)
     calls = Calls(config.score_concurrency, config.score_batch_size, config.score_timeout, config.score_cache)
     resolved = objective_spec.resolve(
         objective or config.objective,
@@ -98,7 +98,7 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
         k_per_class=config.k_per_class,
     )
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    model_files, spec, parts = task_spec.resolve(config, task, parts)
+    model_files, spec, parts = resolve_task.resolve(config, task, parts)
     test = parts["test"][: resolved.info.test_rows]
     splits = replace(splits, train=parts["train"], validation=parts["validation"], test=test)
     if resolved.ordered and wanted == "auto" and spec.kind != "generation":  # auto calibrates by values or by KL
@@ -108,7 +108,7 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
     adapter = adapter_of(config)
     adapter.check(model_files.head)
     _check_task(config, spec, model_files.head)
-    resolved.check(task_spec.offered(spec, model_files.head, parts), frozenset(splits.train[0]))
+    resolved.check(resolve_task.available_fields(spec, model_files.head, parts), frozenset(splits.train[0]))
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))

@@ -26,7 +26,7 @@ from zotune.runs.provenance import source_hash
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective
-from zotune.tasks.generation import right_texts
+from zotune.tasks.generation import reference_completions
 
 VERDICTS: Final = "judged.jsonl"
 PAIRS_A_CALL: Final = 64
@@ -122,7 +122,7 @@ def _read_verdicts(path: Path) -> list[dict[str, Any]]:
 
 def _inputs(records: Sequence[Record], prompts: Sequence[str]) -> dict[str, Any]:
     """The inputs of a judge beside the candidates: columns, prompts and references as other objectives get them."""
-    answers = [right_texts(r) for r in records]
+    answers = [reference_completions(r) for r in records]
     columns = {name: [r.get(name) for r in records] for name in records[0] if name != "completion"}
     chats = [r["prompt"] if isinstance(r.get("prompt"), list) else p for r, p in zip(records, prompts, strict=True)]
     references = [a[0] if len(a) == 1 else a or None for a in answers]

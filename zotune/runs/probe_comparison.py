@@ -25,7 +25,7 @@ class ProbeComparison:
     """Call it once before the first step. batch_size: training rows that count as one evaluation."""
 
     validation: Validation
-    train: build.Rows
+    train: build.EncodedRows
     batch_size: int
     oracle: Oracle
     budget: RunBudget
@@ -38,7 +38,11 @@ class ProbeComparison:
         """
         held_out, base = self.validation.held_out, self.validation.base
         task = held_out.task
-        if not isinstance(task, build.Whole) or self.config.init == "linear-probe" or not held_out.resamples:
+        if (
+            not isinstance(task, build.HeadClassification)
+            or self.config.init == "linear-probe"
+            or not held_out.resamples
+        ):
             return None
         cost = -(-len(self.train) // self.batch_size)
         if task.spec.kind != "classification" or cost > BUDGET_SHARE * self.budget.expected_evals():

@@ -37,8 +37,8 @@ from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
 from zotune.search.preflight import Preflight
-from zotune.tasks import build, task_spec
-from zotune.tasks.kl import Drift
+from zotune.tasks import build, resolve_task
+from zotune.tasks.kl import KLDivergence
 from zotune.types import RunContext, Score
 
 DEFAULT_BATCH_SIZE: Final = 16
@@ -89,7 +89,7 @@ class Session:
         self.budget = RunBudget(
             plan, self.space, self.batches, self.signal, len(held_out[0].rows), len(self.test.rows), processes
         )
-        kl = Drift.of(self.task, self.train, processes)
+        kl = KLDivergence.for_task(self.task, self.train, processes)
         self.validation = Validation(held_out[0], config, self.space, kl, processes)
         eps = declarations.eps(plan.optimizer)
         self.oracle = Oracle(
@@ -113,7 +113,7 @@ class Session:
         kernels.on_note = self._note
         long = worth_compiling(self.space.numel, self.budget.planned()[1])
         kernels.compile = config.compile == "on" or (config.compile == "auto" and long)
-        truncated = sum(rows.cut for rows in (self.train, held_out[0].rows, self.test.rows))
+        truncated = sum(rows.truncated for rows in (self.train, held_out[0].rows, self.test.rows))
         if truncated:
             emit(Note(f"{truncated} rows are longer than {self.task.max_length} tokens and were truncated"))
 
@@ -191,8 +191,8 @@ class Session:
     def _task(self, loaded: LoadedModel) -> build.Task:
         config, spec = self.plan.config, self.plan.spec
         rows = config.eval_batch_size if loaded.device.type != "cpu" else min(config.eval_batch_size, CPU_ROWS)
-        task = build.build(loaded, spec, task_spec.max_length(config, spec), rows, config.seed)
-        task.forward.tell, task.forward.processes = self._on_short_memory, self.processes
+        task = build.build(loaded, spec, resolve_task.max_length(config, spec), rows, config.seed)
+        task.forward.report, task.forward.processes = self._on_short_memory, self.processes
         return task
 
     def _strata(self) -> Sequence[Hashable] | None:
@@ -212,7 +212,7 @@ class Session:
     def _passes(self, rows: int) -> int | None:
         """Forward passes for so many rows, as the choice of a copy sees them: one where memory is short, for a copy of
         the weights would not fit."""
-        return 1 if self._memory_short else self.task.passes(rows)
+        return 1 if self._memory_short else self.task.forward_passes(rows)
 
     def _calibration(self) -> Callable[[], Calibrated] | None:
         """What chooses the options that the user set to `auto`, if any."""

@@ -28,7 +28,7 @@ class TrainingSignal:
         self,
         objective: Objective,
         task: build.Task,
-        rows: build.Rows,
+        rows: build.EncodedRows,
         space: Space,
         processes: Processes,
         *,
@@ -50,7 +50,7 @@ class TrainingSignal:
         """
         objective = self._objective
         slow = any(part.info.fast is False for part in objective.each) and objective.info.level == "set"
-        if not self._task.samples or slow:
+        if not self._task.samples_predictions or slow:
             return 0
         wants = objective.inputs
         of_predictions = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
@@ -59,18 +59,18 @@ class TrainingSignal:
     def evaluate(self, indices: Sequence[int]) -> Score:
         """The objective on these training rows. Raises ObjectiveError."""
         objective, task, count = self._objective, self._task, len(indices)
-        if isinstance(task, build.Generating):
+        if isinstance(task, build.GenerationTask):
             samples = [self._generated(indices, k) for k in range(self.samples)]
             return score_once(self._processes, lambda: mean_score([objective.score(count, x) for x in samples]))
         outputs = task.outputs(self._rows, indices, objective.inputs)
         if not self.smooth:
             return score_once(self._processes, lambda: objective.score(count, outputs))
-        sampled = task.sampled(self._rows, indices, outputs["logits"], self.smooth)
+        sampled = task.sample_predictions(self._rows, indices, outputs["logits"], self.smooth)
         return score_once(self._processes, lambda: mean_score([objective.score(count, outputs | x) for x in sampled]))
 
     def outputs(self, indices: Sequence[int]) -> dict[str, Any]:
         """The model's outputs for these training rows, for `compare`."""
-        if isinstance(self._task, build.Generating):
+        if isinstance(self._task, build.GenerationTask):
             return self._generated(indices, 0)
         return self._task.outputs(self._rows, indices, self._objective.inputs)
 
@@ -87,7 +87,7 @@ class TrainingSignal:
     def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
         """Completions for training prompts; their randomness follows from the step and the draw."""
         task = self._task
-        assert isinstance(task, build.Generating)
+        assert isinstance(task, build.GenerationTask)
         task.step, task.draw = self._space.step, draw
         try:
             return task.outputs(self._rows, indices, self._objective.inputs)

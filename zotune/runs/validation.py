@@ -18,7 +18,7 @@ from zotune.runs.heldout import HeldOutSet, Outputs
 from zotune.search.journal import Journal
 from zotune.search.progress import ValidationResult
 from zotune.tasks import build
-from zotune.tasks.kl import Drift
+from zotune.tasks.kl import KLDivergence
 from zotune.text import texts
 from zotune.types import Score
 
@@ -36,7 +36,7 @@ class Validation:
     """
 
     def __init__(
-        self, held_out: HeldOutSet, config: RunConfig, space: Space, kl: Drift | None, processes: Processes
+        self, held_out: HeldOutSet, config: RunConfig, space: Space, kl: KLDivergence | None, processes: Processes
     ) -> None:
         self.held_out, self.bytes_sent = held_out, 0
         self._config, self._space, self._kl, self._processes = config, space, kl, processes
@@ -79,7 +79,7 @@ class Validation:
         if self._latest is None:
             return []
         outputs, score = self._latest
-        if not isinstance(self.held_out.task, build.Generating) or "completions" not in outputs:
+        if not isinstance(self.held_out.task, build.GenerationTask) or "completions" not in outputs:
             return []
         names = {"prompts": "prompt", "completions": "completion", "references": "reference"}
         count = min(COMPLETIONS, len(self.held_out.rows))

@@ -46,7 +46,7 @@ class PerturbMode:
 
     config: RunConfig
     task: build.Task
-    train: build.Rows
+    train: build.EncodedRows
     wants: frozenset[str]
     space: Space
     batches: Batches
@@ -70,8 +70,8 @@ class PerturbMode:
         rows = self.batches.at(0).rows[:CHECK_ROWS]
         self.space.max_in_forward = math.inf if mode == "forward" else 2
         micro_batch, copied = 0, list[str]()
-        while micro_batch != self.task.forward.micro:  # memory ran short and the micro-batch was halved: check again
-            micro_batch = self.task.forward.micro
+        while micro_batch != self.task.forward.micro_batch:  # where memory ran short, it was halved: check again
+            micro_batch = self.task.forward.micro_batch
             with self.processes.local():
                 copied = self.space.perturb_in_forward(lambda: self._logits(rows))
         return copied
@@ -93,7 +93,7 @@ class PerturbMode:
     @property
     def _generates(self) -> bool:
         """Whether text is generated for the objective."""
-        return isinstance(self.task, build.Generating) and bool(self.wants & {"completions", "completion_ids"})
+        return isinstance(self.task, build.GenerationTask) and bool(self.wants & {"completions", "completion_ids"})
 
     def _enable_joint(self) -> None:
         """Evaluate points jointly, where that gives the values of separate forward passes."""
@@ -101,15 +101,15 @@ class PerturbMode:
         tokens = [self._tokens(i) for i in self.batches.at(0).rows[:4]]
         more: dict[str, torch.Tensor] = {}
         if loaded.head == "seq2seq":
-            more = {"decoder_input_ids": forward.coder.pad_right(tokens, loaded.device)["input_ids"]}
+            more = {"decoder_input_ids": forward.tokenizer.pad_right(tokens, loaded.device)["input_ids"]}
         with torch.no_grad(), self.processes.local():
             with InForward.called_modules(loaded.model) as called:
                 forward.run(tokens, **more)
-            forward.together = JointForward(self.space, called, self.config.eval_batch_size)
-            if forward.together.agrees(lambda: forward.run(tokens, **more)[0]):
-                self.oracle.joint = forward.together
+            forward.joint = JointForward(self.space, called, self.config.eval_batch_size)
+            if forward.joint.agrees(lambda: forward.run(tokens, **more)[0]):
+                self.oracle.joint = forward.joint
                 return
-        forward.together = None
+        forward.joint = None
         if self.config.perturb in JOINT:
             raise OptionError(
                 "--perturb joint does not work for the tuned tensors of this model", hint="--perturb copy"
@@ -123,7 +123,7 @@ class PerturbMode:
         return tuple(tokens)
 
     def _logits(self, rows: Sequence[int]) -> torch.Tensor:
-        if isinstance(self.task, build.Generating):
+        if isinstance(self.task, build.GenerationTask):
             return torch.tensor(self.task.log_probabilities([o for i in rows for o in self.train.tokens[i][1]]))
         return self.task.logits(self.train, rows)
 

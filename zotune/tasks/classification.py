@@ -1,4 +1,4 @@
-"""Choosing among options: by a head's logits, by label descriptions, or by the words' log-probabilities.
+"""OptionTask among options: by a head's logits, by label descriptions, or by the words' log-probabilities.
 
 An option's score is the mean log-probability of its tokens (MeZO, arXiv:2305.17333, Appendix D.4): after the prompt for
 a causal model, at the masks for a masked one, from the decoder for a sequence-to-sequence one. Classification asks for
@@ -26,7 +26,7 @@ from zotune.data.templates import FilledTemplate, Template
 from zotune.errors import ModelError, OptionError
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel
-from zotune.tasks.forward import Forward, Tokens, fitted
+from zotune.tasks.forward import Forward, Tokens, retries_smaller
 
 TEMPERATURE = 20.0
 """Cosines times this are an embedding model's logits, as sentence-transformers trains them."""
@@ -37,7 +37,7 @@ the metric are back. Between them the two-point difference agrees best with the 
 
 
 @dataclass(frozen=True)
-class Rows:
+class EncodedRows:
     """Records with their prompts, tokens, options and right answers.
 
     gold: indices of the right options (empty where the data says nothing); options: texts to choose from; cut: rows
@@ -49,7 +49,7 @@ class Rows:
     gold: Sequence[Sequence[int]]
     options: Sequence[Sequence[str]]
     tokens: Sequence[Any]
-    cut: int
+    truncated: int
 
     def __len__(self) -> int:
         return len(self.records)
@@ -60,17 +60,17 @@ class Option(NamedTuple):
 
     ids: Tokens
     decoder: Tokens
-    places: Tokens
+    positions: Tokens
     targets: Tokens
 
 
-class Choosing:
+class OptionTask:
     """What classification and multiple choice share. Subclasses tokenise rows and score them."""
 
-    offered = frozenset(
+    fields = frozenset(
         {"prompts", "completions", "references", "predictions", "labels", "logits", "losses", "model", "batch"}
     )
-    samples = True
+    samples_predictions = True
 
     def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
         self.loaded, self.spec, self.seed = loaded, spec, seed
@@ -81,35 +81,35 @@ class Choosing:
     def max_length(self) -> int:
         return self.forward.max_length
 
-    def rows(self, records: Sequence[Record]) -> Rows:
+    def rows(self, records: Sequence[Record]) -> EncodedRows:
         """Tokenise records, once."""
         raise NotImplementedError
 
-    def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:
+    def logits(self, rows: EncodedRows, indices: Sequence[int]) -> Tensor:
         """Scores (len(indices), options), float32 on the CPU; -inf where a row has fewer options than another."""
         raise NotImplementedError
 
-    def sequences(self, rows: Rows) -> set[Tokens]:
+    def sequences(self, rows: EncodedRows) -> set[Tokens]:
         """Everything of these rows that the model reads."""
         raise NotImplementedError
 
-    def passes(self, count: int) -> int:
+    def forward_passes(self, count: int) -> int:
         """Forward passes of the model that scoring so many rows makes."""
-        return -(-count // self.forward.micro)
+        return -(-count // self.forward.micro_batch)
 
-    def cache_prefix(self, tuned: Iterable[str], parts: Sequence[Rows]) -> bool:
+    def cache_prefix(self, tuned: Iterable[str], parts: Sequence[EncodedRows]) -> bool:
         """Compute what lies before the first tuned block once for all rows of `parts`; whether that was possible."""
         inside = [name for name in tuned if not name.startswith(f"{LINEAR_HEAD}.")]  # that reads what the model returns
         return self.forward.cache_prefix(inside, set().union(*(self.sequences(p) for p in parts)))
 
     # -- what objectives see -------------------------------------------------------------------------------------------
 
-    def outputs(self, rows: Rows, indices: Sequence[int], wants: frozenset[str] = offered) -> dict[str, Any]:
+    def outputs(self, rows: EncodedRows, indices: Sequence[int], wants: frozenset[str] = fields) -> dict[str, Any]:
         """Everything an objective may ask for, on these rows, with the weights as they are now."""
         logits = self.logits(rows, indices)
-        return {"model": self.loaded.model, **self.described(rows, indices, logits)}
+        return {"model": self.loaded.model, **self.outputs_from_logits(rows, indices, logits)}
 
-    def described(self, rows: Rows, indices: Sequence[int], logits: Tensor) -> dict[str, Any]:
+    def outputs_from_logits(self, rows: EncodedRows, indices: Sequence[int], logits: Tensor) -> dict[str, Any]:
         """What follows from logits without the model. Columns of the data come first, so that a column cannot hide what
         the task gives."""
         records = [rows.records[i] for i in indices]
@@ -133,14 +133,16 @@ class Choosing:
         found: list[float] = (-log_p.gather(-1, torch.tensor(gold).clamp(min=0)[:, None])[:, 0]).tolist()
         return found
 
-    def _named(self, rows: Rows, indices: Sequence[int], predictions: list[int]) -> dict[str, Any]:
+    def _named(self, rows: EncodedRows, indices: Sequence[int], predictions: list[int]) -> dict[str, Any]:
         """predictions, and labels: the right option, where there are several the one that was predicted."""
         gold = [rows.gold[i] for i in indices]
         labels = [p if p in g else g[0] if g else -1 for p, g in zip(predictions, gold, strict=True)]
         said = [rows.options[i][p] for i, p in zip(indices, predictions, strict=True)]
         return {"predictions": predictions, "completions": said, "labels": labels}
 
-    def sampled(self, rows: Rows, indices: Sequence[int], logits: Tensor, draws: int) -> Iterator[dict[str, Any]]:
+    def sample_predictions(
+        self, rows: EncodedRows, indices: Sequence[int], logits: Tensor, draws: int
+    ) -> Iterator[dict[str, Any]]:
         """`draws` times predictions and completions, sampled from softmax(logits / SAMPLING_TEMPERATURE).
 
         The randomness depends on (seed, row, draw) alone, so it is common to all points of a step, and two points whose
@@ -167,39 +169,39 @@ class Choosing:
         index = self.spec.classes.index(record.get("label"))
         return [] if index is None else [index]
 
-    def _rows(self, records: Sequence[Record], prompts: Sequence[str], tokens: Sequence[Any], cut: int) -> Rows:
+    def _rows(self, records: Sequence[Record], prompts: Sequence[str], tokens: Sequence[Any], cut: int) -> EncodedRows:
         options = [self._options(r) for r in records]
         gold = [self._gold(r, o) for r, o in zip(records, options, strict=True)]
-        return Rows(records, prompts, gold, options, tokens, cut)
+        return EncodedRows(records, prompts, gold, options, tokens, cut)
 
 
-class Whole(Choosing):
+class HeadClassification(OptionTask):
     """A model that reads a row's text as a whole: by its head's logits, or by the cosine with label descriptions."""
 
     def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro, seed)
         words = spec.classes.words if spec.classes and loaded.head == "embedding" else ()
-        self._described = [self.forward.coder.encode(FilledTemplate(w, {"label": (0, len(w))})).ids for w in words]
+        self._described = [self.forward.tokenizer.encode(FilledTemplate(w, {"label": (0, len(w))})).ids for w in words]
 
     @property
     def _labels(self) -> list[Tokens]:
         """Label descriptions, until the classes have weights of their own."""
         return self._described if self.loaded.linear_head is None else []
 
-    def rows(self, records: Sequence[Record]) -> Rows:
+    def rows(self, records: Sequence[Record]) -> EncodedRows:
         filled = [self.spec.template.fill(r) for r in records]
-        coded = [self.forward.coder.encode(f) for f in filled]
+        coded = [self.forward.tokenizer.encode(f) for f in filled]
         return self._rows(records, [f.text for f in filled], [c.ids for c in coded], sum(c.truncated for c in coded))
 
-    def sequences(self, rows: Rows) -> set[Tokens]:
+    def sequences(self, rows: EncodedRows) -> set[Tokens]:
         return {*self._labels, *rows.tokens}
 
-    def passes(self, count: int) -> int:
-        return super().passes(count) + super().passes(len(self._labels))
+    def forward_passes(self, count: int) -> int:
+        return super().forward_passes(count) + super().forward_passes(len(self._labels))
 
-    @fitted
+    @retries_smaller
     @torch.no_grad()
-    def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:
+    def logits(self, rows: EncodedRows, indices: Sequence[int]) -> Tensor:
         labels = self._embed_labels().T if self._labels else None
 
         def scores(places: list[int]) -> list[list[float]]:
@@ -214,7 +216,7 @@ class Whole(Choosing):
             return listed
 
         width = len(self.spec.classes.words) if self.spec.classes else 0
-        return torch.tensor(self.forward.spread([len(rows.tokens[i]) for i in indices], scores)).view(
+        return torch.tensor(self.forward.map_rows([len(rows.tokens[i]) for i in indices], scores)).view(
             len(indices), width
         )
 
@@ -225,9 +227,9 @@ class Whole(Choosing):
                 found[k] = row
         return torch.stack(found)
 
-    @fitted
+    @retries_smaller
     @torch.no_grad()
-    def features(self, rows: Rows) -> Tensor:
+    def features(self, rows: EncodedRows) -> Tensor:
         """What a linear layer on top reads: (rows, hidden), float32 on the CPU. The embeddings of an embedding model;
         else the input of a classification head's last layer."""
         out: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -258,12 +260,12 @@ class Whole(Choosing):
         if self.loaded.pooling == "cls":
             pooled = hidden[:, 0]
         else:
-            weight = self.forward.coder.pad_right(tokens, hidden.device)["attention_mask"].unsqueeze(-1).float()
+            weight = self.forward.tokenizer.pad_right(tokens, hidden.device)["attention_mask"].unsqueeze(-1).float()
             pooled = (hidden * weight).sum(1) / weight.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 
-class Worded(Choosing):
+class LabelWordTask(OptionTask):
     """A language model that scores each option's words."""
 
     def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
@@ -275,7 +277,7 @@ class Worded(Choosing):
         if loaded.head == "masked" and not config_value(loaded.tokenizer, "is_fast", False):
             raise ModelError(f"{loaded.source}: label words at masks need a fast tokenizer")
 
-    def rows(self, records: Sequence[Record]) -> Rows:
+    def rows(self, records: Sequence[Record]) -> EncodedRows:
         prompts, tokens, cut = [], [], 0
         for record in records:
             said = self._options(record)
@@ -293,7 +295,7 @@ class Worded(Choosing):
             self._distinct(made)
         return made
 
-    def _distinct(self, rows: Rows) -> None:
+    def _distinct(self, rows: EncodedRows) -> None:
         """Refuse label words of which one begins as all of another: nothing tells them apart where the shorter ends."""
         options, words = rows.tokens[0][0], rows.options[0]
         for a, first in enumerate(options):
@@ -304,7 +306,7 @@ class Worded(Choosing):
                     )
 
     def _option(self, record: Record, said: str, template: Template, lead: str = "") -> tuple[Option, bool]:
-        head, coder = self.loaded.head, self.forward.coder
+        head, coder = self.loaded.head, self.forward.tokenizer
         target = self.spec.target
         tail = "keep" if head == "masked" else "drop" if self.spec.kind == "classification" else "score"
         filled = template.fill(record, target, said, tail)  # type: ignore[arg-type]
@@ -328,7 +330,7 @@ class Worded(Choosing):
         """The prompt goes to the encoder, the option to the decoder, which starts as in the model's generation."""
         start, end = filled.target or (len(filled.text), len(filled.text))
         prompt = filled.truncate(len(filled.text[:start].rstrip()))
-        coded = self.forward.coder.encode(prompt.prepend(lead) if lead else prompt)
+        coded = self.forward.tokenizer.encode(prompt.prepend(lead) if lead else prompt)
         tokenizer, said = self.loaded.tokenizer, filled.text[start:end]
         targets = tuple(tokenizer(text_target=said, add_special_tokens=False)["input_ids"])
         if not targets:
@@ -339,14 +341,14 @@ class Worded(Choosing):
         places = tuple(range(len(begin) - 1, len(begin) - 1 + len(targets)))
         return Option(coded.ids, begin + targets[:-1], places, targets), coded.truncated
 
-    def sequences(self, rows: Rows) -> set[Tokens]:
+    def sequences(self, rows: EncodedRows) -> set[Tokens]:
         return {option.ids for found in rows.tokens for part in found for option in part}
 
-    def passes(self, count: int) -> int:
-        return super().passes(count * self._most)
+    def forward_passes(self, count: int) -> int:
+        return super().forward_passes(count * self._most)
 
     @torch.no_grad()
-    def logits(self, rows: Rows, indices: Sequence[int]) -> Tensor:
+    def logits(self, rows: EncodedRows, indices: Sequence[int]) -> Tensor:
         wanted = [rows.tokens[i] for i in indices]
         width = max(len(options) for options, _ in wanted)
         flat = [o for options, neutral in wanted for o in (*options, *neutral)]
@@ -358,7 +360,7 @@ class Worded(Choosing):
                 out[row, k] = total - sums[id(neutral[k])] if neutral else total / len(option.targets)
         return out
 
-    @fitted
+    @retries_smaller
     @torch.no_grad()
     def log_probabilities(self, options: Sequence[Option]) -> list[float]:
         """Σ log p of each option's tokens. What is read by several options is run once."""
@@ -369,18 +371,20 @@ class Worded(Choosing):
 
         def sums(chunk: list[int]) -> list[list[float]]:
             wanted = [[options[k] for k in unique[sequences[c]]] for c in chunk]
-            places = sorted({p for each in wanted for o in each for p in o.places})
+            places = sorted({p for each in wanted for o in each for p in o.positions})
             logits = self._run([sequences[c] for c in chunk], places)
             column = {p: j for j, p in enumerate(places)} if logits.shape[1] == len(places) else None
             here = [(row, o) for row, each in enumerate(wanted) for o in each]
-            row = torch.tensor([r for r, o in here for _ in o.places], device=logits.device)
-            place = torch.tensor([column[p] if column else p for _, o in here for p in o.places], device=logits.device)
+            row = torch.tensor([r for r, o in here for _ in o.positions], device=logits.device)
+            place = torch.tensor(
+                [column[p] if column else p for _, o in here for p in o.positions], device=logits.device
+            )
             target = torch.tensor([t for _, o in here for t in o.targets], device=logits.device)
             log_p = torch.log_softmax(logits[row, place].float(), -1).gather(-1, target[:, None])[:, 0].cpu()
             parts = iter(torch.split(log_p, [len(o.targets) for _, o in here]))
             return [[float(next(parts).sum()) for _ in each] for each in wanted]
 
-        for c, each in enumerate(self.forward.spread([len(ids) + len(decoder) for ids, decoder in sequences], sums)):
+        for c, each in enumerate(self.forward.map_rows([len(ids) + len(decoder) for ids, decoder in sequences], sums)):
             for k, value in zip(unique[sequences[c]], each, strict=True):
                 found[k] = value
         return found
@@ -392,10 +396,18 @@ class Worded(Choosing):
             few = {"logits_to_keep": torch.tensor(places, device=self.loaded.device)} if self._keeps else {}
             logits: Tensor = self.forward.run(rows, **few).logits
             return logits
-        padded = self.forward.coder.pad_right(decoders, self.loaded.device)
+        padded = self.forward.tokenizer.pad_right(decoders, self.loaded.device)
         more = {"decoder_input_ids": padded["input_ids"], "decoder_attention_mask": padded["attention_mask"]}
         decoded: Tensor = self.forward.run(rows, **more).logits
         return decoded
 
 
-__all__ = ["SAMPLING_TEMPERATURE", "TEMPERATURE", "Choosing", "Option", "Rows", "Whole", "Worded"]
+__all__ = [
+    "SAMPLING_TEMPERATURE",
+    "TEMPERATURE",
+    "EncodedRows",
+    "HeadClassification",
+    "LabelWordTask",
+    "Option",
+    "OptionTask",
+]

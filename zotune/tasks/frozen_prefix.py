@@ -63,7 +63,7 @@ def _come_after(module: nn.Module, blocks: nn.ModuleList, names: Sequence[str], 
     return all(m in called and called.index(m) > last for m in owners)
 
 
-class Prefix:
+class FrozenPrefix:
     """The cache in front of block `first`: `fill` it, then put `feeding(rows)` around a forward of these rows."""
 
     def __init__(self, blocks: nn.ModuleList, first: int) -> None:
@@ -102,7 +102,7 @@ class Prefix:
         return True
 
     @contextlib.contextmanager
-    def feeding(self, rows: Sequence[Tokens]) -> Iterator[None]:
+    def feed(self, rows: Sequence[Tokens]) -> Iterator[None]:
         """Inside, the frozen blocks hand on the stored states of `rows`, padded on the right with zeros."""
         states = [self._states[row] for row in rows]
         hidden = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)

@@ -1,4 +1,4 @@
-"""Generating text: prompts to completions in batches, and the log-probability of the right ones by teacher forcing.
+"""GenerationTask text: prompts to completions in batches, and the log-probability of the right ones by teacher forcing.
 
 Prompts are padded on the left, so that every row goes on from its own last token. Greedy unless a temperature is given;
 then the sampling's randomness belongs to the step, is shared by all of its points, and the global generators are put
@@ -24,8 +24,8 @@ from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.configuration import config_value
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
 from zotune.models.library_calls import quiet
-from zotune.tasks.classification import Option, Rows, Worded
-from zotune.tasks.forward import Tokens, fitted
+from zotune.tasks.classification import EncodedRows, LabelWordTask, Option
+from zotune.tasks.forward import Tokens, retries_smaller
 from zotune.tasks.prompt_cache import PromptCache
 from zotune.text import texts
 
@@ -34,12 +34,12 @@ PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_
 _ALWAYS = frozenset({"prompts", "model", "batch"})
 
 
-class Generating(Worded):
+class GenerationTask(LabelWordTask):
     """Free text. `references` are the right texts: one string a row, a list where there are several. Where a `prompt`
     is a list of messages, prompts and completions are given as lists of messages too, as TRL gives them."""
 
-    offered = _ALWAYS | {"completions", "completion_ids", "references", "losses"}
-    samples = False
+    fields = _ALWAYS | {"completions", "completion_ids", "references", "losses"}
+    samples_predictions = False
     step = 0
     """Which step's randomness sampling uses; set by who drives the run."""
     draw = 0
@@ -57,20 +57,20 @@ class Generating(Worded):
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    def rows(self, records: Sequence[Record]) -> Rows:
+    def rows(self, records: Sequence[Record]) -> EncodedRows:
         filled = [self._prompt(r) for r in records]
         goes_on = self.loaded.head == "causal"  # an end token after the prompt would end it
         coded = [
-            self.forward.coder.encode(f, self._special(r), self.room, tail=not goes_on)
+            self.forward.tokenizer.encode(f, self._special(r), self.room, tail=not goes_on)
             for f, r in zip(filled, records, strict=True)
         ]
-        gold = [right_texts(r) for r in records]
+        gold = [reference_completions(r) for r in records]
         tokens = [
             (c.ids, tuple(self._option_of(r, g[:1])) if g else (), tuple(self._pair(r)))
             for c, r, g in zip(coded, records, gold, strict=True)
         ]
         prompts = [f.text for f in filled]
-        return Rows(
+        return EncodedRows(
             records, prompts, [list(range(len(g))) for g in gold], gold, tokens, sum(c.truncated for c in coded)
         )
 
@@ -95,7 +95,7 @@ class Generating(Worded):
                 return None
             filled = self.spec.template.fill(record, "completion", "", "drop").text.rstrip(" ")
             return [*system, {"role": "user", "content": filled}]
-        asked = asked_turns(record)
+        asked = prompt_messages(record)
         return [*(system if asked[:1] and asked[0]["role"] != "system" else []), *asked]
 
     def _special(self, record: Record) -> bool:
@@ -138,24 +138,24 @@ class Generating(Worded):
             filled = filled.prepend(self.spec.demonstrations) if self.spec.demonstrations else filled
         if head == "seq2seq":
             return self._decoded(filled, "")[0]
-        coded = self.forward.coder.encode(filled, self._special(record), tail=False)
+        coded = self.forward.tokenizer.encode(filled, self._special(record), tail=False)
         first, last = max(coded.target_positions[0], 1), coded.target_positions[-1]
         if first > last:
             raise OptionError(f"{text!r:.60} has nothing before it: a causal model predicts from what came before")
         return Option(coded.ids[:last], (), tuple(range(first - 1, last)), coded.ids[first : last + 1])
 
-    def sequences(self, rows: Rows) -> set[Tokens]:
+    def sequences(self, rows: EncodedRows) -> set[Tokens]:
         return set()
 
-    def cache_prefix(self, tuned: Iterable[str], parts: Sequence[Rows]) -> bool:
+    def cache_prefix(self, tuned: Iterable[str], parts: Sequence[EncodedRows]) -> bool:
         return False
 
-    def passes(self, count: int) -> int:
-        return -(-count // self.forward.micro) * self.spec.max_new_tokens
+    def forward_passes(self, count: int) -> int:
+        return -(-count // self.forward.micro_batch) * self.spec.max_new_tokens
 
     # -- what objectives see -------------------------------------------------------------------------------------------
 
-    def outputs(self, rows: Rows, indices: Sequence[int], wants: frozenset[str] = offered) -> dict[str, Any]:
+    def outputs(self, rows: EncodedRows, indices: Sequence[int], wants: frozenset[str] = fields) -> dict[str, Any]:
         """What is wanted, and what costs nothing: text is generated for `completions`, and the right answers are run
         for `losses`."""
         records = [rows.records[i] for i in indices]
@@ -210,7 +210,7 @@ class Generating(Worded):
         return ""
 
     @torch.no_grad()
-    def own_words(self, rows: Rows, indices: Sequence[int]) -> list[Option]:
+    def sample_completions(self, rows: EncodedRows, indices: Sequence[int]) -> list[Option]:
         """What the model as it is now says to these rows, sampled at temperature 1, ready to be read by it again."""
         prompts = [rows.tokens[i][0] for i in indices]
         said = self.generate(prompts, indices, (1.0, 1.0))
@@ -221,7 +221,7 @@ class Generating(Worded):
             return [Option(p, begin + ids[:-1], tuple(range(first, first + len(ids))), ids) for p, ids in pairs]
         return [Option(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs]
 
-    @fitted
+    @retries_smaller
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: tuple[float, float] | None = None
@@ -240,7 +240,7 @@ class Generating(Worded):
         with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
             if temperature > 0:
                 torch.manual_seed(seed)
-            return self.forward.spread(
+            return self.forward.map_rows(
                 [len(p) for p in prompts],
                 lambda places: self._said([prompts[k] for k in places], settings),
                 alike=temperature == 0,
@@ -250,13 +250,13 @@ class Generating(Worded):
         """What the model says to these rows; sampled, each point by itself, for they share their randomness."""
         if settings.do_sample:
             return list(self._generate(rows, settings))
-        said: list[list[int]] = self.forward.jointly(
+        said: list[list[int]] = self.forward.run_joint(
             ("said", *map(tuple, rows)), rows, lambda rows, points: list(self._generate(rows, settings, points))
         )
         return said
 
     def _generate(self, rows: Sequence[Tokens], settings: Any, points: int = 1) -> Iterator[list[int]]:
-        loaded, coder = self.loaded, self.forward.coder
+        loaded, coder = self.loaded, self.forward.tokenizer
         inputs = self.prompts.inputs(rows, points) if loaded.head == "causal" else coder.pad_right(rows, loaded.device)
         inputs.pop("token_type_ids", None)
         more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
@@ -271,7 +271,7 @@ class Generating(Worded):
             yield row[:last]
 
 
-def right_texts(record: Record) -> list[str]:
+def reference_completions(record: Record) -> list[str]:
     """The right texts of a record: its completion, or what the assistant says last."""
     if "messages" in record:
         last = record["messages"][-1]
@@ -279,7 +279,7 @@ def right_texts(record: Record) -> list[str]:
     return reference_texts(record, "completion")
 
 
-def asked_turns(record: Record) -> list[Record]:
+def prompt_messages(record: Record) -> list[Record]:
     """The messages of a record that a model answers: without the right answer that may follow them."""
     turns: list[Record] = record["messages"]
     return turns[:-1] if turns[-1]["role"] == "assistant" else turns
@@ -293,4 +293,4 @@ def _told(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-__all__ = ["PAIRS", "Generating", "asked_turns", "right_texts"]
+__all__ = ["PAIRS", "GenerationTask", "prompt_messages", "reference_completions"]

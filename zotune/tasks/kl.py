@@ -18,20 +18,20 @@ PROMPTS = 32
 """Training prompts whose completions it is measured on."""
 
 
-class Drift:
+class KLDivergence:
     """Call it for how far the model has moved since this was made; `of` makes it."""
 
-    def __init__(self, task: build.Generating, words: list[Option]) -> None:
+    def __init__(self, task: build.GenerationTask, words: list[Option]) -> None:
         self._task, self._words = task, words
         self._before = self._likelihood()
 
     @classmethod
-    def of(cls, task: build.Task, train: build.Rows, processes: Processes) -> Drift | None:
+    def for_task(cls, task: build.Task, train: build.EncodedRows, processes: Processes) -> KLDivergence | None:
         """None where the model generates nothing."""
-        if not isinstance(task, build.Generating):
+        if not isinstance(task, build.GenerationTask):
             return None
         with processes.local():
-            words = task.own_words(train, range(min(PROMPTS, len(train))))
+            words = task.sample_completions(train, range(min(PROMPTS, len(train))))
             return cls(task, words) if words else None
 
     def __call__(self) -> float:
@@ -43,4 +43,4 @@ class Drift:
         return math.fsum(self._task.log_probabilities(self._words)) / sum(len(o.targets) for o in self._words)
 
 
-__all__ = ["Drift"]
+__all__ = ["KLDivergence"]

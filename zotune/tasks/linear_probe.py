@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from zotune.errors import DataError, OptionError
 from zotune.models.loaded_model import LoadedModel, add_linear_head
-from zotune.tasks.build import Rows, Task, Whole
+from zotune.tasks.build import EncodedRows, HeadClassification, Task
 
 STRENGTHS = (1.0, 10.0, 100.0)
 
 
-def fit(task: Whole, train: Rows, intercept: bool = True) -> Any | None:
+def fit(task: HeadClassification, train: EncodedRows, intercept: bool = True) -> Any | None:
     """A fitted grid search over the strength of regularisation, by cross-validation on the training rows; None where a
     class has fewer than two rows."""
     from sklearn.linear_model import LogisticRegression
@@ -34,7 +34,7 @@ def fit(task: Whole, train: Rows, intercept: bool = True) -> Any | None:
     return search
 
 
-def scores(task: Whole, search: Any, rows: Rows) -> Tensor:
+def log_probabilities(task: HeadClassification, search: Any, rows: EncodedRows) -> Tensor:
     """Log-probabilities of all classes: (rows, classes); a class that was not trained on gets -30."""
     out = torch.full((len(rows), len(rows.options[0])), -30.0)
     found = torch.tensor(search.decision_function(task.features(rows).numpy()))
@@ -44,23 +44,23 @@ def scores(task: Whole, search: Any, rows: Rows) -> Tensor:
     return out
 
 
-def layer_of(loaded: LoadedModel, classes: int) -> nn.Linear:
+def head_layer(loaded: LoadedModel, classes: int) -> nn.Linear:
     """The layer that a probe is written into: a classification head's last one; over embeddings a new one, of zeros."""
     return loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
 
 
-def write(task: Task, train: Rows) -> nn.Linear:
+def write(task: Task, train: EncodedRows) -> nn.Linear:
     """Write the probe into the head that the model's scores come from, so that tuning starts where the probe ends.
 
     An embedding model gets a linear head over its embeddings in place of label descriptions. The layer that was
     written. Raises OptionError for a head of words, DataError where a class has fewer than two rows.
     """
-    if not isinstance(task, Whole):
+    if not isinstance(task, HeadClassification):
         raise OptionError(
             f"--init linear-probe writes a linear head; the head {task.loaded.head!r} has none",
             hint="--head classification or embedding",
         )
-    layer = layer_of(task.loaded, len(task.spec.classes.words) if task.spec.classes else 0)
+    layer = head_layer(task.loaded, len(task.spec.classes.words) if task.spec.classes else 0)
     search = fit(task, train, intercept=layer.bias is not None)
     if search is None:
         raise DataError("--init linear-probe needs two classes, and two training rows of each")
@@ -78,4 +78,4 @@ def write(task: Task, train: Rows) -> nn.Linear:
     return layer
 
 
-__all__ = ["fit", "layer_of", "scores", "write"]
+__all__ = ["fit", "head_layer", "log_probabilities", "write"]

@@ -17,7 +17,7 @@ from zotune.models.generation_settings import generation_config, ignore_generati
 from zotune.models.kv_cache import has_full_attention, new_kv_cache
 from zotune.tasks.forward import Forward, Tokens, out_of_memory
 
-LEAST = 16
+MIN_PREFIX = 16
 """Tokens that are worth a pass of their own."""
 SAVED = 0.25
 """Share of a batch's tokens that must be saved."""
@@ -28,23 +28,23 @@ class PromptCache:
 
     def __init__(self, forward: Forward) -> None:
         self.forward, self.loaded = forward, forward.loaded
-        self.possible = self.loaded.head == "causal" and not self.loaded.virtual_tokens
-        self.possible &= has_full_attention(self.loaded.config, forward.max_length)
-        self._tried: dict[bool, bool] = {}  # by whether several points share a pass
+        self.supported = self.loaded.head == "causal" and not self.loaded.virtual_tokens
+        self.supported &= has_full_attention(self.loaded.config, forward.max_length)
+        self._verified: dict[bool, bool] = {}  # by whether several points share a pass
 
     def inputs(self, rows: Sequence[Tokens], points: int = 1) -> dict[str, Any]:
         """What `generate` takes for these prompts, which are those of so many points, one after the other. Whether
         the model goes on from a beginning as it should is tried the first time that there is one."""
-        length = common(rows) if self.possible else 0
-        if length < LEAST or length * (len(rows) - points) < SAVED * sum(map(len, rows)):
+        length = common_prefix_length(rows) if self.supported else 0
+        if length < MIN_PREFIX or length * (len(rows) - points) < SAVED * sum(map(len, rows)):
             return self._whole(rows)
         several = points > 1
-        if several not in self._tried:
-            self._tried[several] = self._agrees(rows, length, points)
-        return self._begun(rows, length, points) if self._tried[several] else self._whole(rows)
+        if several not in self._verified:
+            self._verified[several] = self._agrees(rows, length, points)
+        return self._begun(rows, length, points) if self._verified[several] else self._whole(rows)
 
     def _whole(self, rows: Sequence[Tokens]) -> dict[str, Any]:
-        return self.forward.coder.pad_left(rows, self.loaded.device)
+        return self.forward.tokenizer.pad_left(rows, self.loaded.device)
 
     def _begun(self, rows: Sequence[Tokens], length: int, points: int) -> dict[str, Any]:
         device, each = self.loaded.device, len(rows) // points
@@ -54,7 +54,7 @@ class PromptCache:
             self.loaded.unwrapped(input_ids=begin, past_key_values=cache, use_cache=True, **few)
         cache.batch_repeat_interleave(each)
         begin = begin.repeat_interleave(each, 0)
-        rest = self.forward.coder.pad_left([row[length:] for row in rows], device)
+        rest = self.forward.tokenizer.pad_left([row[length:] for row in rows], device)
         return {
             "input_ids": torch.cat([begin, rest["input_ids"]], 1),
             "attention_mask": torch.cat([torch.ones_like(begin), rest["attention_mask"]], 1),
@@ -83,7 +83,7 @@ class PromptCache:
         return _close(whole.logits[0], begun.logits[0]) and _close(whole.logits[1][alike], begun.logits[1][alike])
 
 
-def common(rows: Sequence[Tokens]) -> int:
+def common_prefix_length(rows: Sequence[Tokens]) -> int:
     """How many tokens all rows begin with; each has one more at least."""
     first, last = min(rows), max(rows)
     limit = min(map(len, rows)) - 1
@@ -99,4 +99,4 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(torch.allclose(a, b, rtol=0, atol=most * float(a.nan_to_num(0, 0, 0).abs().max()), equal_nan=True))
 
 
-__all__ = ["PromptCache", "common"]
+__all__ = ["PromptCache", "common_prefix_length"]

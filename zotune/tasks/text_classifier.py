@@ -114,8 +114,10 @@ class TextClassifier:
             spec = TaskSpec("classification", Template("{text}"))
             limit = self.max_length or UNLIMITED
             forward = Forward(loaded, spec, limit, self.batch_size, f"{self.name}: batch_size")
-            forward.tell = lambda text: self.message(text)
-            forward.coder.typed = forward.coder.typed and self.pairs  # a separator in a single text starts no pair
+            forward.report = lambda text: self.message(text)
+            forward.tokenizer.typed = (
+                forward.tokenizer.typed and self.pairs
+            )  # a separator in a single text starts no pair
             self._loaded = forward
         return self._loaded
 
@@ -123,14 +125,14 @@ class TextClassifier:
         """The token ids of a text, shortened to the limit. Raises OptionError if that is impossible."""
         spans = {} if text.shorten is None else {SHOTS: text.shorten}
         filled = FilledTemplate(text.text, spans, None, text.second)
-        return self.forward.coder.encode(filled, special=text.special_tokens).ids
+        return self.forward.tokenizer.encode(filled, special=text.special_tokens).ids
 
     def scores(self, rows: Sequence[tuple[int, ...]], label: int | None) -> list[float]:
         """For each row of token ids the probability of the label with this index; None: the logit of the only label.
 
         Rows are padded on the right; up to rounding, a score does not depend on the other rows. A decoder is read at
-        its last token; if its saved configuration names a padding token, at the last other token, as transformers does.
-        Raises OutOfMemory if a single row does not fit.
+        the last token of a row; if its saved configuration names a padding token, at the last other token, as
+        transformers does. Raises OutOfMemory if a single row does not fit.
         """
         forward, scores = self.forward, [0.0] * len(rows)
 
@@ -141,7 +143,7 @@ class TextClassifier:
                     scores[place] = value
 
         with torch.no_grad():
-            forward.fitting(compute)
+            forward.retry_smaller(compute)
         return scores
 
     def close(self) -> None:
@@ -160,7 +162,7 @@ class TextClassifier:
         if not self._saved_padding:  # the last token counts, whatever it is, so another token must be the padding
             last = {row[-1] for row in rows}
             unused = next(i for i in range(len(last) + 1) if i not in last)
-            forward.loaded.config.pad_token_id = forward.coder.pad = unused
+            forward.loaded.config.pad_token_id = forward.tokenizer.pad = unused
         self.on_pass()
         logits: Tensor = forward.run(rows).logits.float().cpu()
         return logits

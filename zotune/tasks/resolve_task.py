@@ -23,7 +23,7 @@ from zotune.models.model_files import ModelFiles, find_model
 from zotune.tasks import build
 from zotune.tasks.generation import PAIRS
 
-Parts = dict[str, list[Record]]
+RecordSets = dict[str, list[Record]]
 COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response", "chosen")
 """Columns that hold right texts, the first found is used."""
 
@@ -51,7 +51,7 @@ class Task:
         return self.file.objective_args if self.file else {}
 
 
-def read(task: str | None) -> Task:
+def parse_task(task: str | None) -> Task:
     """A preset's name, a file, or a kind of task. Raises OptionError."""
     if task is None:
         return Task()
@@ -61,11 +61,13 @@ def read(task: str | None) -> Task:
     return Task(file, file.kind)
 
 
-def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -> tuple[ModelFiles, TaskSpec, Parts]:
+def resolve(
+    cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]
+) -> tuple[ModelFiles, TaskSpec, RecordSets]:
     """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
-    kind = kind_of(cfg, task, first)
+    kind = task_kind(cfg, task, first)
     found = find_model(cfg.model, cfg.head, cfg.allow_pickle)
     if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
         found = find_model(cfg.model, "classification", cfg.allow_pickle)
@@ -90,7 +92,7 @@ def resolve(cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]) -
         top_p=cfg.top_p,
         system=cfg.system,
     )
-    build.kind_of(spec, found.head)
+    build.task_class(spec, found.head)
     spec.check(rows, found.head)
     return found, spec, rows
 
@@ -99,9 +101,9 @@ def max_length(cfg: RunConfig, spec: TaskSpec) -> int:
     return cfg.max_length or MAX_LENGTH[spec.kind]
 
 
-def offered(spec: TaskSpec, head: Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
+def available_fields(spec: TaskSpec, head: Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
     """What objectives may ask for: without right texts there are no references and no losses."""
-    names = build.kind_of(spec, head).offered
+    names = build.task_class(spec, head).fields
     if spec.kind != "generation":
         return names
     every = [row for rows in parts.values() for row in rows]
@@ -116,7 +118,7 @@ def _has_answer(row: Record) -> bool:
     return any(reference_texts(row, "completion"))
 
 
-def calibration(task: Task, spec: TaskSpec) -> Template:
+def calibration_template(task: Task, spec: TaskSpec) -> Template:
     """What the row's own words are taken out of: the task file's prompt, or the template without its columns."""
     if task.file and task.file.calibration:
         return Template(task.file.calibration, task.file.values)
@@ -129,7 +131,7 @@ def calibration(task: Task, spec: TaskSpec) -> Template:
     return Template(text.lstrip())
 
 
-def kind_of(cfg: RunConfig, task: Task, row: Record) -> TaskKind:
+def task_kind(cfg: RunConfig, task: Task, row: Record) -> TaskKind:
     """What kind of task it is: as said, or by the columns of a record."""
     if task.kind:
         return task.kind
@@ -194,7 +196,7 @@ def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Rec
     )
 
 
-def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: Parts, head: str) -> Classes:
+def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: RecordSets, head: str) -> Classes:
     if file is None or cfg.labels or not file.labels:
         return find_classes(rows, cfg.labels, needs_words=head != "classification")
     described = head == "embedding"
@@ -204,7 +206,7 @@ def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: Parts, head: s
     return preset_classes(rows, [(x.values, x.values[-1]) for x in file.labels])
 
 
-def demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int) -> str:
+def draw_demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int) -> str:
     """Training records with their right answers, drawn by seed, to stand before every prompt. Raises DataError."""
     import random
 
@@ -216,4 +218,13 @@ def demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int
     return "".join(spec.demonstration(r) + "\n\n" for r in drawn)
 
 
-__all__ = ["Task", "calibration", "demonstrations", "kind_of", "max_length", "offered", "read", "resolve"]
+__all__ = [
+    "Task",
+    "available_fields",
+    "calibration_template",
+    "draw_demonstrations",
+    "max_length",
+    "parse_task",
+    "resolve",
+    "task_kind",
+]
