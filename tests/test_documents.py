@@ -19,7 +19,11 @@ import zotune
 from zotune import config, plugins
 from zotune.cli.app import app
 from zotune.cli.command import RecordCommand, values
+from zotune.cli.result_lines import result_lines
+from zotune.cli.terminal import Terminal
 from zotune.data import presets
+from zotune.events import Evaluated, Interpolated, PreflightDone, RunStarted
+from zotune.runs.result import Difference, Result, ScoreEstimate, ScoringCost
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -106,6 +110,81 @@ def test_flags_in_the_text_exist() -> None:
             continue
         flags = {m for code in documents.inline(page) for m in re.findall(r"^--[a-z][a-z-]*[a-z]\b(?!-)", code)}
         assert flags - known <= {"--out"}, page.name
+
+
+RUN = (
+    RunStarted(
+        "runs/f1-1",
+        "MiniLM (embedded)",
+        "embedding",
+        "cpu",
+        "f1",
+        "higher is better",
+        "maximize",
+        "auto",
+        4224,
+        8,
+        400,
+        200,
+        300,
+        16,
+        0.4899,
+        max_evals=2400,
+    ),
+    *(
+        Evaluated(step, score, best=step in (600, 720, 840, 960, 1080))
+        for step, score in {
+            0: 0.5303,
+            120: 0.5168,
+            240: 0.4986,
+            360: 0.5158,
+            480: 0.5169,
+            600: 0.5726,
+            720: 0.6037,
+            840: 0.6129,
+            960: 0.6345,
+            1080: 0.6380,
+            1133: 0.6366,
+        }.items()
+    ),
+    PreflightDone(12, 16, 1200, 0.0, 0.34, 12.0, linear_probe=0.7710, base_score=0.5303),
+    Interpolated(1133, 0.5, 0.5953),
+)
+"""Events of the run that the README and the quickstart show."""
+
+
+def test_transcripts_have_the_words_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    before, tuned, probe = (ScoreEstimate(*s, rows=300) for s in ((0.4899, 0.0307), (0.6118, 0.0301), (0.7438, 0.0282)))
+    result = Result(
+        Path("runs/f1-1"),
+        "done",
+        "tuned",
+        before,
+        tuned,
+        Difference(0.1220, 0.0265, 0.0724, 0.1760),
+        probe,
+        1133,
+        2399,
+        0,
+        0.0,
+        1080,
+        1.0,
+        403.0,
+        ScoringCost(0, 0, 0.0, 0.0, {}),
+        {"model.safetensors": ""},
+    )
+    terminal = Terminal()
+    for event in RUN:
+        terminal(event)
+    for text, _ in result_lines("f1", result):
+        terminal.say(text)
+    printed = set(capsys.readouterr().err.splitlines())
+    for page in (README, DOCS / "quickstart.md"):
+        (transcript,) = (b for b in documents.blocks(page, "") if b.rstrip().endswith("kept weights: runs/f1-1"))
+        ours = [
+            x for x in transcript.splitlines() if x not in ("", "…") and not re.match(r"·|  optimizer:|.*steps/s", x)
+        ]
+        assert set(ours) <= printed, set(ours) - printed
 
 
 def test_quick_commands_run() -> None:
