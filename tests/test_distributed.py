@@ -83,7 +83,7 @@ def test_split_points_give_the_bits_of_one_process(
 ) -> None:
     code, out, err = launched(fit(tmp_path / "run", tiny_classifier, reviews, "--json"))
     assert code == 0, err
-    assert "2 processes, each with some of the points of a step" in err
+    assert "2 processes share the points of each step" in err
     for name in ("journal.jsonl", "metrics.jsonl", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (single / name).read_bytes(), name
     assert json.loads(out)["steps"] == 6  # printed once
@@ -94,7 +94,7 @@ def test_split_batches_equal_one_process_up_to_rounding(
 ) -> None:
     code, _, err = launched(fit(tmp_path / "run", tiny_classifier, reviews, "--parallel", "batch"))
     assert code == 0, err
-    assert "some of the rows of a batch" in err
+    assert "2 processes share the rows of each batch" in err
     for ours, theirs in zip(steps(tmp_path / "run"), steps(single), strict=True):
         assert ours["tape"][0][1] == pytest.approx(theirs["tape"][0][1], rel=1e-4)
     header = Journal.open(tmp_path / "run" / "journal.jsonl", read_only=True).header
