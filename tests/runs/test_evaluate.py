@@ -54,7 +54,7 @@ def test_demonstrations_stand_before_every_prompt(tiny_llama: Path, data: Path) 
 
 
 @pytest.mark.parametrize(
-    ("more", "error", "message"),
+    ("options", "error", "message"),
     [
         ({"shots": 13}, DataError, "there are 12 training rows"),
         ({"shots": 1, "split": "train"}, OptionError, "draws from the split 'train', which is scored"),
