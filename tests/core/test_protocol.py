@@ -295,7 +295,7 @@ def test_an_order_objective_ranks_and_keeps_unranked_points() -> None:
     theta = oracle._space.theta
     assert oracle.rank(theta + 1.0, theta - 10.0, theta - 11.0, theta + 0.5) == (None, 1, 1, 0)
     assert oracle.evaluations == 4
-    with pytest.raises(UsageError, match="no values for one alone"):
+    with pytest.raises(UsageError, match="no value for a single one"):
         oracle(theta)
 
 
@@ -327,7 +327,7 @@ def test_a_failing_candidate_is_generated_again() -> None:
 @pytest.mark.parametrize("answer", [[0], [0, math.nan], ["a", "b"], [0, 1, 2]])
 def test_an_invalid_order_is_a_failed_score(answer: Any) -> None:
     oracle = ordered(lambda candidates: answer)
-    with pytest.raises(ObjectiveError, match="2 points gives 2 finite"):
+    with pytest.raises(ObjectiveError, match="2 points must return 2 finite"):
         oracle.rank(oracle._space.theta, oracle._space.theta + 1.0)
 
 

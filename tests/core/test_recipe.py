@@ -96,7 +96,7 @@ def test_misuse_is_reported(space: Space) -> None:
         space.theta**3
     with pytest.raises(RecipeError, match="list"):
         space.theta * [1]  # type: ignore[operator]
-    with pytest.raises(RecipeError, match="weighted_sum adds noises"):
+    with pytest.raises(RecipeError, match="weighted_sum sums noises"):
         weighted_sum([(1.0, space.theta)])
 
 
