@@ -155,11 +155,6 @@ def eps(optimizer: Any) -> Any:
     return _value(optimizer, "eps", None)
 
 
-def lr(optimizer: Any) -> Any:
-    """The value of the option `lr`, the learning rate, by convention; None where an optimizer has none."""
-    return _value(optimizer, "lr", None)
-
-
 def plugin_problem(kind: str, target: Any) -> str:
     """Why an object is no optimizer or objective; an empty text where it is one."""
     if not callable(target) and not callable(_static(target, "step")):
@@ -296,7 +291,6 @@ __all__ = [
     "eps",
     "is_async",
     "length",
-    "lr",
     "name_of",
     "objective",
     "objective_info",

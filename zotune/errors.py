@@ -1,4 +1,4 @@
-"""Everything that zotune raises on purpose.
+"""The errors that zotune raises on purpose.
 
     ZotuneError                  one line for the user; exit code 1
     ├── UsageError               refused before training; exit code 2
@@ -10,11 +10,11 @@
     ├── OutOfMemory          a forward pass of a single row does not fit into memory
     ├── RecipeError              arithmetic that a recipe cannot express
     ├── OptimizerError           an optimizer raised, or returned no pair or a number that is not finite
-    ├── Stopped                  asked to stop while waiting for an answer; exit code 130
+    ├── Stopped                  stopped while waiting for an answer; exit code 130
     ├── ObjectiveError           one evaluation failed: raised, not finite, wrong length or type
     └── ObjectiveFailures        too many evaluations failed; exit code 3
 
-Messages name the culprit, its value and the way out. This module imports nothing.
+A message names what is wrong, its value and the next step. This module imports nothing of zotune.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ __all__ = [
 
 
 class ZotuneError(Exception):
-    """Base of all errors: one line, in which what is no printable character of a value is escaped. `hint` says the way
-    out."""
+    """Base of all errors. Its text is one line, unprintable characters escaped; `hint` is the next step."""
 
     exit_code = 1
     told = False
@@ -110,9 +109,9 @@ class ObjectiveFailures(ZotuneError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint that offers the nearest known name, or lists them all."""
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    """A hint with the name nearest to `name`, or with all names where none is near."""
+    possible = sorted(names)
+    close = difflib.get_close_matches(name, possible, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(known) if known else "none is known"
+    return "known: " + ", ".join(possible) if possible else "none is known"

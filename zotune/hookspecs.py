@@ -1,9 +1,10 @@
-"""The whole extension surface. A plugin is a module that implements some of these hooks, and one entry point:
+"""The hooks of zotune. A plugin is a module that implements some of them, and an entry point that names the module:
 
     [project.entry-points.zotune]
     my-plugin = "my_package.zotune_hooks"
 
-Keep that module light: register string targets ("my_package.optimizer:Mine") and nothing heavy is imported until used.
+Keep the module light: register strings such as "my_package.optimizer:Mine", which are imported when they are used. A
+hook may leave out parameters. docs/plugins.md has a complete package. This module knows no plugin.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ hookimpl = pluggy.HookimplMarker("zotune")
 
 
 class Register(Protocol):
-    """name: what users type. target: the object, or "package.module:attribute". summary: one line for `zotune plugins`.
-    paper, forwards, memory: what `zotune plugins show NAME` prints."""
+    """Registers one optimizer or objective.
+
+    name: what users type. target: the class or function, or "package.module:attribute". summary: one line for
+    `zotune plugins`. paper, forwards, memory: source, evaluations a step and extra memory, for `zotune plugins show`.
+    """
 
     def __call__(
         self, name: str, target: Any, *, summary: str = "", paper: str = "", forwards: str = "", memory: str = ""
@@ -28,19 +32,24 @@ class Register(Protocol):
 
 @hookspec
 def register_optimizers(register: Register) -> None:
-    """Call register(...) once for each optimizer."""
+    """Called when the plugins are loaded; call register(...) for each optimizer."""
 
 
 @hookspec
 def register_objectives(register: Register) -> None:
-    """Call register(...) once for each objective."""
+    """Called when the plugins are loaded; call register(...) for each objective."""
 
 
 @hookspec
 def on_step_end(step: int, metrics: Mapping[str, Any]) -> None:
-    """After every step: loss, |difference|, evaluations. An observer that raises is reported once and switched off."""
+    """Called after every step, dropped ones too.
+
+    metrics: "step", "evaluations", and where known "loss" (smaller is better), "difference" (between points),
+    "zero_share" (share of steps without a difference) and "dropped" (why). A hook that raises is reported once and
+    switched off.
+    """
 
 
 @hookspec
 def on_run_end(summary: Mapping[str, Any]) -> None:
-    """Once, after the last step."""
+    """Called once, when a run has ended and its files are written. summary: what `zotune fit --json` prints."""
