@@ -197,8 +197,8 @@ class Declared:
     def forwards(self) -> int:
         return 2 * self.size
 
-    def describe(self, state: Any) -> list[str]:
-        return [f"size {self.size}, state {state}"]
+    def describe(self, state: float) -> dict[str, float]:
+        return {"size": self.size, "state": state}
 
     def init(self, theta: Any) -> None: ...
 
@@ -208,7 +208,9 @@ class Declared:
 def test_capabilities_of_an_optimizer_are_read_from_its_class() -> None:
     assert declarations.optimizer_info(Declared()) == OptimizerInfo(fields=2, stratifies=True)
     assert declarations.step_cost(Declared(4), None, lambda: None) == 8
-    assert declarations.description(Declared(), "s") == ["size 3, state s"]
+    assert declarations.description(Declared(), 0.5) == {"size": 3, "state": 0.5}
+    with pytest.raises(UsageError, match="Wordy: describe must return numbers by name"):
+        declarations.description(type("Wordy", (), {"describe": lambda self, state: ["text"]})(), None)
     assert declarations.eps(Declared()) is None
 
 
