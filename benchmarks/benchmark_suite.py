@@ -199,7 +199,7 @@ def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_title(case, fontsize=9)
     axes[0][0].set_yticks(range(len(METHODS)), list(reversed(METHODS)), fontsize=8)
     marks = [plt.Line2D([], [], color=c, marker="o", ls="") for c in colors.values()]
-    figure.legend(marks, [f"{b} forwards" for b in colors], ncols=len(colors), loc="lower left", fontsize=8)
+    figure.legend(marks, [f"{b} evaluations" for b in colors], ncols=len(colors), loc="lower left", fontsize=8)
     figure.supxlabel("gain on the test set, ± one paired standard error (filled: kept)", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=140)

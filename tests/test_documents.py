@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -290,6 +291,8 @@ def test_configuration_and_task_files_are_read(tmp_path: Path) -> None:
     (task,) = documents.blocks(DOCS / "tasks.md", "yaml")
     (tmp_path / "task.yaml").write_text(task)
     assert presets.load(str(tmp_path / "task.yaml")).cut == "premise"
+    keys = {field.name for field in dataclasses.fields(presets.TaskFile)}
+    assert keys <= set(documents.inline(DOCS / "tasks.md"))
 
 
 def test_tables_name_every_optimizer_and_preset() -> None:
