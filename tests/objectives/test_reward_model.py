@@ -185,7 +185,7 @@ def test_models_and_options_are_checked_before_loading(make_reward_model: Any, f
         RewardModel(str(tmp_path))
     folder = make_reward_model("llama")
     headless = _without(folder, "score.weight", tmp_path / "headless")
-    with pytest.raises(ModelError, match=r"reward-model .* has no score\.weight: these weights would be random"):
+    with pytest.raises(ModelError, match=r"reward-model .* lacks score\.weight: these weights would be random"):
         RewardModel(headless, device="cpu")(["x"], ["p"])
     for options, message in (
         ({"dtype": "int3"}, "dtype must be auto, float32"),

@@ -22,6 +22,7 @@ from zotune.models.configuration import config_value
 from zotune.models.heads import PEFT_TASK_TYPES
 from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel, load_linear_head
+from zotune.models.weight_check import names_of
 
 METHODS = ("none", "lora", "prefix")
 PREFIX_HEADS = ("causal", "classification")
@@ -199,6 +200,7 @@ def load(loaded: LoadedModel, folder: Path) -> None:
             loaded.model = peft.PeftModel.from_pretrained(loaded.model, folder, is_trainable=lora).eval()
     except Exception as error:  # peft, safetensors and torch raise exception types of their own
         raise ModelError(f"the adapter in {folder} cannot be loaded: {first_line(error)}") from error
+    _check_adapter(loaded, folder)
     config = loaded.model.peft_config[loaded.model.active_adapter]
     loaded.virtual_tokens = config_value(config, "num_virtual_tokens") or 0
     if not lora:  # peft refuses is_trainable for a prefix and loads it frozen
@@ -206,6 +208,32 @@ def load(loaded: LoadedModel, folder: Path) -> None:
         for name, p in loaded.model.named_parameters():
             if name.startswith("prompt_encoder.") or ".modules_to_save." in name:
                 p.requires_grad_(True)
+
+
+def _check_adapter(loaded: LoadedModel, folder: Path) -> None:
+    """Whether the adapter's files hold exactly the tensors that peft put on the model: peft leaves the others random or
+    passes over them with a warning. Raises ModelError."""
+    import peft
+    from safetensors import safe_open
+
+    saved: set[str] = set()
+    for path in folder.glob("adapter_model*.safetensors"):
+        with safe_open(path, "pt") as file:
+            saved |= set(file.keys())
+    if not saved:  # a pickle file, read because the user allowed it
+        saved = set(torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True))
+    saved = {name for name in saved if f".{LINEAR_HEAD}." not in f".{name}"}
+    active = loaded.model.active_adapter
+    wanted = set(peft.get_peft_model_state_dict(loaded.model, adapter_name=active, save_embedding_layers=False))
+    wanted = {name for name in wanted if f".{LINEAR_HEAD}." not in f".{name}"}
+    base = {f"base_model.model.{name}" for name in loaded.unwrapped.state_dict()}
+    if misplaced := saved - wanted - base:
+        raise ModelError(
+            f"the adapter in {folder} does not fit {loaded.source}: the model has no place for {names_of(misplaced)}",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    if missing := wanted - saved:
+        raise ModelError(f"the adapter in {folder} lacks {names_of(missing)}: these weights would be random")
 
 
 def has_adapter(loaded: LoadedModel) -> bool:

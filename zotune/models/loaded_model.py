@@ -29,7 +29,8 @@ class LoadedModel:
 
     model: the transformers model, or peft's wrapper around it; source: the folder or hub id that it was loaded from;
     folder: the folder of its files, None for a hub id; pooling: "mean" or "cls", how an embedding model pools tokens;
-    virtual_tokens: tokens of a prefix, which take part of the context length.
+    virtual_tokens: tokens of a prefix, which take part of the context length. notes: what the user must know of how the
+    files were read.
     """
 
     model: Any
@@ -40,6 +41,7 @@ class LoadedModel:
     device: torch.device
     pooling: str = "mean"
     virtual_tokens: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def unwrapped(self) -> Any:

@@ -19,6 +19,7 @@ from zotune.models.configuration import config_value
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LoadedModel, load_linear_head
+from zotune.models.weight_check import check_weights, has_own_head, head_tensors, pooler_tensors, wrapper_mapping
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -53,14 +54,16 @@ def load(
     device_map: str | None = None,
     allow_pickle: bool = False,
     quantize: str | None = None,
-    require_all_weights: bool = False,
+    new_head: bool = False,
 ) -> LoadedModel:
     """The model in eval mode on its device, and its tokenizer. Global random generators are left as they were.
 
-    source, folder: of ModelFiles. dtype: "auto" is float32 on the CPU and the saved dtype elsewhere. classes: size of a
-    classification head; where the saved head has another size, a new one is drawn from `seed`. device_map: spreads the
-    model over several devices by accelerate. quantize: "4bit" or "8bit" base weights by bitsandbytes, for an adapter.
-    require_all_weights: refuse files that lack weights, which transformers would draw at random. Raises ModelError.
+    source, folder: of ModelFiles. dtype: "auto" is float32 on the CPU and the saved dtype elsewhere. device_map:
+    spreads the model over several devices by accelerate. quantize: "4bit" or "8bit" base weights by bitsandbytes, for
+    an adapter. classes: size of the classification head that is wanted; a head that the files lack is drawn from
+    `seed`, one of another size is refused. Without it a model must have its own head. new_head: draw a new head in any
+    case. Raises ModelError, also where the files lack weights that the class uses, or hold weights that it has no place for
+    (`weight_check`).
     """
     import transformers
 
@@ -76,27 +79,67 @@ def load(
     if quantize:
         options["quantization_config"] = _quantization(quantize, target)
         options.setdefault("device_map", {"": target})
-    if head == "classification" and classes is not None:
-        options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # a new head is drawn from the seed alone
             auto: Any = getattr(transformers, AUTO_CLASSES[head])
-            model, info = auto.from_pretrained(source, output_loading_info=True, **options)
+            if head == "classification" and classes is not None:
+                model, notes = _load_classifier(auto, source, options, seed, classes, new_head)
+            else:
+                model, info = _from_pretrained(auto, source, options, seed)
+                notes = check_weights(source, model, head, info)
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
         raise ModelError(f"--model {source!r} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
-    if require_all_weights and (missing := sorted(info["missing_keys"])):
-        raise ModelError(f"--model {source!r} has no {', '.join(missing[:3])}: these weights would be random")
     _set_padding(model, tokenizer)
     if device_map or quantize:
         target = _input_device(model, source)
     else:
         model.to(target)
-    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target, _pooling(folder))
+    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target, _pooling(folder), notes=tuple(notes))
     if head == "embedding" and folder is not None:
         load_linear_head(loaded, folder)
     return loaded
+
+
+def _from_pretrained(auto: Any, source: str, options: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any]]:
+    """The model and what transformers reports about loading it; a second try strips the prefixes of wrappers such as
+    torch.compile and DDP. What is missing is drawn from the seed alone."""
+    torch.manual_seed(seed)
+    model, info = auto.from_pretrained(source, output_loading_info=True, **options)
+    if mapping := wrapper_mapping(info):
+        torch.manual_seed(seed)
+        model, info = auto.from_pretrained(source, output_loading_info=True, key_mapping=mapping, **options)
+    return model, info
+
+
+def _load_classifier(
+    auto: Any, source: str, options: Mapping[str, Any], seed: int, classes: int, new_head: bool
+) -> tuple[Any, list[str]]:
+    """A model with a head of `classes` classes: its own, or a new one where it has none or `new_head` is set."""
+    import transformers
+
+    own_config = {k: options[k] for k in ("trust_remote_code", "revision")}
+    config: Any = transformers.AutoConfig.from_pretrained(source, **own_config)
+    drawn = {"num_labels": classes, "ignore_mismatched_sizes": True}
+    own = has_own_head(config) and not new_head
+    model, info = _from_pretrained(auto, source, options if own else {**options, **drawn}, seed)
+    head = head_tensors(model)
+    lacking = head & set(info["missing_keys"])
+    if own and lacking == head:  # config.json names a class with a head, whose weights were not saved
+        own = False
+        model, info = _from_pretrained(auto, source, {**options, **drawn}, seed)
+    if not own:
+        notes = check_weights(source, model, "classification", info, head_tensors(model) | pooler_tensors(model))
+        why = "--new-head" if new_head else "its files hold none"
+        return model, [*notes, f"a new classification head with {classes} classes is drawn ({why})"]
+    if model.config.num_labels != classes:
+        raise ModelError(
+            f"--model {source!r} has a classification head of {model.config.num_labels} classes, not {classes}",
+            hint="--new-head draws a new one",
+        )
+    return model, check_weights(source, model, "classification", info)
 
 
 def random_model(

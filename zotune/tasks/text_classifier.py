@@ -107,7 +107,6 @@ class TextClassifier:
                     files.head,
                     device=self.device,
                     dtype=self.dtype,
-                    require_all_weights=True,
                 )
             except ModelError as error:
                 raise self._renamed(error) from None

@@ -1,0 +1,117 @@
+"""Weight checks: whether a model's files held what the loaded class uses.
+
+transformers draws missing weights at random and passes over unexpected ones. Both give another model than the files
+describe, so both are refused here, unless nothing that is scored reads them. Knows what transformers reports about
+loading; loads nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from zotune.errors import ModelError
+from zotune.models.heads import Head
+
+WRAPPER = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+"""Parts that torch.compile, FSDP, activation checkpointing and DeepSpeed put into the names of saved tensors."""
+PARALLEL = re.compile(r"^module\.")
+"""The prefix of DataParallel and DistributedDataParallel, which wrap the whole model."""
+POOLER = re.compile(r"(^|\.)pooler\.")
+"""The layer over the first token that BERT was pre-trained with. Embeddings are pooled from the last hidden state, so
+nothing reads it there."""
+SHOWN = 4
+"""Names that a message lists at most."""
+
+
+def wrapper_mapping(info: Mapping[str, Any]) -> dict[str, str]:
+    """transformers' `key_mapping` that strips the prefixes of wrappers from tensor names; empty where the names have
+    none. The prefix `module.` is one only where weights are missing and every unexpected name starts with it."""
+    mapping: dict[str, str] = {}
+    unexpected = info["unexpected_keys"]
+    if info["missing_keys"] and unexpected and all(PARALLEL.search(name) for name in unexpected):
+        mapping[PARALLEL.pattern] = ""
+    if any(WRAPPER.search(PARALLEL.sub("", name)) for name in unexpected):
+        mapping[WRAPPER.pattern] = r"\1"
+    return mapping
+
+
+def head_tensors(model: Any) -> set[str]:
+    """Names of a headed model's tensors outside its base model: the head's."""
+    prefix = base_prefix(model)
+    return {name for name in model.state_dict() if not name.startswith(f"{prefix}.")}
+
+
+def pooler_tensors(model: Any) -> set[str]:
+    """Names of the pooler's tensors, which a model without a head may lack and a new head reads."""
+    return {name for name in model.state_dict() if POOLER.search(name)}
+
+
+def has_own_head(config: Any) -> bool:
+    """Whether config.json says that the model was saved with a classification head."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def check_weights(
+    source: str, model: Any, head: Head, info: Mapping[str, Any], new_head: Collection[str] = ()
+) -> list[str]:
+    """Compare a model's files with the class that was loaded; returns notes for the user.
+
+    info: what `from_pretrained(output_loading_info=True)` reports. new_head: names of missing tensors that the caller
+    draws on purpose. Raises ModelError for missing weights that are used, for weights of another shape, and for weights
+    of the files that belong to a loaded module and have no place in it.
+    """
+    missing = set(info["missing_keys"]) - set(new_head)
+    if head == "embedding":
+        missing = {name for name in missing if not POOLER.search(name)}
+    if missing:
+        raise ModelError(
+            f"--model {source!r} lacks {names_of(missing)}: these weights would be random",
+            hint="is this the head, and are these the files, that the model was saved with?",
+        )
+    if mismatched := {entry[0] if isinstance(entry, tuple | list) else entry for entry in info["mismatched_keys"]}:
+        mismatched -= set(new_head)
+        if mismatched:
+            raise ModelError(f"--model {source!r}: {names_of(mismatched)} have another shape than its config.json says")
+    unexpected = set(info["unexpected_keys"])
+    prefix = base_prefix(model)
+    modules = {name for name, _ in model.named_modules()}
+    misplaced = {name for name in unexpected if _belongs(name, modules, prefix)}
+    if misplaced:
+        raise ModelError(
+            f"--model {source!r}: its files hold {names_of(misplaced)}, which its config.json has no place for",
+            hint="a model scored without these weights is another one",
+        )
+    return [f"not used by the {head} head: {names_of(unexpected)} of the model's files"] if unexpected else []
+
+
+def base_prefix(model: Any) -> str:
+    """The name of a model's base model in its own tensors' names, such as "model" or "bert"."""
+    return str(type(model).base_model_prefix)
+
+
+def _belongs(name: str, modules: Collection[str], prefix: str) -> bool:
+    """Whether a tensor's own module was loaded, or the list of layers that it stands in: files of a base model have
+    names without the prefix of the base model, and those of a headed model have it."""
+    for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+        parent = candidate.rpartition(".")[0]
+        if parent and parent in modules:
+            return True
+        layers = re.match(r"(.+?)\.\d+\.", candidate)
+        if layers and layers[1] in modules:
+            return True
+    return False
+
+
+def names_of(names: Iterable[str]) -> str:
+    """Some names, shortened to layers without their numbers: `layers.*.mlp.up_proj.weight (5 tensors)`."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+    shown = [group[0] if len(group) == 1 else f"{key} ({len(group)} tensors)" for key, group in groups.items()]
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(shown[:SHOWN]) + more
+
+
+__all__ = ["check_weights", "has_own_head", "head_tensors", "names_of", "pooler_tensors", "wrapper_mapping"]
