@@ -62,8 +62,8 @@ def load(
     spreads the model over several devices by accelerate. quantize: "4bit" or "8bit" base weights by bitsandbytes, for
     an adapter. classes: size of the classification head that is wanted; a head that the files lack is drawn from
     `seed`, one of another size is refused. Without it a model must have its own head. new_head: draw a new head in any
-    case. Raises ModelError, also where the files lack weights that the class uses, or hold weights that it has no place for
-    (`weight_check`).
+    case. Raises ModelError, also where the files lack weights that the class uses, or hold weights that it has no
+    place for (`weight_check`).
     """
     import transformers
 
