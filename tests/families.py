@@ -136,9 +136,9 @@ class Families:
             coder.save_pretrained(folder)
         return folder
 
-    def load(self, name: str, kind: str = "words", classes: int | None = None) -> LoadedModel:
+    def load(self, name: str, kind: str = "words", classes: int | None = None, new_head: bool = False) -> LoadedModel:
         files = find_model(str(self.folder(name, kind)))
-        return loading.load(files.source, files.folder, files.head, device="cpu", classes=classes)
+        return loading.load(files.source, files.folder, files.head, device="cpu", classes=classes, new_head=new_head)
 
     def task(self, name: str, spec: TaskSpec, kind: str = "words", micro: int = 4, length: int = 90) -> Any:
         classes = len(spec.classes.words) if spec.classes else None

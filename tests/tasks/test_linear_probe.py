@@ -43,7 +43,7 @@ HEADS = ["bert-head", "roberta-head", "llama-head", "bert-embedding"]
 @pytest.mark.parametrize("head", HEADS)
 def test_the_model_predicts_as_the_probe(families: Families, head: str, classes: int, tmp_path: Path) -> None:
     records = rows(classes)
-    loaded = families.load(head, classes=classes)
+    loaded = families.load(head, classes=classes, new_head=True)
     task = built(loaded, classes)
     train = task.rows(records)
     has_bias = head != "llama-head"
@@ -118,6 +118,6 @@ def test_what_has_no_probe_is_refused(families: Families) -> None:
     words = build.build(families.load("llama"), classification("{text} {label}"), 90, 8)
     with pytest.raises(OptionError, match="the head 'causal' has none"):
         linear_probe.write(words, words.rows(rows(2)))
-    task = built(families.load("bert-head", classes=2), 2)
+    task = built(families.load("bert-head", classes=2, new_head=True), 2)
     with pytest.raises(DataError, match="two training rows of each"):
         linear_probe.write(task, task.rows(rows(2)[:16]))
