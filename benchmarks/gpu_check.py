@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,14 +38,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PROMISES = ROOT / "docs" / "gpu.md"
 WHEELS = ROOT / "build" / "gpu-wheels"
-MODULES = {"torch": "torch", "transformers": "transformers", "peft": "peft", "safetensors": "safetensors"}
-MODULES |= {"pluggy": "pluggy", "scikit-learn": "sklearn", "rouge-score": "rouge_score", "typer": "typer"}
-MODULES |= {"rich": "rich", "pyyaml": "yaml", "numpy": "numpy"}
-"""Distributions that pyproject.toml requires, and the module that shows that one is installed."""
-COMPILED = ("torch", "transformers", "safetensors", "scikit-learn", "numpy", "pyyaml")
-"""Requirements with compiled code (of their own or in what they need): these must be on the machine already."""
-OPTIONAL = ("rouge-score", "typer", "rich", "peft")
-"""Requirements that only some parts need: these parts report what is missing."""
+MODULES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+"""The modules of required distributions whose names do not tell them."""
+OPTIONAL = ("rouge-score", "click", "rich", "peft")
+"""Requirements that only some parts need: a part that fails for one names it."""
 SECONDS, CPU_SECONDS = 290.0, 1800.0
 """Seconds after which no further part begins. Two minutes suffice on two idle cores; a busy machine takes longer."""
 CPU_PATIENCE = 6
@@ -116,11 +113,11 @@ def _environment(folder: Path, wheels: Path) -> dict[str, str]:
 
     A plain checkout is not installed, so the entry points of pyproject.toml are written to a metadata folder.
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    metadata = folder / "site" / f"zotune-{project['version']}.dist-info"
+    version = re.findall(r'"(.+)"', (ROOT / "zotune" / "version.py").read_text())[-1]
+    metadata = folder / "site" / f"zotune-{version}.dist-info"
     metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zotune\nVersion: {project['version']}\n")
-    points = project["entry-points"]["zotune"]
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zotune\nVersion: {version}\n")
+    points = _project()["entry-points"]["zotune"]
     (metadata / "entry_points.txt").write_text("[zotune]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
     for wheel in sorted(wheels.glob("*.whl")) if wheels.is_dir() else ():
         with zipfile.ZipFile(wheel) as archive:
@@ -134,11 +131,18 @@ def _environment(folder: Path, wheels: Path) -> dict[str, str]:
 
 def _missing(environment: Mapping[str, str]) -> list[str]:
     """Required distributions that a part could not import."""
+    required = [re.split(r"[<>=!~ \[]", line)[0] for line in _project()["dependencies"]]
+    modules = {name: MODULES.get(name, name.replace("-", "_")) for name in required}
     code = "import sys, json; from importlib.util import find_spec; "
     code += "print(json.dumps([n for n in sys.argv[1:] if find_spec(n) is None]))"
-    command = [sys.executable, "-c", code, *MODULES.values()]
+    command = [sys.executable, "-c", code, *modules.values()]
     absent = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    return [name for name, module in MODULES.items() if module in absent]
+    return [name for name, module in modules.items() if module in absent]
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
 
 
 def _run(

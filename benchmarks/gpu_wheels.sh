@@ -8,7 +8,7 @@ python=${PYTHON:-.venv/bin/python}
 [ -x "$python" ] || python=python3
 mkdir -p "$folder"
 "$python" -m pip wheel --quiet --no-deps --disable-pip-version-check -c constraints.txt -w "$folder" \
-  pluggy peft accelerate typer rich markdown-it-py mdurl pygments shellingham annotated-doc click \
+  pluggy peft accelerate click rich markdown-it-py mdurl pygments \
   rouge-score nltk defusedxml absl-py six narwhals
 for wheel in "$folder"/*.whl; do
   case $wheel in

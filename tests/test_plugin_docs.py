@@ -103,7 +103,7 @@ CONFIG = """
 strict = True
 follow_imports = silent
 mypy_path = {path}
-[mypy-torch.*,transformers.*,numpy.*,peft.*,safetensors.*,rich.*,typer.*]
+[mypy-torch.*,transformers.*,numpy.*,peft.*,safetensors.*,rich.*]
 follow_imports = skip
 [mypy-sklearn.*]
 ignore_missing_imports = True
