@@ -150,7 +150,7 @@ def inputs(vocabulary: int, rows: int, tokens: int, device: str) -> dict[str, Te
 @torch.no_grad()
 def _subject(check: Check, name: str, dtype: str) -> tuple[Any, dict[str, Tensor]]:
     family, config = shapes(check.tiny)[name]
-    loaded = loading.random(family, config, device=check.device, dtype=dtype, seed=3, name=name)
+    loaded = loading.random_model(family, config, device=check.device, dtype=dtype, seed=3, name=name)
     return loaded.model, inputs(config["vocab_size"], 2, 8, check.device)
 
 
