@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zotune.data.readers import SUFFIXES, read_file
+from zotune.data.readers import SUFFIXES, read_data_file, read_file
 from zotune.data.sources import read_splits
 from zotune.errors import DataError
 
@@ -24,6 +28,15 @@ from zotune.errors import DataError
         ("a.json", '{"data": [{"x": 1}]}', [{"x": 1}]),
         ("a.csv", 'x,y\n1,"a, b"\n2,"line\nbreak"\n', [{"x": "1", "y": "a, b"}, {"x": "2", "y": "line\nbreak"}]),
         ("a.tsv", "x\ty\n1\tb c\n", [{"x": "1", "y": "b c"}]),
+        ("a.tsv", 'x\ty\n"open\t1\nshut"\t2\r\n\n', [{"x": '"open', "y": "1"}, {"x": 'shut"', "y": "2"}]),
+        ("a.csv", "\ufeffx, y\r\n1,2\r\n\r\n,\r\n", [{"x": "1", "y": "2"}]),
+        ("a.csv", "x;y\n1,5;2\n", [{"x": "1,5", "y": "2"}]),
+        ("a.json", '{"x": 1}\n{"x": 2}', [{"x": 1}, {"x": 2}]),
+        ("a.json", '{\n"x": 1\n}\n{"x":\n2}', [{"x": 1}, {"x": 2}]),
+        ("a.jsonl", '[\n {"x": 1},\n {"x": 2}\n]\n', [{"x": 1}, {"x": 2}]),
+        ("a.jsonl", '{"x": 1}\r{"x": 2}\r', [{"x": 1}, {"x": 2}]),
+        ("a.jsonl", '{"data": [{"x": 1}]}', [{"x": 1}]),
+        ("a.jsonl", '{"data": ["x"], "label": 1}', [{"data": ["x"], "label": 1}]),
     ],
 )
 def test_formats(tmp_path: Path, name: str, text: str, expected: list[dict[str, object]]) -> None:
@@ -48,6 +61,14 @@ def test_formats(tmp_path: Path, name: str, text: str, expected: list[dict[str, 
         ("a.json", '[{"x": 1}, null]', "record 2: a record must be an object, got NoneType"),
         ("a.csv", 'x,y\n1,"2\n', "line 2"),
         ("a.txt", "hello", "unknown file type '.txt'"),
+        ("a.json", '{"text": ["a"], "label": [1]}', "got an object of columns: text, label .with pandas"),
+        ("a.json", '{"version": 1}', "got an object with the keys version"),
+        ("a.jsonl", '{"x": 1, "x": 2}', "line 1: broken JSON: the key 'x' occurs twice"),
+        ("a.jsonl", '{"x": 1}\n{"x": 1, "x": 2}', "line 2: broken JSON: the key 'x' occurs twice"),
+        ("a.json", '{"train": [{"x": 1}, 2]}', "train record 2: a record must be an object, got int"),
+        ("a.csv", "PK\x03\x04", "is a zip archive or an Excel workbook .unpack it"),
+        ("a.csv", "\n<!DOCTYPE html>", "is a web page"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1", "pointer of Git LFS, not the data .git lfs pull"),
     ],
 )
 def test_broken_files_name_the_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -61,6 +82,86 @@ def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"x": "\xff"}')
     with pytest.raises(DataError, match="not UTF-8"):
         read_file(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_other_encodings_with_a_mark_are_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("x,y\né,2\n".encode(encoding))
+    assert read_file(tmp_path / "a.csv") == [{"x": "é", "y": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("latin-1", r"not UTF-8 text: .* at byte 4, line 2 .*iconv -f WINDOWS-1252 -t UTF-8 a.csv"),
+        ("utf-16-le", "looks like UTF-16 without a byte order mark .iconv -f UTF-16LE"),
+        ("utf-16-be", "looks like UTF-16 without a byte order mark .iconv -f UTF-16BE"),
+    ],
+)
+def test_other_encodings_without_a_mark_are_refused(tmp_path: Path, encoding: str, message: str) -> None:
+    (tmp_path / "a.csv").write_bytes("x,y\né,2\n".encode(encoding))
+    with pytest.raises(DataError, match=message):
+        read_file(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.jsonl.gz", '{"x": "1"}\n'), ("a.csv.gz", "x\n1\n"), ("a.tsv", "x\n1\n"), ("A.JSON.GZ", '[{"x": "1"}]')],
+)
+def test_compressed_files_are_read(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()))
+    assert read_file(path) == [{"x": "1"}]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="broken gzip file"):
+        read_file(path)
+
+
+def test_cells_of_any_size(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text(f"text,label\n{'word ' * 40_000},1\n")
+    assert len(read_file(tmp_path / "a.csv")[0]["text"]) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+def test_what_was_not_plain_is_noted(tmp_path: Path) -> None:
+    for name, text, note in (
+        ("a.tsv", 'x\ty\n"a"\t1\nb\t"2\n', "quotation marks around cells are part of the text in 1 lines"),
+        ("b.csv", "x,y\n1,2\n,\n", "1 rows have only empty cells and are left out"),
+        ("c.tsv", 'x,y\n"1,5",2\n', "is separated by commas"),
+        ("d.jsonl", '{"x": "half \\ud83d pair"}\n{"x": "\\ud83d\\ude00"}', "U\\+FFFD in record 1$"),
+    ):
+        (tmp_path / name).write_text(text)
+        content = read_data_file(tmp_path / name)
+        assert re.search(note, " ".join(content.notes))
+    assert content.splits == {"train": [{"x": "half \ufffd pair"}, {"x": "😀"}]}
+
+
+def test_one_file_with_splits(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"train": [{"x": 1}], "dev": [{"x": 2}], "test": []}')
+    assert read_splits(path) == {"train": [{"x": 1}], "validation": [{"x": 2}]}
+    with pytest.raises(DataError, match="has the splits train, dev where one list"):
+        read_file(path)
+    (tmp_path / "folder").mkdir()
+    path.rename(tmp_path / "folder" / "train.json")
+    with pytest.raises(DataError, match="has the splits train, dev itself"):
+        read_splits(tmp_path / "folder")
+
+
+def test_large_files_are_read_in_linear_time(tmp_path: Path) -> None:
+    seconds = {}
+    for rows in (4_000, 32_000):
+        for name, line, head in (
+            ("a.jsonl", '{"text": "a b c", "label": 1}\n', ""),
+            ("a.csv", "a b c,1\n", "text,label\n"),
+        ):
+            (tmp_path / name).write_text(head + line * rows)
+            start = time.perf_counter()
+            assert len(read_file(tmp_path / name)) == rows
+            seconds[name, rows] = time.perf_counter() - start
+    for name in ("a.jsonl", "a.csv"):
+        assert seconds[name, 32_000] < 24 * seconds[name, 4_000] + 0.1
 
 
 @settings(max_examples=200, deadline=None)

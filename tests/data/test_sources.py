@@ -85,7 +85,7 @@ def test_unreadable_files_and_folders(tmp_path: Path) -> None:
         path.parent.chmod(0o700)
 
 
-@pytest.mark.parametrize("method", ["read_text", "iterdir", "exists"])
+@pytest.mark.parametrize("method", ["read_bytes", "iterdir", "exists"])
 def test_a_refusal_of_the_operating_system_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

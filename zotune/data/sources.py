@@ -10,16 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zotune.data.hub import looks_like_hub_id, read_hub
-from zotune.data.readers import SUFFIXES, path_type, read_file
+from zotune.data.readers import SPLIT_NAMES, SUFFIXES, DataFile, data_suffix, path_type, read_data_file
 from zotune.data.records import Record, normalize
 from zotune.errors import DataError, nearest
-
-SPLIT_NAMES = {
-    "validation": ("validation", "validation_matched", "valid", "val", "dev", "eval"),
-    "test": ("test",),
-    "train": ("train",),
-}
-"""Split → names that files and hub data sets use for it, the first present is taken."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,7 @@ class DataSource:
 
     splits: records by split name. aliases: the source's own name → split name (`dev` → `validation`). files: records by
     resolved path, so that a file under two names is read once and recognized. left_out: split name → why it cannot be
-    used. notes: what was left out, in words.
+    used. notes: what was left out and how files were read, in words; a file that is read later adds its own.
     """
 
     name: str
@@ -36,7 +29,7 @@ class DataSource:
     aliases: Mapping[str, str] = field(default_factory=dict)
     files: dict[Path, list[Record]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
     def split(self, name: str) -> list[Record]:
         """The records of a split, by its name or the path of a file. A file under two names gives the same list. Raises
@@ -45,7 +38,7 @@ class DataSource:
             return self.splits[self.aliases.get(name, name)]
         if name in self.left_out:
             raise DataError(f"{self.name}: split {name!r} cannot be used: {self.left_out[name]}")
-        if not name.lower().endswith(SUFFIXES):
+        if not data_suffix(name):
             raise DataError(f"{self.name} has no split {name!r}", hint=nearest(name, self.splits))
         path = to_path(name)
         kind = path_type(path)
@@ -57,24 +50,31 @@ class DataSource:
     def _file(self, path: Path) -> list[Record]:
         resolved = path.resolve()
         if resolved not in self.files:
-            self.files[resolved] = normalize(read_file(path), str(path))
+            content = _read(path)
+            if len(content.splits) > 1:
+                raise DataError(f"{path} has the splits {', '.join(content.splits)} itself", hint=f"--dataset {path}")
+            self.files[resolved] = next(iter(content.splits.values()))
+            self.notes.extend(content.notes)
         return self.files[resolved]
 
 
 def load_source(source: str | Path, *, label: str = "label") -> DataSource:
     """All splits of a source, with normalized records.
 
-    A file is the split "train". In a folder each data file is a split named by its stem; valid, val, dev, eval and
-    validation_matched stand for validation. A text that is no path and looks like a hub id is read from the hub, where
-    `label` names the column of class numbers. Raises DataError.
+    A file is the split "train", unless it holds an object of splits. In a folder each data file is a split named by its
+    stem; valid, val, dev, eval and validation_matched stand for validation. A text that is no path and looks like a hub
+    id is read from the hub, where `label` names the column of class numbers. Raises DataError.
     """
     if isinstance(source, str) and not source.strip():
         raise DataError(f"the path of the data is empty: {source!r}", hint="--dataset PATH or a hub id")
     path = to_path(source)
     kind = path_type(path)
     if kind == "file":
-        records = normalize(read_file(path), str(path))
-        return DataSource(str(source), {"train": records}, files={path.resolve(): records})
+        content = _read(path)
+        aliases = _aliases(content.splits)
+        splits = {aliases.get(name, name): records for name, records in content.splits.items()}
+        files = {path.resolve(): records for records in splits.values()} if len(splits) == 1 else {}
+        return DataSource(str(source), splits, aliases, files, notes=list(content.notes))
     if kind == "folder":
         return _load_folder(source, path)
     if kind == "other":
@@ -85,7 +85,7 @@ def load_source(source: str | Path, *, label: str = "label") -> DataSource:
     aliases = _aliases(hub.splits)
     splits = {aliases.get(s, s): normalize(records, f"{source}, split {s!r}") for s, records in hub.splits.items()}
     notes = [f"split {split!r} left out: {reason}" for split, reason in hub.left_out.items()]
-    return DataSource(source, splits, aliases, left_out=hub.left_out, notes=(*notes, *hub.notes))
+    return DataSource(source, splits, aliases, left_out=hub.left_out, notes=[*notes, *hub.notes])
 
 
 def read_splits(source: str | Path, *, label: str = "label") -> dict[str, list[Record]]:
@@ -101,9 +101,20 @@ def to_path(source: str | Path) -> Path:
         return Path(source)
 
 
+def _read(path: Path) -> DataFile:
+    """The content of a file with normalized records."""
+    content = read_data_file(path)
+    several = len(content.splits) > 1
+    splits = {
+        name: normalize(records, f"{path}, {name}" if several else str(path))
+        for name, records in content.splits.items()
+    }
+    return DataFile(splits, content.notes)
+
+
 def _load_folder(source: str | Path, path: Path) -> DataSource:
     try:
-        entries = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        entries = sorted(p for p in path.iterdir() if data_suffix(p.name) and not p.name.startswith("."))
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
     by_stem: dict[str, Path] = {}
@@ -112,7 +123,9 @@ def _load_folder(source: str | Path, path: Path) -> DataSource:
         kind = path_type(entry)
         if kind != "file":
             raise DataError(f"{entry} is {'a folder' if kind == 'folder' else 'missing'}, but named like a data file")
-        stem = entry.stem.removesuffix("-00000-of-00001")  # as the hub names the only parquet file of a split
+        stem = entry.name[: -len(data_suffix(entry.name))].removesuffix(
+            "-00000-of-00001"
+        )  # as the hub names the only parquet file of a split
         stem = stem.lower() if stem.lower() in standard else stem
         if stem in by_stem:
             raise DataError(f"{path} has more than one {stem} file: {by_stem[stem].name}, {entry.name}")
@@ -121,10 +134,16 @@ def _load_folder(source: str | Path, path: Path) -> DataSource:
         raise DataError(f"{path} has no data file", hint=f"expected train{'|train'.join(SUFFIXES)}")
     aliases = _aliases(by_stem)
     splits, files = {}, {}
+    notes: list[str] = []
     for stem, entry in by_stem.items():
-        records = normalize(read_file(entry), str(entry))
-        splits[aliases.get(stem, stem)] = files[entry.resolve()] = records
-    return DataSource(str(source), splits, aliases, files)
+        content = _read(entry)
+        if len(content.splits) > 1:
+            raise DataError(
+                f"{entry} has the splits {', '.join(content.splits)} itself", hint=f"give the file alone: -d {entry}"
+            )
+        splits[aliases.get(stem, stem)] = files[entry.resolve()] = next(iter(content.splits.values()))
+        notes.extend(content.notes)
+    return DataSource(str(source), splits, aliases, files, notes=notes)
 
 
 def _aliases(names: Iterable[str]) -> dict[str, str]:

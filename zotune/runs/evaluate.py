@@ -72,6 +72,8 @@ def evaluate(
     cfg = with_recorded_task(config.resolve({"model": model, "dataset": dataset, **options}, None))
     task = resolve_task.parse_task(cfg.task)
     source, name, rows = evaluation_rows(cfg, split)
+    for note in source.notes:
+        emit(Note(note))
     parts = {name: rows}
     if shots and name == cfg.train_split:
         raise OptionError(f"--shots draws from the split {name!r}, which is scored", hint="--split test")

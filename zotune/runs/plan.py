@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from zotune.config import RunConfig
-from zotune.data.readers import SUFFIXES
+from zotune.data.readers import data_suffix
 from zotune.data.splits import Splits, load_splits
 from zotune.data.task import TaskSpec
 from zotune.errors import OptionError
@@ -128,7 +128,7 @@ def _check_data_source(config: RunConfig) -> list[str]:
         return []
     if config.model is not None:
         raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
-    if config.train_split.lower().endswith(SUFFIXES):
+    if data_suffix(config.train_split):
         raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {config.train_split}")
     return ["no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support"]
 
