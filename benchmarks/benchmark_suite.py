@@ -99,7 +99,7 @@ def adam(case: str, seed: int) -> dict[str, Any]:
         for step in range(1, STEPS + 1):
             chosen = list(session.batches.at(step).rows)
             embedded, head = task.embed([rows.tokens[i] for i in chosen]), session.loaded.linear_head
-            logits = head(embedded) if head else SHARPNESS * embedded @ task.embed(task._labels).T
+            logits = head(embedded) if head else SHARPNESS * embedded @ task.embed(task.label_descriptions).T
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(logits, gold[chosen]).backward()
             optimizer.step()

@@ -89,7 +89,7 @@ def test_rows_are_halved_until_they_fit_with_one_note(
     bert.most, bert.error = 3, error
     torch.testing.assert_close(task.logits(coded, range(10)), whole, rtol=1e-5, atol=1e-5)
     assert (bert.refused, task.forward.micro_batch) == (2, 2)  # 10 rows, 5, 2
-    assert said == ["out of memory: 2 rows a forward pass from here (--eval-batch-size 2)"]
+    assert said == ["out of memory: using 2 rows a forward pass from here on (--eval-batch-size 2)"]
     task.logits(coded, range(10))
     assert (bert.refused, len(said)) == (2, 1)
 
@@ -229,7 +229,7 @@ def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Inj
     start = model.info().start
     assert start is not None
     start(RunContext(tmp_path, said.append, lambda: False, 0, 0))
-    assert said == ["out of memory: 2 rows a forward pass from here (reward-model: batch_size 2)"]
+    assert said == ["out of memory: using 2 rows a forward pass from here on (reward-model: batch_size 2)"]
     bert.most = 0
     with pytest.raises(ObjectiveError, match=r"reward-model .* single row: CUDA out of memory.*max_length"):
         model(texts, [""] * 10)
@@ -281,7 +281,7 @@ def test_a_run_that_runs_out_of_memory_has_the_same_journal(
     bert.most = 3
     _, told = fit(tmp_path / "b", tiny_encoder, toy, perturb=probe)
     assert quiet == []
-    assert told == ["out of memory: 2 rows a forward pass from here (--eval-batch-size 2)"]
+    assert told == ["out of memory: using 2 rows a forward pass from here on (--eval-batch-size 2)"]
     assert values(tmp_path / "b") == pytest.approx(values(tmp_path / "a"), rel=1e-4)
     assert len(values(tmp_path / "a")) == 6 * 2 + 3
 

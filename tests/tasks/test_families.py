@@ -1,4 +1,4 @@
-"""Scores of every model family against reference loops over unbatched, unpadded rows."""
+"""Classification with every model family against reference loops over single, unpadded rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from families import CAUSAL, MASKED, SEQ2SEQ, Families, classification, log_p, mean, option_scores
 
-from zotune.data.task import TaskSpec
 from zotune.data.templates import Template
 from zotune.errors import ModelError, OptionError
 from zotune.tasks import build
@@ -48,10 +47,12 @@ def test_label_words_equal_a_reference_loop(families: Families, family: str, kin
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *MASKED])
-def test_a_token_across_the_boundary_is_scored_as_the_model_reads_it(families: Families, family: str) -> None:
+def test_a_token_across_prompt_and_label_word_belongs_to_the_label_word(families: Families, family: str) -> None:
     task = families.task(family, classification("{text} it was so{label}", ("good", "bad")), "bytes")
-    coder = task.loaded.tokenizer
-    assert "Ġsogood" in coder.tokenize("it was sogood"), "the last letters of the prompt go into the word's token"
+    tokenizer = task.loaded.tokenizer
+    assert "Ġsogood" in tokenizer.tokenize("it was sogood"), (
+        "the last letters of the prompt and the label word share a token"
+    )
     got = scores(task, ROWS)
     for i, text in enumerate(TEXTS):
         for k, word in enumerate(("good", "bad")):
@@ -60,11 +61,11 @@ def test_a_token_across_the_boundary_is_scored_as_the_model_reads_it(families: F
 
 
 @pytest.mark.parametrize("family", [*LM_FAMILIES, *HEAD_FAMILIES])
-def test_batches_order_and_padding_side_change_nothing(families: Families, family: str) -> None:
+def test_scores_do_not_depend_on_batches_order_and_padding_side(families: Families, family: str) -> None:
     template = "{text} it was {label}" if family in LM_FAMILIES else "{text}"
     spec = classification(template, ("bad", "so good", "great"))
-    one = families.task(family, spec, micro=1)
-    want = scores(one, ROWS)
+    single = families.task(family, spec, micro=1)
+    want = scores(single, ROWS)
     for micro, side in ((2, "left"), (64, "right")):
         task = families.task(family, spec, micro=micro)
         task.loaded.tokenizer.padding_side = side
@@ -90,60 +91,17 @@ def test_demonstrations_stand_before_every_prompt(families: Families, family: st
 
 
 @pytest.mark.parametrize("family", ["llama", "roberta", "t5"])
-def test_label_words_that_begin_as_another_are_refused(families: Families, family: str) -> None:
+def test_a_label_word_that_begins_with_another_is_refused(families: Families, family: str) -> None:
     task = families.task(family, classification("{text} it was {label}", ("so", "so good")))
     with pytest.raises(OptionError, match="'so' and 'so good' start with the same tokens"):
         task.rows(ROWS)
 
 
-def test_a_masked_model_without_a_mask_is_refused(families: Families) -> None:
+def test_a_masked_model_without_a_mask_token_is_refused(families: Families) -> None:
     loaded = families.load("bert")
     loaded.tokenizer.mask_token = None
     with pytest.raises(ModelError, match="no mask token"):
         build.build(loaded, classification("{text} it was {label}"), 90, 4)
-
-
-CHOICES = [
-    {"text": "the cat", "options": ["ran", "saw the dog", "sat"], "label": 1},
-    {"text": "the film was very", "options": ["good", "bad"], "label": "bad"},
-    {"text": "a", "options": ["man", "dog", "cat and a dog", "plot"], "answers": ["dog", "plot"]},
-]
-
-
-@pytest.mark.parametrize("kind", ["words", "bytes"])
-@pytest.mark.parametrize("family", LM_FAMILIES)
-def test_options_equal_a_reference_loop(families: Families, family: str, kind: str) -> None:
-    spec = TaskSpec("choice", Template("{text} {choice}"), choices=("options",))
-    task = families.task(family, spec, kind)
-    rows = task.rows(CHOICES)
-    got = task.outputs(rows, range(3))
-    assert got["logits"].shape == (3, 4)
-    for i, record in enumerate(CHOICES):
-        want = [mean(option_scores(task.loaded, f"{record['text']} ", option)) for option in record["options"]]
-        close(got["logits"][i, : len(want)], want)
-        assert got["logits"][i, len(want) :].tolist() == [float("-inf")] * (4 - len(want))
-        assert got["completions"][i] == record["options"][want.index(max(want))]
-        assert got["losses"][i] == pytest.approx(-want[1], abs=1e-5), "the correct option's mean, not over the others"
-    assert [list(g) for g in rows.gold] == [[1], [1], [1, 3]]
-    assert got["references"] == ["saw the dog", "bad", ["dog", "plot"]]
-    assert got["labels"][:2] == [1, 1]
-    assert got["labels"][2] == (got["predictions"][2] if got["predictions"][2] in (1, 3) else 1)
-    close(task.logits(rows, [2, 0])[:, :3], got["logits"][[2, 0]][:, :3])
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
-def test_an_option_in_the_middle_is_scored_to_the_end(families: Families, family: str) -> None:
-    spec = TaskSpec("choice", Template("{text}\n{query|fill}"), choices=("options",))
-    task = families.task(family, spec)
-    record = {
-        "text": "the cat ran.",
-        "query": "the dog saw @placeholder and sat",
-        "options": ["a man", "it"],
-        "label": 0,
-    }
-    got = scores(task, [record])[0]
-    for k, option in enumerate(record["options"]):
-        close(got[k], mean(option_scores(task.loaded, "the cat ran.\nthe dog saw ", f"{option} and sat")))
 
 
 @pytest.mark.parametrize("head", HEAD_FAMILIES)
@@ -165,7 +123,7 @@ def test_heads_equal_a_reference_loop(families: Families, head: str) -> None:
 
 
 @pytest.mark.parametrize("pad", [5, -1, None])
-def test_a_head_that_reads_the_last_token_knows_the_padding(families: Families, pad: int | None, tmp_path: Any) -> None:
+def test_a_head_reads_the_last_token_before_the_padding(families: Families, pad: int | None, tmp_path: Any) -> None:
     """The model finds padding by its configuration's id; the tokenizer here has another."""
     import json
     import shutil
@@ -179,8 +137,8 @@ def test_a_head_that_reads_the_last_token_knows_the_padding(families: Families, 
     (folder / "config.json").write_text(json.dumps(config))
     loaded = loading.load(str(folder), folder, "classification", device="cpu", classes=3)
     loaded.tokenizer.pad_token = "</s>" if pad == 5 else "<pad>"
-    one, many = (build.build(loaded, spec, 90, micro) for micro in (1, 16))
-    close(scores(one, ROWS), scores(many, ROWS))
+    single, batched = (build.build(loaded, spec, 90, micro) for micro in (1, 16))
+    close(scores(single, ROWS), scores(batched, ROWS))
 
 
 PAIR = {"premise": "the cat ran.", "hypothesis": "a dog sat", "label": 1}
@@ -208,16 +166,16 @@ def test_pairs_are_encoded_as_the_tokenizer_encodes_them(families: Families, hea
 @pytest.mark.parametrize("family", SEQ2SEQ)
 def test_the_encoder_reads_pairs_too(families: Families, family: str) -> None:
     task = families.task(family, classification("{premise}{sep}{hypothesis} {label}", ("bad", "good")))
-    coder = task.loaded.tokenizer
-    ids = coder("the cat ran.", "a dog sat")["input_ids"]
+    tokenizer = task.loaded.tokenizer
+    ids = tokenizer("the cat ran.", "a dog sat")["input_ids"]
     decoder = torch.tensor([[task.loaded.model.config.decoder_start_token_id]])
-    want = log_p(task.loaded, ids, decoder_input_ids=decoder)[0, coder.convert_tokens_to_ids(["bad", "good"])]
+    want = log_p(task.loaded, ids, decoder_input_ids=decoder)[0, tokenizer.convert_tokens_to_ids(["bad", "good"])]
     close(scores(task, [PAIR])[0], want)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "roberta"])
-def test_types_are_for_models_that_were_trained_with_them(families: Families, family: str) -> None:
-    """Generic tokenizers offer token types to GPT-2, which would add the first word's embedding to every place."""
+def test_token_types_go_to_models_that_have_them(families: Families, family: str) -> None:
+    """A generic tokenizer returns token types for GPT-2, which would add the embedding of token 0 to every position."""
     loaded = families.load(family)
     loaded.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     task = build.build(loaded, classification("{text}{sep}{text} it was {label}", ("bad", "good")), 90, 4)

@@ -1,4 +1,4 @@
-"""A linear probe written into a head: the model then predicts what scikit-learn's own regression predicts."""
+"""A model with a linear probe in its head predicts what scikit-learn's regression predicts."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def rows(classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def built(loaded: LoadedModel, classes: int) -> build.HeadClassification:
-    made = build.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
-    assert isinstance(made, build.HeadClassification)
-    return made
+def build_task(loaded: LoadedModel, classes: int) -> build.HeadClassification:
+    task = build.build(loaded, classification("{text}", ("bad", "good", "true")[:classes]), 90, 8)
+    assert isinstance(task, build.HeadClassification)
+    return task
 
 
 HEADS = ["bert-head", "roberta-head", "llama-head", "bert-embedding"]
@@ -41,10 +41,12 @@ HEADS = ["bert-head", "roberta-head", "llama-head", "bert-embedding"]
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("head", HEADS)
-def test_the_model_predicts_as_the_probe(families: Families, head: str, classes: int, tmp_path: Path) -> None:
+def test_the_model_predicts_what_the_probe_predicts(
+    families: Families, head: str, classes: int, tmp_path: Path
+) -> None:
     records = rows(classes)
     loaded = families.load(head, classes=classes, new_head=True)
-    task = built(loaded, classes)
+    task = build_task(loaded, classes)
     train = task.rows(records)
     has_bias = head != "llama-head"
     search = linear_probe.fit(task, train, intercept=has_bias)
@@ -61,63 +63,63 @@ def test_the_model_predicts_as_the_probe(families: Families, head: str, classes:
     else:
         assert (loaded.last_linear().bias is not None) == has_bias
     saving.save(loaded, tmp_path)
-    found = find_model(str(tmp_path))
-    again = loading.load(found.source, found.folder, found.head, device="cpu", classes=classes)
-    assert torch.equal(built(again, classes).logits(train, range(len(train))), logits)
+    files = find_model(str(tmp_path))
+    again = loading.load(files.source, files.folder, files.head, device="cpu", classes=classes)
+    assert torch.equal(build_task(again, classes).logits(train, range(len(train))), logits)
     assert (again.linear_head is not None) == (head == "bert-embedding")
 
 
 @pytest.mark.parametrize("head", ["roberta-head", "bert-embedding"])
-def test_lora_goes_on_from_a_probe(families: Families, head: str, tmp_path: Path) -> None:
-    """The probe's weights are part of what is saved: the base model has none."""
+def test_lora_starts_from_the_probe(families: Families, head: str, tmp_path: Path) -> None:
+    """The probe is saved with the adapter, because the base model has no probe."""
     loaded = families.load(head, classes=3)
-    task = built(loaded, 3)
+    task = build_task(loaded, 3)
     train = task.rows(rows(3))
     linear_probe.write(task, train)
     want = task.logits(train, range(len(train)))
     adapters.attach(loaded, AdapterConfig("lora", r=2), 1)
-    assert torch.equal(built(loaded, 3).logits(train, range(len(train))), want)
+    assert torch.equal(build_task(loaded, 3).logits(train, range(len(train))), want)
     with torch.no_grad():
         for p in loaded.model.parameters():
             if p.requires_grad:
                 p.add_(0.01)
-    want = built(loaded, 3).logits(train, range(len(train)))
+    want = build_task(loaded, 3).logits(train, range(len(train)))
     saving.save(loaded, tmp_path)
-    found = find_model(str(tmp_path))
-    again = loading.load(found.source, found.folder, found.head, device="cpu", classes=3)
+    files = find_model(str(tmp_path))
+    again = loading.load(files.source, files.folder, files.head, device="cpu", classes=3)
     adapters.load(again, tmp_path)
-    assert torch.equal(built(again, 3).logits(train, range(len(train))), want)
+    assert torch.equal(build_task(again, 3).logits(train, range(len(train))), want)
     adapters.merge(again)
-    torch.testing.assert_close(built(again, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
+    torch.testing.assert_close(build_task(again, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
     saving.save(again, tmp_path / "whole")
     whole = loading.load(str(tmp_path / "whole"), tmp_path / "whole", again.head, device="cpu", classes=3)
-    torch.testing.assert_close(built(whole, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
+    torch.testing.assert_close(build_task(whole, 3).logits(train, range(len(train))), want, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_class_that_was_not_seen_is_not_predicted(families: Families, head: str) -> None:
+def test_a_class_without_training_rows_is_not_predicted(families: Families, head: str) -> None:
     loaded = families.load(head, classes=3)
-    task = built(loaded, 3)
+    task = build_task(loaded, 3)
     train = task.rows([r for r in rows(3) if r["label"] != 1])
     linear_probe.write(task, train)
     assert set(task.logits(train, range(len(train))).argmax(-1).tolist()) == {0, 2}
 
 
-def test_features_are_of_the_token_that_the_head_reads(families: Families) -> None:
-    """Also where a row ends in the token that rows are padded with."""
-    task = built(families.load("llama-head", classes=3), 3)
-    found = task.rows([{"text": "the film was bad <pad>", "label": 0}, {"text": "it", "label": 1}])
-    assert found.tokens[0][-1] == 0
+def test_features_belong_to_the_token_that_the_head_reads(families: Families) -> None:
+    """This holds also where a row ends in the padding token."""
+    task = build_task(families.load("llama-head", classes=3), 3)
+    encoded = task.rows([{"text": "the film was bad <pad>", "label": 0}, {"text": "it", "label": 1}])
+    assert encoded.tokens[0][-1] == 0
     layer = task.loaded.last_linear()
     with torch.no_grad():
-        want = layer(task.features(found))
-    torch.testing.assert_close(task.logits(found, [0, 1]), want, rtol=0, atol=1e-5)
+        want = layer(task.features(encoded))
+    torch.testing.assert_close(task.logits(encoded, [0, 1]), want, rtol=0, atol=1e-5)
 
 
-def test_what_has_no_probe_is_refused(families: Families) -> None:
+def test_models_and_data_without_a_probe_are_refused(families: Families) -> None:
     words = build.build(families.load("llama"), classification("{text} {label}"), 90, 8)
     with pytest.raises(OptionError, match="the head 'causal' has none"):
         linear_probe.write(words, words.rows(rows(2)))
-    task = built(families.load("bert-head", classes=2, new_head=True), 2)
+    task = build_task(families.load("bert-head", classes=2, new_head=True), 2)
     with pytest.raises(DataError, match="two training rows of each"):
         linear_probe.write(task, task.rows(rows(2)[:16]))

@@ -1,4 +1,4 @@
-"""What prompts begin with is read once a batch, and what comes out is what whole prompts give."""
+"""The common prefix of a batch's prompts is read once, and the completions are those of whole prompts."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ from zotune.runs.session import Session
 from zotune.search.journal import Tape
 from zotune.tasks import build, prompt_cache
 
-ASKED = "it was true because the dog ran and the cat saw it . question : the man was so good . "
-SPEC = TaskSpec("generation", Template(ASKED + ASKED + "who : {question} ? answer : {completion}"), max_new_tokens=6)
-GOAL = """
+INSTRUCTION = "it was true because the dog ran and the cat saw it . question : the man was so good . "
+SPEC = TaskSpec(
+    "generation", Template(INSTRUCTION + INSTRUCTION + "who : {question} ? answer : {completion}"), max_new_tokens=6
+)
+OBJECTIVE = """
 def words(completion_ids, **_):
     return [float(sum(k * x for k, x in enumerate(ids))) for ids in completion_ids]
 """
 ROWS = [{"question": q, "completion": ""} for q in QUESTIONS]
 
 
-def said(task: Any, rows: list[dict[str, Any]] = ROWS) -> Any:
-    found = task.rows(rows)
-    return task.outputs(found, range(len(found)), frozenset({"completion_ids"}))["completion_ids"]
+def completion_ids(task: Any, rows: list[dict[str, Any]] = ROWS) -> Any:
+    encoded = task.rows(rows)
+    return task.outputs(encoded, range(len(encoded)), frozenset({"completion_ids"}))["completion_ids"]
 
 
-def reads(model: Any) -> list[tuple[int, ...]]:
-    """Shapes of the tokens that the model reads, pass by pass."""
-    seen: list[tuple[int, ...]] = []
+def record_shapes(model: Any) -> list[tuple[int, ...]]:
+    """A list that gets the shape of `input_ids` at each forward pass."""
+    shapes: list[tuple[int, ...]] = []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
-        seen.append(tuple(kwargs["input_ids"].shape))
+        shapes.append(tuple(kwargs["input_ids"].shape))
 
     model.register_forward_pre_hook(note, with_kwargs=True)
-    return seen
+    return shapes
 
 
 @pytest.mark.parametrize("family", CAUSAL)
@@ -58,12 +60,12 @@ def test_completions_are_those_of_whole_prompts(families: Families, family: str)
     assert length >= prompt_cache.MIN_PREFIX
     assert len({len(p) for p in prompts}) > 2
     want = [greedy(loaded, list(p), 6) for p in prompts]
-    assert said(task) == want
-    seen = reads(loaded.unwrapped)
-    assert said(task) == want
+    assert completion_ids(task) == want
+    shapes = record_shapes(loaded.unwrapped)
+    assert completion_ids(task) == want
     rest = max(map(len, prompts)) - length
-    assert seen[:2] == [(1, length), (len(ROWS), rest)]
-    assert set(seen[2:]) <= {(len(ROWS), 1)}
+    assert shapes[:2] == [(1, length), (len(ROWS), rest)]
+    assert set(shapes[2:]) <= {(len(ROWS), 1)}
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -85,12 +87,12 @@ OTHERS: dict[str, tuple[str, dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
-    """Each says the same with and without; shared is read what can be."""
+    """Completions are the same with and without the cache, which models with full attention use."""
     import transformers
 
     family, options, shared = OTHERS[name]
-    coder = tokenizer("llama", "words")
-    ids = {"vocab_size": len(coder), "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    words = tokenizer("llama", "words")
+    ids = {"vocab_size": len(words), "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = transformers.AutoModelForCausalLM.from_config(
@@ -99,63 +101,63 @@ def test_other_kinds_of_attention(tmp_path: Path, name: str) -> None:
         for p in model.parameters():
             p.data.add_(torch.randn_like(p) * 0.2)
     model.save_pretrained(tmp_path)
-    coder.save_pretrained(tmp_path)
-    found = find_model(str(tmp_path))
-    loaded = loading.load(found.source, found.folder, found.head, device="cpu")
+    words.save_pretrained(tmp_path)
+    files = find_model(str(tmp_path))
+    loaded = loading.load(files.source, files.folder, files.head, device="cpu")
     task, whole = (build.build(loaded, SPEC, 90, 16) for _ in range(2))
     whole.prompts.supported = False
-    assert said(task) == said(whole)
+    assert completion_ids(task) == completion_ids(whole)
     assert (task.prompts._verified == {False: True}) == shared
 
 
-def test_what_has_little_in_common_is_read_whole(families: Families) -> None:
+def test_a_short_common_prefix_is_not_cached(families: Families) -> None:
     loaded = families.load("llama")
-    seen = reads(loaded.unwrapped)
+    shapes = record_shapes(loaded.unwrapped)
     task = build.build(
         loaded, TaskSpec("generation", Template("who : {question} ?{completion}"), max_new_tokens=3), 90, 16
     )
-    assert said(task, [{"question": q + " " + ASKED, "completion": ""} for q in QUESTIONS])
-    assert all(rows == len(ROWS) for rows, _ in seen)
-    seen.clear()
-    said(build.build(loaded, SPEC, 90, 16), ROWS[:1])  # one row saves nothing
-    assert len(seen[0]) == 2
-    assert seen[0][1] > prompt_cache.MIN_PREFIX
+    assert completion_ids(task, [{"question": q + " " + INSTRUCTION, "completion": ""} for q in QUESTIONS])
+    assert all(rows == len(ROWS) for rows, _ in shapes)
+    shapes.clear()
+    completion_ids(build.build(loaded, SPEC, 90, 16), ROWS[:1])  # a single row saves nothing
+    assert len(shapes[0]) == 2
+    assert shapes[0][1] > prompt_cache.MIN_PREFIX
 
 
-def test_common() -> None:
+def test_the_length_of_the_common_prefix() -> None:
     assert prompt_cache.common_prefix_length([(1, 2, 3), (1, 2, 4, 5)]) == 2
-    assert prompt_cache.common_prefix_length([(1, 2, 3), (1, 2, 3)]) == 2  # one token of each is left to go on from
+    assert prompt_cache.common_prefix_length([(1, 2, 3), (1, 2, 3)]) == 2  # at least one token of each remains
     assert prompt_cache.common_prefix_length([(1,), (1, 2)]) == 0
 
 
-@pytest.mark.parametrize("fault", ["no cache", "places", "memory"])
-def test_a_model_that_cannot_go_on_reads_whole_prompts(
+@pytest.mark.parametrize("fault", ["no cache", "positions", "memory"])
+def test_a_model_that_cannot_continue_from_a_cache_reads_whole_prompts(
     families: Families, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """It takes no cache, or counts padding as places."""
+    """The model takes no cache, counts padding in its positions, or runs out of memory."""
     loaded = families.load("llama")
     want = [greedy(loaded, list(build.build(loaded, SPEC, 90, 16).rows([r]).tokens[0][0]), 6) for r in ROWS]
     plain = type(loaded.unwrapped).forward
     failed = []
 
-    @functools.wraps(plain)  # generate reads what it takes
+    @functools.wraps(plain)  # generate inspects the signature
     def other(self: Any, *args: Any, **more: Any) -> Any:
         ids, cache = more["input_ids"], more.get("past_key_values")
-        goes_on = cache is not None and cache.get_seq_length() and ids.shape[1] > 1
-        if fault == "no cache" and goes_on:
+        continues = cache is not None and cache.get_seq_length() and ids.shape[1] > 1
+        if fault == "no cache" and continues:
             raise ValueError("past_key_values: not here")
-        if fault == "memory" and goes_on and ids.shape[0] > 2:
+        if fault == "memory" and continues and ids.shape[0] > 2:
             failed.append(ids.shape[0])
             raise torch.OutOfMemoryError("out of memory")
-        if fault == "places" and goes_on:
-            begun = cache.get_seq_length()
-            more["position_ids"] = torch.arange(begun, begun + ids.shape[1]).expand(*ids.shape)
+        if fault == "positions" and continues:
+            length = cache.get_seq_length()
+            more["position_ids"] = torch.arange(length, length + ids.shape[1]).expand(*ids.shape)
         return plain(self, *args, **more)
 
     monkeypatch.setattr(type(loaded.unwrapped), "forward", other)
     task = build.build(loaded, SPEC, 90, 16)
-    assert said(task) == want
-    assert said(task) == want
+    assert completion_ids(task) == want
+    assert completion_ids(task) == want
     assert task.prompts._verified == {False: fault == "memory"}
     assert (task.forward.micro_batch < 16) == bool(failed)
 
@@ -170,7 +172,9 @@ def test_a_model_that_cannot_go_on_reads_whole_prompts(
         ({"attention_layers": ["global", "local"]}, False),
     ],
 )
-def test_windows_see_no_padding(families: Families, more: dict[str, Any], possible: bool) -> None:
+def test_windowed_attention_is_supported_where_all_rows_fit(
+    families: Families, more: dict[str, Any], possible: bool
+) -> None:
     loaded = families.load("llama")
     assert build.build(loaded, SPEC, 90, 16).prompts.supported
     for name, value in more.items():
@@ -179,24 +183,24 @@ def test_windows_see_no_padding(families: Families, more: dict[str, Any], possib
 
 
 @pytest.mark.parametrize("tuned", [{"tune": "bias|norm"}, {"peft": "lora"}], ids=["norms", "lora"])
-def test_points_that_share_a_pass_share_it_too(families: Families, tmp_path: Path, tuned: dict[str, Any]) -> None:
-    (tmp_path / "goal.py").write_text(GOAL)
-    data = [{"prompt": ASKED + ASKED + QUESTIONS[i % 5]} for i in range(260)]
+def test_joint_points_read_the_prefix_in_one_pass(families: Families, tmp_path: Path, tuned: dict[str, Any]) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    data = [{"prompt": INSTRUCTION + INSTRUCTION + QUESTIONS[i % 5]} for i in range(260)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in data))
-    found = {}
-    for probe in ("copy", "joint"):
-        options = {"model": str(families.folder("llama")), "dataset": str(tmp_path / "data.jsonl"), "perturb": probe}
-        options |= {"objective": f"{tmp_path}/goal.py:words", "max_new_tokens": 5, "batch_size": 6, **tuned}
-        made = Session(plan(config.resolve({**options, "threads": 1}, None)), ignore)
-        made.choose_perturbation()
-        assert (made.oracle.joint is not None) == (probe == "joint")
-        made.oracle.begin(Tape(), 0)
-        points = [made.space.theta + 0.5 * Noise("normal", 0, k) for k in range(3)]
-        made.oracle(*points)
-        seen = reads(made.loaded.unwrapped)
-        made.oracle.begin(Tape(), 0)
-        found[probe] = made.oracle(*points)
-        begins = [shape for shape in seen if shape[1] > prompt_cache.MIN_PREFIX]
-        assert begins == ([(1, begins[0][1])] * 3 if probe == "copy" else [(3, begins[0][1])])
-    assert len(set(found["copy"])) > 1
-    assert found["copy"] == pytest.approx(found["joint"])
+    values = {}
+    for mode in ("copy", "joint"):
+        options = {"model": str(families.folder("llama")), "dataset": str(tmp_path / "data.jsonl"), "perturb": mode}
+        options |= {"objective": f"{tmp_path}/objective.py:words", "max_new_tokens": 5, "batch_size": 6, **tuned}
+        session = Session(plan(config.resolve({**options, "threads": 1}, None)), ignore)
+        session.choose_perturbation()
+        assert (session.oracle.joint is not None) == (mode == "joint")
+        session.oracle.begin(Tape(), 0)
+        points = [session.space.theta + 0.5 * Noise("normal", 0, k) for k in range(3)]
+        session.oracle(*points)
+        shapes = record_shapes(session.loaded.unwrapped)
+        session.oracle.begin(Tape(), 0)
+        values[mode] = session.oracle(*points)
+        prefixes = [shape for shape in shapes if shape[1] > prompt_cache.MIN_PREFIX]
+        assert prefixes == ([(1, prefixes[0][1])] * 3 if mode == "copy" else [(3, prefixes[0][1])])
+    assert len(set(values["copy"])) > 1
+    assert values["copy"] == pytest.approx(values["joint"])

@@ -95,7 +95,7 @@ def evaluate(
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     wanted = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
-    names = [o or task.measure(spec.kind) for o in wanted]
+    names = [o or task.default_objective(spec.kind) for o in wanted]
     resolved = objective_spec.resolve_each(names, cfg.objective_args, cfg.direction, calls, task.objective_args)
     for each in resolved:
         if each.ordered:

@@ -1,10 +1,9 @@
-"""Hidden states before the first tuned block, computed once.
+"""A cache of the hidden states before the first tuned block, computed once.
 
-Where only later blocks are tuned, or a head that comes after all of them, what the earlier ones compute for a row never
-changes. Their output is stored row by row, without padding, and fed back: the frozen blocks hand it on instead of
-computing. Rows are filled in an order that does not depend on the run, so the bits do not either.
-
-Knows modules and tokens; knows no task and no objective.
+If only later blocks are tuned, or a head after all blocks, the output of the earlier blocks for a row never changes. It
+is stored row by row, without padding, and the frozen blocks return it instead of computing it. Rows are stored in an
+order that does not depend on the run, so the bits do not depend on it either. Knows modules and tokens; knows no task
+and no objective.
 """
 
 from __future__ import annotations
@@ -18,13 +17,17 @@ import torch
 from torch import Tensor, nn
 
 MAX_BYTES = 512 << 20
+"""Bytes of stored states at most."""
 Tokens = tuple[int, ...]
 _BLOCK = re.compile(r"(.*?)\.(\d+)\.")
 
 
 def find_blocks(module: nn.Module, tuned: Iterable[str], run: Callable[[], Any]) -> tuple[nn.ModuleList, int] | None:
-    """The list of blocks, and the first that holds a tuned tensor, or the last where all tuned tensors come after the
-    blocks; None where that saves nothing. run: makes a forward pass, which shows what comes after them."""
+    """The model's list of blocks, and the index of the first block with a tuned tensor; the last block where all tuned
+    tensors come after the blocks. None where a cache saves nothing, or where the blocks cannot be identified.
+
+    tuned: names of the tuned tensors; run: makes a forward pass, which shows the order of the modules.
+    """
     names = list(tuned)
     inside = [p for name in names if (p := _BLOCK.match(name))]
     outside = [name for name in names if not _BLOCK.match(name)]
@@ -44,13 +47,13 @@ def find_blocks(module: nn.Module, tuned: Iterable[str], run: Callable[[], Any])
 
 
 def _come_after(module: nn.Module, blocks: nn.ModuleList, names: Sequence[str], run: Callable[[], Any]) -> bool:
-    """Whether all modules that own these tensors, tied ones too, are called, and not before the last block is."""
+    """Whether all modules that own these tensors, or tensors tied to them, are called after the last block."""
     if not names:
         return True
-    known = dict(module.named_parameters(remove_duplicate=False))
-    if not known.keys() >= set(names):
+    params = dict(module.named_parameters(remove_duplicate=False))
+    if not params.keys() >= set(names):
         return False
-    wanted = {id(known[name]) for name in names}
+    wanted = {id(params[name]) for name in names}
     owners = [m for m in module.modules() if any(id(p) in wanted for p in m._parameters.values())]
     called: list[nn.Module] = []
     handles = [m.register_forward_pre_hook(lambda m, args: called.append(m)) for m in [*blocks, *owners]]
@@ -64,7 +67,7 @@ def _come_after(module: nn.Module, blocks: nn.ModuleList, names: Sequence[str], 
 
 
 class FrozenPrefix:
-    """The cache in front of block `first`: `fill` it, then put `feeding(rows)` around a forward of these rows."""
+    """Stored hidden states before block `first`. `fill` stores them; a forward pass inside `feed(rows)` uses them."""
 
     def __init__(self, blocks: nn.ModuleList, first: int) -> None:
         self.blocks, self.first = blocks, first
@@ -73,25 +76,26 @@ class FrozenPrefix:
     def __contains__(self, row: Tokens) -> bool:
         return row in self._states
 
-    def fill(self, rows: Iterable[Tokens], run: Callable[[Sequence[Tokens]], Any], micro: int) -> bool:
-        """Store the states of all rows, in order of (length, tokens), `micro` at a time.
+    def fill(self, rows: Iterable[Tokens], run: Callable[[Sequence[Tokens]], Any], micro_batch: int) -> bool:
+        """Store the states of all rows, in order of (length, tokens).
 
-        False, and nothing stored, where they would take more than MAX_BYTES.
+        run: makes a forward pass on some rows; micro_batch: rows a pass. Returns False, with nothing stored, where the
+        states would take more than MAX_BYTES.
         """
-        wanted = sorted(set(rows) - set(self._states), key=lambda r: (len(r), r))
-        seen: list[Tensor] = []
+        missing = sorted(set(rows) - set(self._states), key=lambda r: (len(r), r))
+        inputs: list[Tensor] = []
 
         def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
+            inputs.append(args[0] if args else kwargs["hidden_states"])
 
         handle = self.blocks[self.first].register_forward_pre_hook(keep, with_kwargs=True)
         total = 0
         try:
-            for start in range(0, len(wanted), micro):
-                part = wanted[start : start + micro]
-                seen.clear()
+            for start in range(0, len(missing), micro_batch):
+                part = missing[start : start + micro_batch]
+                inputs.clear()
                 run(part)
-                for row, hidden in zip(part, seen[0], strict=True):
+                for row, hidden in zip(part, inputs[0], strict=True):
                     self._states[row] = hidden[: len(row)].clone()
                     total += self._states[row].numel() * hidden.element_size()
                 if total > MAX_BYTES:
@@ -103,18 +107,21 @@ class FrozenPrefix:
 
     @contextlib.contextmanager
     def feed(self, rows: Sequence[Tokens]) -> Iterator[None]:
-        """Inside, the frozen blocks hand on the stored states of `rows`, padded on the right with zeros."""
+        """Inside the block, the frozen blocks return the stored states of `rows`, padded on the right with zeros."""
         states = [self._states[row] for row in rows]
         hidden = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
 
-        def handed_on(*args: Any, **kwargs: Any) -> Tensor:
+        def stored(*args: Any, **kwargs: Any) -> Tensor:
             return hidden
 
         frozen = list(self.blocks)[: self.first]
         try:
             for block in frozen:
-                block.forward = handed_on
+                block.forward = stored
             yield
         finally:
             for block in frozen:
                 block.__dict__.pop("forward", None)
+
+
+__all__ = ["FrozenPrefix", "Tokens", "find_blocks"]

@@ -1,10 +1,7 @@
-"""GenerationTask text: prompts to completions in batches, and the log-probability of the right ones by teacher forcing.
+"""Generation: prompts to completions in batches, and the log-probabilities of reference completions.
 
-Prompts are padded on the left, so that every row goes on from its own last token. Greedy unless a temperature is given;
-then the sampling's randomness belongs to the step, is shared by all of its points, and the global generators are put
-back.
-
-Knows models, tokens and records; knows no objective and no optimizer.
+Decoding is greedy unless a temperature is set. The randomness of sampling depends on the step, so all points of a step
+share it, and the global generators are restored. Knows models, tokens and records; knows no objective and no optimizer.
 """
 
 from __future__ import annotations
@@ -24,255 +21,273 @@ from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.configuration import config_value
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
 from zotune.models.library_calls import quiet
-from zotune.tasks.classification import EncodedRows, LabelWordTask, Option
-from zotune.tasks.forward import Tokens, retries_smaller
+from zotune.models.loaded_model import LoadedModel
+from zotune.tasks.encoded_rows import EncodedRows
+from zotune.tasks.forward import retries_smaller
+from zotune.tasks.frozen_prefix import Tokens
+from zotune.tasks.model_task import ModelTask, columns_of
 from zotune.tasks.prompt_cache import PromptCache
+from zotune.tasks.teacher_forcing import EncodedAnswer, TeacherForcing
 from zotune.text import texts
 
 PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"})
-"""What pairs of a chosen and a rejected completion give: Σ log p of the tokens, and how many there are."""
-_ALWAYS = frozenset({"prompts", "model", "batch"})
+"""Fields for pairs of a chosen and a rejected completion: Σ log p of the tokens in nats, and the number of tokens."""
 
 
-class GenerationTask(LabelWordTask):
-    """Free text. `references` are the right texts: one string a row, a list where there are several. Where a `prompt`
-    is a list of messages, prompts and completions are given as lists of messages too, as TRL gives them."""
+class GenerationTask(ModelTask):
+    """Free text. `references` are the reference completions: one text a row, or a list where a row has several.
 
-    fields = _ALWAYS | {"completions", "completion_ids", "references", "losses"}
-    samples_predictions = False
+    Where the column `prompt` holds messages, objectives get prompts and completions as lists of messages, as in TRL.
+    Raises OptionError where the new tokens leave no room for a prompt.
+
+    Attributes: step, the step whose randomness sampling uses; draw, the index of a sample among those of the same
+    prompt. The training signal sets both.
+    """
+
+    fields = frozenset({"prompts", "model", "batch", "completions", "completion_ids", "references", "losses"})
     step = 0
-    """Which step's randomness sampling uses; set by who drives the run."""
     draw = 0
-    """Which of several samples of a prompt; likewise."""
 
-    def __init__(self, loaded: Any, spec: TaskSpec, max_length: int, micro: int, seed: int = 0) -> None:
-        super().__init__(loaded, spec, max_length, micro, seed)
-        room = self.forward.max_length - (spec.max_new_tokens if loaded.head == "causal" else 0)
-        if room < 1:
+    def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro_batch: int, seed: int = 0) -> None:
+        super().__init__(loaded, spec, max_length, micro_batch, seed)
+        self.teacher_forcing = TeacherForcing(self.forward)
+        self._prompt_length = self.max_length - (spec.max_new_tokens if loaded.head == "causal" else 0)
+        if self._prompt_length < 1:
             raise OptionError(
                 f"--max-new-tokens {spec.max_new_tokens} leaves no room for a prompt in {self.max_length} tokens",
-                hint="--max-length more, or fewer new tokens",
+                hint="a larger --max-length, or fewer new tokens",
             )
-        self.room, self.prompts = room, PromptCache(self.forward)
-
-    # -- records -------------------------------------------------------------------------------------------------------
+        self.prompts = PromptCache(self.forward)
 
     def rows(self, records: Sequence[Record]) -> EncodedRows:
+        """Tokenise records.
+
+        `tokens` holds for each record (prompt ids, reference, pair): at most one EncodedAnswer as the reference; two,
+        chosen and rejected, or none as the pair.
+        """
         filled = [self._prompt(r) for r in records]
-        goes_on = self.loaded.head == "causal"  # an end token after the prompt would end it
-        coded = [
-            self.forward.tokenizer.encode(f, self._special(r), self.room, tail=not goes_on)
+        # An end token after the prompt of a causal model would end the text.
+        tail = self.loaded.head != "causal"
+        encode = self.forward.tokenizer.encode
+        encodings = [
+            encode(f, self._adds_special_tokens(r), self._prompt_length, tail=tail)
             for f, r in zip(filled, records, strict=True)
         ]
-        gold = [reference_completions(r) for r in records]
+        references = [reference_completions(r) for r in records]
         tokens = [
-            (c.ids, tuple(self._option_of(r, g[:1])) if g else (), tuple(self._pair(r)))
-            for c, r, g in zip(coded, records, gold, strict=True)
+            (e.ids, tuple(self._encode_reference(r, group[:1])), tuple(self._encode_pair(r)))
+            for e, r, group in zip(encodings, records, references, strict=True)
         ]
-        prompts = [f.text for f in filled]
-        return EncodedRows(
-            records, prompts, [list(range(len(g))) for g in gold], gold, tokens, sum(c.truncated for c in coded)
-        )
+        gold = [list(range(len(group))) for group in references]
+        truncated = sum(e.truncated for e in encodings)
+        return EncodedRows(records, [f.text for f in filled], gold, references, tokens, truncated)
 
-    def _option_of(self, record: Record, gold: Sequence[str]) -> Iterator[Option]:
-        for text in gold:
+    def _encode_reference(self, record: Record, references: Sequence[str]) -> Iterator[EncodedAnswer]:
+        for text in references:
             if text.strip():
-                yield self._taught_option(record, text)
+                yield self._encode_completion(record, text)
 
-    def _pair(self, record: Record) -> Iterator[Option]:
-        """The chosen and the rejected completion."""
+    def _encode_pair(self, record: Record) -> Iterator[EncodedAnswer]:
+        """The chosen and the rejected completion, where the record has both. Raises DataError for an empty one."""
         for column in ("chosen", "rejected") if "chosen" in record and "rejected" in record else ():
-            said = texts([record[column]])[0]
-            if not said.strip():
+            completion = texts([record[column]])[0]
+            if not completion.strip():
                 raise DataError(f"a {column} completion is empty: {record!r:.80}")
-            yield self._taught_option(record, said)
+            yield self._encode_completion(record, completion)
 
-    def _turns(self, record: Record) -> list[Record] | None:
-        """The messages that the model answers; None where the prompt is plain text."""
+    def _messages(self, record: Record) -> list[Record] | None:
+        """The messages of the prompt; None for a prompt of plain text."""
         system = [{"role": "system", "content": self.spec.system}] if self.spec.system else []
         if "messages" not in record:
             if not system:
                 return None
             filled = self.spec.template.fill(record, "completion", "", "drop").text.rstrip(" ")
             return [*system, {"role": "user", "content": filled}]
-        asked = prompt_messages(record)
-        return [*(system if asked[:1] and asked[0]["role"] != "system" else []), *asked]
+        messages = prompt_messages(record)
+        return [*(system if messages[:1] and messages[0]["role"] != "system" else []), *messages]
 
-    def _special(self, record: Record) -> bool:
-        """Whether the tokenizer adds its special tokens: a chat template has them already."""
+    def _adds_special_tokens(self, record: Record) -> bool:
+        """Whether the tokenizer adds its special tokens; a chat template has written them already."""
         return "messages" not in record and not self.spec.system
 
     def _prompt(self, record: Record) -> FilledTemplate:
-        turns = self._turns(record)
-        if turns is not None:
-            said = self._chat(turns)
-            return FilledTemplate(said, {SHOTS: (0, len(said))})  # what was said first goes first
+        """The prompt's text. A chat that is too long loses its beginning, as demonstrations do."""
+        messages = self._messages(record)
+        if messages is not None:
+            text = self._chat_text(messages)
+            return FilledTemplate(text, {SHOTS: (0, len(text))})
         filled = self.spec.template.fill(record, "completion", "", "drop")
-        made = filled.truncate(len(filled.text.rstrip(" ")))
-        return made.prepend(self.spec.demonstrations) if self.spec.demonstrations else made
+        prompt = filled.truncate(len(filled.text.rstrip(" ")))
+        return prompt.prepend(self.spec.demonstrations) if self.spec.demonstrations else prompt
 
-    def _chat(self, turns: Sequence[Record]) -> str:
+    def _chat_text(self, messages: Sequence[Record]) -> str:
+        """Messages as text by the model's chat template. Raises ModelError or DataError."""
         try:
-            said: str = self.loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates raise errors of their own
+            text: str = self.loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # chat templates raise errors of any kind
             if not config_value(self.loaded.tokenizer, "chat_template"):
                 raise ModelError(
                     f"{self.loaded.source} has no chat template for {'--system' if self.spec.system else '`messages`'}",
                     hint="use `prompt` and `completion`",
                 ) from None
             raise DataError(f"the model's chat template refuses a record: {str(error).splitlines()[0]}") from None
-        return said
+        return text
 
-    def _taught_option(self, record: Record, text: str) -> Option:
-        """The right completion after its prompt, tokenised together."""
-        prompt = self._prompt(record)
-        head = self.loaded.head
-        if not self._special(record):
-            filled = FilledTemplate(prompt.text + text, prompt.spans, (len(prompt.text), len(prompt.text) + len(text)))
-        else:
+    def _encode_completion(self, record: Record, text: str) -> EncodedAnswer:
+        """A completion after its prompt, tokenised together."""
+        special = self._adds_special_tokens(record)
+        if special:
             filled = self.spec.template.fill(record, "completion", text, "score")
-            if filled.target is None:  # no place for it: it follows the prompt
-                filled = FilledTemplate(
-                    filled.text + text, filled.spans, (len(filled.text), len(filled.text) + len(text))
-                )
+            if filled.target is None:  # the template has no place for the completion
+                filled = _appended(filled, text)
             filled = filled.prepend(self.spec.demonstrations) if self.spec.demonstrations else filled
-        if head == "seq2seq":
-            return self._decoded(filled, "")[0]
-        coded = self.forward.tokenizer.encode(filled, self._special(record), tail=False)
-        first, last = max(coded.target_positions[0], 1), coded.target_positions[-1]
-        if first > last:
-            raise OptionError(f"{text!r:.60} has nothing before it: a causal model predicts from what came before")
-        return Option(coded.ids[:last], (), tuple(range(first - 1, last)), coded.ids[first : last + 1])
+        else:
+            filled = _appended(self._prompt(record), text)
+        return self.teacher_forcing.encode(filled, special=special)[0]
 
     def sequences(self, rows: EncodedRows) -> set[Tokens]:
+        """Empty: generated tokens are not known beforehand."""
         return set()
 
     def cache_prefix(self, tuned: Iterable[str], parts: Sequence[EncodedRows]) -> bool:
+        """False: hidden states of generated tokens cannot be cached."""
         return False
 
     def forward_passes(self, count: int) -> int:
-        return -(-count // self.forward.micro_batch) * self.spec.max_new_tokens
-
-    # -- what objectives see -------------------------------------------------------------------------------------------
+        """The number of forward passes that so many rows take at most: one a new token."""
+        return super().forward_passes(count) * self.spec.max_new_tokens
 
     def outputs(self, rows: EncodedRows, indices: Sequence[int], wants: frozenset[str] = fields) -> dict[str, Any]:
-        """What is wanted, and what costs nothing: text is generated for `completions`, and the right answers are run
-        for `losses`."""
+        """The inputs of an objective for some rows: what it wants, and what costs nothing.
+
+        Text is generated for `completions` or `completion_ids` alone, and references are scored for `losses` alone.
+        """
         records = [rows.records[i] for i in indices]
-        columns = {name: [r.get(name) for r in records] for name in records[0]} if records else {}
+        references = [rows.options[i] for i in indices]
         out = {
-            **columns,
+            **columns_of(records),
             "prompts": [r["prompt"] if _is_chat(r) else rows.prompts[i] for i, r in zip(indices, records, strict=True)],
-            "references": [g[0] if len(g) == 1 else list(g) or None for g in (rows.options[i] for i in indices)],
+            "references": [x[0] if len(x) == 1 else list(x) or None for x in references],
             "model": self.loaded.model,
             "batch": records,
         }
         out.pop("completion", None)
         if wants & {"completions", "completion_ids"}:
             ids = self.generate([rows.tokens[i][0] for i in indices], indices)
-            said = [self.text(x) for x in ids]
-            as_told = [_told(t) if _is_chat(r) else t for t, r in zip(said, records, strict=True)]
-            out |= {"completion_ids": [list(x) for x in ids], "completions": as_told}
+            completions = [self.text(x) for x in ids]
+            out["completion_ids"] = [list(x) for x in ids]
+            out["completions"] = [
+                _assistant_message(text) if _is_chat(r) else text for text, r in zip(completions, records, strict=True)
+            ]
         if "losses" in wants:
-            out["losses"] = self._losses_of([rows.tokens[i][1] for i in indices])
+            out["losses"] = self._losses([rows.tokens[i][1] for i in indices])
         if wants & PAIRS:
-            out |= self._pairs_of([rows.tokens[i][2] for i in indices])
+            out |= self._pair_fields([rows.tokens[i][2] for i in indices])
         return out
 
-    def _pairs_of(self, pairs: Sequence[Sequence[Option]]) -> dict[str, Any]:
-        """Σ log p of both completions of each pair, in nats, and their lengths in tokens."""
-        found = iter(self.log_probabilities([option for pair in pairs for option in pair]))
-        sums = [[next(found) for _ in pair] for pair in pairs]
+    def _pair_fields(self, pairs: Sequence[Sequence[EncodedAnswer]]) -> dict[str, Any]:
+        """The fields of PAIRS for each pair of answers."""
+        log_p = iter(self.log_probabilities([answer for pair in pairs for answer in pair]))
+        sums = [[next(log_p) for _ in pair] for pair in pairs]
         out: dict[str, Any] = {}
         for k, side in enumerate(("chosen", "rejected")):
             out[f"{side}_logps"] = [s[k] for s in sums]
             out[f"{side}_tokens"] = [len(pair[k].targets) for pair in pairs]
         return out
 
-    def _losses_of(self, options: Sequence[Sequence[Option]]) -> list[float | None]:
-        """Mean negative log-likelihood of the first right completion's tokens, in nats; None where there is none."""
-        known = [o[0] for o in options if o]
-        found = iter(self.log_probabilities(known))
-        return [-next(found) / len(o[0].targets) if o else None for o in options]
+    def _losses(self, references: Sequence[Sequence[EncodedAnswer]]) -> list[float | None]:
+        """Mean negative log-likelihood of each reference's tokens, in nats; None where a row has no reference."""
+        log_p = iter(self.log_probabilities([x[0] for x in references if x]))
+        return [-next(log_p) / len(x[0].targets) if x else None for x in references]
+
+    def log_probabilities(self, answers: Sequence[EncodedAnswer]) -> list[float]:
+        """Σ log p of each answer's tokens, in nats."""
+        return self.teacher_forcing.log_probabilities(answers)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Completion tokens as text, up to the first stop string. The blank between prompt and answer is neither's."""
-        said: str = self.loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """The text of a completion up to the first stop string, without a space that the template has before it."""
+        text: str = self.loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
         for stop in self.spec.stop:
-            said = said.split(stop)[0]
-        literal = self._before_target()
-        return said.removeprefix(" ") if literal.endswith(" ") else said
-
-    def _before_target(self) -> str:
-        for literal, name, _ in self.spec.template.parts:
-            if name == "completion":
-                return literal
-        return ""
+            text = text.split(stop)[0]
+        before = next((literal for literal, name, _ in self.spec.template.parts if name == "completion"), "")
+        return text.removeprefix(" ") if before.endswith(" ") else text
 
     @torch.no_grad()
-    def sample_completions(self, rows: EncodedRows, indices: Sequence[int]) -> list[Option]:
-        """What the model as it is now says to these rows, sampled at temperature 1, ready to be read by it again."""
+    def sample_completions(self, rows: EncodedRows, indices: Sequence[int]) -> list[EncodedAnswer]:
+        """Completions sampled from the current model at temperature 1, encoded for scoring; empty ones are left out."""
         prompts = [rows.tokens[i][0] for i in indices]
-        said = self.generate(prompts, indices, (1.0, 1.0))
-        pairs = [(p, tuple(ids)) for p, ids in zip(prompts, said, strict=True) if ids]
+        completions = self.generate(prompts, indices, (1.0, 1.0))
+        pairs = [(p, tuple(ids)) for p, ids in zip(prompts, completions, strict=True) if ids]
         if self.loaded.head == "seq2seq":
-            begin = self.loaded.decoder_start_ids
-            first = len(begin) - 1
-            return [Option(p, begin + ids[:-1], tuple(range(first, first + len(ids))), ids) for p, ids in pairs]
-        return [Option(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs]
+            return [self.teacher_forcing.decoded(p, ids) for p, ids in pairs]
+        return [
+            EncodedAnswer(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs
+        ]
 
     @retries_smaller
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: tuple[float, float] | None = None
     ) -> list[list[int]]:
-        """Completion ids for each prompt, without what follows the end token. sampling: temperature and top-p, where
-        not the run's own."""
+        """The completion's ids for each prompt, without the end token.
+
+        indices: the rows of the prompts; the first of them goes into the seed. sampling: (temperature, top-p) in place
+        of the task's own.
+        """
         temperature, top_p = sampling or (self.spec.temperature, self.spec.top_p)
         settings = generation_config(self.loaded, self.spec.max_new_tokens, temperature, top_p)
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
-        which = [self.draw] if self.draw else []
-        them = self.forward.processes
-        parts = [*list(indices)[:1], *which]
-        if not them.alone and them.split == "batch":  # rows of their own, and randomness of their own
-            parts += [them.rank] if them.rank else []
-        seed = seeds.derive(self.seed, "sampling", self.step, *parts)
+        seed = seeds.derive(self.seed, "sampling", self.step, *self._seed_parts(indices))
         with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
             if temperature > 0:
                 torch.manual_seed(seed)
             return self.forward.map_rows(
                 [len(p) for p in prompts],
-                lambda places: self._said([prompts[k] for k in places], settings),
-                alike=temperature == 0,
+                lambda places: self._generate([prompts[k] for k in places], settings),
+                deterministic=temperature == 0,
             )
 
-    def _said(self, rows: Sequence[Tokens], settings: Any) -> list[list[int]]:
-        """What the model says to these rows; sampled, each point by itself, for they share their randomness."""
-        if settings.do_sample:
-            return list(self._generate(rows, settings))
-        said: list[list[int]] = self.forward.run_joint(
-            ("said", *map(tuple, rows)), rows, lambda rows, points: list(self._generate(rows, settings, points))
-        )
-        return said
+    def _seed_parts(self, indices: Sequence[int]) -> list[int]:
+        """What the seed of sampling depends on besides the step: the first row, the draw, and the rank of a process
+        that has rows of its own."""
+        processes = self.forward.processes
+        parts = [*list(indices)[:1], *([self.draw] if self.draw else [])]
+        if not processes.alone and processes.split == "batch" and processes.rank:
+            parts.append(processes.rank)
+        return parts
 
-    def _generate(self, rows: Sequence[Tokens], settings: Any, points: int = 1) -> Iterator[list[int]]:
-        loaded, coder = self.loaded, self.forward.tokenizer
-        inputs = self.prompts.inputs(rows, points) if loaded.head == "causal" else coder.pad_right(rows, loaded.device)
+    def _generate(self, prompts: Sequence[Tokens], settings: Any) -> list[list[int]]:
+        """One micro-batch. Points never share a sampled pass: each needs the same random numbers."""
+        if settings.do_sample:
+            return self._complete(prompts, settings)
+        completions: list[list[int]] = self.forward.run_joint(
+            ("generate", *map(tuple, prompts)), prompts, lambda rows, points: self._complete(rows, settings, points)
+        )
+        return completions
+
+    def _complete(self, prompts: Sequence[Tokens], settings: Any, points: int = 1) -> list[list[int]]:
+        """Call the model's `generate`; the ids of each completion end before the first end token."""
+        loaded, tokenizer = self.loaded, self.forward.tokenizer
+        causal = loaded.head == "causal"
+        inputs = self.prompts.inputs(prompts, points) if causal else tokenizer.pad_right(prompts, loaded.device)
         inputs.pop("token_type_ids", None)
-        more = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
-        start = inputs["input_ids"].shape[1] if loaded.head == "causal" else len(loaded.decoder_start_ids)
+        arguments = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
+        start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
         with ignore_generation_defaults(loaded):
-            found: Tensor = loaded.model.generate(**inputs, generation_config=settings, **more)
-        ends, pad = settings.eos_token_id, settings.pad_token_id
-        for row in found[:, start:].tolist():
-            last = next((i for i, x in enumerate(row) if x in ends), len(row))
-            while self.spec.stop and last and row[last - 1] == pad:  # up to the longest row's end
-                last -= 1
-            yield row[:last]
+            ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
+        completions = []
+        for row in ids[:, start:].tolist():
+            length = next((i for i, x in enumerate(row) if x in settings.eos_token_id), len(row))
+            # After a stop string, a row is padded up to the end of the longest row.
+            while self.spec.stop and length and row[length - 1] == settings.pad_token_id:
+                length -= 1
+            completions.append(row[:length])
+        return completions
 
 
 def reference_completions(record: Record) -> list[str]:
-    """The right texts of a record: its completion, or what the assistant says last."""
+    """The reference completions of a record: those of its column `completion`, or its last message if that is the
+    assistant's."""
     if "messages" in record:
         last = record["messages"][-1]
         return [str(last["content"])] if last["role"] == "assistant" else []
@@ -280,16 +295,22 @@ def reference_completions(record: Record) -> list[str]:
 
 
 def prompt_messages(record: Record) -> list[Record]:
-    """The messages of a record that a model answers: without the right answer that may follow them."""
-    turns: list[Record] = record["messages"]
-    return turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    """The messages of a record that the model answers: without the reference answer at their end."""
+    messages: list[Record] = record["messages"]
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def _appended(filled: FilledTemplate, answer: str) -> FilledTemplate:
+    """A text with an answer at its end."""
+    start = len(filled.text)
+    return FilledTemplate(filled.text + answer, filled.spans, (start, start + len(answer)))
 
 
 def _is_chat(record: Record) -> bool:
     return isinstance(record.get("prompt"), list)
 
 
-def _told(text: str) -> list[dict[str, str]]:
+def _assistant_message(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 

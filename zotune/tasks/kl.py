@@ -1,46 +1,52 @@
-"""How far a model that generates text has moved from where it began, measured with forward passes alone.
+"""The KL divergence of a generating model from its base model, estimated by forward passes.
 
-What it said before anything was tuned, sampled on some training prompts, and how much less likely the model as it is
-now finds that: an unbiased estimate of KL(start ‖ now), in nats a token.
-
-Knows tasks; knows no objective and no optimizer.
+Completions are sampled from the base model before tuning; the mean drop of their log-probability is an unbiased
+estimate of KL(base model ‖ current model), in nats a token. Knows tasks; knows no objective and no optimizer.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from zotune.distributed import Processes
-from zotune.tasks import build
-from zotune.tasks.classification import Option
+from zotune.tasks.encoded_rows import EncodedRows
+from zotune.tasks.generation import GenerationTask
+from zotune.tasks.model_task import ModelTask
+from zotune.tasks.teacher_forcing import EncodedAnswer
 
 PROMPTS = 32
-"""Training prompts whose completions it is measured on."""
+"""The number of training prompts at most that completions are sampled for."""
 
 
 class KLDivergence:
-    """Call it for how far the model has moved since this was made; `of` makes it."""
+    """An estimator of the KL divergence from the model as it was when this object was constructed.
 
-    def __init__(self, task: build.GenerationTask, words: list[Option]) -> None:
-        self._task, self._words = task, words
-        self._before = self._likelihood()
+    completions: sampled from that model.
+    """
+
+    def __init__(self, task: GenerationTask, completions: Sequence[EncodedAnswer]) -> None:
+        self._task, self._completions = task, completions
+        self._base = self._mean_log_probability()
 
     @classmethod
-    def for_task(cls, task: build.Task, train: build.EncodedRows, processes: Processes) -> KLDivergence | None:
-        """None where the model generates nothing."""
-        if not isinstance(task, build.GenerationTask):
+    def for_task(cls, task: ModelTask, train: EncodedRows, processes: Processes) -> KLDivergence | None:
+        """The estimator with completions of the first training prompts; None for a task without generation, and where
+        all completions are empty."""
+        if not isinstance(task, GenerationTask):
             return None
         with processes.local():
-            words = task.sample_completions(train, range(min(PROMPTS, len(train))))
-            return cls(task, words) if words else None
+            completions = task.sample_completions(train, range(min(PROMPTS, len(train))))
+            return cls(task, completions) if completions else None
 
     def __call__(self) -> float:
-        """Nats a token."""
-        return self._before - self._likelihood()
+        """The estimate for the current model, in nats a token."""
+        return self._base - self._mean_log_probability()
 
-    def _likelihood(self) -> float:
-        """Mean log-probability of the words, in nats a token."""
-        return math.fsum(self._task.log_probabilities(self._words)) / sum(len(o.targets) for o in self._words)
+    def _mean_log_probability(self) -> float:
+        """Mean log-probability of the completions' tokens, in nats."""
+        total = math.fsum(self._task.log_probabilities(self._completions))
+        return total / sum(len(answer.targets) for answer in self._completions)
 
 
 __all__ = ["KLDivergence"]

@@ -1,6 +1,7 @@
-"""Linear probing: scikit-learn's logistic regression on a model's features, as a rival and as a start (LP-MeZO).
+"""The linear probe: scikit-learn's logistic regression on a model's features.
 
-Knows tasks; knows no objective.
+It is a baseline for tuned weights, and with `--init linear-probe` it initialises the head (LP-MeZO). Knows
+classification tasks; knows no objective.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from zotune.errors import DataError, OptionError
 from zotune.models.loaded_model import LoadedModel, add_linear_head
 from zotune.tasks.build import EncodedRows, HeadClassification, Task
 
-STRENGTHS = (1.0, 10.0, 100.0)
+INVERSE_STRENGTHS = (1.0, 10.0, 100.0)
+"""Values of C, the inverse regularisation strength, that cross-validation chooses from."""
+UNSEEN_LOG_P = -30.0
+"""Log-probability, and bias in a head, of a class without training rows."""
 
 
 def fit(task: HeadClassification, train: EncodedRows, intercept: bool = True) -> Any | None:
-    """A fitted grid search over the strength of regularisation, by cross-validation on the training rows; None where a
-    class has fewer than two rows."""
+    """Fit the probe to the training rows; its regularisation strength is chosen by cross-validation.
+
+    intercept: whether the probe has a bias. Returns scikit-learn's GridSearchCV, or None where there is one class only
+    or a class has fewer than two rows.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
 
@@ -28,32 +35,33 @@ def fit(task: HeadClassification, train: EncodedRows, intercept: bool = True) ->
     if len(set(gold)) < 2 or rarest < 2:
         return None
     regression = LogisticRegression(max_iter=2000, fit_intercept=intercept)
-    search = GridSearchCV(regression, {"C": list(STRENGTHS)}, cv=min(5, rarest))
-    known = [i for i, g in enumerate(train.gold) if g]
-    search.fit(task.features(train)[known].numpy(), gold)
+    search = GridSearchCV(regression, {"C": list(INVERSE_STRENGTHS)}, cv=min(5, rarest))
+    labelled = [i for i, g in enumerate(train.gold) if g]
+    search.fit(task.features(train)[labelled].numpy(), gold)
     return search
 
 
 def log_probabilities(task: HeadClassification, search: Any, rows: EncodedRows) -> Tensor:
-    """Log-probabilities of all classes: (rows, classes); a class that was not trained on gets -30."""
-    out = torch.full((len(rows), len(rows.options[0])), -30.0)
-    found = torch.tensor(search.decision_function(task.features(rows).numpy()))
-    if found.dim() == 1:  # two classes have one number: the second's against the first's
-        found = torch.stack([-found, found], dim=1) / 2
-    out[:, [int(c) for c in search.classes_]] = torch.log_softmax(found, -1).float()
+    """Log-probabilities of all classes under a fitted probe: (rows, classes), in nats; UNSEEN_LOG_P for a class without
+    training rows."""
+    out = torch.full((len(rows), len(rows.options[0])), UNSEEN_LOG_P)
+    decision = torch.tensor(search.decision_function(task.features(rows).numpy()))
+    if decision.dim() == 1:  # two classes have one number, the log-odds of the second
+        decision = torch.stack([-decision, decision], dim=1) / 2
+    out[:, [int(c) for c in search.classes_]] = torch.log_softmax(decision, -1).float()
     return out
 
 
 def head_layer(loaded: LoadedModel, classes: int) -> nn.Linear:
-    """The layer that a probe is written into: a classification head's last one; over embeddings a new one, of zeros."""
+    """The layer for a probe: the last one of a classification head, or a new zero layer on an embedding model."""
     return loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
 
 
 def write(task: Task, train: EncodedRows) -> nn.Linear:
-    """Write the probe into the head that the model's scores come from, so that tuning starts where the probe ends.
+    """Fit a probe and write it into the model's head: tuning then starts from the probe. Returns the written layer.
 
-    An embedding model gets a linear head over its embeddings in place of label descriptions. The layer that was
-    written. Raises OptionError for a head of words, DataError where a class has fewer than two rows.
+    An embedding model gets a linear head in place of label descriptions. Raises OptionError for a language model
+    head, DataError where there is one class only or a class has fewer than two training rows.
     """
     if not isinstance(task, HeadClassification):
         raise OptionError(
@@ -63,17 +71,17 @@ def write(task: Task, train: EncodedRows) -> nn.Linear:
     layer = head_layer(task.loaded, len(task.spec.classes.words) if task.spec.classes else 0)
     search = fit(task, train, intercept=layer.bias is not None)
     if search is None:
-        raise DataError("--init linear-probe needs two classes, and two training rows of each")
+        raise DataError("--init linear-probe needs at least two classes with two training rows of each")
     best = search.best_estimator_
     weight, bias = torch.tensor(best.coef_), torch.tensor(best.intercept_)
-    if len(weight) == 1:  # two classes have one row of coefficients: the second's against the first's
+    if len(weight) == 1:  # two classes have one row of coefficients, for the log-odds of the second
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     with torch.no_grad():
         layer.weight.zero_()
         rows = torch.tensor([int(c) for c in search.classes_])
         layer.weight[rows] = weight.to(layer.weight)
         if layer.bias is not None:
-            layer.bias.fill_(-30.0)
+            layer.bias.fill_(UNSEEN_LOG_P)
             layer.bias[rows] = bias.expand(len(rows)).to(layer.bias)
     return layer
 

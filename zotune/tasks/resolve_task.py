@@ -1,7 +1,8 @@
-"""What a run asks: from flags, a task file and the data's own columns to a spec.
+"""Resolves the task of a run from its options, a task file and the columns of the data.
 
-Without `--task` the columns decide: `label` is classification; `messages`, or a column of right texts, is generation;
-`--choices` is multiple choice. Knows configuration, records and a model's small files; loads nothing.
+Without `--task`, a column `label` means classification, `messages`, `prompt` or a column of reference texts means
+generation, and `--choices` means multiple choice. Knows configuration, records and the small files of a model; loads no
+model.
 """
 
 from __future__ import annotations
@@ -24,66 +25,72 @@ from zotune.tasks import build
 from zotune.tasks.generation import PAIRS
 
 RecordSets = dict[str, list[Record]]
+"""Records by the name of their set, such as train or test."""
 COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output", "response", "chosen")
-"""Columns that hold right texts, the first found is used."""
+"""Columns that may hold reference texts; the first that the data has is used."""
 
-DEFAULT = {"classification": "{text}", "embedding": "{text}", "causal": "{text} {label}"}
-DEFAULT |= {"masked": "{text} {label}.", "seq2seq": "{text} {label}"}
+DEFAULT_TEMPLATES = {"classification": "{text}", "embedding": "{text}", "causal": "{text} {label}"}
+DEFAULT_TEMPLATES |= {"masked": "{text} {label}.", "seq2seq": "{text} {label}"}
 MAX_LENGTH = {"classification": 256, "choice": 512, "generation": 1024}
+"""Task kind → default of `--max-length`."""
 MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Task:
-    """What `--task` says: a task file, or a kind alone, or nothing."""
+class RequestedTask:
+    """The value of `--task`: a task file, a task kind alone, or neither."""
 
     file: presets.TaskFile | None = None
     kind: TaskKind | None = None
 
-    def measure(self, kind: TaskKind) -> str:
-        """What it is usually measured by."""
+    def default_objective(self, kind: TaskKind) -> str:
+        """The objective of the task file, else the default of the task kind."""
         own = self.file.objective if self.file else None
         return own or ("cross-entropy" if kind == "generation" else "accuracy")
 
     @property
     def objective_args(self) -> Mapping[str, str]:
-        """Options that objectives have in this task, unless the user sets them."""
+        """The task file's options of objectives, which the user's own options override."""
         return self.file.objective_args if self.file else {}
 
 
-def parse_task(task: str | None) -> Task:
-    """A preset's name, a file, or a kind of task. Raises OptionError."""
+def parse_task(task: str | None) -> RequestedTask:
+    """Parse `--task`: the name of a preset, the path of a task file, or a task kind. Raises OptionError."""
     if task is None:
-        return Task()
+        return RequestedTask()
     if task in TASK_KINDS:
-        return Task(kind=task)
+        return RequestedTask(kind=task)
     file = presets.load(task)
-    return Task(file, file.kind)
+    return RequestedTask(file, file.kind)
 
 
 def resolve(
-    cfg: RunConfig, task: Task, parts: Mapping[str, Sequence[Record]]
+    cfg: RunConfig, task: RequestedTask, parts: Mapping[str, Sequence[Record]]
 ) -> tuple[ModelFiles, TaskSpec, RecordSets]:
-    """The model's head, the spec, and the records with the names that the task uses. Raises UsageError of all kinds."""
+    """Resolve the task of a run before the model is loaded.
+
+    parts: records by the name of their set. Returns the model's files with its head, the task specification, and the
+    records with their columns renamed to those of the task. Raises OptionError, DataError or ModelError.
+    """
     rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in rows.values() if r)
     kind = task_kind(cfg, task, first)
-    found = find_model(cfg.model, cfg.head, cfg.allow_pickle)
-    if cfg.init == "linear-probe" and cfg.head == "auto" and found.head not in ("classification", "embedding"):
-        found = find_model(cfg.model, "classification", cfg.allow_pickle)
+    files = find_model(cfg.model, cfg.head, cfg.allow_pickle)
+    if cfg.init == "linear-probe" and cfg.head == "auto" and files.head not in ("classification", "embedding"):
+        files = find_model(cfg.model, "classification", cfg.allow_pickle)
     if kind == "generation":
         rows = {name: _completed(records) for name, records in rows.items()}
     values = task.file.values if task.file else {}
-    template = Template(cfg.template or _template(task.file, kind, found.head, first), values)
+    template = Template(cfg.template or _template(task.file, kind, files.head, first), values)
     choices = (
         tuple(c.strip() for c in cfg.choices.split(",")) if cfg.choices else task.file.choices if task.file else ()
     )
     if kind == "choice" and not choices:
-        raise OptionError("multiple choice needs the columns of its options", hint="--choices choice1,choice2")
+        raise OptionError("multiple choice needs the columns of the options", hint="--choices choice1,choice2")
     spec = TaskSpec(
         kind,
         template,
-        classes=_classes(cfg, task.file, rows, found.head) if kind == "classification" else None,
+        classes=_classes(cfg, task.file, rows, files.head) if kind == "classification" else None,
         choices=choices,
         cut=task.file.cut if task.file else None,
         stop=tuple(cfg.stop) or (task.file.stop if task.file else ()),
@@ -92,34 +99,37 @@ def resolve(
         top_p=cfg.top_p,
         system=cfg.system,
     )
-    build.task_class(spec, found.head)
-    spec.check(rows, found.head)
-    return found, spec, rows
+    build.task_class(spec, files.head)
+    spec.check(rows, files.head)
+    return files, spec, rows
 
 
 def max_length(cfg: RunConfig, spec: TaskSpec) -> int:
+    """Tokens a row at most: `--max-length`, or the default of the task kind."""
     return cfg.max_length or MAX_LENGTH[spec.kind]
 
 
 def available_fields(spec: TaskSpec, head: Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
-    """What objectives may ask for: without right texts there are no references and no losses."""
+    """The fields that objectives may ask for. Generation has `references` and `losses` only where every record has a
+    reference text, and the fields of pairs only where every record has a chosen and a rejected completion."""
     names = build.task_class(spec, head).fields
     if spec.kind != "generation":
         return names
-    every = [row for rows in parts.values() for row in rows]
-    if all("chosen" in row and "rejected" in row for row in every):
+    records = [record for part in parts.values() for record in part]
+    if all("chosen" in record and "rejected" in record for record in records):
         names |= PAIRS
-    return names if all(map(_has_answer, every)) else names - {"references", "losses"}
+    return names if all(map(_has_reference, records)) else names - {"references", "losses"}
 
 
-def _has_answer(row: Record) -> bool:
+def _has_reference(row: Record) -> bool:
     if "messages" in row:
         return bool(row["messages"]) and row["messages"][-1]["role"] == "assistant"
     return any(reference_texts(row, "completion"))
 
 
-def calibration_template(task: Task, spec: TaskSpec) -> Template:
-    """What the row's own words are taken out of: the task file's prompt, or the template without its columns."""
+def calibration_template(task: RequestedTask, spec: TaskSpec) -> Template:
+    """The template of the neutral prompt, without the row's content: the task file's, or the task's template without
+    its columns."""
     if task.file and task.file.calibration:
         return Template(task.file.calibration, task.file.values)
     target = TARGETS[spec.kind]
@@ -131,8 +141,8 @@ def calibration_template(task: Task, spec: TaskSpec) -> Template:
     return Template(text.lstrip())
 
 
-def task_kind(cfg: RunConfig, task: Task, row: Record) -> TaskKind:
-    """What kind of task it is: as said, or by the columns of a record."""
+def task_kind(cfg: RunConfig, task: RequestedTask, row: Record) -> TaskKind:
+    """The task kind: as requested with `--task`, or inferred from the options and the columns of a record."""
     if task.kind:
         return task.kind
     if cfg.choices:
@@ -147,25 +157,25 @@ def task_kind(cfg: RunConfig, task: Task, row: Record) -> TaskKind:
 
 
 def _aliased(rows: list[Record], file: presets.TaskFile | None) -> list[Record]:
-    """The columns that a task file knows under other names, under its own."""
+    """Rename columns to the names that the task file uses. Raises DataError for a missing column."""
     if file is None or not rows:
         return rows
-    found = {}
-    for wanted, names in file.columns.items():
+    renamed = {}
+    for column, names in file.columns.items():
         name = next((n for n in names if n in rows[0]), None)
-        if name is None and "" in names:  # it may be missing: its line of the template goes with it
+        if name is None and "" in names:  # an optional column; its line of the template is left out
             continue
         if name is None:
             raise DataError(
                 f"task {file.name} needs a column {' or '.join(names)}; {describe_columns(rows)}", hint="--column"
             )
-        if name != wanted:
-            found[wanted] = name
-    return rename_columns(rows, found) if found else rows
+        if name != column:
+            renamed[column] = name
+    return rename_columns(rows, renamed) if renamed else rows
 
 
 def _completed(rows: list[Record]) -> list[Record]:
-    """The column of right texts, where there is one, under the name `completion`."""
+    """Rename the column of reference texts, where there is one, to `completion`."""
     if not rows or "completion" in rows[0] or "messages" in rows[0]:
         return rows
     name = next((c for c in COMPLETIONS if c in rows[0]), None)
@@ -180,7 +190,7 @@ def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Rec
     if kind == "choice":
         raise OptionError("multiple choice needs a template", hint="--template '{premise} {choice}'")
     if kind == "classification":
-        return DEFAULT[head]
+        return DEFAULT_TEMPLATES[head]
     for columns, text in (
         (("messages",), "{messages}"),
         (("prompt",), "{prompt}"),
@@ -200,26 +210,27 @@ def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: RecordSets, he
     if file is None or cfg.labels or not file.labels:
         return find_classes(rows, cfg.labels, needs_words=head != "classification")
     described = head == "embedding"
-    known = [(x.values, (x.description or x.word) if described else x.word) for x in file.labels]
+    classes = [(x.values, (x.description or x.word) if described else x.word) for x in file.labels]
     if head in LM_HEADS or described:
-        return preset_classes(rows, known)
+        return preset_classes(rows, classes)
     return preset_classes(rows, [(x.values, x.values[-1]) for x in file.labels])
 
 
 def draw_demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int) -> str:
-    """Training records with their right answers, drawn by seed, to stand before every prompt. Raises DataError."""
+    """The text of `count` training records with their reference answers, drawn by seed, which goes before every prompt.
+    Raises DataError where there are fewer records."""
     import random
 
     from zotune.seeds import derive
 
     if count > len(rows):
-        raise DataError(f"--shots {count}: there are {len(rows)} training rows to draw from")
+        raise DataError(f"--shots {count}: there are only {len(rows)} training rows")
     drawn = random.Random(derive(seed, "shots")).sample(list(rows), count)
     return "".join(spec.demonstration(r) + "\n\n" for r in drawn)
 
 
 __all__ = [
-    "Task",
+    "RequestedTask",
     "available_fields",
     "calibration_template",
     "draw_demonstrations",

@@ -1,4 +1,4 @@
-"""A model with a classification head that is used beside the tuned model: texts in, scores out.
+"""A text classifier that is used beside the tuned model: texts in, scores out.
 
 Public: the objective `reward-model` is built on this module, and other plugins may use it. It knows models and tokens;
 it knows no objective and no data set.
@@ -136,7 +136,7 @@ class TextClassifier:
         forward, scores = self.forward, [0.0] * len(rows)
 
         def compute() -> None:
-            for places in forward.chunks([len(row) for row in rows]):
+            for places in forward.micro_batches([len(row) for row in rows]):
                 values = self._read(self._pass([rows[k] for k in places]), label)
                 for place, value in zip(places, values.tolist(), strict=True):
                     scores[place] = value
