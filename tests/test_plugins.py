@@ -209,6 +209,24 @@ def test_light_commands_are_quick_and_import_nothing_heavy(arguments: list[str])
     assert best < LIMIT, f"{best:.2f} s"
 
 
+def test_a_file_imports_the_modules_beside_it(tmp_path: Any) -> None:
+    """Two files that import modules of one name get each its own."""
+    paths = list(sys.path)
+    for name, value in ("one", 1.0), ("two", 2.0):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+        (tmp_path / name / "zt_beside.py").write_text(f"VALUE = {value}\n")
+        (tmp_path / name / "deeper" / "__init__.py").write_text(f"VALUE = {value}\n")
+        (tmp_path / name / "reward.py").write_text(
+            "from dataclasses import dataclass\nimport zt_beside\nfrom deeper import VALUE\n"
+            "@dataclass\nclass P:\n    x: float\n"
+            "def f(completions):\n    import zt_beside as again\n"
+            "    assert again.VALUE == VALUE\n    return P(zt_beside.VALUE).x\n"
+        )
+    for name, value in ("one", 1.0), ("two", 2.0):
+        assert plugins.by_path(f"{tmp_path}/{name}/reward.py:f", "objective")([]) == value
+    assert sys.path == paths
+
+
 def test_file_targets(tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text("def score(predictions): return 1.0\nboom = 1\n")
     assert plugins.by_path(f"{tmp_path}/mine.py:score", "objective")(predictions=[]) == 1.0

@@ -6,6 +6,7 @@
     │   ├── DataError            records that cannot be used, with file and line
     │   ├── ModelError           a model that cannot be loaded or does not fit the task
     │   ├── PluginError          a plugin that cannot be found or loaded
+    │   ├── SideEffectError      an objective that changed what it may only read, and what cannot be put back
     │   └── RunFolderError       a run folder that exists, is foreign, damaged or in use
     ├── OutOfMemory          a forward pass of a single row does not fit into memory
     ├── RecipeError              arithmetic that a recipe cannot express
@@ -33,6 +34,7 @@ __all__ = [
     "PluginError",
     "RecipeError",
     "RunFolderError",
+    "SideEffectError",
     "Stopped",
     "UsageError",
     "ZotuneError",
@@ -81,6 +83,10 @@ class PluginError(UsageError):
 
 
 class RunFolderError(UsageError):
+    pass
+
+
+class SideEffectError(UsageError):
     pass
 
 

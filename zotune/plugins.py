@@ -376,6 +376,10 @@ def _defined(path: str, kind: str) -> list[str]:
     return [node.name for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
+_SIBLINGS: dict[str, str] = {}
+"""The folders of the modules that users' files have imported from beside them, by module name."""
+
+
 def _run_file(path: str, kind: str) -> Any:
     """The module that a file defines; it is run now. Raises PluginError where there is no such file."""
     if not os.path.isfile(path):
@@ -386,8 +390,35 @@ def _run_file(path: str, kind: str) -> Any:
         raise PluginError(f"{path} cannot be run as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while the file runs
-    spec.loader.exec_module(module)
+    with _importable(os.path.dirname(os.path.abspath(path))):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Inside the block the modules of a folder can be imported, as by a script in it.
+
+    Modules of the same names that files of other folders have imported are loaded again from this one.
+    """
+    for name, other in list(_SIBLINGS.items()):
+        if other != folder and (os.path.isfile(f"{folder}/{name}.py") or os.path.isdir(f"{folder}/{name}")):
+            for loaded in [m for m in sys.modules if m.partition(".")[0] == name]:
+                del sys.modules[loaded]
+            del _SIBLINGS[name]
+    importlib.invalidate_caches()
+    before = set(sys.modules)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            with contextlib.suppress(AttributeError):  # not every entry is a module of a file
+                file = sys.modules[name].__file__
+                if file in (os.path.join(folder, f"{name}.py"), os.path.join(folder, name, "__init__.py")):
+                    _SIBLINGS[name] = folder
 
 
 def listing(host: Host) -> Mapping[str, Any]:

@@ -5,12 +5,22 @@ Knows characters, nothing else.
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, Final
 
 _BIDIRECTIONAL: Final = frozenset({*range(0x202A, 0x202F), *range(0x2066, 0x206A)})
 """Characters that change the direction of the text after them."""
+
+_ASCII: Final = dict(
+    pair.split()
+    for pair in (  # noqa: SIM905
+        "± +-|− -|– -|— -|· -|… ...|→ ->|← <-|× x|≥ >=|≤ <=|≠ !=|≈ ~|∞ inf|√ sqrt|“ \"|” \"|‘ '|’ '|« <<|» >>|"
+        "ε eps|σ sigma|θ theta|η eta|β beta|λ lambda|μ mu|Δ Delta|Σ sum|∇ grad|∈ in"
+    ).split("|")
+)
+"""ASCII that reads like a character which a terminal may lack."""
 
 
 def plain(text: str) -> str:
@@ -35,6 +45,23 @@ def number(value: float, sign: bool = False) -> str:
     if abs(value) >= 1000:
         return f"{value:+.4g}" if sign else f"{value:.4g}"
     return "0.0000" if float(shown) == 0 else shown
+
+
+def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: characters that an encoding lacks as ASCII that reads alike, else as escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c) or _ascii(c) for c in part), error.end
+
+
+def _ascii(character: str) -> str:
+    """An accented letter without its accent; any other character as an escape."""
+    base = unicodedata.normalize("NFKD", character)[:1]
+    return base if base.isascii() and base.isalpha() else character.encode("unicode_escape").decode()
+
+
+codecs.register_error("zotune", replace_unencodable)
 
 
 def texts(completions: Sequence[Any]) -> list[str]:

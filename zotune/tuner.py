@@ -157,13 +157,19 @@ class Tuner:
 
 def _by_keyword(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, callable by the keywords `model` and `batch` whatever its one or two required parameters are
-    called. A function with other required parameters is left as it is."""
+    called; one with `**kwargs` gets both. A function with other required parameters is left as it is."""
     try:
         parameters = declarations.signature(function).parameters.values()
     except (TypeError, ValueError):  # builtins without a signature
         return function
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [p.name for p in parameters if p.kind not in variadic and p.default is p.empty]
+
+    def of_keywords(model: nn.Module, batch: Sequence[Any]) -> Any:
+        return function(model=model, batch=batch)
+
+    if set(required) <= {"model", "batch"} and any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return declarations.copy_declaration(function, of_keywords)
     if not 1 <= len(required) <= 2 or set(required) <= {"model", "batch"}:
         return function
 

@@ -7,6 +7,7 @@ too often, 130 interrupted by Ctrl-C after a checkpoint, 143 by SIGTERM.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,9 @@ app = Application(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every ZotuneError becomes one line and its exit code."""
     debug = os.environ.get("ZOTUNE_DEBUG", "") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows another one
+            stream.reconfigure(errors="zotune")
     try:
         app(arguments, standalone_mode=True)
     except ZotuneError as error:

@@ -92,7 +92,7 @@ class HeldOutSet:
     def resamples(self) -> bool:
         """Whether the objective can be scored on resamples: without the model, and fast."""
         slow = self.scores_counted or any(part.info.fast is False for part in self.objective.each)
-        return "model" not in self.objective.required and not slow and not self.objective.ordered
+        return "model" not in self.objective.inputs and not slow and not self.objective.ordered
 
     def estimate(self, outputs: Outputs, score: Score, seed: int) -> ScoreEstimate:
         """A score with its standard error."""

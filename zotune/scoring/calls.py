@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import hashlib
 import inspect
 import json
@@ -16,14 +17,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import GeneratorType
 from typing import Any, Final
 
 from zotune import declarations
 from zotune.errors import ObjectiveError, OptionError
+from zotune.scoring.isolation import grad_mode
 from zotune.types import CallOption
 
 ROW = ("prompts", "completions", "references", "labels", "candidates", "batch")
 """The inputs that identify a row; `batch` holds its whole record."""
+
+GRACE_SECONDS: Final = 1.0
+"""Seconds to wait for the end of a call that is stopped after its time limit."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +111,23 @@ def select_rows(values: Any, indices: Sequence[int], rows: int) -> Any:
 def call(function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls) -> Any:
     """`function(**inputs)`, awaited if it is async.
 
-    The time limit of a plain function holds by a thread, so not for a function that uses the model. Raises
-    ObjectiveError after the time limit, and whatever the function raises.
+    The time limit of a plain function holds by a thread. Raises ObjectiveError after the time limit, and whatever the
+    function raises.
     """
     if declarations.is_async(function):
         return _run_coroutine(_call_in_parts(function, inputs, rows, calls))
-    if calls.timeout and "model" not in inputs:
-        result = _call_in_thread(function, inputs, calls.timeout)
+    if calls.timeout:
+        result = _call_in_thread(lambda **named: _complete(function(**named)), inputs, calls.timeout)
     else:
-        result = function(**inputs)
+        result = _complete(function(**inputs))
     if inspect.isawaitable(result):
         return _run_coroutine(_limited(result, calls.timeout))
     return result
+
+
+def _complete(result: Any) -> Any:
+    """The result, where it is a generator as a list: its code runs inside the call."""
+    return list(result) if isinstance(result, GeneratorType) else result
 
 
 async def _call_in_parts(function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls) -> Any:
@@ -167,13 +178,16 @@ def _run_coroutine(work: Any) -> Any:
 def _call_in_thread(function: Callable[..., Any], inputs: Mapping[str, Any], seconds: float | None) -> Any:
     """Call in another thread and wait for so many seconds; None: until it returns.
 
-    A call that takes longer cannot be stopped; it goes on in its thread, and its result is not used.
+    A call that takes longer goes on in its thread, and its result is not used. A call that has the model is ended
+    where it next runs Python, for it would read weights that change under it.
     """
     outcome: list[tuple[bool, Any]] = []
+    inherit = grad_mode()
 
     def run() -> None:
         try:
-            outcome.append((True, function(**inputs)))
+            with inherit():
+                outcome.append((True, function(**inputs)))
         except BaseException as error:  # raised again in the thread that waits
             outcome.append((False, error))
 
@@ -181,6 +195,9 @@ def _call_in_thread(function: Callable[..., Any], inputs: Mapping[str, Any], sec
     thread.start()
     thread.join(seconds)
     if not outcome:
+        if "model" in inputs and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+            thread.join(GRACE_SECONDS)
         raise ObjectiveError(f"no score within {seconds:g} s")
     succeeded, value = outcome[0]
     if not succeeded:

@@ -6,7 +6,7 @@ ObjectiveError. Knows calls and results; knows no model, no data format and no o
 
 from __future__ import annotations
 
-import math
+import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from zotune import declarations
-from zotune.errors import ObjectiveError, OptionError, Stopped, UsageError
+from zotune.errors import ObjectiveError, OptionError, SideEffectError, Stopped, UsageError
+from zotune.scoring import trl_arguments
 from zotune.scoring.calls import Cache, Calls, Meter, call, row_key, select_rows
-from zotune.scoring.results import read, read_list, read_order
+from zotune.scoring.isolation import Isolation, own_inputs
+from zotune.scoring.results import read, read_list, read_order, total
 from zotune.types import Direction, ObjectiveInfo, RunContext, Score
 
 PACKAGE: Final = Path(declarations.__file__).parent
@@ -27,7 +29,8 @@ class Objective:
     """A callable with its declaration, its limits, its cost and its cache.
 
     name: what the user typed. direction: the user's, else the declared one. inputs: names of the inputs that it is
-    called with. required: those without a default value. takes_all: whether it has `**kwargs` and gets every input.
+    called with. required: those without a default value. takes_all: whether it has `**kwargs` and gets every input,
+    except the model if it names inputs and not the model. stand_ins: names of arguments of TRL that it gets.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Objective:
     calls: Calls = field(default_factory=Calls)
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
     cache: Cache = field(default_factory=Cache, compare=False, repr=False)
+    isolation: Isolation = field(default_factory=Isolation, compare=False, repr=False)
+    stand_ins: frozenset[str] = frozenset()
 
     @property
     def better(self) -> str:
@@ -60,7 +65,10 @@ class Objective:
 
     def check(self, offered: frozenset[str], columns: frozenset[str]) -> None:
         """Raise UsageError if it requires an input that is neither offered by the task nor a column of the data."""
-        missing = sorted(self.required - offered - columns - {"candidates" if self.ordered else ""})
+        if "completions" in offered:  # the column of references is passed as `references`, as TRL leaves it out
+            columns = columns - {"completion"}
+        given = offered | columns | trl_arguments.NAMES | {"candidates" if self.ordered else ""}
+        missing = sorted(self.required - given)
         if missing:
             raise UsageError(
                 f"objective {self.name!r} asks for {', '.join(missing)}, which this task does not give",
@@ -144,7 +152,8 @@ class Objective:
             self.info.close()
 
     def _arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: values for name, values in inputs.items() if self.takes_all or name in self.inputs}
+        passed = set(inputs) - {"model"} if self.takes_all else set()
+        return {name: values for name, values in inputs.items() if name in passed | self.inputs}
 
     def _caches_rows(self) -> bool:
         """Whether scores of rows are cached: where the user or the declaration asks for it, or rows are independent.
@@ -166,9 +175,11 @@ class Objective:
         return replace(self.calls, timeout=None if own else self.calls.timeout or self.info.timeout)
 
     def _call(self, arguments: Mapping[str, Any], rows: int) -> Any:
+        arguments = own_inputs({**arguments, **trl_arguments.stand_ins(self.stand_ins, arguments, rows)})
         try:
-            return call(self.function, arguments, rows, self._limits)
-        except (ObjectiveError, Stopped):
+            with self.isolation.around(self.name, arguments):
+                return call(self.function, arguments, rows, self._limits)
+        except (ObjectiveError, SideEffectError, Stopped):
             raise
         except (Exception, SystemExit) as error:  # the user's code may raise anything and must not end the run
             message = f"objective {self.name!r} raised {type(error).__name__}: {error}"
@@ -208,12 +219,12 @@ class Sum(Objective):
         signed = [w if p.direction == self.direction else -w for p, w in zip(self.parts, self.weights, strict=True)]
         by_part = tuple((p.name, s.value) for p, s in zip(self.parts, scores, strict=True) if s is not None)
         if None in columns:
-            value = math.fsum(w * s.value for w, s in zip(signed, scores, strict=True) if s is not None)
-            return Score(value, None, by_part)
+            value = total(w * s.value for w, s in zip(signed, scores, strict=True) if s is not None)
+            return replace(read(self.name, value, rows), parts=by_part)
         samples: list[float | None] = []
         for row in zip(*(c for c in columns if c is not None), strict=True):
             summands = [w * x for w, x in zip(signed, row, strict=True) if x is not None]
-            samples.append(math.fsum(summands) if summands else None)
+            samples.append(total(summands) if summands else None)
         return replace(read(self.name, samples, rows), parts=by_part)
 
     def check(self, offered: frozenset[str], columns: frozenset[str]) -> None:
@@ -257,15 +268,20 @@ def wrap(target: Any, name: str, direction: str | None = None, calls: Calls | No
         raise UsageError(f"objective {name!r} takes positional-only arguments; it is called by keyword")
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     inputs = frozenset(p.name for p in named) if info.needs is None else frozenset(info.needs)
+    takes_all = info.needs is None and any(p.kind == p.VAR_KEYWORD for p in parameters)
+    if takes_all and not inputs:
+        inputs = frozenset({"model"})  # it names nothing and gets everything
+    open_function = takes_all and inspect.isroutine(target) and "completions" in inputs
     return Objective(
         name=name,
         function=target,
         direction=way,
         inputs=inputs | {"completions"} if info.gives == "order" else inputs,
         required=frozenset(p.name for p in named if p.default is p.empty) if info.needs is None else inputs,
-        takes_all=info.needs is None and any(p.kind == p.VAR_KEYWORD for p in parameters),
+        takes_all=takes_all,
         info=info,
         calls=calls or Calls(),
+        stand_ins=trl_arguments.NAMES & inputs | (trl_arguments.LOGGING if open_function else frozenset()),
     )
 
 

@@ -8,12 +8,17 @@ is never a number. Knows results; calls no objective.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any, Final
 
 from zotune.declarations import plain, scalar
 from zotune.errors import ObjectiveError
 from zotune.types import Score
+
+LARGEST: Final = 1e100
+"""The largest absolute value of a score. Sums, squares and differences of scores divided by ε stay finite."""
 
 
 def read(name: str, result: Any, rows: int) -> Score:
@@ -26,6 +31,14 @@ def read(name: str, result: Any, rows: int) -> Score:
     if not scores:
         raise ObjectiveError(f"objective {name!r} returned None for every row")
     return Score(math.fsum(scores) / len(scores), tuple(samples))
+
+
+def total(values: Iterable[float]) -> float:
+    """The exact sum, rounded once; infinite where it is no finite number, also for infinities of both signs."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return math.inf
 
 
 def read_list(name: str, result: Any, rows: int) -> list[float | None] | None:
@@ -66,7 +79,7 @@ def read_order(name: str, result: Any, candidates: Sequence[Sequence[Any]]) -> l
 
 def _number(name: str, x: Any) -> float:
     x = scalar(x)
-    if not isinstance(x, int | float):
+    if not isinstance(x, Real | Decimal):
         shown = repr(x) if len(repr(x)) < 60 else type(x).__name__
         raise ObjectiveError(f"objective {name!r} returned a {type(x).__name__} where a number belongs: {shown}")
     try:
@@ -75,7 +88,9 @@ def _number(name: str, x: Any) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise ObjectiveError(f"objective {name!r} returned {value}")
+    if abs(value) > LARGEST:
+        raise ObjectiveError(f"objective {name!r} returned {value}; scores lie between -{LARGEST:g} and {LARGEST:g}")
     return value
 
 
-__all__ = ["read", "read_list", "read_order"]
+__all__ = ["LARGEST", "read", "read_list", "read_order", "total"]
