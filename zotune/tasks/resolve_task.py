@@ -7,9 +7,11 @@ model.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from zotune import seeds
 from zotune.config import RunConfig
 from zotune.data import presets
 from zotune.data.answers import reference_texts
@@ -31,9 +33,11 @@ COMPLETIONS = ("completion", "answers", "answer", "summary", "target", "output",
 
 DEFAULT_TEMPLATES = {"classification": "{text}", "embedding": "{text}", "causal": "{text} {label}"}
 DEFAULT_TEMPLATES |= {"masked": "{text} {label}.", "seq2seq": "{text} {label}"}
+"""Head → default template of classification."""
 MAX_LENGTH = {"classification": 256, "choice": 512, "generation": 1024}
 """Task kind → default of `--max-length`."""
 MAX_NEW_TOKENS = 64
+"""Default of `--max-new-tokens`."""
 
 
 @dataclass(frozen=True)
@@ -65,48 +69,48 @@ def parse_task(task: str | None) -> RequestedTask:
 
 
 def resolve(
-    cfg: RunConfig, task: RequestedTask, parts: Mapping[str, Sequence[Record]]
+    config: RunConfig, task: RequestedTask, parts: Mapping[str, Sequence[Record]]
 ) -> tuple[ModelFiles, TaskSpec, RecordSets]:
     """Resolve the task of a run before the model is loaded.
 
     parts: records by the name of their set. Returns the model's files with its head, the task specification, and the
     records with their columns renamed to those of the task. Raises OptionError, DataError or ModelError.
     """
-    rows = {name: _aliased(list(records), task.file) for name, records in parts.items()}
-    first = next(r[0] for r in rows.values() if r)
-    kind = task_kind(cfg, task, first)
-    files = find_model(cfg.model, cfg.head, cfg.allow_pickle)
-    if cfg.init == "linear-probe" and cfg.head == "auto" and files.head not in ("classification", "embedding"):
-        files = find_model(cfg.model, "classification", cfg.allow_pickle)
+    record_sets = {name: _with_task_columns(list(records), task.file) for name, records in parts.items()}
+    first = next(r[0] for r in record_sets.values() if r)
+    kind = task_kind(config, task, first)
+    files = find_model(config.model, config.head, config.allow_pickle)
+    if config.init == "linear-probe" and config.head == "auto" and files.head not in ("classification", "embedding"):
+        files = find_model(config.model, "classification", config.allow_pickle)
     if kind == "generation":
-        rows = {name: _completed(records) for name, records in rows.items()}
+        record_sets = {name: _with_completion_column(records) for name, records in record_sets.items()}
     values = task.file.values if task.file else {}
-    template = Template(cfg.template or _template(task.file, kind, files.head, first), values)
-    choices = (
-        tuple(c.strip() for c in cfg.choices.split(",")) if cfg.choices else task.file.choices if task.file else ()
-    )
+    template = Template(config.template or _template(task.file, kind, files.head, first), values)
+    choices = task.file.choices if task.file else ()
+    if config.choices:
+        choices = tuple(column.strip() for column in config.choices.split(","))
     if kind == "choice" and not choices:
         raise OptionError("multiple choice needs the columns of the options", hint="--choices choice1,choice2")
     spec = TaskSpec(
         kind,
         template,
-        classes=_classes(cfg, task.file, rows, files.head) if kind == "classification" else None,
+        classes=_classes(config, task.file, record_sets, files.head) if kind == "classification" else None,
         choices=choices,
         cut=task.file.cut if task.file else None,
-        stop=tuple(cfg.stop) or (task.file.stop if task.file else ()),
-        max_new_tokens=cfg.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
-        temperature=cfg.temperature,
-        top_p=cfg.top_p,
-        system=cfg.system,
+        stop=tuple(config.stop) or (task.file.stop if task.file else ()),
+        max_new_tokens=config.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        system=config.system,
     )
-    build.task_class(spec, files.head)
-    spec.check(rows, files.head)
-    return files, spec, rows
+    build.task_class(spec, files.head)  # raises OptionError where the kind and the head do not fit
+    spec.check(record_sets, files.head)
+    return files, spec, record_sets
 
 
-def max_length(cfg: RunConfig, spec: TaskSpec) -> int:
+def max_length(config: RunConfig, spec: TaskSpec) -> int:
     """Tokens a row at most: `--max-length`, or the default of the task kind."""
-    return cfg.max_length or MAX_LENGTH[spec.kind]
+    return config.max_length or MAX_LENGTH[spec.kind]
 
 
 def available_fields(spec: TaskSpec, head: Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
@@ -141,22 +145,22 @@ def calibration_template(task: RequestedTask, spec: TaskSpec) -> Template:
     return Template(text.lstrip())
 
 
-def task_kind(cfg: RunConfig, task: RequestedTask, row: Record) -> TaskKind:
+def task_kind(config: RunConfig, task: RequestedTask, row: Record) -> TaskKind:
     """The task kind: as requested with `--task`, or inferred from the options and the columns of a record."""
     if task.kind:
         return task.kind
-    if cfg.choices:
+    if config.choices:
         return "choice"
-    if cfg.template and "{completion}" in cfg.template:
+    if config.template and "{completion}" in config.template:
         return "generation"
-    if "label" in row or cfg.labels:
+    if "label" in row or config.labels:
         return "classification"
     if "messages" in row or "prompt" in row or any(c in row for c in COMPLETIONS):
         return "generation"
     return "classification"
 
 
-def _aliased(rows: list[Record], file: presets.TaskFile | None) -> list[Record]:
+def _with_task_columns(rows: list[Record], file: presets.TaskFile | None) -> list[Record]:
     """Rename columns to the names that the task file uses. Raises DataError for a missing column."""
     if file is None or not rows:
         return rows
@@ -174,7 +178,7 @@ def _aliased(rows: list[Record], file: presets.TaskFile | None) -> list[Record]:
     return rename_columns(rows, renamed) if renamed else rows
 
 
-def _completed(rows: list[Record]) -> list[Record]:
+def _with_completion_column(rows: list[Record]) -> list[Record]:
     """Rename the column of reference texts, where there is one, to `completion`."""
     if not rows or "completion" in rows[0] or "messages" in rows[0]:
         return rows
@@ -183,6 +187,8 @@ def _completed(rows: list[Record]) -> list[Record]:
 
 
 def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Record) -> str:
+    """The template of a task file, without the lines of absent optional columns; else the default for the task kind,
+    the head and the columns. Raises OptionError where there is none."""
     if file is not None:
         absent = [c for c, names in file.columns.items() if "" in names and c not in row]
         lines = presets.template_for(file, head).split("\n")
@@ -206,26 +212,24 @@ def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Rec
     )
 
 
-def _classes(cfg: RunConfig, file: presets.TaskFile | None, rows: RecordSets, head: str) -> Classes:
-    if file is None or cfg.labels or not file.labels:
-        return find_classes(rows, cfg.labels, needs_words=head != "classification")
+def _classes(config: RunConfig, file: presets.TaskFile | None, record_sets: RecordSets, head: str) -> Classes:
+    """The classes of `--labels` or of the data, else those of the task file: a word each for a language model, a
+    description for an embedding model, the last of its labels in the data for a classification head."""
+    if file is None or config.labels or not file.labels:
+        return find_classes(record_sets, config.labels, needs_words=head != "classification")
     described = head == "embedding"
     classes = [(x.values, (x.description or x.word) if described else x.word) for x in file.labels]
     if head in LM_HEADS or described:
-        return preset_classes(rows, classes)
-    return preset_classes(rows, [(x.values, x.values[-1]) for x in file.labels])
+        return preset_classes(record_sets, classes)
+    return preset_classes(record_sets, [(x.values, x.values[-1]) for x in file.labels])
 
 
 def draw_demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int) -> str:
     """The text of `count` training records with their reference answers, drawn by seed, which goes before every prompt.
     Raises DataError where there are fewer records."""
-    import random
-
-    from zotune.seeds import derive
-
     if count > len(rows):
         raise DataError(f"--shots {count}: there are only {len(rows)} training rows")
-    drawn = random.Random(derive(seed, "shots")).sample(list(rows), count)
+    drawn = random.Random(seeds.derive(seed, "shots")).sample(list(rows), count)
     return "".join(spec.demonstration(r) + "\n\n" for r in drawn)
 
 
