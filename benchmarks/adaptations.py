@@ -69,9 +69,6 @@ def mcc(predictions: list[int], labels: list[int]) -> float:
     return (tp * tn - fp * fn) / max((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn), 1) ** 0.5
 
 
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
 def prepare(name: str, folder: Path) -> dict[str, Any]:
     """A folder of splits with few held-out rows, and the options of zotune that say what the task is.
 
@@ -93,9 +90,6 @@ def most(folder: Path, k: int) -> int:
     return min(k, *Counter(str(r["label"]) for r in read_splits(folder / "fit")["train"]).values())
 
 
-# -- zotune ------------------------------------------------------------------------------------------------------------
-
-
 def tuned(task: dict[str, Any], folder: Path, k: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     given = {"objective": "cross-entropy", "max_evals": FORWARDS, "compile": "on", **task, **options}
     run = str(folder / "run")
@@ -109,9 +103,6 @@ def scored(folder: Path, **options: Any) -> dict[str, Any]:
     goals = ["accuracy", mcc] if options.get("task") == "cola" else ["accuracy"]
     found = zotune.evaluate(dataset=str(folder / "scored.jsonl"), objective=goals, **options)
     return {name: [s.value, s.error] for name, s in found.items()}
-
-
-# -- the reference -----------------------------------------------------------------------------------------------------
 
 
 class Encoder(nn.Module):
@@ -184,9 +175,6 @@ def adam(name: str, folder: Path, k: int, seed: int, rate: float) -> dict[str, A
     if name == "cola":
         found["mcc"] = [mcc(predicted.tolist(), truth.tolist()), None]
     return {**best, "rate": rate, "kept": "tuned" if best["best_step"] else "start", **found}
-
-
-# -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def read(out: Path) -> list[dict[str, Any]]:

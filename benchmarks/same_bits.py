@@ -120,9 +120,6 @@ def run(case: Case, checkout: Path, folder: Path, threads: int) -> Path:
     return folder / "run"
 
 
-# -- journals ----------------------------------------------------------------------------------------------------------
-
-
 def read_journal(path: Path, renamed: dict[str, str]) -> list[dict[str, Any]]:
     """The lines of a journal without their checksums, with keys as this checkout names them."""
     return [_rename(json.loads(line)["body"], renamed) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -165,9 +162,6 @@ def compare_journals(here: list[dict[str, Any]], there: list[dict[str, Any]]) ->
     return first, uncounted, count
 
 
-# -- weights -----------------------------------------------------------------------------------------------------------
-
-
 def compare_weights(here: Path, there: Path) -> tuple[str, int]:
     """(first difference or nothing, tensors that were compared), over all safetensors files of two run directories."""
     import torch
@@ -189,9 +183,6 @@ def compare_weights(here: Path, there: Path) -> tuple[str, int]:
             if not torch.equal(x.contiguous().view(-1).view(torch.uint8), y.contiguous().view(-1).view(torch.uint8)):
                 return f"{name}, {key}: other bits", count
     return ("" if count else "no weights were written"), count
-
-
-# -- the whole ---------------------------------------------------------------------------------------------------------
 
 
 def check(case: Case, other: Path, threads: int) -> tuple[str, list[str]]:

@@ -195,8 +195,8 @@ def signature(target: Callable[..., Any]) -> inspect.Signature:
     declared = _static(target, "__signature__")
     if isinstance(declared, inspect.Signature):
         return declared
-    found = inspect.signature(call)
-    return found.replace(parameters=list(found.parameters.values())[1:])
+    bound = inspect.signature(call)
+    return bound.replace(parameters=list(bound.parameters.values())[1:])
 
 
 def is_async(target: Callable[..., Any]) -> bool:
@@ -254,8 +254,8 @@ def _method(target: Any, name: str) -> Callable[..., Any] | None:
     """A method that is defined as a function in an object's class or in a base; None for functions and classes."""
     if inspect.isclass(target) or inspect.isroutine(target) or name in options(definition(target)):
         return None
-    found = next((vars(base)[name] for base in type(target).__mro__ if name in vars(base)), None)
-    return types.MethodType(found, target) if inspect.isfunction(found) else None
+    attribute = next((vars(base)[name] for base in type(target).__mro__ if name in vars(base)), None)
+    return types.MethodType(attribute, target) if inspect.isfunction(attribute) else None
 
 
 def _static(target: Any, name: str) -> Any:
@@ -264,14 +264,14 @@ def _static(target: Any, name: str) -> Any:
 
 def _value(target: Any, name: str, default: Any) -> Any:
     """The value of an attribute of an object or its class, without the object's own attribute hooks."""
-    found = _static(target, name)
-    return default if found is _MISSING else _bound(found, target, type(target))
+    attribute = _static(target, name)
+    return default if attribute is _MISSING else _bound(attribute, target, type(target))
 
 
-def _bound(found: Any, owner: Any, cls: type) -> Any:
+def _bound(attribute: Any, owner: Any, cls: type) -> Any:
     """What reading a class's attribute on an instance gives: properties are computed, functions are bound."""
-    get = _static(type(found), "__get__")
-    return found if get is _MISSING else get(found, owner, cls)
+    get = _static(type(attribute), "__get__")
+    return attribute if get is _MISSING else get(attribute, owner, cls)
 
 
 def _call_of(target: Any) -> Any:

@@ -32,7 +32,9 @@ class Load:
     def measure(self, check: Check) -> None:
         if check.tiny:
             family, config = shapes(True)["opt" if self.name.startswith("opt") else "llama"]
-            loaded = loading.random_model(family, config, device="cpu", dtype="bfloat16", seed=0, name=f"tiny {self.name}")
+            loaded = loading.random_model(
+                family, config, device="cpu", dtype="bfloat16", seed=0, name=f"tiny {self.name}"
+            )
         else:
             loaded = bench.load(shape=self.name, device=check.device, dtype="bfloat16")
         for tokens in self.tokens[-1:] if check.tiny else self.tokens:

@@ -235,9 +235,6 @@ def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Inj
         model(texts, [""] * 10)
 
 
-# -- a whole run -------------------------------------------------------------------------------------------------------
-
-
 def fit(folder: Path, model: Path, toy: Path, **more: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
 

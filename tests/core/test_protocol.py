@@ -275,9 +275,6 @@ def test_a_partial_field_is_stored_by_its_mask_and_reads_as_zero_elsewhere() -> 
         only(space.theta, space.theta)  # type: ignore[arg-type]
 
 
-# -- orders -----------------------------------------------------------------------------------------------------------
-
-
 def ordered(compare: Any) -> Oracle:
     space = Space(TinyNet(), 0)
 

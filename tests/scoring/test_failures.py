@@ -122,8 +122,6 @@ def at(moment: int | str, then: Callable[[], object]) -> Emit:
     return emit
 
 
-# -- programs ----------------------------------------------------------------------------------------------------------
-
 SCORER = """
 import json, os, pathlib, signal, sys, time
 here = pathlib.Path(__file__).parent
@@ -217,9 +215,6 @@ def test_programs_that_print_no_scores(fit: Fit, program: str, tmp_path: Path, m
     (tmp_path / "control").unlink()
     assert fit(program, resume="last").reason == "done"
     assert dropped(tmp_path / "out") == [3]
-
-
-# -- functions ---------------------------------------------------------------------------------------------------------
 
 
 class Moody:
@@ -344,9 +339,6 @@ def test_a_resumed_run_with_known_scores_is_the_uninterrupted_one(fit: Fit, tmp_
         assert [x["score"]] == words([x["completion"]])
 
 
-# -- servers -----------------------------------------------------------------------------------------------------------
-
-
 class Scores(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -399,9 +391,6 @@ def test_a_server_that_is_away_for_a_while(fit: Fit, cut: Cut, tmp_path: Path) -
     assert (result.reason, result.steps, result.dropped) == ("done", 6, 2)
     assert dropped(tmp_path / "out") == [2, 3]
     assert result.scoring.faults["retries"] == 4, "one further try in each of the two tries of two steps"
-
-
-# -- budgets of scores -------------------------------------------------------------------------------------------------
 
 
 def counted(level: Any = None, fails: int = 0, whole: bool = False) -> tuple[Any, list[int]]:
@@ -484,9 +473,6 @@ def test_a_budget_of_too_few_scores_is_refused(model: Path, data: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-# -- sums and samples --------------------------------------------------------------------------------------------------
-
-
 def test_the_parts_of_a_sum_are_in_the_files(
     model: Path, data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -532,9 +518,6 @@ def test_samples_of_a_prompt(fit: Fit, tmp_path: Path) -> None:
         assert up == down, "both points of a step have the same randomness"
         assert up[0] != up[1] != up[2] != up[0]
     assert first[0] != first[6]
-
-
-# -- reward functions as TRL documents them ----------------------------------------------------------------------------
 
 
 def maths(count: int, begin: int) -> list[dict[str, Any]]:
@@ -614,9 +597,6 @@ def test_a_system_message_comes_first(
     assert not (tmp_path / "none").exists()
 
 
-# -- preference pairs --------------------------------------------------------------------------------------------------
-
-
 def pairs(count: int, begin: int) -> list[dict[str, Any]]:
     likes = [("the lovely dog", "a bad cat it was"), ("yes", "no maybe"), ("so good", "so awful")]
     found = zip(prompts(count, begin), (likes[i % 3] for i in range(count)), strict=True)
@@ -680,8 +660,6 @@ def test_preferences_are_learned(fit: Fit, chatty: Path, tmp_path: Path, make: A
     assert 0 <= share.before.value <= 1
 
 
-# -- judges ------------------------------------------------------------------------------------------------------------
-
 JUDGES = """
 def longer(prompts, completions):
     return [-1 if len(a) == len(b) else int(len(b) > len(a)) for a, b in completions]
@@ -744,8 +722,6 @@ def test_an_optimizer_of_values_is_refused_with_a_judge(
     assert "compares and has no values" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
-
-# -- zotune check ------------------------------------------------------------------------------------------------------
 
 GOALS = """
 import itertools, zotune

@@ -31,9 +31,6 @@ def rows(completions: Sequence[Any], **more: Any) -> dict[str, Any]:
     }
 
 
-# -- names and options -------------------------------------------------------------------------------------------------
-
-
 def test_text_after_a_colon_is_the_first_option() -> None:
     goal = objective_spec.resolve("contains:happy", {"ignore_case": "false"})
     assert goal.score(2, rows(["so happy", "Happy"])).samples == (1.0, 0.0)
@@ -57,9 +54,6 @@ def test_options_go_to_the_objective_that_is_named_or_knows_them() -> None:
         objective_spec.resolve(3, {})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no objective is named"):
         objective_spec.resolve([], {})
-
-
-# -- sums --------------------------------------------------------------------------------------------------------------
 
 
 @zotune.objective(direction="maximize")
@@ -119,9 +113,6 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         objective_spec.resolve(["f1", "mcc"], {}, weights=[1.0, math.inf])
     with pytest.raises(UsageError, match="only values can be summed"):
         objective_spec.resolve(["f1", best], {}, weights=[1.0, 1.0])
-
-
-# -- cached rows -------------------------------------------------------------------------------------------------------
 
 
 def counted(**declared: Any) -> tuple[Any, list[list[str]]]:
@@ -186,9 +177,6 @@ def test_a_failure_is_not_cached() -> None:
         goal.score(1, rows(["a"]))
     state["broken"] = False
     assert goal.score(1, rows(["a"])).value == 1.0
-
-
-# -- async and time limits ---------------------------------------------------------------------------------------------
 
 
 def test_async_functions_run_in_parts_and_at_once() -> None:
@@ -266,9 +254,6 @@ def test_async_errors_are_named() -> None:
             objective_spec.resolve(function, {}, calls=Calls(batch_size=size)).score(3, rows(["a", "b", "c"]))
 
 
-# -- orders ------------------------------------------------------------------------------------------------------------
-
-
 @zotune.objective(gives="order")
 def best(prompts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[Any]:
     """The longest; cannot tell between equally long ones; does not look at rows with "skip"."""
@@ -340,9 +325,6 @@ def test_a_judges_liking_for_the_first_place_cancels(tmp_path: Path) -> None:
         objective_spec.resolve(f"judge:{file}:wrong", {}).compare(given, [("a", "b")] * n)
     with pytest.raises(PluginError, match="does not exist"):
         objective_spec.resolve(f"judge:{tmp_path}/none.py:f", {})
-
-
-# -- conversations and pairs -------------------------------------------------------------------------------------------
 
 
 def test_texts_of_conversations() -> None:

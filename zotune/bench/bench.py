@@ -83,19 +83,19 @@ def load(
         family, sizes = SHAPES[shape]
         loaded = loading.random_model(family, sizes, device=device, dtype=dtype, seed=seed, name=shape)
     else:
-        found = find_model(model, head)
+        files = find_model(model, head)
         loaded = loading.load(
-            found.source,
-            found.folder,
-            found.head,
+            files.source,
+            files.folder,
+            files.head,
             device=device,
             dtype=dtype,
             seed=seed,
             trust_remote_code=trust_remote_code,
         )
         loaded.source = model or EMBEDDED
-        if found.adapter:
-            adapters.load(loaded, found.adapter)
+        if files.adapter:
+            adapters.load(loaded, files.adapter)
     adapters.attach(loaded, adapter, seed)
     return loaded
 
