@@ -24,7 +24,7 @@ class F1:
     positive: int = 1  # index of the class that binary scores
 
     def info(self) -> ObjectiveInfo:
-        return ObjectiveInfo("maximize", level="set", check=self._check)
+        return ObjectiveInfo("maximize", level="set", fast=True, check=self._check)
 
     def _check(self, classes: int) -> None:
         """Refuse a binary F1 of a class that the task does not have."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import zotune
 
 
-@zotune.objective(direction="maximize", level="set")
+@zotune.objective(direction="maximize", level="set", fast=True)
 def mcc(predictions: Sequence[int | None], labels: Sequence[int | None]) -> float:
     """A float in [−1, 1]. Raises ValueError if no row has a label."""
     pairs = [(p, y) for p, y in zip(predictions, labels, strict=True) if y is not None and y >= 0]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import zotune
 
 
-@zotune.objective(direction="minimize", level="set")
+@zotune.objective(direction="minimize", level="set", fast=True)
 def perplexity(losses: Sequence[float | None]) -> float:
     """At least 1. Raises ValueError if no row has a label or reference, OverflowError above the largest float."""
     values = [loss for loss in losses if loss is not None]

@@ -132,7 +132,9 @@ class Sklearn:
 
     def info(self) -> ObjectiveInfo:
         source = "predictions" if self._of_predictions else "logits"
-        return ObjectiveInfo(self._metric.direction, level="set", needs=(source, "labels"), check=self._check)
+        return ObjectiveInfo(
+            self._metric.direction, level="set", fast=True, needs=(source, "labels"), check=self._check
+        )
 
     def _check(self, classes: int) -> None:
         """Refuse, before the model is loaded, what scikit-learn cannot score for so many classes."""

@@ -55,7 +55,7 @@ def corpus_score(scorer: Any, completions: Sequence[Any], references: References
     return float(scorer.corpus_score([completion for completion, _ in rows], streams).score)
 
 
-@zotune.objective(direction="maximize", level="set")
+@zotune.objective(direction="maximize", level="set", fast=True)
 @dataclass(frozen=True)
 class Bleu:
     tokenizer: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"] = "13a"  # splits text into words
@@ -74,7 +74,7 @@ class Bleu:
         return corpus_score(self._metric(), completions, references)
 
 
-@zotune.objective(direction="maximize", level="set")
+@zotune.objective(direction="maximize", level="set", fast=True)
 @dataclass(frozen=True)
 class Chrf:
     word_order: int = 0  # largest n of n-grams of words; 2 is chrF++

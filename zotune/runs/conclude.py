@@ -14,6 +14,7 @@ from zotune import files, seeds
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped
 from zotune.events import Phase
 from zotune.runs import export
+from zotune.runs.frozen_weights import check_frozen
 from zotune.runs.heldout import Outputs
 from zotune.runs.model_card import model_card
 from zotune.runs.result import Difference, Result, ScoreEstimate
@@ -41,13 +42,18 @@ def conclude(
 
     base: outputs and score of the base model on the test set. The best weights are those that the validation set
     selected. They are kept where they beat the base model on the test set by `--guard` paired standard errors, 2 by
-    default, and lie within `--max-kl`. Raises ObjectiveFailures.
+    default, and lie within `--max-kl`. Where the validation set selected the base model, nothing was tuned, and it is
+    not scored again. Raises ObjectiveFailures, and SideEffectError where frozen weights have changed.
     """
     config, progress = session.plan.config, outcome.progress
     seed = seeds.derive(config.seed, "bootstrap")
     reason, best = outcome.reason, base
     try:
         if reason != "interrupted":
+            check_frozen(session.space, engine.journal.header)
+        if reason != "interrupted" and progress.best_step == 0:
+            session.space.load(store.weights(0))
+        elif reason != "interrupted":
             session.emit(Phase("scoring the best weights on the test set"))
             session.space.load(best_weights(store, progress))
             best = session.test.score()
@@ -57,12 +63,13 @@ def conclude(
         raise ObjectiveFailures(
             f"the objective failed on the test set: {error}", hint=f"zotune resume {folder} scores it again"
         ) from error
-    difference = session.test.difference(base, best, seed)
+    tuned = best is not base
+    difference = session.test.difference(base, best, seed) if tuned else Difference(0.0, None, None, None)
     kept = "tuned" if _wins(session, difference) and session.validation.within_max_kl() else "start"
     base_score = session.test.estimate(*base, seed)
     probe, model_files = None, {}
     if reason != "interrupted":
-        if kept == "start" and progress.best_step != 0:
+        if kept == "start" and tuned:
             session.space.load(store.weights(0))
         step, share = (progress.best_step, progress.best_share) if kept == "tuned" else (0, 1.0)
         _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
@@ -73,7 +80,7 @@ def conclude(
         reason=reason,
         kept=kept,
         before=base_score,
-        tuned=session.test.estimate(*best, seed) if kept == "tuned" or progress.best_step else base_score,
+        tuned=session.test.estimate(*best, seed) if tuned else base_score,
         difference=difference,
         probe=probe,
         steps=progress.step,

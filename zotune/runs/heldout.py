@@ -1,8 +1,9 @@
 """Held-out rows scored with the weights as they are: values with standard errors, and paired differences.
 
-Objectives that score each row have the standard error of a mean; set-level ones are scored again on bootstrap
-resamples of the rows. Differences are paired: both models are scored on the same rows and the same resamples. Knows
-tasks and objectives; does not know which rows select the best weights and which decide whether they are kept.
+Objectives that score each row have the standard error of a mean, without further calls. A set-level objective is scored
+again on resamples of the rows: on a bootstrap's where it declares that it is fast, else on a jackknife's few.
+Differences are paired: both models are scored on the same rows and the same resamples. Knows tasks and objectives; does
+not know which rows select the best weights and which decide whether they are kept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ SECONDS: Final = 5.0
 """A bootstrap ends after this time, but not below FEWEST_RESAMPLES."""
 SLOW_SECONDS: Final = 1.8
 """There is no bootstrap where three resamples take longer: a hundred would take a minute."""
+GROUPS: Final = 20
+"""Groups of rows that a jackknife leaves out, one at a time: its calls, where there are as many rows."""
+SLOW_GROUP_SECONDS: Final = 9.0
+"""There is no jackknife where three calls take longer: twenty would take a minute."""
 DIVERGENCE_RESAMPLES: Final = 100
 """Resamples that decide whether a run has diverged: always as many, so that runs repeat bit for bit."""
 
@@ -58,6 +63,7 @@ class HeldOutSet:
         self.task, self.rows, self.objective, self.scores_counted = task, rows, objective, scores_counted
         self._processes = processes
         self._baseline: Sequence[Any] | None = None
+        self._jackknifed: list[tuple[Outputs, list[float]]] = []  # the latest two, the base model's among them
 
     def outputs(self) -> Outputs:
         """The outputs of the present weights."""
@@ -89,8 +95,13 @@ class HeldOutSet:
             return self.objective.score(len(indices), some).value
 
     @property
+    def bootstraps(self) -> bool:
+        """Whether the objective can be called a thousand times on resamples: all of it declares that it is fast."""
+        return self.resamples and all(part.info.fast for part in self.objective.each)
+
+    @property
     def resamples(self) -> bool:
-        """Whether the objective can be scored on resamples: without the model, and fast."""
+        """Whether the objective can be scored on resamples: without the model, and not slow or paid by the call."""
         slow = self.scores_counted or any(part.info.fast is False for part in self.objective.each)
         return "model" not in self.objective.inputs and not slow and not self.objective.ordered
 
@@ -103,20 +114,30 @@ class HeldOutSet:
             return ScoreEstimate(score.value, error, n, score.parts)
         if not self.resamples:
             return ScoreEstimate(score.value, None, n, score.parts)
-        values = _bootstrap_or_none(lambda i: self.score_resample(outputs, i), n, seed)
+        if not self.bootstraps:
+            left_out = self._leave_out(outputs)
+            return ScoreEstimate(score.value, _jackknife_error(left_out) if left_out else None, n, score.parts)
+        values = self._bootstrap(lambda i: self.score_resample(outputs, i), seed)
         return ScoreEstimate(score.value, _deviation(values) if values else None, n, score.parts)
 
     def difference(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> Difference:
-        """after - before, with the interval of a paired bootstrap over the rows."""
-        n, value = len(self.rows), after[1].value - before[1].value
+        """after - before, with the interval of a paired bootstrap over the rows, or of a paired jackknife."""
+        value = after[1].value - before[1].value
         a, b = before[1].samples, after[1].samples
         if a is not None and b is not None:
             gaps = [y - x for x, y in zip(a, b, strict=True) if x is not None and y is not None]
             values = bootstrap(lambda i: math.fsum(gaps[k] for k in i) / len(i), len(gaps), seed) if gaps else []
-        elif self.resamples:
-            values = _bootstrap_or_none(
-                lambda i: self.score_resample(after[0], i) - self.score_resample(before[0], i), n, seed
+        elif self.bootstraps:
+            values = self._bootstrap(
+                lambda i: self.score_resample(after[0], i) - self.score_resample(before[0], i), seed
             )
+        elif self.resamples:
+            first, second = self._leave_out(before[0]), self._leave_out(after[0])
+            if not first or not second:
+                return Difference(value, None, None, None)
+            error = _jackknife_error([y - x for x, y in zip(first, second, strict=True)])
+            reach = _t_quantile(len(first) - 1) * error
+            return Difference(value, error, value - reach, value + reach)
         else:
             values = []
         if not values:
@@ -135,6 +156,11 @@ class HeldOutSet:
             pairs = zip([0.5] * len(b) if self.objective.ordered or a is None else a, b, strict=True)
             gaps = [y - x for x, y in pairs if x is not None and y is not None]
             error = _deviation(gaps) / math.sqrt(len(gaps)) if gaps else 0.0
+        elif a is None and b is None and self.resamples and not self.bootstraps and before[0]:
+            first, second = (self._leave_out(outputs, timed=False) for outputs in (before[0], after[0]))
+            if not first or not second:
+                return None
+            error = _jackknife_error([y - x for x, y in zip(first, second, strict=True)])
         elif a is None and b is None and self.resamples and before[0]:
             rng, n = random.Random(seed), len(self.rows)
             drawn = [[rng.randrange(n) for _ in range(n)] for _ in range(DIVERGENCE_RESAMPLES)]
@@ -161,6 +187,37 @@ class HeldOutSet:
         except ObjectiveError:
             return None
         return self.estimate(outputs, score, seed)
+
+    def _bootstrap(self, score: Callable[[Sequence[int]], float], seed: int) -> list[float]:
+        """Bootstrap values, none where the objective fails on a resample. They do not count as scored rows."""
+        meters = [(part.meter, part.meter.rows, part.meter.hits) for part in self.objective.each]
+        try:
+            return bootstrap(score, len(self.rows), seed)
+        except ObjectiveError:
+            return []
+        finally:
+            for meter, rows, hits in meters:
+                meter.rows, meter.hits = rows, hits
+
+    def _leave_out(self, outputs: Outputs, timed: bool = True) -> list[float]:
+        """The objective without each of GROUPS random groups of rows, always the same groups; the values of the latest
+        outputs are kept. Empty where it fails, or where it is slow and the time counts."""
+        for k, (known, values) in enumerate(self._jackknifed):
+            if known is outputs:
+                self._jackknifed.insert(0, self._jackknifed.pop(k))
+                return values
+        n, started = len(self.rows), time.monotonic()
+        order = random.Random(n).sample(range(n), n)
+        values = []
+        for group in range(min(GROUPS, n) if n > 1 else 0):
+            try:
+                values.append(self.score_resample(outputs, sorted(set(order) - set(order[group::GROUPS]))))
+            except ObjectiveError:
+                return []
+            if timed and group == 2 and time.monotonic() - started > SLOW_GROUP_SECONDS:
+                return []
+        self._jackknifed = [(outputs, values), *self._jackknifed[:1]]
+        return values
 
     def _score(self, outputs: Outputs) -> Score:
         return score_once(self._processes, lambda: self._score_here(outputs))
@@ -203,12 +260,18 @@ def bootstrap(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> 
     return values
 
 
-def _bootstrap_or_none(score: Callable[[Sequence[int]], float], rows: int, seed: int) -> list[float]:
-    """Bootstrap values, none where the objective fails on a resample."""
-    try:
-        return bootstrap(score, rows, seed)
-    except ObjectiveError:
-        return []
+def _jackknife_error(values: Sequence[float]) -> float:
+    """The standard error of a statistic from its values without each of several groups of rows: with G groups
+    √((G - 1) / G · Σ (value - mean)²). Source: Efron and Tibshirani 1993, section 11.2."""
+    return _deviation(values) * (len(values) - 1) / math.sqrt(len(values))
+
+
+def _t_quantile(freedom: int) -> float:
+    """The 0.975 quantile of Student's t by its expansion in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5)."""
+    z, v = 1.959963984540054, max(freedom, 1)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / v + second / v**2 + third / v**3
 
 
 def _deviation(values: Sequence[float]) -> float:

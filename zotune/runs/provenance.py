@@ -19,11 +19,10 @@ import torch
 
 from zotune import declarations, seeds
 from zotune.core import noise
-from zotune.core.space import named_tensors
 from zotune.models import adapters, loading
+from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.plan import Plan
 from zotune.runs.session import Session
-from zotune.search import checkpoint
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """Libraries whose versions the bits of a run depend on; with an adapter, peft too."""
@@ -39,7 +38,6 @@ def header_of(session: Session) -> dict[str, Any]:
     config, processes = plan.config, session.processes
     tensors = {t.name: [list(t.shape), f"{seeds.name_key(t.name):016x}"] for t in space.theta.tensors}
     libraries = [*LIBRARIES, *(["peft"] if adapters.has_adapter(session.loaded) else [])]
-    others = {n: p for n, p in named_tensors(space.module).items() if n not in space.params}
     return {
         "versions": {name: environment()["versions"][name] for name in libraries},
         "device": session.loaded.device.type,
@@ -48,7 +46,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "quantize": config.quantize,
         "head": plan.head,
         "base_weights": space.digest(),
-        "frozen_weights": checkpoint.digest(others),
+        "frozen_weights": frozen_digest(space.module, space.params),
         "data": plan.splits.digest,
         "objective": config.objective,
         "weight": config.weight,

@@ -25,7 +25,7 @@ def verdict(result: Result) -> str:
         doubt = "" if sure else "; the interval contains zero, so this may be chance"
         return f"The tuned weights are kept: {change} on the test set{interval}{doubt}."
     if result.best_step == 0:
-        return "The base model is kept: no evaluation on the validation set was better."
+        return "The base model is kept: no evaluation on the validation set was better, so nothing was tuned."
     why = ""
     if d.error is not None and abs(d.value) < 2 * d.error:
         why = f", within two standard errors ({2 * d.error:.4f})"

@@ -16,6 +16,7 @@ from zotune.core.space import named_tensors
 from zotune.errors import RunFolderError, ZotuneError
 from zotune.events import Emit, Phase, ignore
 from zotune.models.model_files import find_model
+from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.model_source import load_with_classes
 from zotune.runs.recorded import class_names, complete_header, config_of
 from zotune.runs.run_directory import JOURNAL, RESULT
@@ -97,6 +98,9 @@ def _weights(folder: Path, header: Mapping[str, Any], kept: Mapping[str, Any], e
     tuned = {n: p for n, p in named_tensors(loaded.model).items() if n in header["tensors"]}
     same = checkpoint.digest(tuned) == kept["weights"]
     outcome = "equal to the journal's" if same else "different from the journal's"
+    frozen = header.get("frozen_weights")
+    if frozen is not None and frozen != frozen_digest(loaded.model, tuned):
+        return Check("weights", False, "frozen tensors differ from those of the model that was tuned")
     return Check("weights", same, f"{len(tuned)} tuned tensors of step {kept['step']}, {outcome}")
 
 
