@@ -231,3 +231,8 @@ def test_the_shipped_contract_uses_public_names_alone() -> None:
         if not (isinstance(node.value, ast.Name) and node.value.id == "self")
     }
     assert not private
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test files by their name"
