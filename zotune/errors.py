@@ -106,10 +106,6 @@ class ObjectiveError(ZotuneError):
     pass
 
 
-class NonFiniteScore(ObjectiveError):
-    pass
-
-
 class Stopped(ZotuneError):
     exit_code = 130
 

@@ -152,7 +152,7 @@ class Engine:
         p, journal = self.progress, self.journal
         recorded, tape = journal.peek("step"), journal.next_tape("step")
         self.oracle.begin(tape, p.step)
-        at = At(self.space, self.batches, tape, p.step, self._planned_steps(), self._used(), damping=p.damping)
+        at = At(self.space, self.batches, tape, p.step, self._planned_steps(), self._used())
         dropped = ""
         if recorded and "dropped" in recorded:
             dropped = recorded["dropped"]
