@@ -29,6 +29,16 @@ SENTENCES = [
     "it was sobad because the plot was poor",
 ] * 4
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'system' %}plot : {{ m.content }} . "
+    "{% elif m.role == 'user' %}question : {{ m.content }} "
+    "{% else %}answer : {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{% if thinking is defined and not thinking %}no {% endif %}answer : {% endif %}"
+)
+NO_SYSTEM = CHAT_TEMPLATE.replace("plot : {{ m.content }} . ", "{{ raise_exception('no system role') }}")
+"""The same template for a model without a system role."""
+
 CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", "Llama", {"num_key_value_heads": 2, "max_position_embeddings": 96}),
     "opt": ("OPTForCausalLM", "OPT", {"ffn_dim": 32, "word_embed_proj_dim": 32, "max_position_embeddings": 96}),

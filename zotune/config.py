@@ -92,12 +92,28 @@ class TaskOptions:
     labels: str | None = option(None, "Label words: a,b,c in class order, or value=word,…")
     choices: str | None = option(None, "Columns of the options of multiple choice, or one column that holds a list.")
     system: str | None = option(None, "System message of every chat.")
+    chat_template: str = option(
+        "auto",
+        "Chat template around plain prompts: auto (text generation by a model that has one), on (label words and "
+        "choices too) or off. Messages always get it.",
+        choices=["auto", "on", "off"],
+    )
+    chat_args: dict[str, Any] = option(
+        {},
+        "Argument of the chat template, such as enable_thinking=false. Repeatable.",
+        "--chat-arg",
+        metavar="NAME=VALUE",
+    )
+    shots: int = option(0, "Training rows with their answers before every prompt, drawn by --seed.", least=0)
+    calibrate: bool = option(
+        False, "Subtract the score of the label words without the row, which is a bias of surface forms."
+    )
     max_length: int | None = option(
         None,
         "Maximum tokens per row.",
         aliases=["--max-seq-length"],
         above=0,
-        shown="256; choice 512, generation 1024",
+        shown="256; choice 512, generation 1024; more for longer rows if the model reads more",
     )
 
 

@@ -20,6 +20,8 @@ from zotune.types import CallOption, Direction, Gives, Level, Needs, ObjectiveIn
 
 _DECLARATION: Final = "zotune_objective"
 _MISSING: Final = object()
+_SHIPPED: Final = frozenset({"zotune", "zotune_optimizers", "zotune_objectives"})
+"""Packages of zotune's own distribution."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -282,6 +284,12 @@ def _call_of(target: Any) -> Any:
     return call if inspect.isfunction(call) else None
 
 
+def is_shipped(target: Any) -> bool:
+    """Whether a function or an object's class comes with zotune: its version, which is compared too, stands for it."""
+    module: str = definition(target).__module__ or ""
+    return module.partition(".")[0] in _SHIPPED
+
+
 __all__ = [
     "call_options",
     "copy_declaration",
@@ -290,6 +298,7 @@ __all__ = [
     "description",
     "eps",
     "is_async",
+    "is_shipped",
     "length",
     "name_of",
     "objective",

@@ -62,9 +62,22 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     return text
 
 
+def yaml_value(text: Any) -> Any:
+    """A text as the YAML value that it is: `false` is False and `3` is 3; what is no YAML stays text."""
+    import yaml
+
+    if not isinstance(text, str):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return value if isinstance(value, bool | int | float | str | list | dict | None) else text
+
+
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Write the values to a YAML file."""
     path.write_text(as_yaml(values), encoding="utf-8")
 
 
-__all__ = ["as_yaml", "read_yaml", "write_yaml"]
+__all__ = ["as_yaml", "read_yaml", "write_yaml", "yaml_value"]

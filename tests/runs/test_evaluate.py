@@ -56,7 +56,7 @@ def test_demonstrations_stand_before_every_prompt(tiny_llama: Path, data: Path) 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"shots": 13}, DataError, "there are 12 training rows"),
+        ({"shots": 13}, DataError, "only 12 training rows"),
         ({"shots": 1, "split": "train"}, OptionError, "draws from the split 'train', which is scored"),
         ({"split": "dev"}, DataError, "no split 'dev'"),
         ({"task": "generation", "template": "{text}", "objective": "token-f1"}, UsageError, "asks for references"),

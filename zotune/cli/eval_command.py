@@ -14,6 +14,7 @@ from zotune.options import like, option
 
 SETTINGS = config.select(
     *("model", "dataset", "head", "task", "template", "labels", "choices", "columns", "system", "limit"),
+    *("chat_template", "chat_args", "shots", "calibrate"),
     *("max_length", "max_new_tokens", "stop", "temperature", "top_p", "objective_args", "eval_batch_size"),
     *("score_concurrency", "score_batch_size", "score_timeout", "score_cache", "seed", "device", "dtype"),
     *("attn_implementation", "device_map", "trust_remote_code", "allow_pickle", "model_revision"),
@@ -33,12 +34,6 @@ class EvalFlags:
         shown="the task's, or accuracy",
     )
     split: str | None = option(None, "Split to score.", shown="test, else validation", group="Data")
-    shots: int = option(
-        0, "Training rows with their answers before every prompt, drawn by --seed.", least=0, group="Task"
-    )
-    calibrate: bool = option(
-        False, "Subtract the score of the label words without the row, which is a bias of surface forms.", group="Task"
-    )
     as_json: bool = json_flag()
 
 
@@ -52,8 +47,6 @@ def evaluate(flags: EvalFlags, settings: Mapping[str, Any]) -> None:
     scores = runs.evaluate(
         objective=objectives,
         split=flags.split,
-        shots=flags.shots,
-        calibrate=flags.calibrate,
         emit=Terminal(),
         **settings,
     )

@@ -6,8 +6,8 @@ Knows records and templates; knows no tokens and no model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from zotune.data.answers import correct_options, option_texts, reference_texts
 from zotune.data.classes import Classes
@@ -17,6 +17,8 @@ from zotune.data.templates import Template
 from zotune.errors import DataError, OptionError
 from zotune.models.heads import LM_HEADS
 
+ChatMode = Literal["auto", "on", "off"]
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -24,8 +26,10 @@ class TaskSpec:
 
     classes: the classes of a classification task; choices: the columns of the options of multiple choice; cut: the
     column that is shortened first; calibration: a template without the row's content, whose log-probabilities are
-    subtracted from those of the answers; demonstrations: the text before every prompt. For generation: stop (texts that
-    end a completion), max_new_tokens, temperature (0 is greedy), top_p, and system (the first message of a chat).
+    subtracted from those of the answers; demonstrations: the text before every prompt; example_messages: the same as
+    messages of a chat. For generation: stop (texts that end a completion), max_new_tokens, temperature (0 is greedy)
+    and top_p. For chats: system (the first message), chat_template (whether plain prompts get the model's chat
+    template), chat_args (arguments of the template) and prompt_from_file (whether a task file gives the prompts).
     """
 
     kind: TaskKind
@@ -35,11 +39,15 @@ class TaskSpec:
     cut: str | None = None
     calibration: Template | None = None
     demonstrations: str = ""
+    example_messages: tuple[Mapping[str, Any], ...] = ()
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     system: str | None = None
+    chat_template: ChatMode = "off"
+    chat_args: Mapping[str, Any] = field(default_factory=dict)
+    prompt_from_file: bool = False
 
     @property
     def target(self) -> str:
@@ -112,4 +120,4 @@ def _check_options(place: str, record: Record, choices: Sequence[str], records: 
         )
 
 
-__all__ = ["TaskSpec", "check_template"]
+__all__ = ["ChatMode", "TaskSpec", "check_template"]

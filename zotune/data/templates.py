@@ -36,13 +36,15 @@ class FilledTemplate:
     """A text with character positions.
 
     spans: (start, end) of each column's text; target: (start, end) of the answer, None where the text has none; pair:
-    where the second text of a pair starts, None for a single text.
+    where the second text of a pair starts, None for a single text; content: (start, end) of the prompt inside a chat,
+    None for a text without a chat template.
     """
 
     text: str
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     target: tuple[int, int] | None = None
     pair: int | None = None
+    content: tuple[int, int] | None = None
 
     def truncate(self, end: int) -> FilledTemplate:
         """The text before a position, without a target."""

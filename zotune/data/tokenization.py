@@ -67,7 +67,8 @@ class PromptTokenizer:
         if excess <= 0:
             return Encoding(tuple(ids), tuple(positions), False)
         end = filled.target[0] if filled.target else len(filled.text)
-        dropped = self._to_drop(filled, offsets, set(positions), excess, None if tail else end)
+        continued_at = filled.content[1] if filled.content else None if tail else end
+        dropped = self._to_drop(filled, offsets, set(positions), excess, continued_at)
         if len(dropped) < excess:
             text = filled.text[slice(*filled.target)] if filled.target else filled.text
             raise OptionError(f"{text[:60]!r} alone is longer than --max-length {limit}", hint="a larger --max-length")
@@ -87,7 +88,16 @@ class PromptTokenizer:
             (0, 0) if part is None else (a + shift[part], b + shift[part])
             for part, (a, b) in zip(encoded.sequence_ids(0), encoded["offset_mapping"], strict=True)
         ]
-        return list(encoded["input_ids"]), offsets
+        return self._with_one_begin(list(encoded["input_ids"]), offsets)
+
+    def _with_one_begin(
+        self, ids: list[int], offsets: list[tuple[int, int]]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens without a begin token that the text itself has, where the tokenizer added one before it."""
+        added = len(ids) > 1 and offsets[0] == (0, 0) and offsets[1][1] > offsets[1][0]
+        if added and ids[0] == ids[1] and ids[0] in self.tokenizer.all_special_ids:
+            return [ids[0], *ids[2:]], [offsets[0], *offsets[2:]]
+        return ids, offsets
 
     def _with_estimated_offsets(
         self, texts: Sequence[str], target: tuple[int, int] | None, special: bool
@@ -95,6 +105,8 @@ class PromptTokenizer:
         """The same for a slow tokenizer, which has no offsets. The prompt's tokens are those that also begin the prompt
         tokenized alone; columns are not told apart."""
         ids, bare = (list(self.tokenizer(*texts, add_special_tokens=s)["input_ids"]) for s in (special, False))
+        if len(ids) > 1 and ids[0] == ids[1] == bare[0] and ids[0] in self.tokenizer.all_special_ids:
+            ids = ids[1:]  # the text has a begin token of its own
         first = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), None)
         if first is None or target is None:  # special tokens stand between the texts of a pair
             return ids, [(0, 0) if i in self.tokenizer.all_special_ids else (0, 1) for i in ids]

@@ -17,7 +17,7 @@ from typing import Any, Final
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
-from zotune.events import Emit, ignore
+from zotune.events import Emit, Note, ignore
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
 from zotune.scoring.objective import Objective
@@ -25,6 +25,7 @@ from zotune.scoring.objective_spec import ObjectiveSpec
 from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
+from zotune.tasks.generation import completion_notes
 from zotune.types import Score
 
 STEPS: Final = 6
@@ -135,6 +136,8 @@ def _check_values(session: Session, rows: int) -> dict[str, Any]:
     objective, task = session.plan.objective, session.task
     indices = range(min(rows, len(session.train)))
     outputs = task.outputs(session.train, indices, objective.inputs)
+    for text in completion_notes(session.plan.spec, outputs):
+        session.emit(Note(text))
     first, seconds = _uncached_score(objective, len(indices), outputs)
     second, _ = _uncached_score(objective, len(indices), outputs)
     samples = first.samples

@@ -35,8 +35,11 @@ from zotune.runs import evaluate
 from zotune.runs.comparison_folder import RESULT, Pair, Side, open_folder, read_pairs, settings, write_pairs
 from zotune.runs.model_source import load_model
 from zotune.runs.preference_source import Preferences, ask_judge, ask_person, judge_of
+from zotune.runs.prompt_settings import recorded_demonstrations
 from zotune.tasks import build, resolve_task
-from zotune.tasks.generation import prompt_messages
+from zotune.tasks.chat import settle_chat
+from zotune.tasks.generation import completion_notes, prompt_messages
+from zotune.tasks.row_length import encode_sets
 from zotune.text import texts
 
 _SHARED: Final = ("dataset", "task", "template", "columns", "max_length", "max_new_tokens", "stop")
@@ -158,7 +161,7 @@ def _side_configs(config: RunConfig, a: str, b: str) -> list[RunConfig]:
     own, default = [evaluate.with_recorded_task(replace(config, model=model)) for model in (a, b)], RunConfig()
     shared: dict[str, Any] = {}
     for name in evaluate.RECORDED_OPTIONS:
-        if name == "head":  # each model has its own
+        if name in ("head", "chat_template", "shots", "calibrate"):  # each model has its own
             continue
         values = [getattr(side, name) for side in own if getattr(side, name) != getattr(default, name)]
         if name in _SHARED and len(values) == 2 and values[0] != values[1]:
@@ -192,12 +195,19 @@ def _completions(
 ) -> list[str]:
     """The completions of one model, which is in memory only inside this function."""
     loaded = load_model(config, model_files, spec)
-    task = build.build(loaded, spec, resolve_task.max_length(config, spec), config.eval_batch_size, config.seed)
-    task.forward.report = lambda text: emit(Note(text))
-    encoded = task.rows(rows)
-    if encoded.truncated:
-        emit(Note(f"{encoded.truncated} prompts are longer than {task.max_length} tokens and were truncated"))
-    return texts(task.outputs(encoded, range(len(encoded)), frozenset({"completions"}))["completions"])
+    spec, notes = settle_chat(loaded, replace(spec, **recorded_demonstrations(Path(str(config.model)))), rows)
+
+    def make_task(length: int) -> build.Task:
+        task = build.build(loaded, spec, length, config.eval_batch_size, config.seed)
+        task.forward.report = lambda text: emit(Note(text))
+        return task
+
+    length = resolve_task.max_length(config, spec)
+    task, (encoded,), longer = encode_sets(make_task, length, config.max_length is not None, [rows])
+    outputs = task.outputs(encoded, range(len(encoded)), frozenset({"completions"}))
+    for text in [*notes, *longer, *completion_notes(spec, outputs)]:
+        emit(Note(text))
+    return texts(outputs["completions"])
 
 
 def _readable_prompt(record: Record, spec: TaskSpec) -> str:

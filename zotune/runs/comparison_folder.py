@@ -64,6 +64,8 @@ def settings(
         "temperature": spec.temperature,
         "top_p": spec.top_p,
         "system": spec.system,
+        **({"chat_template": [spec.chat_template, spec_b.chat_template]} if spec.chat_template != "off" else {}),
+        **({"chat_args": dict(spec.chat_args)} if spec.chat_args else {}),
         "max_length": resolve_task.max_length(config, spec),
         "dtype": config.dtype,
         "seed": config.seed,

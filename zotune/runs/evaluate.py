@@ -16,16 +16,19 @@ from zotune.data.records import Record, rename_columns
 from zotune.data.sources import DataSource, load_source
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, ignore
-from zotune.models.heads import LM_HEADS
 from zotune.options import convert
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
 from zotune.runs.plan import embedded_data
+from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demonstrations, with_recorded_length
 from zotune.runs.result import ScoreEstimate
 from zotune.runs.run_directory import CONFIG
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, resolve_task
+from zotune.tasks.chat import settle_chat
+from zotune.tasks.generation import completion_notes
+from zotune.tasks.row_length import encode_sets
 from zotune.yaml_file import read_yaml
 
 ObjectiveName = str | Callable[..., Any]
@@ -40,6 +43,11 @@ RECORDED_OPTIONS = (
     "max_length",
     "max_new_tokens",
     "stop",
+    "system",
+    "chat_template",
+    "chat_args",
+    "shots",
+    "calibrate",
 )
 """Options that a run directory records and that evaluating its model takes over."""
 
@@ -54,22 +62,21 @@ def evaluate(
     dataset: str | None = None,
     objective: ObjectiveName | Sequence[ObjectiveName | None] | None = None,
     split: str | None = None,
-    shots: int = 0,
-    calibrate: bool = False,
     emit: Emit = ignore,
     **options: Any,
 ) -> ScoreEstimate | dict[str, ScoreEstimate]:
     """Score a model, a run directory or an adapter on a split: test, else validation, else all rows.
 
     objective: one, or several that share the forward passes; by default the task's own metric.
-    shots: demonstrations before every prompt: training rows with their answers, drawn by seed.
-    calibrate: subtract the scores that the label words have without the row's text.
-    options: fields of `RunConfig`: task, template, labels, head, columns, ….
+    options: fields of `RunConfig`: task, template, labels, head, columns, shots, calibrate, chat_template, ….
 
     Returns a score with its standard error, or a dictionary of scores by objective where several are given. Raises
     UsageError, and ObjectiveFailures where an objective fails.
     """
-    cfg = with_recorded_task(config.resolve({"model": model, "dataset": dataset, **options}, None))
+    own = config.resolve({"model": model, "dataset": dataset, **options}, None)
+    cfg = with_recorded_task(own)
+    examples = recorded_demonstrations(Path(cfg.model)) if cfg.model and not own.shots and cfg.shots else {}
+    shots = 0 if examples else cfg.shots
     task = resolve_task.parse_task(cfg.task)
     source, name, rows = evaluation_rows(cfg, split)
     for note in source.notes:
@@ -82,16 +89,11 @@ def evaluate(
     if shots:
         parts["train"] = rename_columns(source.splits[cfg.train_split], cfg.columns)
     model_files, spec, parts = resolve_task.resolve(cfg, task, parts)
-    if (shots or calibrate) and model_files.head not in LM_HEADS:
-        raise OptionError(f"--shots and --calibrate are for language models, not for the head {model_files.head!r}")
-    if calibrate and spec.kind == "generation":
-        raise OptionError("--calibrate is for label words and options, not for generation")
     rows = parts[name]
-    spec = replace(
-        spec,
-        demonstrations=resolve_task.draw_demonstrations(spec, parts["train"], shots, cfg.seed) if shots else "",
-        calibration=resolve_task.calibration_template(task, spec) if calibrate else None,
+    spec, _ = resolve_task.with_examples(
+        replace(cfg, shots=shots), task, spec, model_files.head, parts["train"] if shots else []
     )
+    spec = replace(spec, **examples)
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     wanted = list(objective) if isinstance(objective, Sequence) and not isinstance(objective, str) else [objective]
     calls = Calls(cfg.score_concurrency, cfg.score_batch_size, cfg.score_timeout, cfg.score_cache)
@@ -105,13 +107,21 @@ def evaluate(
             )
         each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
     loaded = load_model(cfg, model_files, spec)
-    task_model = build.build(loaded, spec, resolve_task.max_length(cfg, spec), cfg.eval_batch_size, cfg.seed)
-    task_model.forward.report = lambda text: emit(Note(text))
-    encoded = task_model.rows(rows)
-    if encoded.truncated:
-        emit(Note(f"{encoded.truncated} rows are longer than {task_model.max_length} tokens and were truncated"))
+    spec, notes = settle_chat(loaded, spec, rows)
+
+    def make_task(length: int) -> build.Task:
+        task = build.build(loaded, spec, length, cfg.eval_batch_size, cfg.seed)
+        task.forward.report = lambda text: emit(Note(text))
+        return task
+
+    length = resolve_task.max_length(cfg, spec)
+    task_model, (encoded,), longer = encode_sets(make_task, length, cfg.max_length is not None, [rows])
+    for text in [*notes, *longer]:
+        emit(Note(text))
     wants = frozenset().union(*(g.inputs for g in resolved))
     outputs = task_model.outputs(encoded, range(len(encoded)), wants)
+    for text in completion_notes(spec, outputs):
+        emit(Note(text))
     try:
         scores = {g.name: _score(HeldOutSet(task_model, encoded, g), outputs, cfg.seed) for g in resolved}
     finally:
@@ -144,7 +154,11 @@ def with_recorded_task(cfg: RunConfig) -> RunConfig:
     saved, default = read_yaml(path), RunConfig()
     hints = get_type_hints(RunConfig)
     recorded = {n: saved[n] for n in RECORDED_OPTIONS if saved.get(n) and getattr(cfg, n) == getattr(default, n)}
-    return replace(cfg, **{n: convert(value, hints[n], f"{path}: {n}") for n, value in recorded.items()})
+    cfg = replace(cfg, **{n: convert(value, hints[n], f"{path}: {n}") for n, value in recorded.items()})
+    if not is_before_chat_templates(path.parent):
+        return cfg
+    chat = "off" if cfg.chat_template == "auto" else cfg.chat_template
+    return with_recorded_length(replace(cfg, chat_template=chat), path.parent)
 
 
 __all__ = ["RECORDED_OPTIONS", "evaluate", "evaluation_rows", "with_recorded_task"]

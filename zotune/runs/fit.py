@@ -27,6 +27,7 @@ from zotune.runs.conclude import conclude
 from zotune.runs.heldout import Outputs
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
+from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts
 from zotune.runs.provenance import header_of
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
@@ -36,6 +37,7 @@ from zotune.runs.session import Session
 from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
+from zotune.tasks.generation import completion_notes
 from zotune.types import Optimizer, Score
 
 SPLIT_NAMES: Final = {"points": "points of each step", "batch": "rows of each batch"}
@@ -78,7 +80,8 @@ def fit(
     if processes.rank:
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(find_directory(cfg, resume))))
-    plan = processes.on_each(lambda: make_plan(cfg, objective, optimizer))
+    config = with_recorded_length(with_recorded_prompts(cfg, folder), folder) if resume else cfg
+    plan = processes.on_each(lambda: make_plan(config, objective, optimizer))
     for note in [*plan.notes, plan.splits.summary]:
         emit(Note(note))
     run = _Run(folder, resume, force, stop, started)
@@ -114,6 +117,8 @@ def _fit(session: Session, run: _Run) -> Result:
         base = session.test.score()
     except ObjectiveError as error:
         raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
+    for text in completion_notes(session.plan.spec, base[0]):
+        emit(Note(f"base model: {text}"))
     session.validation.held_out.set_baseline()
     with contextlib.ExitStack() as opened:
 

@@ -99,8 +99,12 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
     )
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     model_files, spec, parts = resolve_task.resolve(config, task, parts)
+    spec, drawn = resolve_task.with_examples(config, task, spec, model_files.head, parts["train"])
+    train = [record for i, record in enumerate(parts["train"]) if i not in drawn]  # none shows its own answer
+    if not train:
+        raise OptionError(f"--shots {config.shots} leaves no training row", hint="fewer demonstrations, or more rows")
     test = parts["test"][: resolved.info.test_rows]
-    splits = replace(splits, train=parts["train"], validation=parts["validation"], test=test)
+    splits = replace(splits, train=train, validation=parts["validation"], test=test)
     if resolved.ordered and wanted == "auto" and spec.kind != "generation":  # auto calibrates by values or by KL
         notes.append(f"{resolved.name} compares and has no values: --optimizer rank-sgd is used")
         wanted, options = "rank-sgd", {"points": resolved.info.candidates}

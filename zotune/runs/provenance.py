@@ -23,13 +23,10 @@ from zotune.models import adapters, loading
 from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.plan import Plan
 from zotune.runs.session import Session
+from zotune.tasks.chat import chat_record
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """Libraries whose versions the bits of a run depend on; with an adapter, peft too."""
-
-
-SHIPPED = frozenset({"zotune", "zotune_optimizers", "zotune_objectives"})
-"""Packages of zotune's own distribution."""
 
 
 def header_of(session: Session) -> dict[str, Any]:
@@ -86,13 +83,7 @@ def _task_record(plan: Plan) -> dict[str, Any]:
     if spec.kind == "generation":
         record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
         record["samples"] = plan.config.samples_per_prompt
-    return record | ({"choices": spec.choices} if spec.choices else {})
-
-
-def is_shipped(target: Any) -> bool:
-    """Whether a function or an object's class comes with zotune: its version, which is compared too, stands for it."""
-    module: str = declarations.definition(target).__module__ or ""
-    return module.partition(".")[0] in SHIPPED
+    return record | ({"choices": spec.choices} if spec.choices else {}) | chat_record(spec)
 
 
 def source_hash(target: Any) -> str:
@@ -133,8 +124,8 @@ def environment() -> dict[str, Any]:
 def sources_of_users(session: Session) -> set[str]:
     """The keys of source hashes in a header that a resumed run must have again: those of code that is not zotune's."""
     plan = session.plan
-    keys = set() if all(is_shipped(o.function) for o in plan.objective.each) else {"objective_source"}
-    return keys if is_shipped(type(plan.optimizer)) else keys | {"optimizer_source"}
+    keys = set() if all(declarations.is_shipped(o.function) for o in plan.objective.each) else {"objective_source"}
+    return keys if declarations.is_shipped(type(plan.optimizer)) else keys | {"optimizer_source"}
 
 
-__all__ = ["environment", "header_of", "is_shipped", "source_hash", "sources_of_users"]
+__all__ = ["environment", "header_of", "source_hash", "sources_of_users"]

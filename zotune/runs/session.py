@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from zotune.core.space import Space
 from zotune.distributed import ALONE, Processes
 from zotune.errors import OptionError
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
+from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import trainable_names
 from zotune.runs.budget import RunBudget
@@ -25,6 +27,7 @@ from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
 from zotune.runs.probe_comparison import ProbeComparison
+from zotune.runs.prompt_settings import better_of_both, cheap
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
 from zotune.search import checkpoint, optimizer_spec
@@ -38,7 +41,9 @@ from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
 from zotune.search.preflight import Preflight
 from zotune.tasks import build, resolve_task
+from zotune.tasks.chat import settle_chat
 from zotune.tasks.kl import KLDivergence
+from zotune.tasks.row_length import encode_sets
 from zotune.types import RunContext, Score
 
 DEFAULT_BATCH_SIZE: Final = 16
@@ -62,13 +67,15 @@ class Session:
         emit(Phase(f"loading {plan.model_name}"))
         self.source = ModelSource(plan, self._task, emit)
         self.loaded = self.source.load()
-        self.task = self._task(self.loaded)
-        self.train = self.task.rows(plan.splits.train)
-        counted = config.max_score_calls is not None
-        held_out = [
-            HeldOutSet(self.task, self.task.rows(rows), objective, counted, processes)
-            for rows in (plan.splits.validation, plan.splits.test)
-        ]
+        self.plan = plan = self._with_chat_settled(plan)
+        config, counted = plan.config, plan.config.max_score_calls is not None
+        sets = [plan.splits.train, plan.splits.validation, plan.splits.test]
+        self.task, (self.train, *others), notes = encode_sets(
+            lambda length: self._task(self.loaded, length), self._length(), config.max_length is not None, sets
+        )
+        for text in notes:
+            emit(Note(text))
+        held_out = [HeldOutSet(self.task, rows, objective, counted, processes) for rows in others]
         self.test = held_out[1]
         names = trainable_names(self.loaded, config.tune, config.embeddings)
         self.space = Space(self.loaded.model, config.seed, lambda t: t.name in names)
@@ -113,9 +120,6 @@ class Session:
         kernels.on_note = self._note
         long = worth_compiling(self.space.numel, self.budget.planned()[1])
         kernels.compile = config.compile == "on" or (config.compile == "auto" and long)
-        truncated = sum(rows.truncated for rows in (self.train, held_out[0].rows, self.test.rows))
-        if truncated:
-            emit(Note(f"{truncated} rows are longer than {self.task.max_length} tokens and were truncated"))
 
     def choose_perturbation(self) -> None:
         """Find the cheapest exact way to evaluate points, and report the tensors that have to be copied."""
@@ -188,10 +192,28 @@ class Session:
             max_time=limits.seconds,
         )
 
-    def _task(self, loaded: LoadedModel) -> build.Task:
+    def _with_chat_settled(self, plan: Plan) -> Plan:
+        """The plan with the chat template of plain prompts chosen, and the choice recorded in its configuration."""
+        config, splits, objective = plan.config, plan.splits, plan.objective
+        spec, notes = settle_chat(self.loaded, plan.spec, [*splits.train, *splits.validation, *splits.test])
+        chosen = plan.spec.chat_template == "auto" and spec.chat_template == "on" and not spec.system
+        if chosen and config.preflight and config.max_score_calls is None and cheap(objective):
+            spec, text = better_of_both(self.loaded, spec, config, objective, splits.validation, self._length())
+            if text:
+                notes[0] = f"chat template: {spec.chat_template}, {text} (--chat-template)"
+        for text in notes:
+            self._note(text)
+        if config_value(self.loaded.tokenizer, "chat_template"):
+            config = replace(config, chat_template=spec.chat_template)
+        return replace(plan, spec=spec, config=config)
+
+    def _length(self) -> int:
+        return resolve_task.max_length(self.plan.config, self.plan.spec)
+
+    def _task(self, loaded: LoadedModel, length: int | None = None) -> build.Task:
         config, spec = self.plan.config, self.plan.spec
         rows = config.eval_batch_size if loaded.device.type != "cpu" else min(config.eval_batch_size, CPU_ROWS)
-        task = build.build(loaded, spec, resolve_task.max_length(config, spec), rows, config.seed)
+        task = build.build(loaded, spec, length or self._length(), rows, config.seed)
         task.forward.report, task.forward.processes = self._on_short_memory, self.processes
         return task
 

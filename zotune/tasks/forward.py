@@ -23,6 +23,8 @@ from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.frozen_prefix import FrozenPrefix, Tokens, find_blocks
 
+UNKNOWN_LENGTH = 10**9
+"""A limit of a tokenizer from here on means that it has none."""
 T = TypeVar("T")
 P = ParamSpec("P")
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -41,6 +43,8 @@ class Forward:
     max_length: tokens a row at most; it is lowered to the limits of the model and of its tokenizer. micro_batch: rows a
     forward pass at most; it is halved when memory is short. flag: the option that sets micro_batch, for messages.
 
+    model_length: tokens that model and tokenizer read at most, None where neither tells.
+
     Attributes that the caller may set: report, shows one line to the user; processes, which share the rows; joint, the
     evaluation of several points in one pass.
     """
@@ -53,8 +57,9 @@ class Forward:
         self.joint: JointForward | None = None
         self.report: Callable[[str], None] = lambda text: None
         self._rows = 1  # in the current forward pass
-        limits = [max_length, config_value(loaded.tokenizer, "model_max_length"), loaded.context_length]
-        self.max_length = min(x for x in limits if isinstance(x, int) and x > 0) - loaded.virtual_tokens
+        limits = [config_value(loaded.tokenizer, "model_max_length"), loaded.context_length]
+        self.model_length = min((x for x in limits if isinstance(x, int) and 0 < x < UNKNOWN_LENGTH), default=None)
+        self.max_length = min(max_length, self.model_length or max_length) - loaded.virtual_tokens
         self.tokenizer = PromptTokenizer(loaded.tokenizer, self.max_length, spec.cut)
         self.tokenizer.pad = loaded.pad_token_id
         # GPT-2 has no token types and would add the embeddings of the tokens 0 and 1 instead.

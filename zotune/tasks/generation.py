@@ -6,7 +6,7 @@ share it, and the global generators are restored. Knows models, tokens and recor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from zotune.data.answers import reference_texts
 from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.data.templates import SHOTS, FilledTemplate
-from zotune.errors import DataError, ModelError, OptionError
-from zotune.models.configuration import config_value
+from zotune.errors import DataError, OptionError
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
 from zotune.models.library_calls import quiet
 from zotune.models.loaded_model import LoadedModel
+from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.forward import retries_smaller
 from zotune.tasks.frozen_prefix import Tokens
@@ -57,7 +57,7 @@ class GenerationTask(ModelTask):
                 f"--max-new-tokens {spec.max_new_tokens} leaves no room for a prompt in {self.max_length} tokens",
                 hint="a larger --max-length, or fewer new tokens",
             )
-        self.prompts = PromptCache(self.forward)
+        self.prompts, self.chat = PromptCache(self.forward), ChatTemplate(loaded, spec)
 
     def rows(self, records: Sequence[Record]) -> EncodedRows:
         """Tokenise records.
@@ -74,20 +74,28 @@ class GenerationTask(ModelTask):
             for f, r in zip(filled, records, strict=True)
         ]
         references = [reference_completions(r) for r in records]
+        answers = [
+            ([*self._encode_reference(r, group[:1])], [*self._encode_pair(r)])
+            for r, group in zip(records, references, strict=True)
+        ]
         tokens = [
-            (e.ids, tuple(self._encode_reference(r, group[:1])), tuple(self._encode_pair(r)))
-            for e, r, group in zip(encodings, records, references, strict=True)
+            (e.ids, *(tuple(answer for answer, _ in part) for part in parts))
+            for e, parts in zip(encodings, answers, strict=True)
         ]
         gold = [list(range(len(group))) for group in references]
-        truncated = sum(e.truncated for e in encodings)
-        return EncodedRows(records, [f.text for f in filled], gold, references, tokens, truncated)
+        truncated = sum(
+            e.truncated or any(shortened for part in parts for _, shortened in part)
+            for e, parts in zip(encodings, answers, strict=True)
+        )
+        prompts = [f.text[slice(*f.content)] if f.content else f.text for f in filled]
+        return EncodedRows(records, prompts, gold, references, tokens, truncated)
 
-    def _encode_reference(self, record: Record, references: Sequence[str]) -> Iterator[EncodedAnswer]:
+    def _encode_reference(self, record: Record, references: Sequence[str]) -> Iterator[tuple[EncodedAnswer, bool]]:
         for text in references:
             if text.strip():
                 yield self._encode_completion(record, text)
 
-    def _encode_pair(self, record: Record) -> Iterator[EncodedAnswer]:
+    def _encode_pair(self, record: Record) -> Iterator[tuple[EncodedAnswer, bool]]:
         """The chosen and the rejected completion, where the record has both. Raises DataError for an empty one."""
         for column in ("chosen", "rejected") if "chosen" in record and "rejected" in record else ():
             completion = texts([record[column]])[0]
@@ -95,55 +103,41 @@ class GenerationTask(ModelTask):
                 raise DataError(f"a {column} completion is empty: {record!r:.80}")
             yield self._encode_completion(record, completion)
 
-    def _messages(self, record: Record) -> list[Record] | None:
-        """The messages of the prompt; None for a prompt of plain text."""
-        system = [{"role": "system", "content": self.spec.system}] if self.spec.system else []
-        if "messages" not in record:
-            if not system:
-                return None
-            filled = self.spec.template.fill(record, "completion", "", "drop").text.rstrip(" ")
-            return [*system, {"role": "user", "content": filled}]
-        messages = prompt_messages(record)
-        return [*(system if messages[:1] and messages[0]["role"] != "system" else []), *messages]
+    def _wrapped(self, record: Record) -> bool:
+        """Whether the chat template goes around a plain prompt."""
+        return "messages" not in record and self.spec.chat_template == "on"
 
     def _adds_special_tokens(self, record: Record) -> bool:
         """Whether the tokenizer adds its special tokens; a chat template has written them already."""
-        return "messages" not in record and not self.spec.system
+        return "messages" not in record and not self.spec.system and not self._wrapped(record)
 
     def _prompt(self, record: Record) -> FilledTemplate:
-        """The prompt's text. A chat that is too long loses its beginning, as demonstrations do."""
-        messages = self._messages(record)
-        if messages is not None:
-            text = self._chat_text(messages)
+        """The prompt's text. Messages that are too long lose their beginning, as demonstrations do."""
+        if "messages" in record:
+            text = self.chat.render(prompt_messages(record))
             return FilledTemplate(text, {SHOTS: (0, len(text))})
         filled = self.spec.template.fill(record, "completion", "", "drop")
         prompt = filled.truncate(len(filled.text.rstrip(" ")))
+        if self._wrapped(record):
+            return self.chat.wrap(prompt)
+        if self.spec.system:
+            text = self.chat.render([{"role": "user", "content": prompt.text}], examples=False)
+            return FilledTemplate(text, {SHOTS: (0, len(text))})
         return prompt.prepend(self.spec.demonstrations) if self.spec.demonstrations else prompt
 
-    def _chat_text(self, messages: Sequence[Record]) -> str:
-        """Messages as text by the model's chat template. Raises ModelError or DataError."""
-        try:
-            text: str = self.loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # chat templates raise errors of any kind
-            if not config_value(self.loaded.tokenizer, "chat_template"):
-                raise ModelError(
-                    f"{self.loaded.source} has no chat template for {'--system' if self.spec.system else '`messages`'}",
-                    hint="use `prompt` and `completion`",
-                ) from None
-            raise DataError(f"the model's chat template refuses a record: {str(error).splitlines()[0]}") from None
-        return text
-
-    def _encode_completion(self, record: Record, text: str) -> EncodedAnswer:
-        """A completion after its prompt, tokenised together."""
+    def _encode_completion(self, record: Record, text: str) -> tuple[EncodedAnswer, bool]:
+        """A completion after its prompt, tokenised together, and whether they were shortened."""
         special = self._adds_special_tokens(record)
         if special:
             filled = self.spec.template.fill(record, "completion", text, "score")
             if filled.target is None:  # the template has no place for the completion
                 filled = _appended(filled, text)
             filled = filled.prepend(self.spec.demonstrations) if self.spec.demonstrations else filled
+        elif self._wrapped(record):
+            filled = self.chat.answer(self._prompt(record), text)
         else:
             filled = _appended(self._prompt(record), text)
-        return self.teacher_forcing.encode(filled, special=special)[0]
+        return self.teacher_forcing.encode(filled, special=special)
 
     def sequences(self, rows: EncodedRows) -> set[Tokens]:
         """Empty: generated tokens are not known beforehand."""
@@ -209,6 +203,8 @@ class GenerationTask(ModelTask):
         text: str = self.loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
         for stop in self.spec.stop:
             text = text.split(stop)[0]
+        if self.spec.chat_template == "on" and self.chat.glue:
+            return text.removeprefix(self.chat.glue)
         before = next((literal for literal, name, _ in self.spec.template.parts if name == "completion"), "")
         return text.removeprefix(" ") if before.endswith(" ") else text
 
@@ -300,6 +296,20 @@ def prompt_messages(record: Record) -> list[Record]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
+def completion_notes(spec: TaskSpec, outputs: Mapping[str, Any]) -> list[str]:
+    """Notes on completions that are empty, and on those that `max_new_tokens` ended before the model did."""
+    ids, completions = outputs.get("completion_ids"), outputs.get("completions")
+    if spec.kind != "generation" or ids is None or completions is None:
+        return []
+    notes, total = [], len(ids)
+    cut = sum(len(x) >= spec.max_new_tokens for x in ids)
+    if cut:
+        notes.append(f"{cut} of {total} completions were cut at {spec.max_new_tokens} tokens (--max-new-tokens)")
+    if empty := sum(not text.strip() for text in texts(completions)):
+        notes.append(f"{empty} of {total} completions are empty")
+    return notes
+
+
 def _appended(filled: FilledTemplate, answer: str) -> FilledTemplate:
     """A text with an answer at its end."""
     start = len(filled.text)
@@ -314,4 +324,4 @@ def _assistant_message(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-__all__ = ["PAIRS", "GenerationTask", "prompt_messages", "reference_completions"]
+__all__ = ["PAIRS", "GenerationTask", "completion_notes", "prompt_messages", "reference_completions"]

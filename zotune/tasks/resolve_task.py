@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zotune import seeds
 from zotune.config import RunConfig
@@ -17,14 +17,17 @@ from zotune.data import presets
 from zotune.data.answers import reference_texts
 from zotune.data.classes import Classes, find_classes, preset_classes
 from zotune.data.records import Record, describe_columns, rename_columns
-from zotune.data.task import TaskSpec
+from zotune.data.task import ChatMode, TaskSpec
 from zotune.data.task_kinds import TARGETS, TASK_KINDS, TaskKind
 from zotune.data.templates import Template
 from zotune.errors import DataError, OptionError
 from zotune.models.heads import LM_HEADS, Head
 from zotune.models.model_files import ModelFiles, find_model
+from zotune.options import convert
 from zotune.tasks import build
+from zotune.tasks.chat import example_messages
 from zotune.tasks.generation import PAIRS
+from zotune.yaml_file import yaml_value
 
 RecordSets = dict[str, list[Record]]
 """Records by the name of their set, such as train or test."""
@@ -102,6 +105,9 @@ def resolve(
         temperature=config.temperature,
         top_p=config.top_p,
         system=config.system,
+        chat_template=convert(config.chat_template, ChatMode, "--chat-template"),
+        chat_args={name: yaml_value(value) for name, value in config.chat_args.items()},
+        prompt_from_file=task.file is not None and config.template is None,
     )
     build.task_class(spec, files.head)  # raises OptionError where the kind and the head do not fit
     spec.check(record_sets, files.head)
@@ -224,22 +230,35 @@ def _classes(config: RunConfig, file: presets.TaskFile | None, record_sets: Reco
     return preset_classes(record_sets, [(x.values, x.values[-1]) for x in file.labels])
 
 
-def draw_demonstrations(spec: TaskSpec, rows: Sequence[Record], count: int, seed: int) -> str:
-    """The text of `count` training records with their reference answers, drawn by seed, which goes before every prompt.
-    Raises DataError where there are fewer records."""
-    if count > len(rows):
-        raise DataError(f"--shots {count}: there are only {len(rows)} training rows")
-    drawn = random.Random(seeds.derive(seed, "shots")).sample(list(rows), count)
-    return "".join(spec.demonstration(r) + "\n\n" for r in drawn)
+def with_examples(
+    config: RunConfig, task: RequestedTask, spec: TaskSpec, head: Head, rows: Sequence[Record]
+) -> tuple[TaskSpec, set[int]]:
+    """The task with the demonstrations of `--shots` and the neutral prompt of `--calibrate`, and the places of the
+    drawn demonstrations in `rows`. Raises OptionError, or DataError where there are fewer rows."""
+    if (config.shots or config.calibrate) and head not in LM_HEADS:
+        raise OptionError(f"--shots and --calibrate are for language models, not for the head {head!r}")
+    if config.calibrate and spec.kind == "generation":
+        raise OptionError("--calibrate is for label words and options, not for generation")
+    if config.calibrate:
+        spec = replace(spec, calibration=calibration_template(task, spec))
+    if not config.shots:
+        return spec, set()
+    if config.shots > len(rows):
+        raise DataError(f"--shots {config.shots}: there are only {len(rows)} training rows")
+    places = random.Random(seeds.derive(config.seed, "shots")).sample(range(len(rows)), config.shots)
+    drawn = [rows[i] for i in places]
+    messages = tuple(m for r in drawn for m in example_messages(spec, r))
+    text = "".join(spec.demonstration(r) + "\n\n" for r in drawn if "messages" not in r)
+    return replace(spec, demonstrations=text, example_messages=messages), set(places)
 
 
 __all__ = [
     "RequestedTask",
     "available_fields",
     "calibration_template",
-    "draw_demonstrations",
     "max_length",
     "parse_task",
     "resolve",
     "task_kind",
+    "with_examples",
 ]

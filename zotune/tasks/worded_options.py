@@ -19,6 +19,7 @@ from zotune.data.templates import Template
 from zotune.errors import ModelError
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
+from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.frozen_prefix import Tokens
 from zotune.tasks.option_task import OptionTask
@@ -37,7 +38,7 @@ class WordedOptions(OptionTask):
 
     def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro_batch: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro_batch, seed)
-        self.teacher_forcing = TeacherForcing(self.forward)
+        self.teacher_forcing, self.chat = TeacherForcing(self.forward), ChatTemplate(loaded, spec)
         self._sequences_per_row = 1  # the most of all rows encoded so far
         if loaded.head == "masked" and loaded.tokenizer.mask_token_id is None:
             raise ModelError(f"{loaded.source} has no mask token", hint="--head causal, or another model")
@@ -65,7 +66,11 @@ class WordedOptions(OptionTask):
         self, record: Record, text: str, template: Template, demonstrations: str = ""
     ) -> tuple[EncodedAnswer, bool]:
         tail: Literal["keep", "drop", "score"] = "keep" if self.loaded.head == "masked" else self.after_answer
-        return self.teacher_forcing.encode(template.fill(record, self.spec.target, text, tail), demonstrations)
+        filled = template.fill(record, self.spec.target, text, tail)
+        if self.spec.chat_template != "on":
+            return self.teacher_forcing.encode(filled, demonstrations)
+        examples = template is self.spec.template
+        return self.teacher_forcing.encode(self.chat.wrap(filled, examples), special=False)
 
     def sequences(self, rows: EncodedRows) -> set[Tokens]:
         """All token sequences that the model reads to score these rows."""
