@@ -11,6 +11,7 @@ from conftest import rows, write_jsonl
 
 import zotune
 from zotune.errors import DataError, ModelError, OptionError, RunFolderError, UsageError
+from zotune.events import Event, Note
 from zotune.runs.export import export
 
 WORDS = {"template": "{text} it was {label}", "labels": "bad,good"}
@@ -117,3 +118,27 @@ def test_pickle_weights_are_read_only_when_asked(tiny_llama: Path, data: Path, t
         zotune.evaluate(model=str(folder), dataset=str(data), **WORDS)
     a = zotune.evaluate(model=str(folder), dataset=str(data), allow_pickle=True, **WORDS)
     assert a == zotune.evaluate(model=str(tiny_llama), dataset=str(data), **WORDS)
+
+
+@pytest.mark.parametrize("objective", ["exact-match", "token-f1", "cross-entropy", "perplexity"])
+def test_rows_without_a_reference_are_named_and_not_scored(objective: str, tiny_llama: Path, tmp_path: Path) -> None:
+    prompts = ["good film", "bad film", "the plot", "a story"]
+    answers = [["good", None], "bad", 0.5, ""]
+    write_jsonl(tmp_path / "d.jsonl", [{"prompt": p, "completion": c} for p, c in zip(prompts, answers, strict=True)])
+    write_jsonl(
+        tmp_path / "three.jsonl", [{"prompt": p, "completion": c} for p, c in zip(prompts[:3], answers, strict=False)]
+    )
+    notes: list[str] = []
+    options: dict[str, Any] = {"model": str(tiny_llama), "objective": objective, "max_new_tokens": 4}
+
+    def note(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    score = zotune.evaluate(dataset=str(tmp_path / "d.jsonl"), emit=note, **options)
+    assert "1 of 4 rows have no reference text: objectives that need one do not score them" in notes
+    notes.clear()
+    alone = zotune.evaluate(dataset=str(tmp_path / "three.jsonl"), emit=note, **options)
+    assert score.value == pytest.approx(alone.value)
+    assert score.rows == (4 if objective == "perplexity" else 3)
+    assert not any("reference text" in text for text in notes)

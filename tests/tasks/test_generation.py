@@ -172,7 +172,7 @@ def test_losses_equal_a_plain_loop(families: Families, family: str, kind: str) -
         else:
             want = -mean(option_scores(task.loaded, f"question : {row['question']} ? answer : ", answers[0]))
             assert got["losses"][k] == pytest.approx(want, abs=1e-5)
-    assert got["references"] == ["the dog", "", "a man.", "yes", "no", ["the man", "a man"], None]
+    assert got["references"] == ["the dog", None, "a man.", "yes", "no", ["the man", "a man"], None]
 
 
 def test_a_completion_without_a_place_in_the_template_follows_the_prompt(families: Families) -> None:

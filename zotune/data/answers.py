@@ -34,11 +34,12 @@ def correct_options(record: Mapping[str, Any], options: Sequence[str]) -> list[i
 
 
 def reference_texts(record: Mapping[str, Any], column: str) -> list[str]:
-    """The reference texts in a column of one text or of a list of texts; empty where the column is absent or None."""
+    """The reference texts in a column of one text or of a list of texts; empty where the column is absent or None.
+    None in a list is no text."""
     value = record.get(column)
     if value is None:
         return []
-    return [str(v) for v in value] if isinstance(value, list | tuple) else [str(value)]
+    return [str(v) for v in value if v is not None] if isinstance(value, list | tuple) else [str(value)]
 
 
 __all__ = ["correct_options", "option_texts", "reference_texts"]

@@ -119,6 +119,8 @@ def evaluate(
     for text in [*notes, *longer]:
         emit(Note(text))
     wants = frozenset().union(*(g.inputs for g in resolved))
+    for note in resolve_task.reference_note(spec, {name: rows}, frozenset().union(*(g.required for g in resolved))):
+        emit(Note(note))
     outputs = task_model.outputs(encoded, range(len(encoded)), wants)
     for text in completion_notes(spec, outputs):
         emit(Note(text))

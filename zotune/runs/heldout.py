@@ -111,7 +111,7 @@ class HeldOutSet:
         if score.samples is not None:
             valid = [s for s in score.samples if s is not None]
             error = _deviation(valid) / math.sqrt(len(valid)) if len(valid) > 1 else None
-            return ScoreEstimate(score.value, error, n, score.parts)
+            return ScoreEstimate(score.value, error, len(valid), score.parts)
         if not self.resamples:
             return ScoreEstimate(score.value, None, n, score.parts)
         if not self.bootstraps:

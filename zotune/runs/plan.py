@@ -113,6 +113,7 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
     adapter.check(model_files.head)
     _check_task(config, spec, model_files.head)
     resolved.check(resolve_task.available_fields(spec, model_files.head, parts), frozenset(splits.train[0]))
+    notes += resolve_task.reference_note(spec, parts, resolved.required)
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))

@@ -283,11 +283,11 @@ class GenerationTask(ModelTask):
 
 def reference_completions(record: Record) -> list[str]:
     """The reference completions of a record: those of its column `completion`, or its last message if that is the
-    assistant's."""
+    assistant's. A blank text is none."""
     if "messages" in record:
         last = record["messages"][-1]
         return [str(last["content"])] if last["role"] == "assistant" else []
-    return reference_texts(record, "completion")
+    return [text for text in reference_texts(record, "completion") if text.strip()]
 
 
 def prompt_messages(record: Record) -> list[Record]:

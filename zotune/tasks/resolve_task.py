@@ -8,7 +8,7 @@ model.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from zotune import seeds
@@ -120,21 +120,35 @@ def max_length(config: RunConfig, spec: TaskSpec) -> int:
 
 
 def available_fields(spec: TaskSpec, head: Head, parts: Mapping[str, Sequence[Record]]) -> frozenset[str]:
-    """The fields that objectives may ask for. Generation has `references` and `losses` only where every record has a
-    reference text, and the fields of pairs only where every record has a chosen and a rejected completion."""
+    """The fields that objectives may ask for. Generation has `references` and `losses` where a record has a reference
+    text (None for the others, see `reference_note`), and the fields of pairs only where every record has a chosen and a
+    rejected completion."""
     names = build.task_class(spec, head).fields
     if spec.kind != "generation":
         return names
     records = [record for part in parts.values() for record in part]
     if all("chosen" in record and "rejected" in record for record in records):
         names |= PAIRS
-    return names if all(map(_has_reference, records)) else names - {"references", "losses"}
+    return names if any(map(_has_reference, records)) else names - {"references", "losses"}
+
+
+def reference_note(spec: TaskSpec, parts: Mapping[str, Sequence[Record]], required: Collection[str]) -> list[str]:
+    """A note where some records have no reference text and an objective requires one."""
+    if spec.kind != "generation" or not {"references", "losses"} & set(required):
+        return []
+    records = [record for part in parts.values() for record in part]
+    lacking = sum(not _has_reference(record) for record in records)
+    return (
+        [f"{lacking} of {len(records)} rows have no reference text: objectives that need one do not score them"]
+        if lacking
+        else []
+    )
 
 
 def _has_reference(row: Record) -> bool:
     if "messages" in row:
         return bool(row["messages"]) and row["messages"][-1]["role"] == "assistant"
-    return any(reference_texts(row, "completion"))
+    return any(text.strip() for text in reference_texts(row, "completion"))
 
 
 def calibration_template(task: RequestedTask, spec: TaskSpec) -> Template:
@@ -258,6 +272,7 @@ __all__ = [
     "calibration_template",
     "max_length",
     "parse_task",
+    "reference_note",
     "resolve",
     "task_kind",
     "with_examples",
