@@ -144,6 +144,9 @@ class TuningOptions:
         "auto", "Weights to tune: all, auto, head, value, bias, norm, bias+norm, last:N or a regular expression."
     )
     embeddings: bool = option(True, "Tune embeddings too, where --tune selects them.")
+    new_head: bool = option(
+        False, "Draw a new classification head for the classes of the data, where the model has a head of its own."
+    )
     init: str = option(
         "none",
         "linear-probe: initialize the head by logistic regression.",

@@ -114,7 +114,7 @@ def test_an_unused_pooler_may_be_missing_and_a_used_one_may_not(families: Famili
         load(classifier)
 
 
-def test_a_classification_head_is_the_models_own_or_drawn_and_noted(families: Families, tmp_path: Path) -> None:
+def test_a_classification_head_is_the_models_own_or_drawn(families: Families, tmp_path: Path) -> None:
     own = families.folder("bert-head")
     for classes in (None, 3):
         assert load(own, classes=classes).notes == ()
@@ -123,13 +123,13 @@ def test_a_classification_head_is_the_models_own_or_drawn_and_noted(families: Fa
         load(own, classes=2)
     drawn = load(own, classes=2, new_head=True)
     assert drawn.model.config.num_labels == 2
-    assert drawn.notes == ("a new classification head with 2 classes is drawn (--new-head)",)
+    assert drawn.drawn == {"classifier.weight", "classifier.bias"}
     headless = changed(own, tmp_path / "headless", lambda t: {k: v for k, v in t.items() if "classifier" not in k})
     with pytest.raises(ModelError, match=r"lacks classifier\.bias, classifier\.weight: these weights would be random"):
         load(headless)
-    loaded = load(headless, classes=4)
+    loaded = load(headless, classes=4, new_head=True)
     assert loaded.model.config.num_labels == 4
-    assert loaded.notes == ("a new classification head with 4 classes is drawn (its files hold none)",)
+    assert loaded.drawn == {"classifier.weight", "classifier.bias"}
     half = changed(own, tmp_path / "half", lambda t: {k: v for k, v in t.items() if k != "classifier.bias"})
     with pytest.raises(ModelError, match=r"lacks classifier\.bias"):
         load(half, classes=3)

@@ -82,7 +82,8 @@ def test_scores_do_not_depend_on_batch_size_and_order(fixture: str, request: pyt
 
 def test_a_new_head_depends_on_the_seed_and_keeps_the_global_generator(tiny_encoder: Path) -> None:
     state = torch.get_rng_state()
-    models = [loading.load(str(tiny_encoder), tiny_encoder, "classification", classes=3, seed=s) for s in (1, 1, 2)]
+    options = {"classes": 3, "new_head": True}
+    models = [loading.load(str(tiny_encoder), tiny_encoder, "classification", seed=s, **options) for s in (1, 1, 2)]
     a, b, c = (m.model.classifier.weight for m in models)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)

@@ -21,12 +21,14 @@ class Classes:
     """The classes of a task, in class order.
 
     values: the label of each class in the data, as text; words: the word for each class in a prompt, or its
-    description; aliases: other labels that mean the class of a value.
+    description; aliases: other labels that mean the class of a value. notes: what the user must know of how labels
+    were read.
     """
 
     values: tuple[str, ...]
     words: tuple[str, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def index(self, label: Any) -> int | None:
         """The class of a label, or None where it is no class."""
@@ -64,7 +66,7 @@ def find_classes(parts: Mapping[str, Sequence[Record]], labels: str | None, need
     refuse numbers without class names. Raises DataError or OptionError.
     """
     names = label_values(parts)
-    values = sorted(names, key=int) if _numeric(list(names)) else sorted(names)
+    values = sorted(names, key=int) if is_numeric(list(names)) else sorted(names)
     if len(values) > MAX_CLASSES:
         raise DataError(
             f"the column 'label' has {len(values)} distinct values, classification takes at most {MAX_CLASSES}",
@@ -79,7 +81,7 @@ def find_classes(parts: Mapping[str, Sequence[Record]], labels: str | None, need
 
 
 def _from_data(values: list[str], names: Mapping[str, str | None], needs_words: bool) -> Classes:
-    if not _numeric(values):
+    if not is_numeric(values):
         return _checked(values, values)
     words = [names[value] for value in values]
     if all(words) and len(set(words)) == len(words):
@@ -106,7 +108,7 @@ def _from_words(values: list[str], words: list[str]) -> Classes:
     """Classes of words in class order. More words than numeric labels stand for the numbers from 0."""
     if set(values) <= set(words):
         return _checked(words, words)
-    if not _numeric(values) or len(words) < len(values):
+    if not is_numeric(values) or len(words) < len(values):
         raise OptionError(
             f"--labels has {len(words)} words ({', '.join(words)}) that do not fit the {len(values)} labels found: "
             f"{', '.join(values[:12])}",
@@ -139,8 +141,9 @@ def preset_classes(parts: Mapping[str, Sequence[Record]], classes: Sequence[tupl
     return replace(checked, aliases=aliases)
 
 
-def _numeric(values: Sequence[str]) -> bool:
-    return all(value.lstrip("-").isdigit() for value in values)
+def is_numeric(values: Sequence[str]) -> bool:
+    """Whether all labels are whole numbers."""
+    return all(value.removeprefix("-").isdecimal() for value in values)
 
 
 def _checked(values: Sequence[str], words: Sequence[str]) -> Classes:
@@ -151,4 +154,4 @@ def _checked(values: Sequence[str], words: Sequence[str]) -> Classes:
     return Classes(tuple(values), tuple(words))
 
 
-__all__ = ["Classes", "find_classes", "label_values", "preset_classes"]
+__all__ = ["Classes", "find_classes", "is_numeric", "label_values", "preset_classes"]

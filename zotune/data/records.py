@@ -116,10 +116,12 @@ def describe_columns(records: Sequence[Record]) -> str:
 
 
 def label_key(value: Any) -> str:
-    """A label as text: 1, 1.0, True and "1" are one class."""
+    """A label as text: 1, 1.0, True, "1" and "1.0" are one class."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
-    return str(value).strip()
+    text = str(value).strip()
+    whole, point, zeros = text.partition(".")
+    return whole if point and zeros and not zeros.strip("0") and whole.removeprefix("-").isdecimal() else text
 
 
 __all__ = ["Record", "describe_columns", "label_key", "normalize", "rename_columns"]

@@ -9,6 +9,7 @@ Knows models; knows no task and no run.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,13 +195,14 @@ def load(loaded: LoadedModel, folder: Path) -> None:
 
     if loaded.head == "embedding" and loaded.linear_head is None:
         load_linear_head(loaded, folder)  # peft loads weights only into modules that exist
+    drawn, loaded.drawn = loaded.drawn, frozenset()
     try:
         with quiet():
             lora = peft.PeftConfig.from_pretrained(folder).peft_type == "LORA"
             loaded.model = peft.PeftModel.from_pretrained(loaded.model, folder, is_trainable=lora).eval()
     except Exception as error:  # peft, safetensors and torch raise exception types of their own
         raise ModelError(f"the adapter in {folder} cannot be loaded: {first_line(error)}") from error
-    _check_adapter(loaded, folder)
+    _check_adapter(loaded, folder, drawn)
     config = loaded.model.peft_config[loaded.model.active_adapter]
     loaded.virtual_tokens = config_value(config, "num_virtual_tokens") or 0
     if not lora:  # peft refuses is_trainable for a prefix and loads it frozen
@@ -210,9 +212,10 @@ def load(loaded: LoadedModel, folder: Path) -> None:
                 p.requires_grad_(True)
 
 
-def _check_adapter(loaded: LoadedModel, folder: Path) -> None:
+def _check_adapter(loaded: LoadedModel, folder: Path, drawn: Collection[str]) -> None:
     """Whether the adapter's files hold exactly the tensors that peft put on the model: peft leaves the others random or
-    passes over them with a warning. Raises ModelError."""
+    passes over them with a warning. drawn: tensors of the base model that the adapter must replace. Raises
+    ModelError."""
     import peft
     from safetensors import safe_open
 
@@ -232,6 +235,7 @@ def _check_adapter(loaded: LoadedModel, folder: Path) -> None:
             f"the adapter in {folder} does not fit {loaded.source}: the model has no place for {names_of(misplaced)}",
             hint="is this the base model that the adapter was trained on?",
         )
+    wanted |= {f"base_model.model.{name}" for name in drawn}
     if missing := wanted - saved:
         raise ModelError(f"the adapter in {folder} lacks {names_of(missing)}: these weights would be random")
 

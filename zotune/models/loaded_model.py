@@ -30,7 +30,7 @@ class LoadedModel:
     model: the transformers model, or peft's wrapper around it; source: the folder or hub id that it was loaded from;
     folder: the folder of its files, None for a hub id; pooling: "mean" or "cls", how an embedding model pools tokens;
     virtual_tokens: tokens of a prefix, which take part of the context length. notes: what the user must know of how the
-    files were read.
+    files were read. drawn: names of the tensors of a classification head that were drawn, for the files have none.
     """
 
     model: Any
@@ -42,6 +42,7 @@ class LoadedModel:
     pooling: str = "mean"
     virtual_tokens: int = 0
     notes: tuple[str, ...] = ()
+    drawn: frozenset[str] = frozenset()
 
     @property
     def unwrapped(self) -> Any:
@@ -98,6 +99,12 @@ class LoadedModel:
         start = config.pad_token_id if start is None else start
         forced = config_value(generation, "forced_bos_token_id")
         return (start,) if forced is None else (start, forced)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class names in the model's configuration, in class order."""
+        names: dict[int, str] = self.unwrapped.config.id2label
+        return [names[key] for key in sorted(names)]
 
     def set_class_names(self, names: list[str]) -> None:
         """Write the class names into the model's configuration, which is saved with the model."""

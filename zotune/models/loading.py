@@ -19,7 +19,7 @@ from zotune.models.configuration import config_value
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LoadedModel, load_linear_head
-from zotune.models.weight_check import check_weights, has_own_head, head_tensors, pooler_tensors, wrapper_mapping
+from zotune.models.weight_check import check_weights, head_tensors, pooler_tensors, wrapper_mapping
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -60,10 +60,10 @@ def load(
 
     source, folder: of ModelFiles. dtype: "auto" is float32 on the CPU and the saved dtype elsewhere. device_map:
     spreads the model over several devices by accelerate. quantize: "4bit" or "8bit" base weights by bitsandbytes, for
-    an adapter. classes: size of the classification head that is wanted; a head that the files lack is drawn from
-    `seed`, one of another size is refused. Without it a model must have its own head. new_head: draw a new head in any
-    case. Raises ModelError, also where the files lack weights that the class uses, or hold weights that it has no
-    place for (`weight_check`).
+    an adapter. classes: size of the classification head that is wanted; one of another size is refused. new_head: draw
+    the head from `seed`: the tensors that the files lack, and those whose sizes depend on the number of classes.
+    Raises ModelError, also where the files lack weights that the class uses, or hold weights that it has no place for
+    (`weight_check`).
     """
     import transformers
 
@@ -83,10 +83,10 @@ def load(
         with quiet(), torch.random.fork_rng(devices=[]):
             auto: Any = getattr(transformers, AUTO_CLASSES[head])
             if head == "classification" and classes is not None:
-                model, notes = _load_classifier(auto, source, options, seed, classes, new_head)
+                model, notes, drawn = _load_classifier(auto, source, options, seed, classes, new_head)
             else:
                 model, info = _from_pretrained(auto, source, options, seed)
-                notes = check_weights(source, model, head, info)
+                notes, drawn = check_weights(source, model, head, info), frozenset()
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
     except ModelError:
         raise
@@ -97,7 +97,8 @@ def load(
         target = _input_device(model, source)
     else:
         model.to(target)
-    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target, _pooling(folder), notes=tuple(notes))
+    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target, _pooling(folder))
+    loaded.notes, loaded.drawn = tuple(notes), drawn
     if head == "embedding" and folder is not None:
         load_linear_head(loaded, folder)
     return loaded
@@ -116,30 +117,48 @@ def _from_pretrained(auto: Any, source: str, options: Mapping[str, Any], seed: i
 
 def _load_classifier(
     auto: Any, source: str, options: Mapping[str, Any], seed: int, classes: int, new_head: bool
-) -> tuple[Any, list[str]]:
-    """A model with a head of `classes` classes: its own, or a new one where it has none or `new_head` is set."""
+) -> tuple[Any, list[str], frozenset[str]]:
+    """A model with a head of `classes` classes, notes, and the names of the tensors that were drawn."""
+    if not new_head:
+        model, info = _from_pretrained(auto, source, options, seed)
+        if model.config.num_labels != classes:
+            raise ModelError(
+                f"--model {source!r} has a classification head of {model.config.num_labels} classes, not {classes}",
+                hint="--new-head draws a new one",
+            )
+        return model, check_weights(source, model, "classification", info), frozenset()
+    sizes = {"num_labels": classes, "ignore_mismatched_sizes": True}
+    model, info = _from_pretrained(auto, source, {**options, **sizes}, seed)
+    new = head_tensors(model) | pooler_tensors(model)
+    notes = check_weights(source, model, "classification", info, new)
+    missing, names = set(info["missing_keys"]) & new, _sized_by_classes(auto, source, options, classes)
+    mismatched = {entry[0] if isinstance(entry, tuple | list) else entry for entry in info["mismatched_keys"]}
+    _draw({name: model.get_parameter(name) for name in sorted(names - missing - mismatched)}, model.config, seed)
+    return model, notes, frozenset(names | missing)
+
+
+def _draw(tensors: Mapping[str, Any], config: Any, seed: int) -> None:
+    """Draw the last layer of a head of the wanted size, as transformers draws one of another size: normal weights, zero
+    biases."""
+    torch.manual_seed(seed)
+    deviation = config_value(config, "initializer_range", 0.02)
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.normal_(0.0, deviation) if tensor.dim() > 1 else tensor.zero_()
+
+
+def _sized_by_classes(auto: Any, source: str, options: Mapping[str, Any], classes: int) -> set[str]:
+    """The names of the tensors of a head whose shapes depend on the number of classes."""
     import transformers
 
-    own_config = {k: options[k] for k in ("trust_remote_code", "revision")}
-    config: Any = transformers.AutoConfig.from_pretrained(source, **own_config)
-    drawn = {"num_labels": classes, "ignore_mismatched_sizes": True}
-    own = has_own_head(config) and not new_head
-    model, info = _from_pretrained(auto, source, options if own else {**options, **drawn}, seed)
-    head = head_tensors(model)
-    lacking = head & set(info["missing_keys"])
-    if own and lacking == head:  # config.json names a class with a head, whose weights were not saved
-        own = False
-        model, info = _from_pretrained(auto, source, {**options, **drawn}, seed)
-    if not own:
-        notes = check_weights(source, model, "classification", info, head_tensors(model) | pooler_tensors(model))
-        why = "--new-head" if new_head else "its files hold none"
-        return model, [*notes, f"a new classification head with {classes} classes is drawn ({why})"]
-    if model.config.num_labels != classes:
-        raise ModelError(
-            f"--model {source!r} has a classification head of {model.config.num_labels} classes, not {classes}",
-            hint="--new-head draws a new one",
-        )
-    return model, check_weights(source, model, "classification", info)
+    shapes = []
+    for count in (classes, classes + 1):
+        own = {key: options[key] for key in ("trust_remote_code", "revision")}
+        config: Any = transformers.AutoConfig.from_pretrained(source, num_labels=count, **own)
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=options["trust_remote_code"])
+        shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+    return {name for name, shape in shapes[0].items() if shapes[1][name] != shape}
 
 
 def random_model(

@@ -27,13 +27,16 @@ class ModelFiles:
     """Where a model lies, and its head.
 
     source: the folder or hub id of the (base) model; folder: the folder of its files, None for a hub id; adapter: the
-    folder of an adapter for it, or None.
+    folder of an adapter for it, or None. new_head: whether a classification head has to be drawn; head_seed: the seed
+    that a run's head was drawn from, None for a head that is new.
     """
 
     source: str
     folder: Path | None
     head: Head
     adapter: Path | None = None
+    new_head: bool = False
+    head_seed: int | None = None
 
 
 def embedded_model_folder() -> Path:

@@ -48,11 +48,6 @@ def pooler_tensors(model: Any) -> set[str]:
     return {name for name in model.state_dict() if POOLER.search(name)}
 
 
-def has_own_head(config: Any) -> bool:
-    """Whether config.json says that the model was saved with a classification head."""
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-
-
 def check_weights(
     source: str, model: Any, head: Head, info: Mapping[str, Any], new_head: Collection[str] = ()
 ) -> list[str]:
@@ -114,4 +109,4 @@ def names_of(names: Iterable[str]) -> str:
     return ", ".join(shown[:SHOWN]) + more
 
 
-__all__ = ["check_weights", "has_own_head", "head_tensors", "names_of", "pooler_tensors", "wrapper_mapping"]
+__all__ = ["check_weights", "head_tensors", "names_of", "pooler_tensors", "wrapper_mapping"]

@@ -74,6 +74,8 @@ def check(
     resolved = plan.objective
     if not resolved.info.validates:
         raise OptionError(f"objective {resolved.name!r} asks a person; there is nothing to check before a run")
+    for note in plan.notes:
+        emit(Note(note))
     session = Session(plan, emit)
     try:
         outcome = _check_order(session, rows) if resolved.ordered else _check_values(session, rows)

@@ -195,6 +195,8 @@ def _completions(
 ) -> list[str]:
     """The completions of one model, which is in memory only inside this function."""
     loaded = load_model(config, model_files, spec)
+    for note in loaded.notes:
+        emit(Note(note))
     spec, notes = settle_chat(loaded, replace(spec, **recorded_demonstrations(Path(str(config.model)))), rows)
 
     def make_task(length: int) -> build.Task:

@@ -21,6 +21,7 @@ from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
 from zotune.runs.plan import embedded_data
 from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demonstrations, with_recorded_length
+from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.result import ScoreEstimate
 from zotune.runs.run_directory import CONFIG
 from zotune.scoring import objective_spec
@@ -77,6 +78,10 @@ def evaluate(
     cfg = with_recorded_task(own)
     examples = recorded_demonstrations(Path(cfg.model)) if cfg.model and not own.shots and cfg.shots else {}
     shots = 0 if examples else cfg.shots
+    header = read_header(cfg.model) if cfg.model else None
+    classes = fixed_classes(header) if header else None
+    if classes is not None:
+        cfg = replace(cfg, labels=own.labels)
     task = resolve_task.parse_task(cfg.task)
     source, name, rows = evaluation_rows(cfg, split)
     for note in source.notes:
@@ -88,7 +93,8 @@ def evaluate(
         raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
         parts["train"] = rename_columns(source.splits[cfg.train_split], cfg.columns)
-    model_files, spec, parts = resolve_task.resolve(cfg, task, parts)
+    seed = header["seed"] if header else None
+    model_files, spec, parts = resolve_task.resolve(cfg, task, parts, fixed=classes, head_seed=seed, draws=False)
     rows = parts[name]
     spec, _ = resolve_task.with_examples(
         replace(cfg, shots=shots), task, spec, model_files.head, parts["train"] if shots else []
@@ -107,6 +113,8 @@ def evaluate(
             )
         each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
     loaded = load_model(cfg, model_files, spec)
+    for note in (*(spec.classes.notes if spec.classes else ()), *loaded.notes):
+        emit(Note(note))
     spec, notes = settle_chat(loaded, spec, rows)
 
     def make_task(length: int) -> build.Task:

@@ -29,6 +29,7 @@ from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts
 from zotune.runs.provenance import header_of
+from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
@@ -81,7 +82,9 @@ def fit(
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(find_directory(cfg, resume))))
     config = with_recorded_length(with_recorded_prompts(cfg, folder), folder) if resume else cfg
-    plan = processes.on_each(lambda: make_plan(config, objective, optimizer))
+    header = read_header(folder) if resume else None
+    classes = fixed_classes(header) if header else None
+    plan = processes.on_each(lambda: make_plan(config, objective, optimizer, classes=classes))
     for note in [*plan.notes, plan.splits.summary]:
         emit(Note(note))
     run = _Run(folder, resume, force, stop, started)

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from zotune.config import RunConfig
 from zotune.core.space import Space
+from zotune.data.model_classes import has_default_names
 from zotune.data.task import TaskSpec
 from zotune.events import Emit, Phase
 from zotune.models import adapters, loading
+from zotune.models.class_names import saved_class_names
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import base_weights
 from zotune.runs.plan import Plan
+from zotune.runs.recorded import class_names
 from zotune.tasks import build, linear_probe
 
 COPY_BYTES: Final = 64 << 20
@@ -44,6 +47,8 @@ class ModelSource:
             self._emit(Phase("fitting a linear probe as the initial head"))
             task = self._make_task(loaded)
             layer = linear_probe.write(task, task.rows(plan.splits.train))
+            if loaded.linear_head is not None and plan.spec.classes:
+                loaded.set_class_names(list(plan.spec.classes.words))
             self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
         elif self._probe is not None:
             linear_probe.head_layer(loaded, len(self._probe["weight"])).load_state_dict(self._probe)
@@ -78,6 +83,17 @@ def load_model(config: RunConfig, files: ModelFiles, spec: TaskSpec) -> LoadedMo
     return load_with_classes(config, files, spec.classes.words if spec.classes else ())
 
 
+def load_recorded(config: RunConfig, files: ModelFiles, header: Mapping[str, Any]) -> LoadedModel:
+    """`load_model` for the model that the header of a journal describes: a head that the run drew is drawn again from
+    the run's seed."""
+    names = class_names(header)
+    if names and files.head == "classification":
+        base = saved_class_names(replace(files, adapter=None))
+        new_head = bool(header["task"].get("new_head")) or base is None or len(base) != len(names)
+        files = replace(files, new_head=new_head, head_seed=header["seed"])
+    return load_with_classes(config, files, names)
+
+
 def load_with_classes(config: RunConfig, files: ModelFiles, class_names: Sequence[str]) -> LoadedModel:
     """`load_model` where of the task only the names of the classes are known."""
     loaded = loading.load(
@@ -87,7 +103,8 @@ def load_with_classes(config: RunConfig, files: ModelFiles, class_names: Sequenc
         device=config.device,
         dtype=config.dtype,
         classes=len(class_names) or None,
-        seed=config.seed,
+        seed=config.seed if files.head_seed is None else files.head_seed,
+        new_head=files.new_head,
         trust_remote_code=config.trust_remote_code,
         revision=config.model_revision,
         attn_implementation=config.attn_implementation,
@@ -95,8 +112,11 @@ def load_with_classes(config: RunConfig, files: ModelFiles, class_names: Sequenc
         allow_pickle=config.allow_pickle,
         quantize=config.quantize,
     )
-    if files.head == "classification":
+    headed = files.head == "classification" or loaded.linear_head is not None
+    if class_names and headed and (loaded.drawn or has_default_names(loaded.class_names)):
         loaded.set_class_names(list(class_names))
+    if files.head_seed is not None:  # drawn from the seed of the run that the adapter belongs to
+        loaded.drawn = frozenset()
     if files.adapter:
         adapters.load(loaded, files.adapter)
     return loaded
@@ -106,4 +126,4 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-__all__ = ["InitialWeights", "ModelSource", "load_model", "load_with_classes"]
+__all__ = ["InitialWeights", "ModelSource", "load_model", "load_recorded", "load_with_classes"]

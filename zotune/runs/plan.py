@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from zotune.config import RunConfig
+from zotune.data.model_classes import FixedClasses
 from zotune.data.readers import data_suffix
 from zotune.data.splits import Splits, load_splits
 from zotune.data.task import TaskSpec
@@ -63,10 +64,17 @@ def embedded_data() -> Path:
     return Path(str(resources.files("zotune") / "data" / "support"))
 
 
-def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: str | Optimizer | None = None) -> Plan:
+def plan(
+    config: RunConfig,
+    objective: ObjectiveSpec | None = None,
+    optimizer: str | Optimizer | None = None,
+    *,
+    classes: FixedClasses | None = None,
+) -> Plan:
     """Resolve a configuration and check everything that needs no weights.
 
-    objective, optimizer: objects in place of the configuration's names. Raises UsageError.
+    objective, optimizer: objects in place of the configuration's names. classes: those of a run that is resumed or
+    replayed. Raises UsageError.
     """
     check_tune(config.tune)
     task = resolve_task.parse_task(config.task)
@@ -98,7 +106,8 @@ def plan(config: RunConfig, objective: ObjectiveSpec | None = None, optimizer: s
         k_per_class=config.k_per_class,
     )
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    model_files, spec, parts = resolve_task.resolve(config, task, parts)
+    model_files, spec, parts = resolve_task.resolve(config, task, parts, fixed=classes)
+    notes += spec.classes.notes if spec.classes else ()
     spec, drawn = resolve_task.with_examples(config, task, spec, model_files.head, parts["train"])
     train = [record for i, record in enumerate(parts["train"]) if i not in drawn]  # none shows its own answer
     if not train:

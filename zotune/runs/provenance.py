@@ -78,6 +78,8 @@ def _task_record(plan: Plan) -> dict[str, Any]:
     """Everything about the task that the bits depend on, except the template."""
     spec = plan.spec
     record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
+    if plan.config.new_head:
+        record["new_head"] = True
     if spec.classes:
         record["labels"] = [list(spec.classes.values), list(spec.classes.words)]
     if spec.kind == "generation":

@@ -5,11 +5,16 @@ Knows headers and models; runs no code that a run directory names.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from zotune.config import RunConfig
+from zotune.data.classes import is_numeric
+from zotune.data.model_classes import FixedClasses
 from zotune.errors import RunFolderError
+from zotune.runs.run_directory import JOURNAL
 from zotune.search.journal import Journal
 
 REQUIRED: Final = frozenset(
@@ -47,4 +52,26 @@ def class_names(header: Mapping[str, Any]) -> list[str]:
     return list(header["task"]["labels"][1]) if "labels" in header["task"] else []
 
 
-__all__ = ["REQUIRED", "class_names", "complete_header", "config_of"]
+def fixed_classes(header: Mapping[str, Any]) -> FixedClasses | None:
+    """The classes of the run, which no data file changes; None where its task has none."""
+    labels = header["task"].get("labels")
+    if not labels:
+        return None
+    numbered = not any(is_numeric([value]) for value in labels[0])
+    return FixedClasses(tuple(labels[0]), tuple(labels[1]), "the run", numbered)
+
+
+def read_header(run: str | Path) -> dict[str, Any] | None:
+    """The header of a run directory's journal, or None where the folder holds none that can be read."""
+    path = Path(run) / JOURNAL
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            header = json.loads(file.readline())["body"]
+        return header if header["kind"] == "header" and isinstance(header["task"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # zotune verify says what is wrong with it
+        return None
+
+
+__all__ = ["REQUIRED", "class_names", "complete_header", "config_of", "fixed_classes", "read_header"]

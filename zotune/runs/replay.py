@@ -28,11 +28,11 @@ from zotune.models.adapters import AdapterConfig
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
 from zotune.runs import export
-from zotune.runs.model_source import load_with_classes
+from zotune.runs.model_source import load_recorded
 from zotune.runs.plan import EMBEDDED
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.provenance import environment
-from zotune.runs.recorded import class_names, complete_header, config_of
+from zotune.runs.recorded import complete_header, config_of, fixed_classes
 from zotune.runs.run_directory import CONFIG, JOURNAL
 from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
@@ -192,9 +192,9 @@ def _initial_model(config: RunConfig, header: Mapping[str, Any], folder: Path, e
         # The caller, not the directory, decides which code may run.
         saved = replace(saved, trust_remote_code=config.trust_remote_code, allow_pickle=config.allow_pickle)
         saved = replace(saved, model=config.model, device=config.device, dtype=config.dtype)
-        return Session(make_plan(saved), emit).loaded
+        return Session(make_plan(saved, classes=fixed_classes(header)), emit).loaded
     files = find_model(config.model, config.head, config.allow_pickle)
-    loaded = load_with_classes(config, files, class_names(header))
+    loaded = load_recorded(config, files, header)
     adapter = {**task["adapter"], "targets": tuple(task["adapter"]["targets"])}
     adapters.attach(loaded, AdapterConfig(**adapter), config.seed)
     return loaded

@@ -67,6 +67,8 @@ class Session:
         emit(Phase(f"loading {plan.model_name}"))
         self.source = ModelSource(plan, self._task, emit)
         self.loaded = self.source.load()
+        for note in self.loaded.notes:
+            emit(Note(note))
         self.plan = plan = self._with_chat_settled(plan)
         config, counted = plan.config, plan.config.max_score_calls is not None
         sets = [plan.splits.train, plan.splits.validation, plan.splits.test]

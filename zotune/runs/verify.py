@@ -17,8 +17,8 @@ from zotune.errors import RunFolderError, ZotuneError
 from zotune.events import Emit, Phase, ignore
 from zotune.models.model_files import find_model
 from zotune.runs.frozen_weights import frozen_digest
-from zotune.runs.model_source import load_with_classes
-from zotune.runs.recorded import class_names, complete_header, config_of
+from zotune.runs.model_source import load_recorded
+from zotune.runs.recorded import complete_header, config_of
 from zotune.runs.run_directory import JOURNAL, RESULT
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
@@ -92,7 +92,7 @@ def _weights(folder: Path, header: Mapping[str, Any], kept: Mapping[str, Any], e
     emit(Phase("loading the kept model"))
     config = config_of(header, str(folder))
     try:
-        loaded = load_with_classes(config, find_model(config.model, config.head), class_names(header))
+        loaded = load_recorded(config, find_model(config.model, config.head), header)
     except ZotuneError as error:
         return Check("weights", False, str(error))
     tuned = {n: p for n, p in named_tensors(loaded.model).items() if n in header["tensors"]}

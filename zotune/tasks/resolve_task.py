@@ -15,7 +15,7 @@ from zotune import seeds
 from zotune.config import RunConfig
 from zotune.data import presets
 from zotune.data.answers import reference_texts
-from zotune.data.classes import Classes, find_classes, preset_classes
+from zotune.data.model_classes import FixedClasses
 from zotune.data.records import Record, describe_columns, rename_columns
 from zotune.data.task import ChatMode, TaskSpec
 from zotune.data.task_kinds import TARGETS, TASK_KINDS, TaskKind
@@ -27,6 +27,7 @@ from zotune.options import convert
 from zotune.tasks import build
 from zotune.tasks.chat import example_messages
 from zotune.tasks.generation import PAIRS
+from zotune.tasks.resolve_classes import resolve_classes
 from zotune.yaml_file import yaml_value
 
 RecordSets = dict[str, list[Record]]
@@ -72,11 +73,19 @@ def parse_task(task: str | None) -> RequestedTask:
 
 
 def resolve(
-    config: RunConfig, task: RequestedTask, parts: Mapping[str, Sequence[Record]]
+    config: RunConfig,
+    task: RequestedTask,
+    parts: Mapping[str, Sequence[Record]],
+    *,
+    fixed: FixedClasses | None = None,
+    head_seed: int | None = None,
+    draws: bool = True,
 ) -> tuple[ModelFiles, TaskSpec, RecordSets]:
     """Resolve the task of a run before the model is loaded.
 
-    parts: records by the name of their set. Returns the model's files with its head, the task specification, and the
+    parts: records by the name of their set. fixed: the classes of a run, which go before those of the model's files.
+    head_seed: the seed of a run, whose adapter may belong to a head that was drawn from it. draws: whether a
+    classification head may be drawn where the model's files hold none. Returns the model's files with its head, the task specification, and the
     records with their columns renamed to those of the task. Raises OptionError, DataError or ModelError.
     """
     record_sets = {name: _with_task_columns(list(records), task.file) for name, records in parts.items()}
@@ -94,10 +103,14 @@ def resolve(
         choices = tuple(column.strip() for column in config.choices.split(","))
     if kind == "choice" and not choices:
         raise OptionError("multiple choice needs the columns of the options", hint="--choices choice1,choice2")
+    classes = None
+    if kind == "classification":
+        classes, new_head = resolve_classes(config, task.file, record_sets, files, fixed=fixed, draws=draws)
+        files = replace(files, new_head=new_head, head_seed=head_seed if files.adapter else None)
     spec = TaskSpec(
         kind,
         template,
-        classes=_classes(config, task.file, record_sets, files.head) if kind == "classification" else None,
+        classes=classes,
         choices=choices,
         cut=task.file.cut if task.file else None,
         stop=tuple(config.stop) or (task.file.stop if task.file else ()),
@@ -230,18 +243,6 @@ def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Rec
     raise OptionError(
         f"no prompt found; {describe_columns([row])}", hint="--template '{question} Answer: {completion}'"
     )
-
-
-def _classes(config: RunConfig, file: presets.TaskFile | None, record_sets: RecordSets, head: str) -> Classes:
-    """The classes of `--labels` or of the data, else those of the task file: a word each for a language model, a
-    description for an embedding model, the last of its labels in the data for a classification head."""
-    if file is None or config.labels or not file.labels:
-        return find_classes(record_sets, config.labels, needs_words=head != "classification")
-    described = head == "embedding"
-    classes = [(x.values, (x.description or x.word) if described else x.word) for x in file.labels]
-    if head in LM_HEADS or described:
-        return preset_classes(record_sets, classes)
-    return preset_classes(record_sets, [(x.values, x.values[-1]) for x in file.labels])
 
 
 def with_examples(
