@@ -101,7 +101,7 @@ def test_other_labels_are_refused_by_name(named: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "other.jsonl", [{"text": "a film", "label": x} for x in ("positive", "so so")] * 4)
     for run in (zotune.evaluate, zotune.fit):
         options = {"output_dir": str(tmp_path / "run")} if run is zotune.fit else {}
-        with pytest.raises(DataError, match="label 'so so' is no class of the model .*'positive', 'negative', 'mixed'"):
+        with pytest.raises(DataError, match="label 'so so' is no class of the model"):
             assert run(model=str(named), dataset=str(data), objective="accuracy", **options)
     assert not (tmp_path / "run").exists()
 

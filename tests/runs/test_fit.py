@@ -61,7 +61,7 @@ def test_transformers_loads_the_run_directory(cli: Cli, flags: Any, tmp_path: Pa
     evals = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in evals if "score" in e] == [0, 2, 4, 6]
     assert "journal.jsonl" in (folder / "README.md").read_text()
-    assert "before" in done.stderr
+    assert "base model" in done.stderr
     assert "linear probe" in done.stderr
 
 

@@ -187,7 +187,8 @@ def test_verify_checks_the_files_of_a_sentence_encoder(tiny_encoder: Path, toy: 
     (encoder / "1_Pooling").mkdir()
     pooling = json.dumps({"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True})
     (encoder / "1_Pooling" / "config.json").write_text(pooling)
-    (encoder / "modules.json").write_text("[]")
+    modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}]
+    (encoder / "modules.json").write_text(json.dumps(modules))
     zotune.fit(**made(encoder, toy, tmp_path))
     good = tmp_path / "out"
     assert "1_Pooling/config.json" in [c.name for c in verify.verify(good) if c.ok]

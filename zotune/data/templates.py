@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from zotune.errors import OptionError, nearest
@@ -52,13 +52,18 @@ class FilledTemplate:
         pair = self.pair if self.pair is not None and self.pair < end else None
         return FilledTemplate(self.text[:end], spans, None, pair)
 
-    def prepend(self, shots: str) -> FilledTemplate:
-        """The text after demonstrations."""
-        n = len(shots)
+    def after(self, text: str) -> FilledTemplate:
+        """The text after another one, which belongs to no column."""
+        n = len(text)
         spans = {name: (a + n, b + n) for name, (a, b) in self.spans.items()}
         target = (self.target[0] + n, self.target[1] + n) if self.target else None
         pair = None if self.pair is None else self.pair + n
-        return FilledTemplate(shots + self.text, {SHOTS: (0, n), **spans}, target, pair)
+        return FilledTemplate(text + self.text, spans, target, pair)
+
+    def prepend(self, shots: str) -> FilledTemplate:
+        """The text after demonstrations."""
+        after = self.after(shots)
+        return replace(after, spans={SHOTS: (0, len(shots)), **after.spans})
 
 
 class Template:

@@ -5,7 +5,7 @@ Knows attributes of transformers' and peft's models; knows no files and no task.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from zotune.errors import ModelError
 from zotune.models.configuration import config_value, text_config
 from zotune.models.heads import Head
+from zotune.models.sentence_encoder import SentenceEncoder
 
 LINEAR_HEAD = "linear_head"
 """The attribute that holds a linear classification head on an embedding model, and the name of its saved tensors."""
@@ -28,7 +29,7 @@ class LoadedModel:
     """A model in eval mode with its tokenizer.
 
     model: the transformers model, or peft's wrapper around it; source: the folder or hub id that it was loaded from;
-    folder: the folder of its files, None for a hub id; pooling: "mean" or "cls", how an embedding model pools tokens;
+    folder: the folder of its files, None for a hub id; encoder: how an embedding model pools its tokens;
     virtual_tokens: tokens of a prefix, which take part of the context length. notes: what the user must know of how the
     files were read. drawn: names of the tensors of a classification head that were drawn, for the files have none.
     """
@@ -39,7 +40,7 @@ class LoadedModel:
     source: str
     folder: Path | None
     device: torch.device
-    pooling: str = "mean"
+    encoder: SentenceEncoder = field(default_factory=SentenceEncoder)
     virtual_tokens: int = 0
     notes: tuple[str, ...] = ()
     drawn: frozenset[str] = frozenset()

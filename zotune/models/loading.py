@@ -7,7 +7,6 @@ transformers; knows no task and no run.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from zotune.models.configuration import config_value
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LoadedModel, load_linear_head
+from zotune.models.sentence_encoder import SentenceEncoder, read_sentence_encoder
 from zotune.models.weight_check import check_weights, head_tensors, pooler_tensors, wrapper_mapping
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -79,6 +79,7 @@ def load(
     if quantize:
         options["quantization_config"] = _quantization(quantize, target)
         options.setdefault("device_map", {"": target})
+    encoder = read_sentence_encoder(source, folder, revision or "main") if head == "embedding" else SentenceEncoder()
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             auto: Any = getattr(transformers, AUTO_CLASSES[head])
@@ -97,8 +98,11 @@ def load(
         target = _input_device(model, source)
     else:
         model.to(target)
-    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target, _pooling(folder))
-    loaded.notes, loaded.drawn = tuple(notes), drawn
+    loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target)
+    loaded.notes, loaded.drawn = (*notes, *encoder.notes), drawn
+    loaded.encoder = encoder
+    if encoder.lowercase and tokenizer.tokenize("Aa") != tokenizer.tokenize("aa"):
+        raise ModelError(f"--model {source!r} lowers texts (do_lower_case), and its tokenizer does not")
     if head == "embedding" and folder is not None:
         load_linear_head(loaded, folder)
     return loaded
@@ -244,15 +248,6 @@ def _input_device(model: Any, source: str) -> torch.device:
         )
     device: torch.device = next(model.parameters()).device
     return device
-
-
-def _pooling(folder: Path | None) -> str:
-    """How a sentence encoder pools its tokens: "cls" or "mean"."""
-    try:
-        config = json.loads((folder / "1_Pooling" / "config.json").read_text()) if folder else {}
-    except (OSError, ValueError):
-        config = {}
-    return "cls" if config.get("pooling_mode_cls_token") else "mean"
 
 
 __all__ = ["DTYPES", "load", "pick_device", "random_model"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.data.templates import FilledTemplate
+from zotune.data.tokenization import Encoding
 from zotune.errors import OptionError
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.encoded_rows import EncodedRows
@@ -33,8 +34,7 @@ class HeadClassification(OptionTask):
     def __init__(self, loaded: LoadedModel, spec: TaskSpec, max_length: int, micro_batch: int, seed: int = 0) -> None:
         super().__init__(loaded, spec, max_length, micro_batch, seed)
         words = spec.classes.words if spec.classes and loaded.head == "embedding" else ()
-        encode = self.forward.tokenizer.encode
-        self._descriptions = [encode(FilledTemplate(w, {"label": (0, len(w))})).ids for w in words]
+        self._descriptions = [self._encode(FilledTemplate(w, {"label": (0, len(w))})).ids for w in words]
 
     @property
     def label_descriptions(self) -> list[Tokens]:
@@ -44,7 +44,7 @@ class HeadClassification(OptionTask):
     def rows(self, records: Sequence[Record]) -> EncodedRows:
         """Tokenise records. `tokens` holds the token ids of each text."""
         filled = [self.spec.template.fill(r) for r in records]
-        encodings = [self.forward.tokenizer.encode(f) for f in filled]
+        encodings = [self._encode(f) for f in filled]
         truncated = sum(e.truncated for e in encodings)
         return self._encoded(records, [f.text for f in filled], [e.ids for e in encodings], truncated)
 
@@ -116,12 +116,22 @@ class HeadClassification(OptionTask):
     def embed(self, tokens: Sequence[Tokens]) -> Tensor:
         """Embeddings of token sequences: unit vectors (rows, hidden), float32."""
         hidden = self.forward.run(tokens).last_hidden_state.float()
-        if self.loaded.pooling == "cls":
+        pooling = self.loaded.encoder.pooling
+        if pooling == "cls":
             pooled = hidden[:, 0]
+        elif pooling == "last":
+            pooled = torch.stack([row[len(ids) - 1] for row, ids in zip(hidden, tokens, strict=True)])
         else:
             weight = self.forward.tokenizer.pad_right(tokens, hidden.device)["attention_mask"].unsqueeze(-1).float()
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
+            if pooling == "max":
+                pooled = hidden.masked_fill(weight == 0, -torch.inf).max(1).values
+            else:
+                pooled = (hidden * weight).sum(1) / weight.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
+
+    def _encode(self, filled: FilledTemplate) -> Encoding:
+        """The tokens of a text after the encoder's own prompt, which is never shortened."""
+        return self.forward.tokenizer.encode(filled.after(self.loaded.encoder.prompt))
 
 
 class LabelWordClassification(WordedOptions):

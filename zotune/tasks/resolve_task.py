@@ -85,8 +85,9 @@ def resolve(
 
     parts: records by the name of their set. fixed: the classes of a run, which go before those of the model's files.
     head_seed: the seed of a run, whose adapter may belong to a head that was drawn from it. draws: whether a
-    classification head may be drawn where the model's files hold none. Returns the model's files with its head, the task specification, and the
-    records with their columns renamed to those of the task. Raises OptionError, DataError or ModelError.
+    classification head may be drawn where the model's files hold none. Returns the model's files with its head, the
+    task specification, and the records with their columns renamed to those of the task. Raises OptionError, DataError
+    or ModelError.
     """
     record_sets = {name: _with_task_columns(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in record_sets.values() if r)
