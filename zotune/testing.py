@@ -62,20 +62,28 @@ class OptimizerContract:
         start = bench.weights()
         end = bench.run().weights()
         assert not same(start, end), "no step changed a weight; give `optimizer` a larger step"
-        assert all(torch.isfinite(p).all() for p in end.values())
+        assert all(torch.isfinite(p).all() for p in end.values()), "a step wrote a weight that is not finite"
 
     def test_same_seed_same_bits(self) -> None:
-        assert same(self.bench(seed=5).run().weights(), self.bench(seed=5).run().weights())
+        assert same(self.bench(seed=5).run().weights(), self.bench(seed=5).run().weights()), (
+            "two runs with one seed differ: draw noise from `at` alone, keep nothing outside of the state"
+        )
 
     def test_another_seed_other_weights(self) -> None:
-        assert not same(self.bench(seed=5).run().weights(), self.bench(seed=6).run().weights())
+        assert not same(self.bench(seed=5).run().weights(), self.bench(seed=6).run().weights()), (
+            "two seeds give the same run: the noise does not come from `at`"
+        )
 
     def test_chunk_size_changes_no_bit(self) -> None:
-        assert same(self.bench(chunk=32).run().weights(), self.bench(chunk=4096).run().weights())
+        assert same(self.bench(chunk=32).run().weights(), self.bench(chunk=4096).run().weights()), (
+            "the size of a chunk changes the weights"
+        )
 
     def test_compiling_changes_no_bit(self) -> None:
         compiled = self.bench(compile=True, steps=3).run()
-        assert same(compiled.weights(), self.bench(steps=3).run().weights())
+        assert same(compiled.weights(), self.bench(steps=3).run().weights()), (
+            "compiled steps give other weights than uncompiled ones"
+        )
         assert compiled.space.kernels.recompilations == 0
 
     def test_evaluating_points_changes_no_bit(self) -> None:
@@ -98,7 +106,9 @@ class OptimizerContract:
         bench = self.bench(steps=2, fail_at=frozenset({first.calls + 1}))
         bench.engine.settings.max_failures = 5
         bench.run()
-        assert bench.engine.progress.dropped == 1
+        assert bench.engine.progress.dropped == 1, (
+            "a step whose evaluation failed was not dropped: let ObjectiveError pass"
+        )
         assert same(first.weights(), bench.weights()), "a dropped step changed the weights"
 
     def test_an_interrupt_during_an_evaluation_leaves_every_bit(self) -> None:
@@ -116,8 +126,12 @@ class OptimizerContract:
         run = self.bench().run()
         journal = Journal.of(run.journal.lines)
         again = self.bench(journal=journal).run()
-        assert again.calls == 0
-        assert same(run.weights(), again.weights())
+        assert again.calls == 0, (
+            "a replay asked for an evaluation: ask the oracle for nothing that depends on more than state and `at`"
+        )
+        assert same(run.weights(), again.weights()), (
+            "a replay gives other weights: everything that a step reads must come from oracle, state and `at`"
+        )
 
     def test_resumed_equals_uninterrupted(self) -> None:
         whole = self.bench().run()
@@ -131,7 +145,9 @@ class OptimizerContract:
             (step,) = checkpoint.checkpoints(Path(folder))
             rest.engine.restore(checkpoint.read(Path(folder) / f"checkpoint-{step}", rest.space))
         rest.run()
-        assert same(whole.weights(), rest.weights())
+        assert same(whole.weights(), rest.weights()), (
+            "a resumed run gives other weights: the state does not hold all that a step needs"
+        )
         assert [x for x in whole.journal.lines if x["kind"] == "step"] == [
             x for x in rest.journal.lines if x["kind"] == "step"
         ]
@@ -144,8 +160,12 @@ class OptimizerContract:
             assert same(seen[best], seen[best + 2]), "the best weights were not restored"
             journal = Journal.of(run.journal.lines)
             again, _ = self._diverged(best, journal)
-            assert again.calls == 0
-            assert same(run.weights(), again.weights())
+            assert again.calls == 0, (
+                "a replay asked for an evaluation: ask the oracle for nothing that depends on more than state and `at`"
+            )
+            assert same(run.weights(), again.weights()), (
+                "a replay gives other weights: everything that a step reads must come from oracle, state and `at`"
+            )
 
     def _diverged(self, best: int, journal: Journal | None) -> tuple[Bench, list[Any]]:
         """A run whose best step is followed by one that diverged, and its weights at each validation and rollback."""
@@ -165,7 +185,7 @@ class OptimizerContract:
         z = Noise("normal", 3, 0)
         everything = self.bench().space.value(z)
         fewer = self.bench(select=lambda t: t.name != "layers.0.weight").space.value(z)
-        assert same({n: everything[n] for n in fewer}, fewer)
+        assert same({n: everything[n] for n in fewer}, fewer), "freezing one tensor changes the noise of another"
         assert not torch.equal(everything["layers.0.weight"], everything["layers.1.weight"])
 
     def test_global_generators_are_untouched(self) -> None:
@@ -176,12 +196,14 @@ class OptimizerContract:
         before = (torch.get_rng_state(), random.getstate(), repr(np.random.get_state()))
         self.bench().run()
         assert torch.equal(before[0], torch.get_rng_state())
-        assert before[1] == random.getstate()
+        assert before[1] == random.getstate(), "a step used Python's global generator: take numbers from at.vector"
         assert before[2] == repr(np.random.get_state())
 
     def test_evaluations_counted_are_evaluations_declared(self) -> None:
         bench = self.bench().run()
-        assert bench.oracle.evaluations == bench.calls
+        assert bench.oracle.evaluations == bench.calls, (
+            "the oracle counted another number of evaluations than were made"
+        )
         if declarations.declares_cost(bench.optimizer):
             steps = [line["evals"] for line in bench.journal.lines if line["kind"] == "step"]
             costs = [b - a for a, b in itertools.pairwise(steps)]
@@ -246,12 +268,12 @@ class OptimizerContract:
 
         bench = self.bench(assess=assess).run()
         best = bench.engine.progress.best_step
-        assert losses[best] == min(losses)
+        assert losses[best] == min(losses), "the step that counts as the best has not the lowest validation loss"
         module = TinyNet()
         space = Space(module, 0)
         space.load(bench.store.weights(best))
         again = Bench(self.optimizer(), module=module)
-        assert again.loss(held).value == losses[best]
+        assert again.loss(held).value == losses[best], "the best weights were not restored"
 
     def test_state_survives_json(self) -> None:
         from zotune.core import state_codec as states
@@ -259,7 +281,9 @@ class OptimizerContract:
         bench = self.bench().run()
         coded = json.loads(json.dumps(states.encode(bench.engine.state)))
         back = states.decode(coded, type(bench.optimizer).__module__)
-        assert states.encode(back) == states.encode(bench.engine.state)
+        assert states.encode(back) == states.encode(bench.engine.state), (
+            "the state is another one after it was saved and loaded: keep numbers, strings, lists and fields in it"
+        )
 
 
 class ObjectiveContract:
@@ -300,12 +324,14 @@ class ObjectiveContract:
         assert score.samples is None or len(score.samples) == 12
 
     def test_it_is_deterministic(self) -> None:
-        assert self.score() == self.score()
+        assert self.score() == self.score(), "two calls on the same rows give different scores"
 
     def test_better_predictions_score_better(self) -> None:
         objective = wrap(self.objective(), "under-test")
         sign = 1 if objective.direction == "maximize" else -1
-        assert sign * self.score(right=1.0).value > sign * self.score(right=0.3).value
+        assert sign * self.score(right=1.0).value > sign * self.score(right=0.3).value, (
+            "better predictions score worse: check `direction`"
+        )
 
     def test_one_row_is_enough(self) -> None:
         self.score(rows=1)

@@ -40,7 +40,7 @@ def raises(theta: Any, oracle: Any, state: Any, at: Any) -> Any:
 
 STEPS: dict[str, tuple[Step, str]] = {
     "returns None": (lambda theta, oracle, state, at: None, "step returned None instead of a pair"),
-    "returns theta alone": (lambda theta, oracle, state, at: theta, "step returned a Theta instead of a pair"),
+    "returns theta alone": (lambda theta, oracle, state, at: theta, "step returned one recipe instead of a pair"),
     "returns three": (lambda theta, oracle, state, at: (theta, state, 1), "step returned a tuple of 3 items instead"),
     "returns no recipe": (
         lambda theta, oracle, state, at: (torch.zeros(3), state),

@@ -73,7 +73,10 @@ def encode(state: Any) -> Any:
         return {"$type": type(state).__qualname__, "of": values}
     if isinstance(state, np.generic | np.ndarray | torch.Tensor) and state.ndim == 0:
         return encode(state.item())
-    raise ZotuneError(f"optimizer state holds a {type(state).__name__}, which cannot be saved; keep plain data in it")
+    raise ZotuneError(
+        f"the optimizer's state holds a value of type {type(state).__name__}, which cannot be saved",
+        hint="keep numbers, strings, lists, dictionaries and dataclasses of these in it, and recipes for tensors",
+    )
 
 
 def decode(value: Any, module: str) -> Any:

@@ -154,7 +154,10 @@ def _name(optimizer: Optimizer) -> str:
 
 
 def _type(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    """What a value is, in an optimizer author's words."""
+    if value is None:
+        return "None"
+    return "one recipe" if isinstance(value, Recipe) else f"a value of type {type(value).__name__}"
 
 
 if TYPE_CHECKING:  # the classes that a step works with have the shapes that plugins are typed with
