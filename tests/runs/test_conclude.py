@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import rows, write_jsonl
+from safetensors.torch import load_file, save_file
 
 import zotune
-from zotune.errors import SideEffectError
+from zotune import files
+from zotune.errors import RunFolderError, SideEffectError
 from zotune.runs import summary
+from zotune.runs.export import export
+from zotune.runs.run_directory import RESULT
 from zotune.runs.verify import verify
 from zotune.search.journal import Journal
 
@@ -97,11 +102,6 @@ def test_frozen_weights_changed_behind_the_back_are_not_exported_and_verify_noti
 
 
 def test_verify_names_frozen_tensors_that_differ(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    from zotune import files
-    from zotune.runs.run_directory import RESULT
-
     run = tmp_path / "run"
     zotune.fit(
         model=str(tiny_encoder),
@@ -121,3 +121,18 @@ def test_verify_names_frozen_tensors_that_differ(tiny_encoder: Path, toy: Path, 
     failed = [check for check in verify(run) if not check.ok]
     assert [check.name for check in failed] == ["weights"]
     assert "frozen tensors differ" in failed[0].detail
+
+
+def test_an_adapter_is_not_exported_over_another_base_model(tiny_llama: Path, toy: Path, tmp_path: Path) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_llama, base)
+    options = OPTIONS | {"labels": "bad,good", "template": "{text} it was {label}", "peft": "lora"}
+    zotune.fit(model=str(base), dataset=str(toy), output_dir=str(run), **options)
+    export(run, tmp_path / "merged", merge=True)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] *= 1.01
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunFolderError, match="the weights that were not tuned differ"):
+        export(run, tmp_path / "again", merge=True)
+    assert not (tmp_path / "again").exists()
+    assert "weights" in [check.name for check in verify(run) if not check.ok]

@@ -15,14 +15,17 @@ from zotune.errors import ModelError, RunFolderError
 from zotune.models import adapters, loading, saving
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
-from zotune.runs.run_directory import CONFIG
+from zotune.runs.frozen_weights import check_loaded
+from zotune.runs.run_directory import CONFIG, JOURNAL
+from zotune.search.journal import Journal
 from zotune.yaml_file import read_yaml
 
 
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:
     """Write the model of a run directory or of an adapter to a new or empty folder.
 
-    merge: write LoRA into its base model, which then loads without peft. Raises ModelError, RunFolderError.
+    merge: write LoRA into its base model, which then loads without peft. Raises ModelError, and RunFolderError where
+    the weights that were not tuned, such as an adapter's base model, are not those of the run.
     """
     folder, target = Path(run), Path(output)
     if not folder.is_dir():
@@ -35,6 +38,8 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
     loaded = loading.load(model.source, model.folder, model.head, device="cpu", dtype=dtype, classes=_classes(folder))
     if model.adapter:
         adapters.load(loaded, model.adapter)
+    if (folder / JOURNAL).is_file():
+        check_loaded(loaded.model, Journal.open(folder / JOURNAL, read_only=True).header, str(folder))
     if merge:
         adapters.merge(loaded)
     return write(loaded, target)

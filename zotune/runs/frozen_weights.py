@@ -1,6 +1,6 @@
 """The weights of a run that are not tuned: their hash, which the journal's header records, and checks against it.
 
-Knows spaces and headers; loads nothing.
+Knows spaces, modules and headers; loads nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from zotune.core.space import Space, named_tensors
-from zotune.errors import SideEffectError
+from zotune.errors import RunFolderError, SideEffectError
 from zotune.search import checkpoint
 
 
@@ -29,4 +29,21 @@ def check_frozen(space: Space, header: Mapping[str, Any]) -> None:
         )
 
 
-__all__ = ["check_frozen", "frozen_digest"]
+def check_loaded(model: nn.Module, header: Mapping[str, Any], source: str) -> None:
+    """Raise RunFolderError where a run's model, loaded again from `source`, has other frozen weights than the run had.
+
+    Of weights in another dtype than the run's nothing is known.
+    """
+    tuned, recorded = header.get("tensors") or {}, header.get("frozen_weights")
+    parameters = named_tensors(model)
+    known = recorded is not None and tuned and tuned.keys() <= parameters.keys() and not header.get("quantize")
+    if not known or str(parameters[min(tuned)].dtype) != header.get("dtype"):
+        return
+    if frozen_digest(model, tuned) != recorded:
+        raise RunFolderError(
+            f"{source}: the weights that were not tuned differ from those that the run had",
+            hint=f"the run tuned {header.get('model')}; zotune verify names what has changed",
+        )
+
+
+__all__ = ["check_frozen", "check_loaded", "frozen_digest"]
