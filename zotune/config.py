@@ -89,7 +89,9 @@ class TaskOptions:
     template: str | None = option(
         None, "Prompt template with {column} placeholders, and {label}, {choice} or {completion} for the answer."
     )
-    labels: str | None = option(None, "Label words: a,b,c in class order, or value=word,…")
+    labels: str | tuple[str, ...] | None = option(
+        None, "Label words: a,b,c in class order, or value=word,…; quote a word with a comma: '\"yes, sir\",no'."
+    )
     choices: str | None = option(None, "Columns of the options of multiple choice, or one column that holds a list.")
     system: str | None = option(None, "System message of every chat.")
     chat_template: str = option(

@@ -22,10 +22,17 @@ from zotune.errors import DataError, OptionError
         ([0, 1], "a,b,c", ("0", "1", "2"), ("a", "b", "c")),
         ([True, False], "no,yes", ("0", "1"), ("no", "yes")),
         ([1.0, 0.0], "no,yes", ("0", "1"), ("no", "yes")),
+        (["1.0", "0.0"], "no,yes", ("0", "1"), ("no", "yes")),
+        (["②", "①"], None, ("①", "②"), ("①", "②")),
+        ([0, 1], '"no, sir",yes', ("0", "1"), ("no, sir", "yes")),
+        ([0, 1], ("no, sir", "yes"), ("0", "1"), ("no, sir", "yes")),
+        ([0, 1], ("no,yes",), ("0", "1"), ("no", "yes")),
+        ([0, 1], '1="yes, sir",0=it "is" no', ("0", "1"), ('it "is" no', "yes, sir")),
+        (["the\u0301", "cafe\u0301"], "café,thé", ("café", "thé"), ("café", "thé")),
     ],
 )
 def test_labels_and_words_in_class_order(
-    labels: list[Any], option: str | None, values: tuple[str, ...], words: tuple[str, ...]
+    labels: list[Any], option: str | tuple[str, ...] | None, values: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     classes = find_classes({"train": [{"label": x} for x in labels]}, option, needs_words=True)
     assert (classes.values, classes.words) == (values, words)
@@ -44,10 +51,11 @@ def test_label_text_gives_numbers_their_words() -> None:
         (["x", "y"], "bad,good", OptionError, "do not fit"),
         (["x", "y"], "x=bad", OptionError, "no word for y"),
         ([0, 1], "same,same", OptionError, "same word"),
+        ([0, 1], '"no, sir,yes', OptionError, "quotation mark that is not closed"),
         ([0, 0], "bad,good", None, ""),
         (["x"], None, DataError, "only one label"),
         ([[1], 2], None, DataError, "must be a number or a text"),
-        ([None, 1], None, DataError, "train record 1 has no column 'label'; columns found: label"),
+        ([None, 1], None, DataError, "train record 1 has an empty label; columns found: label"),
     ],
 )
 def test_labels_that_do_not_fit(labels: list[Any], option: str | None, error: Any, message: str) -> None:

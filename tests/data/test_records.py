@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
-from zotune.data.records import normalize
+from zotune.data.records import label_key, normalize
 from zotune.data.sources import read_splits
 from zotune.errors import DataError
 
@@ -72,6 +72,70 @@ def test_prompt_and_completion_are_joined_to_messages() -> None:
     assert normalize([row]) == [{**row, "messages": MESSAGES}]
 
 
+def test_sharegpt_becomes_messages() -> None:
+    talk = [
+        {"from": "system", "value": "Be kind."},
+        {"from": "human", "value": "hi"},
+        {"from": "gpt", "value": "hello"},
+    ]
+    messages = [{"role": "system", "content": "Be kind."}, *MESSAGES]
+    for column in ("conversations", "messages"):
+        (record,) = normalize([{column: talk}])
+        assert record["messages"] == messages
+    assert normalize([{"conversations": MESSAGES}])[0]["messages"] == MESSAGES
+
+
+def test_text_parts_are_joined() -> None:
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    for row in (
+        {"messages": [{"role": "user", "content": parts}, MESSAGES[1]]},
+        {"prompt": [{"role": "user", "content": parts}], "completion": "hello"},
+    ):
+        (record,) = normalize([row])
+        assert record["messages"] == MESSAGES
+    pair = {
+        "chosen": [{"role": "user", "content": parts}, MESSAGES[1]],
+        "rejected": [
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": [{"type": "text", "text": "no"}]},
+        ],
+    }
+    (record,) = normalize([pair])
+    assert (record["prompt"], record["rejected"]) == (MESSAGES[:1], [{"role": "assistant", "content": "no"}])
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"instruction": "Add", "input": "1 1", "output": "2"}, "Add\n\n1 1"),
+        ({"instruction": "Add", "input": "", "output": "2"}, "Add"),
+        ({"instruction": "Add", "output": "2"}, "Add"),
+        ({"instruction": "Add", "context": "1 1", "response": "2", "category": "sums"}, "Add\n\n1 1"),
+    ],
+)
+def test_instructions_become_prompts(row: dict[str, Any], prompt: str) -> None:
+    assert normalize([row]) == [{**row, "prompt": prompt, "completion": "2"}]
+    assert normalize([{**row, "prompt": "p"}]) == [{**row, "prompt": "p"}]
+
+
+@pytest.mark.parametrize(
+    ("label", "key"),
+    [
+        (1, "1"),
+        (1.0, "1"),
+        (True, "1"),
+        ("1.0", "1"),
+        (" -2.00 ", "-2"),
+        ("1.5", "1.5"),
+        ("①", "①"),
+        ("1.0.0", "1.0.0"),
+        ("cafe\u0301", "café"),
+    ],
+)
+def test_keys_of_labels(label: Any, key: str) -> None:
+    assert label_key(label) == key
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -82,8 +146,20 @@ def test_prompt_and_completion_are_joined_to_messages() -> None:
             {"messages": [*MESSAGES, {"role": "bot", "content": "x"}]},
             "message 3 has the role 'bot' .roles: system, user",
         ),
-        ({"messages": [{"from": "human", "value": "x"}]}, "message 1 has the role None"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "message 1 must have a text as content"),
+        ({"messages": [{"speaker": "human", "value": "x"}]}, "message 1 has the role None"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "cat", "value": "y"}]},
+            "message 2 is from 'cat'",
+        ),
+        ({"conversations": [{"from": "human", "value": None}]}, "message 1 must have a text as content, got None"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "message 1 must have texts as content, got the part",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]},
+            "message 1 must have texts as content, got the part .* .only parts of type text",
+        ),
         ({"messages": [{"role": "user"}]}, "message 1 must have a text as content, got None"),
         ({"prompt": MESSAGES, "completion": [{"role": "x", "content": ""}]}, "record 2: completion: message 1"),
         ({"answers": {"text": ["a", 1]}}, "record 2: answers must be a list of texts, got 1"),

@@ -195,8 +195,13 @@ def test_too_few_rows_of_a_class(tmp_path: Path) -> None:
     write_jsonl(dev, [{"text": "x", "label": "maybe"}] * 4)
     with pytest.raises(DataError, match="class 'maybe' has only 0 training rows"):
         load_splits(tmp_path, seed=0, k_per_class=2)
-    write_jsonl(tmp_path / "train.jsonl", [*train, {"text": "y"}])
-    with pytest.raises(DataError, match="training record 10 has no column 'label'; columns found: text, label"):
+    write_jsonl(dev, [{"text": "x", "label": "yes"}] * 4)
+    write_jsonl(tmp_path / "train.jsonl", [*train, {"text": "y"}, {"text": "z", "label": ""}])
+    splits = load_splits(tmp_path, seed=0, k_per_class=3)
+    assert len(splits.train) == 6
+    assert "2 training rows have no label and are not drawn" in splits.summary
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "y"}] * 4)
+    with pytest.raises(DataError, match="training record 1 has no column 'label'; columns found: text"):
         load_splits(tmp_path, seed=0, k_per_class=2)
 
 

@@ -5,11 +5,12 @@ Knows records; knows no template and no model.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zotune.data.records import Record, describe_columns, label_key
+from zotune.data.records import Record, describe_columns, is_missing, label_key
 from zotune.errors import DataError, OptionError
 
 MAX_CLASSES = 1000
@@ -46,10 +47,10 @@ def label_values(parts: Mapping[str, Sequence[Record]]) -> dict[str, str | None]
     for part, records in parts.items():
         for number, record in enumerate(records, 1):
             label = record.get("label")
-            if label is None or label_key(label) == "":
+            if is_missing(label):
+                lack = "an empty label" if "label" in record else "no column 'label'"
                 raise DataError(
-                    f"{part} record {number} has no column 'label'; {describe_columns(records)}",
-                    hint="--column label=…",
+                    f"{part} record {number} has {lack}; {describe_columns(records)}", hint="--column label=…"
                 )
             if isinstance(label, list | dict):
                 raise DataError(f"{part} record {number}: a label must be a number or a text, got {label!r:.40}")
@@ -58,10 +59,13 @@ def label_values(parts: Mapping[str, Sequence[Record]]) -> dict[str, str | None]
     return names
 
 
-def find_classes(parts: Mapping[str, Sequence[Record]], labels: str | None, needs_words: bool) -> Classes:
+def find_classes(
+    parts: Mapping[str, Sequence[Record]], labels: str | Sequence[str] | None, needs_words: bool
+) -> Classes:
     """The classes of the data.
 
-    labels: `--labels`, either words in class order (numbers ascending, texts sorted), `bad,good`, or `value=word,…`.
+    labels: `--labels`, either words in class order (numbers ascending, texts sorted), `bad,good`, or `value=word,…`, or
+    a sequence of such items. A quoted word may have commas, `"no, sir",yes`; so may the items of a sequence of several.
     Without it the words are the labels themselves, or their class names where the labels are numbers. needs_words:
     refuse numbers without class names. Raises DataError or OptionError.
     """
@@ -72,12 +76,33 @@ def find_classes(parts: Mapping[str, Sequence[Record]], labels: str | None, need
             f"the column 'label' has {len(values)} distinct values, classification takes at most {MAX_CLASSES}",
             hint="--task generation, or another column with --column label=…",
         )
-    if labels is None:
+    if not labels:
         return _from_data(values, names, needs_words)
-    words = [word.strip() for word in labels.split(",") if word.strip()]
+    words = label_items(labels)
     if words and all("=" in word for word in words):
         return _from_pairs(values, words)
     return _from_words(values, words)
+
+
+def label_items(labels: str | Sequence[str] | None) -> list[str]:
+    """The items of `--labels`, split at commas outside of quotation marks. Raises OptionError."""
+    if not labels:
+        return []
+    if not isinstance(labels, str):
+        if len(labels) > 1:
+            return [unicodedata.normalize("NFC", item.strip()) for item in labels if item.strip()]
+        labels = labels[0]
+    items, quoted = [""], False
+    for character in unicodedata.normalize("NFC", labels):
+        if character == '"' and (quoted or not items[-1].strip() or items[-1].endswith("=")):
+            quoted = not quoted
+        elif character == "," and not quoted:
+            items.append("")
+        else:
+            items[-1] += character
+    if quoted:
+        raise OptionError(f"--labels {labels!r} has a quotation mark that is not closed")
+    return [item.strip() for item in items if item.strip()]
 
 
 def _from_data(values: list[str], names: Mapping[str, str | None], needs_words: bool) -> Classes:
@@ -154,4 +179,4 @@ def _checked(values: Sequence[str], words: Sequence[str]) -> Classes:
     return Classes(tuple(values), tuple(words))
 
 
-__all__ = ["Classes", "find_classes", "is_numeric", "label_values", "preset_classes"]
+__all__ = ["Classes", "find_classes", "is_numeric", "label_items", "label_values", "preset_classes"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from zotune.data.classes import Classes, is_numeric, label_values
+from zotune.data.classes import Classes, is_numeric, label_items, label_values
 from zotune.data.records import Record, label_key
 from zotune.errors import DataError, OptionError
 
@@ -58,7 +58,7 @@ def has_default_names(names: Sequence[str]) -> bool:
 def match_classes(
     parts: Mapping[str, Sequence[Record]],
     fixed: FixedClasses,
-    labels: str | None = None,
+    labels: str | Sequence[str] | None = None,
     synonyms: Sequence[tuple[Sequence[str], str]] = (),
 ) -> Classes:
     """The fixed classes, with the class of each label in the data.
@@ -167,10 +167,10 @@ def _named_by_data(
 
 
 def _with_words(
-    fixed: FixedClasses, labels: str | None, found: Sequence[str]
+    fixed: FixedClasses, labels: str | Sequence[str] | None, found: Sequence[str]
 ) -> tuple[FixedClasses, Mapping[str, int]]:
     """The classes with the words of `--labels`, and the class of each label where it tells. Raises OptionError."""
-    words = [word.strip() for word in (labels or "").split(",") if word.strip()]
+    words = label_items(labels)
     by_name = _names_of(replace(fixed, numbered=False))
     if not words:
         return fixed, {}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zotune.data.records import Record, describe_columns, label_key, rename_columns
+from zotune.data.records import Record, describe_columns, is_missing, label_key, rename_columns
 from zotune.data.sources import load_source
 from zotune.errors import DataError, OptionError
 from zotune.seeds import derive
@@ -99,9 +99,11 @@ def load_splits(
         notes.append(f"{train_size} of {len(train)} training rows drawn")
         train = [train[i] for i in sorted(_shuffled(len(train), seed, "train-size")[:train_size])]
     if k_per_class is not None:
-        total = len(train)
+        total, unlabelled = len(train), sum(not _class_of(record) for record in train)
         train, classes = _balanced(str(source), train, [*validation, *test], k_per_class, seed)
         notes.append(f"{len(train)} of {total} training rows drawn: {k_per_class} of each of {classes} classes")
+        if unlabelled:
+            notes.append(f"{unlabelled} training rows have no label and are not drawn")
     return Splits(train, validation, test, "; ".join([*notes, *data.notes]), _digest(train, validation, test))
 
 
@@ -135,9 +137,10 @@ def _balanced(
     """k training rows of each class, and the number of classes; classes of held-out rows count. Each class is drawn
     with a seed of its own, so that the rows drawn of a class do not depend on the other classes."""
     indices: dict[str, list[int]] = {_class_of(record): [] for record in held_out}
+    labelled = any(map(_class_of, train))
     for i, record in enumerate(train):
         key = _class_of(record)
-        if not key:
+        if not key and not labelled:
             raise DataError(
                 f"{source}: --k-per-class needs labels, and training record {i + 1} has no column 'label'; "
                 f"{describe_columns(train)}",
@@ -155,7 +158,7 @@ def _balanced(
 
 def _class_of(record: Record) -> str:
     """The record's class as text, "" where it has none."""
-    return "" if record.get("label") is None else label_key(record["label"])
+    return "" if is_missing(record.get("label")) else label_key(record["label"])
 
 
 def _shuffled(count: int, seed: int, purpose: str) -> list[int]:

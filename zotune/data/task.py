@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zotune.data.answers import correct_options, option_texts, reference_texts
+from zotune.data.answers import LabelReading, correct_options, option_texts, reference_texts
 from zotune.data.classes import Classes
 from zotune.data.records import Record, describe_columns
 from zotune.data.task_kinds import TARGETS, TaskKind
@@ -24,18 +24,20 @@ ChatMode = Literal["auto", "on", "off"]
 class TaskSpec:
     """What a run asks its model.
 
-    classes: the classes of a classification task; choices: the columns of the options of multiple choice; cut: the
-    column that is shortened first; calibration: a template without the row's content, whose log-probabilities are
-    subtracted from those of the answers; demonstrations: the text before every prompt; example_messages: the same as
-    messages of a chat. For generation: stop (texts that end a completion), max_new_tokens, temperature (0 is greedy)
-    and top_p. For chats: system (the first message), chat_template (whether plain prompts get the model's chat
-    template), chat_args (arguments of the template) and prompt_from_file (whether a task file gives the prompts).
+    classes: the classes of a classification task; choices: the columns of the options of multiple choice, and
+    choice_labels how `label` names one; cut: the column that is shortened first; calibration: a template without the
+    row's content, whose log-probabilities are subtracted from those of the answers; demonstrations: the text before
+    every prompt; example_messages: the same as messages of a chat. For generation: stop (texts that end a completion),
+    max_new_tokens, temperature (0 is greedy) and top_p. For chats: system (the first message), chat_template (whether
+    plain prompts get the model's chat template), chat_args (arguments of the template) and prompt_from_file (whether a
+    task file gives the prompts). notes: how the data were read where they could be read otherwise, a sentence each.
     """
 
     kind: TaskKind
     template: Template
     classes: Classes | None = None
     choices: tuple[str, ...] = ()
+    choice_labels: LabelReading = "mixed"
     cut: str | None = None
     calibration: Template | None = None
     demonstrations: str = ""
@@ -48,6 +50,7 @@ class TaskSpec:
     chat_template: ChatMode = "off"
     chat_args: Mapping[str, Any] = field(default_factory=dict)
     prompt_from_file: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -63,7 +66,7 @@ class TaskSpec:
         if self.kind == "choice":
             for part, records in parts.items():
                 for number, record in enumerate(records, 1):
-                    _check_options(f"{part} record {number}", record, self.choices, records)
+                    _check_options(f"{part} record {number}", record, self, records)
 
     def references(self, record: Mapping[str, Any]) -> list[str]:
         """The correct answers of a record as text; empty where the record has none."""
@@ -72,7 +75,7 @@ class TaskSpec:
             return [self.classes.words[index]] if self.classes and index is not None else []
         if self.kind == "choice":
             options = option_texts(record, self.choices)
-            return [options[i] for i in correct_options(record, options)]
+            return [options[i] for i in correct_options(record, self.choices, self.choice_labels)]
         return reference_texts(record, "completion")
 
     def demonstration(self, record: Mapping[str, Any]) -> str:
@@ -105,18 +108,18 @@ def check_template(
                     )
 
 
-def _check_options(place: str, record: Record, choices: Sequence[str], records: Sequence[Record]) -> None:
-    for name in choices:
+def _check_options(place: str, record: Record, spec: TaskSpec, records: Sequence[Record]) -> None:
+    for name in spec.choices:
         if record.get(name) is None:
             raise DataError(f"{place} has no column {name!r}; {describe_columns(records)}", hint="--choices a,b,…")
-    options = option_texts(record, choices)
+    options = option_texts(record, spec.choices)
     if len(options) < 2:
         raise DataError(f"{place} has {len(options)} option to choose from; at least two are needed")
-    if not correct_options(record, options):
+    if not correct_options(record, spec.choices, spec.choice_labels):
         label = record.get("label", record.get("answers"))
         raise DataError(
             f"{place}: {label!r:.60} is none of its {len(options)} options",
-            hint="label is an option's index or text; answers are the texts of the correct ones",
+            hint="label is an option's index, text or letter; answers are the texts of the correct ones",
         )
 
 

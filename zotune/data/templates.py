@@ -31,6 +31,15 @@ SHOTS = "shots"
 """The span name of demonstrations that stand before a prompt."""
 
 
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+
+
+def unescape(text: str) -> str:
+    """A text from a command line or a file in which backslash n is a line break, backslash t a tab, and two
+    backslashes are one."""
+    return re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text)
+
+
 @dataclass(frozen=True)
 class FilledTemplate:
     """A text with character positions.
@@ -149,4 +158,4 @@ def _filtered(text: str, filters: Sequence[str]) -> str:
     return text
 
 
-__all__ = ["FILTERS", "SHOTS", "FilledTemplate", "Template"]
+__all__ = ["FILTERS", "SHOTS", "FilledTemplate", "Template", "unescape"]

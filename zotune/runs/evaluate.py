@@ -19,7 +19,7 @@ from zotune.events import Emit, Note, ignore
 from zotune.options import convert
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
-from zotune.runs.plan import embedded_data
+from zotune.runs.plan import embedded_data, inputs_of
 from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demonstrations, with_recorded_length
 from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.result import ScoreEstimate
@@ -112,6 +112,9 @@ def evaluate(
                 hint="zotune compare A B, with --judge or answered by a person",
             )
         each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
+    inputs, takes_all = inputs_of([part for each in resolved for part in each.each])
+    for note in [*spec.notes, *resolve_task.unused_columns(spec, rows, inputs, takes_all, cfg.columns)]:
+        emit(Note(note))
     loaded = load_model(cfg, model_files, spec)
     for note in (*(spec.classes.notes if spec.classes else ()), *loaded.notes):
         emit(Note(note))

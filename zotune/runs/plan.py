@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -123,11 +124,20 @@ def plan(
     _check_task(config, spec, model_files.head)
     resolved.check(resolve_task.available_fields(spec, model_files.head, parts), frozenset(splits.train[0]))
     notes += resolve_task.reference_note(spec, parts, resolved.required)
+    notes.extend(spec.notes)
+    inputs, takes_all = inputs_of(resolved.each)
+    notes.extend(resolve_task.unused_columns(spec, splits.train, inputs, takes_all, config.columns))
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))
     name = wanted if isinstance(wanted, str) else type(wanted).__name__
     return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes))
+
+
+def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:
+    """The inputs that objectives name, and whether one of them gets every input."""
+    named: frozenset[str] = frozenset().union(*(objective.inputs for objective in objectives))
+    return named, any(objective.takes_all for objective in objectives)
 
 
 def adapter_of(config: RunConfig) -> AdapterConfig:
@@ -157,4 +167,4 @@ def _check_task(config: RunConfig, spec: TaskSpec, head: Head) -> None:
         raise OptionError("--stratify draws batches by class, and this task has none")
 
 
-__all__ = ["EMBEDDED", "Plan", "adapter_of", "embedded_data", "plan"]
+__all__ = ["EMBEDDED", "Plan", "adapter_of", "embedded_data", "inputs_of", "plan"]

@@ -107,7 +107,7 @@ class OptionTask(ModelTask):
     def _correct(self, record: Record, options: Sequence[str]) -> list[int]:
         """Indices of the correct options; empty where the record names none."""
         if self.spec.classes is None:
-            return correct_options(record, options)
+            return correct_options(record, self.spec.choices, self.spec.choice_labels)
         index = self.spec.classes.index(record.get("label"))
         return [] if index is None else [index]
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from zotune import seeds
 from zotune.config import RunConfig
-from zotune.data import presets
-from zotune.data.answers import reference_texts
+from zotune.data import presets, usual_columns
+from zotune.data.answers import find_reading, reference_texts
 from zotune.data.model_classes import FixedClasses
 from zotune.data.records import Record, describe_columns, rename_columns
 from zotune.data.task import ChatMode, TaskSpec
 from zotune.data.task_kinds import TARGETS, TASK_KINDS, TaskKind
-from zotune.data.templates import Template
+from zotune.data.templates import Template, unescape
 from zotune.errors import DataError, OptionError
 from zotune.models.heads import LM_HEADS, Head
 from zotune.models.model_files import ModelFiles, find_model
@@ -95,10 +95,17 @@ def resolve(
     files = find_model(config.model, config.head, config.allow_pickle)
     if config.init == "linear-probe" and config.head == "auto" and files.head not in ("classification", "embedding"):
         files = find_model(config.model, "classification", config.allow_pickle)
-    if kind == "generation":
-        record_sets = {name: _with_completion_column(records) for name, records in record_sets.items()}
+    record_sets, notes = _prepared(record_sets, task, kind)
     values = task.file.values if task.file else {}
-    template = Template(config.template or _template(task.file, kind, files.head, first), values)
+    reads_pairs = kind == "classification" and files.head == "classification" and task.file is None
+    pair = usual_columns.text_pair(record_sets) if reads_pairs else None
+    if config.template:
+        template = Template(unescape(config.template), values)
+    elif pair is not None:
+        template = Template(f"{{{pair[0]}}} {{sep}}{{{pair[1]}}}", values)
+        notes.append(f"the columns {pair[0]} and {pair[1]} are read as a pair of texts")
+    else:
+        template = Template(unescape(_template(task.file, kind, files.head, first)), values)
     choices = task.file.choices if task.file else ()
     if config.choices:
         choices = tuple(column.strip() for column in config.choices.split(","))
@@ -108,24 +115,78 @@ def resolve(
     if kind == "classification":
         classes, new_head = resolve_classes(config, task.file, record_sets, files, fixed=fixed, draws=draws)
         files = replace(files, new_head=new_head, head_seed=head_seed if files.adapter else None)
+    choice_labels, reading = find_reading(record_sets, choices) if kind == "choice" else ("mixed", [])
     spec = TaskSpec(
         kind,
         template,
         classes=classes,
         choices=choices,
+        choice_labels=choice_labels,
         cut=task.file.cut if task.file else None,
-        stop=tuple(config.stop) or (task.file.stop if task.file else ()),
+        stop=tuple(map(unescape, config.stop or (task.file.stop if task.file else ()))),
         max_new_tokens=config.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
         temperature=config.temperature,
         top_p=config.top_p,
-        system=config.system,
+        system=config.system and unescape(config.system),
         chat_template=convert(config.chat_template, ChatMode, "--chat-template"),
         chat_args={name: yaml_value(value) for name, value in config.chat_args.items()},
         prompt_from_file=task.file is not None and config.template is None,
+        notes=(*notes, *reading),
     )
     build.task_class(spec, files.head)  # raises OptionError where the kind and the head do not fit
     spec.check(record_sets, files.head)
     return files, spec, record_sets
+
+
+def _prepared(rows: RecordSets, task: RequestedTask, kind: TaskKind) -> tuple[RecordSets, list[str]]:
+    """The records that a task of this kind uses, with their columns under its names, and notes on what was left out or
+    read in one of several ways."""
+    first = next(r[0] for r in rows.values() if r)
+    if kind == "classification":
+        rows, notes = usual_columns.without_empty_labels(rows)
+        return rows, [*notes, *usual_columns.alike_labels(rows)]
+    if kind == "choice":
+        column = next((c for c in usual_columns.CHOICE_LABELS if c in first), None)
+        if column is None or "label" in first or "answers" in first:
+            return rows, []
+        renamed = {name: rename_columns(records, {"label": column}) for name, records in rows.items()}
+        return renamed, [f"the correct option is read from the column {column}"]
+    notes = []
+    if task.kind is None and usual_columns.is_unpaired_preference(first):
+        rows, notes = usual_columns.wanted_completions(rows)
+    return {name: _with_completion_column(records) for name, records in rows.items()}, notes
+
+
+def unused_columns(
+    spec: TaskSpec, rows: Sequence[Record], inputs: frozenset[str], takes_all: bool, columns: Mapping[str, str]
+) -> list[str]:
+    """A note that names the columns of the data that neither the task nor an objective reads. inputs: those that the
+    objectives name; takes_all: whether an objective gets every input; columns: those that the user names with
+    `--column`."""
+    if takes_all or "batch" in inputs:
+        return []
+    used = {
+        *spec.template.columns,
+        *spec.choices,
+        *inputs,
+        *columns,
+        *columns.values(),
+        "label",
+        "label_text",
+        "answers",
+    }
+    names = rows[0].keys()
+    if spec.kind == "generation":
+        used |= {"completion"}
+        sources = {"prompt", "completion", "chosen", "conversations"} if "messages" in used else set()
+        if "prompt" in used and "instruction" in names:
+            sources |= {"instruction", "input", "output", "context", "response"}
+        if "chosen" in used | sources or inputs & PAIRS:
+            sources |= {"chosen", "rejected"}
+        used |= sources
+    if spec.cut:
+        used.add(spec.cut)
+    return usual_columns.unused_columns(rows, used)
 
 
 def max_length(config: RunConfig, spec: TaskSpec) -> int:
@@ -169,7 +230,7 @@ def calibration_template(task: RequestedTask, spec: TaskSpec) -> Template:
     """The template of the neutral prompt, without the row's content: the task file's, or the task's template without
     its columns."""
     if task.file and task.file.calibration:
-        return Template(task.file.calibration, task.file.values)
+        return Template(unescape(task.file.calibration), task.file.values)
     target = TARGETS[spec.kind]
     text = ""
     for literal, name, filters in spec.template.parts:
@@ -186,6 +247,8 @@ def task_kind(config: RunConfig, task: RequestedTask, row: Record) -> TaskKind:
     if config.choices:
         return "choice"
     if config.template and "{completion}" in config.template:
+        return "generation"
+    if usual_columns.is_unpaired_preference(row) and not config.labels and not config.template:
         return "generation"
     if "label" in row or config.labels:
         return "classification"
@@ -277,5 +340,6 @@ __all__ = [
     "reference_note",
     "resolve",
     "task_kind",
+    "unused_columns",
     "with_examples",
 ]
