@@ -74,7 +74,7 @@ def encode(state: Any) -> Any:
     if isinstance(state, np.generic | np.ndarray | torch.Tensor) and state.ndim == 0:
         return encode(state.item())
     raise ZotuneError(
-        f"the optimizer's state holds a value of type {type(state).__name__}, which cannot be saved",
+        f"the optimizer state holds a value of type {type(state).__name__}, which cannot be saved",
         hint="keep numbers, strings, lists, dictionaries and dataclasses of these in it, and recipes for tensors",
     )
 

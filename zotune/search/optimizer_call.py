@@ -157,7 +157,8 @@ def _type(value: Any) -> str:
     """What a value is, in an optimizer author's words."""
     if value is None:
         return "None"
-    return "one recipe" if isinstance(value, Recipe) else f"a value of type {type(value).__name__}"
+    name = type(value).__name__
+    return "one recipe" if isinstance(value, Recipe) else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 if TYPE_CHECKING:  # the classes that a step works with have the shapes that plugins are typed with
