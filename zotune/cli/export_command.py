@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from zotune import config
 from zotune.cli.command import command
@@ -17,6 +19,9 @@ class ExportFlags:
 
     run: str = run_argument("Run directory or adapter directory.")
     output_dir: str = option("", "Directory to write; it must not exist or must be empty.", "--output-dir", "-o")
+    step: int | None = option(
+        None, "Step whose weights to write, kept or not; the best one as it was scored.", shown="the kept weights"
+    )
     merge: bool = option(False, "Merge LoRA into the base model's weights.")
     dtype: str = like(config.run_options()["dtype"], group="Options")
 
@@ -27,7 +32,27 @@ def export(flags: ExportFlags) -> None:
 
     if not flags.output_dir:
         raise UsageError("zotune export: --output-dir is missing", hint="zotune export RUN -o DIRECTORY")
+    if flags.step is not None:
+        print(_export_step(flags, flags.step))
+        return
     print(runs.export(flags.run, flags.output_dir, merge=flags.merge, dtype=flags.dtype))
+
+
+def _export_step(flags: ExportFlags, step: int) -> Path:
+    from zotune.cli.terminal import Terminal
+    from zotune.runs.export_step import export_step
+    from zotune.runs.run_directory import check_files
+    from zotune.runs.working_directory import working_directory
+
+    if flags.dtype != "auto":
+        raise UsageError("--step writes the run's own dtype", hint=f"leave out --dtype {flags.dtype}")
+    run, output = Path(flags.run), Path(flags.output_dir)
+    check_files(run)
+    directory = working_directory(run)
+    if directory != Path.cwd():
+        run, output = run.resolve(), output.absolute()
+    with contextlib.chdir(directory):  # the base model's relative path leads where it led in the run
+        return export_step(run, output, step, merge=flags.merge, emit=Terminal())
 
 
 COMMAND = command("export", export, ExportFlags)

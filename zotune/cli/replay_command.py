@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zotune import config
@@ -41,27 +43,43 @@ def replay(flags: ReplayFlags) -> None:
     from zotune.cli.terminal import Terminal
     from zotune.errors import UsageError
     from zotune.runs import replay as runs
+    from zotune.runs.run_directory import check_files
+    from zotune.runs.working_directory import working_directory
 
     if not flags.output_dir:
         raise UsageError("zotune replay: --output-dir is missing", hint="zotune replay RUN -o DIRECTORY")
-    rebuilt = runs.replay(
-        flags.run,
-        flags.output_dir,
-        base=flags.base,
-        step=flags.step,
-        optimizer=flags.optimizer,
-        device=flags.device,
-        threads=flags.threads,
-        compile=flags.compile,
-        trust_remote_code=flags.trust_remote_code,
-        allow_pickle=flags.allow_pickle,
-        emit=Terminal(),
-    )
+    check_files(Path(flags.run))
+    run, output, base, optimizer = flags.run, flags.output_dir, flags.base, flags.optimizer
+    directory = working_directory(Path(run))
+    if directory != Path.cwd():
+        run, output = str(Path(run).resolve()), str(Path(output).absolute())
+        base = base and _absolute(base)
+        optimizer = optimizer and _absolute(optimizer)
+    with contextlib.chdir(directory):  # relative paths of the run lead where they led then
+        rebuilt = runs.replay(
+            run,
+            output,
+            base=base,
+            step=flags.step,
+            optimizer=optimizer,
+            device=flags.device,
+            threads=flags.threads,
+            compile=flags.compile,
+            trust_remote_code=flags.trust_remote_code,
+            allow_pickle=flags.allow_pickle,
+            emit=Terminal(),
+        )
     if flags.as_json:
         print(json.dumps({**asdict(rebuilt), "folder": str(rebuilt.folder)}, indent=1))
         return
     for line in lines(rebuilt):
         print(line)
+
+
+def _absolute(name: str) -> str:
+    """A path, or `file.py:Class`, with an absolute path; other names as they are."""
+    path, colon, attribute = name.rpartition(":") if ":" in name else (name, "", "")
+    return f"{Path(path).absolute()}{colon}{attribute}" if Path(path).exists() else name
 
 
 def lines(rebuilt: Replayed) -> list[str]:

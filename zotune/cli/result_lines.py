@@ -52,6 +52,9 @@ def result_lines(name: str, result: Result) -> list[Line]:
         out.append(
             (f"scoring: {100 * scoring.share:.0f} % of the time, {scoring.rows} rows scored{cached}{faults}", "")
         )
+    if result.kept == "start" and result.best_step:
+        step = f"zotune export {result.folder} --step {result.best_step} -o DIRECTORY"
+        out.append((f"export the tuned weights all the same: {step}", ""))
     if result.files:
         out.append((f"kept weights: {result.folder}", ""))
     else:

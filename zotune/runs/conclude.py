@@ -74,6 +74,7 @@ def conclude(
         step, share = (progress.best_step, progress.best_share) if kept == "tuned" else (0, 1.0)
         _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
         model_files = {} if config.journal_only else export.place(session.loaded, folder)
+        model_files.pop(MODEL_CARD, None)  # peft writes one too; the run's own replaces it
         probe = _linear_probe(session, seed)
     result = Result(
         folder=folder,

@@ -16,7 +16,7 @@ from zotune.models import adapters, loading, saving
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
 from zotune.runs.frozen_weights import check_loaded
-from zotune.runs.run_directory import CONFIG, JOURNAL
+from zotune.runs.run_directory import CONFIG, JOURNAL, check_files
 from zotune.search.journal import Journal
 from zotune.yaml_file import read_yaml
 
@@ -28,6 +28,7 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
     the weights that were not tuned, such as an adapter's base model, are not those of the run.
     """
     folder, target = Path(run), Path(output)
+    check_files(folder)
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: no such run directory")
     check_free(target)

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
+from zotune.runs import run_directory
 from zotune.runs.conclude import conclude
 from zotune.runs.heldout import Outputs
 from zotune.runs.metrics_log import MetricsLog
@@ -33,7 +34,6 @@ from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
-from zotune.runs.run_directory import find_directory
 from zotune.runs.session import Session
 from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
 from zotune.search import checkpoint
@@ -80,7 +80,7 @@ def fit(
     processes = Processes.join()
     if processes.rank:
         emit = ignore  # process 0 reports
-    folder = Path(processes.on_first(lambda: str(find_directory(cfg, resume))))
+    folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
     config = with_recorded_length(with_recorded_prompts(cfg, folder), folder) if resume else cfg
     header = read_header(folder) if resume else None
     classes = fixed_classes(header) if header else None
@@ -125,13 +125,15 @@ def _fit(session: Session, run: _Run) -> Result:
     session.validation.held_out.set_baseline()
     with contextlib.ExitStack() as opened:
 
-        def create() -> None:
-            with files.writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(lock.held(folder))
+        def create() -> str:
+            with files.writing(run.folder):
+                created = run_directory.create(run.folder, session.plan.config)
+            opened.enter_context(lock.held(created))
+            return str(created)
 
         if not run.resume:
-            processes.on_first(create)
+            folder = Path(processes.on_first(create))
+            run = replace(run, folder=folder)
         journal = open_journal(session, folder, bool(run.resume), header, run.force)
         opened.callback(journal.close)
         if run.resume:

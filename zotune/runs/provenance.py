@@ -20,6 +20,7 @@ import torch
 from zotune import declarations, seeds
 from zotune.core import noise
 from zotune.models import adapters, loading
+from zotune.runs.file_hashes import model_file_hashes, objective_file_hashes
 from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.plan import Plan
 from zotune.runs.session import Session
@@ -44,10 +45,16 @@ def header_of(session: Session) -> dict[str, Any]:
         "head": plan.head,
         "base_weights": space.digest(),
         "frozen_weights": frozen_digest(space.module, space.params),
+        "model_files": model_file_hashes(plan.model_files, config.model_revision),
         "data": plan.splits.digest,
         "objective": config.objective,
         "weight": config.weight,
         "objective_source": [source_hash(o.function) for o in plan.objective.each],
+        "objective_files": objective_file_hashes(
+            config.objective,
+            config.objective_args,
+            [o.function for o in plan.objective.each if not declarations.is_shipped(o.function)],
+        ),
         "objective_args": config.objective_args,
         "direction": plan.objective.direction,
         "rule": plan.optimizer_name,

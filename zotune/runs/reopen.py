@@ -6,6 +6,7 @@ Knows journals, headers and checkpoints; takes no step.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
@@ -25,12 +26,15 @@ from zotune.yaml_file import as_yaml
 
 FIXED: Final = frozenset(
     [
-        *("base_weights", "tensors", "dtype", "seed", "noise", "drift"),
+        *("base_weights", "frozen_weights", "tensors", "dtype", "seed", "noise", "drift"),
         *("optimizer", "optimizer_options", "rows", "batch_size", "eval_steps"),
     ]
 )
 """Keys of the header that recorded lines cannot be replayed without: `--force` does not change them."""
 
+
+FILES: Final = frozenset({"model_files", "objective_files"})
+"""Hashes of small files; a header that lacks them is not compared with the present ones."""
 
 SOURCES: Final = frozenset({"objective_source", "optimizer_source"})
 """Hashes of source files: of code that comes with zotune the version decides, which is compared as well."""
@@ -53,7 +57,7 @@ def open_journal(session: Session, folder: Path, resume: bool, header: dict[str,
             if resume:
                 path.unlink(missing_ok=True)
             files.write(folder / CONFIG, as_yaml(asdict(config)))
-            files.write(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+            files.write(folder / ENVIRONMENT, json.dumps({**environment(), "directory": os.getcwd()}, indent=1))
             opened.append(Journal.create(path, header))
         return [list(opened[0].lines), opened[0].cursor]
 
@@ -114,7 +118,7 @@ def _record_changes(
             recorded |= {key: new for key, (_, new) in line["changed"].items()}
         if line["kind"] == "budget":
             recorded["budget"] = {key: line[key] for key in header["budget"]}
-    free = {"budget"} | ({"eval_steps"} if config.eval_steps is None else set())
+    free = {"budget"} | (FILES - recorded.keys()) | ({"eval_steps"} if config.eval_steps is None else set())
     changed = {key: [recorded.get(key), header[key]] for key in header if key in compared - free}
     changed = {key: values for key, values in changed.items() if values[0] != values[1]}
     for key, (old, new) in changed.items():
@@ -130,10 +134,12 @@ def _record_changes(
 
 def _change(key: str, old: Any, new: Any) -> str:
     """A changed key of the header with both values, shortened."""
+    name = key.replace("_", " ")
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         inner = next(k for k in {**old, **new} if old.get(k) != new.get(k))
-        key, old, new = f"{inner} ({key.replace('_', ' ')})", old.get(inner), new.get(inner)
-    return f"{key.replace('_', ' ')}: {old!r:.60} in the run, {new!r:.60} now"
+        name = f"{inner if key in FILES else inner.replace('_', ' ')} ({name})"
+        old, new = old.get(inner), new.get(inner)
+    return f"{name}: {old!r:.60} in the run, {new!r:.60} now"
 
 
 __all__ = ["FIXED", "open_journal", "restore"]

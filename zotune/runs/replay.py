@@ -33,7 +33,7 @@ from zotune.runs.plan import EMBEDDED
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.provenance import environment
 from zotune.runs.recorded import complete_header, config_of, fixed_classes
-from zotune.runs.run_directory import CONFIG, JOURNAL
+from zotune.runs.run_directory import CONFIG, JOURNAL, check_files
 from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
@@ -131,6 +131,7 @@ def replay(
     """
     folder, target = Path(run), Path(output)
     export.check_free(target)
+    check_files(folder)
     journal = Journal.open(folder / JOURNAL, read_only=True)
     header = complete_header(journal)
     last = sum(line["kind"] == "step" for line in journal.lines)
@@ -146,13 +147,13 @@ def replay(
     config = config_of(header, base or (None if header["model"] == EMBEDDED else header["model"]))
     config = replace(config, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     emit(Phase(f"loading {base or header['model']}"))
-    loaded = _initial_model(config, header, folder, emit)
+    loaded = initial_model(config, header, folder, emit)
     emit(Phase(f"replaying {wanted} of {last} steps"))
     tuned = sum(math.prod(shape) for shape, _ in header["tensors"].values())
     compiles = compile == "on" or (compile == "auto" and worth_compiling(tuned, wanted))
     tensors = named_tensors(loaded.model)
     initial = {n: tensors[n].detach().clone() for n in header["tensors"] if share != 1.0 and n in tensors}
-    space, _ = rebuild(loaded, _optimizer(optimizer, header), journal, wanted, compiles)
+    space, _ = rebuild(loaded, recorded_optimizer(optimizer, header), journal, wanted, compiles)
     if initial:
         space.load(checkpoint.interpolate(initial, space.params, share))
     weights = space.digest()
@@ -170,7 +171,7 @@ def replay(
     return Replayed(target, wanted, weights, True if recorded else None, space.portable)
 
 
-def _optimizer(spec: str | Optimizer | None, header: Mapping[str, Any]) -> Optimizer:
+def recorded_optimizer(spec: str | Optimizer | None, header: Mapping[str, Any]) -> Optimizer:
     """The run's optimizer. A file that the journal alone names is not executed."""
     name = header["rule"]
     if spec is None and ":" in name:
@@ -182,7 +183,7 @@ def _optimizer(spec: str | Optimizer | None, header: Mapping[str, Any]) -> Optim
         raise RunFolderError(f"the run's optimizer {name} cannot be loaded: {error}") from None
 
 
-def _initial_model(config: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) -> LoadedModel:
+def initial_model(config: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) -> LoadedModel:
     """The model as tuning started from it. A linear probe is fitted again on the data of the run's configuration."""
     task = header["task"]
     if task["init"] == "linear-probe":
@@ -232,4 +233,4 @@ def _nested(x: Any) -> Iterator[Any]:
         yield from _nested(item)
 
 
-__all__ = ["Replayed", "ReplayedSpace", "rebuild", "replay"]
+__all__ = ["Replayed", "ReplayedSpace", "initial_model", "rebuild", "recorded_optimizer", "replay"]

@@ -1,10 +1,11 @@
 """The run directory: its place and the names of its files.
 
-Knows paths; opens no file.
+Knows paths; reads no file.
 """
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +42,48 @@ def directory_of(config: RunConfig) -> Path:
     return Path("runs") / f"{stem}-{number}"
 
 
+def check_files(folder: Path) -> None:
+    """Raise RunFolderError where a run directory or one of its checkpoints holds a pipe, a socket or a device: reading
+    it might never end."""
+    try:
+        inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.startswith("checkpoint-")]
+        paths = [path for directory in (folder, *inside) for path in sorted(directory.iterdir())]
+    except OSError:  # no such directory, or not readable: whoever reads a file of it reports that
+        return
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a broken link
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+            raise RunFolderError(f"{path} is {kind}, not a file of a run")
+
+
+def create(folder: Path, config: RunConfig) -> Path:
+    """Create the directory of a new run. Where its name is numbered and another run has taken the number since, the
+    next free one is taken."""
+    numbered = config.run_name is None and config.output_dir is None
+    while True:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=not numbered)
+        except FileExistsError:
+            if not numbered:
+                raise
+            folder = directory_of(config)
+        else:
+            return folder
+
+
 def find_directory(config: RunConfig, resume: str | None) -> Path:
     """The directory of a new run, or of the run to resume. Raises RunFolderError where there is no run to resume, or
     where a new run would overwrite files."""
     folder = directory_of(config)
     if resume and resume != "last":
         folder = Path(resume).resolve().parent
+    if resume:
+        check_files(folder)
     if resume and not any((folder / name).is_file() for name in (JOURNAL, CONFIG)):
         raise RunFolderError(f"{folder} holds no run to resume")
     if not resume and folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _BEFORE_A_RUN):
@@ -64,6 +101,8 @@ __all__ = [
     "METRICS",
     "MODEL_CARD",
     "RESULT",
+    "check_files",
+    "create",
     "directory_of",
     "find_directory",
 ]

@@ -19,7 +19,7 @@ from zotune.models.model_files import find_model
 from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.model_source import load_recorded
 from zotune.runs.recorded import complete_header, config_of
-from zotune.runs.run_directory import JOURNAL, RESULT
+from zotune.runs.run_directory import JOURNAL, MODEL_CARD, RESULT, check_files
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
 
@@ -40,6 +40,7 @@ def verify(run: str | Path, emit: Emit = ignore) -> list[Check]:
     """Check the journal's chain of checksums, every checkpoint, the model's files, and the tuned weights against the
     journal. Raises RunFolderError where the directory holds no run."""
     folder = Path(run)
+    check_files(folder)
     if not (folder / JOURNAL).is_file():
         raise RunFolderError(f"{folder} holds no run: there is no {JOURNAL}")
     try:
@@ -59,6 +60,7 @@ def verify(run: str | Path, emit: Emit = ignore) -> list[Check]:
         return [*checks, Check(RESULT, False, "cannot be read: zotune resume writes it again")]
     if not recorded:
         return [*checks, Check("model", None, "no model files were written: zotune replay rebuilds them")]
+    recorded.pop(MODEL_CARD, None)  # earlier versions recorded peft's card, which the run's own replaced
     checks += [_model_file(folder, name, checksum) for name, checksum in recorded.items()]
     return [*checks, _weights(folder, complete_header(journal), kept, emit)]
 

@@ -1,0 +1,127 @@
+"""Hashes of the small files that a run's scores depend on beside weights and data: of the model, and of the objective.
+
+Knows paths and file names; loads no model and runs no code.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from zotune import declarations, files
+from zotune.models.model_files import ModelFiles
+
+MODEL_FILES: Final = (
+    *("config.json", "generation_config.json", "adapter_config.json", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"),
+)
+"""Configuration, tokenizer, chat template and pooling, as transformers and sentence-transformers name them."""
+
+
+def model_file_hashes(model: ModelFiles, revision: str | None) -> dict[str, str]:
+    """The hash of each small file of a model and of its adapter, by name; of a hub id, of the downloaded files."""
+    hashes = {name: files.checksum(path) for name, path in _model_paths(model, revision)}
+    if model.adapter is not None:
+        paths = ((name, model.adapter / name) for name in MODEL_FILES)
+        hashes |= {f"adapter: {name}": files.checksum(path) for name, path in paths if path.is_file()}
+    return hashes
+
+
+def _model_paths(model: ModelFiles, revision: str | None) -> Iterator[tuple[str, Path]]:
+    for name in MODEL_FILES:
+        if model.folder is not None:
+            path: Any = model.folder / name
+        else:
+            from huggingface_hub import try_to_load_from_cache
+
+            path = try_to_load_from_cache(model.source, name, revision=revision)
+        if isinstance(path, str | Path) and Path(path).is_file():
+            yield name, Path(path)
+
+
+def objective_file_hashes(
+    spec: str | tuple[str, ...], options: Mapping[str, Any], functions: list[Callable[..., Any]]
+) -> dict[str, str]:
+    """The hash of each file that an objective runs or reads: programs and files that its name or its options name, and
+    modules that its Python files import from their own folders, by path as the name, option or import says it."""
+    named = [word for text in _texts([spec, dict(options)]) for word in _words(text)]
+    paths = {word: path for word in named if (path := _file(word)) is not None}
+    sources = [path for path in paths.values() if path.suffix == ".py"]
+    for function in functions:
+        try:
+            sources.append(Path(inspect.getfile(declarations.definition(function))))
+        except (OSError, TypeError):  # built in, or defined in a session without files
+            continue
+    for source in sources:
+        folder = source.resolve().parent
+        paths |= {str(path.relative_to(folder)): path for path in helper_modules(source)}
+    return {name: files.checksum(path) for name, path in sorted(paths.items())}
+
+
+def helper_modules(source: Path) -> list[Path]:
+    """The Python files that a file imports from its own folder, and those that these import; of a package all files."""
+    folder = source.resolve().parent
+    matches: list[Path] = []
+    open_files = [source.resolve()]
+    while open_files:
+        for name in _imports(open_files.pop()):
+            package = folder / name
+            inside = sorted(package.rglob("*.py")) if (package / "__init__.py").is_file() else []
+            for path in [p for p in (folder / f"{name}.py", *inside) if p.is_file()]:
+                if path not in matches and path != source.resolve():
+                    matches.append(path)
+                    open_files.append(path)
+    return sorted(matches)
+
+
+def _imports(path: Path) -> set[str]:
+    """The first parts of the names that a file imports, wherever in the file."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return set()
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a name or an option that may be files: `exec:./score.sh --fast`, `file.py:function`, a path."""
+    name, colon, command = text.partition(":")
+    try:
+        if name == "exec" and colon:
+            return shlex.split(command)
+    except ValueError:
+        return []
+    return [text, text.rpartition(":")[0]]
+
+
+def _file(word: str) -> Path | None:
+    """The file that a word names, as a path or as a program on the PATH."""
+    try:
+        path = Path(word).expanduser()
+        if not path.is_file() and word and "/" not in word:
+            path = Path(shutil.which(word) or path)
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, ~name of an unknown user, a null byte
+        return None
+
+
+__all__ = ["MODEL_FILES", "helper_modules", "model_file_hashes", "objective_file_hashes"]
