@@ -73,7 +73,8 @@ def _header(folder: Path) -> dict[str, Any]:
             header = json.loads(lines.readline())
     except (OSError, ValueError):
         return {}
-    return header if isinstance(header, dict) else {}
+    body = header.get("body") if isinstance(header, dict) else None
+    return body if isinstance(body, dict) else {}
 
 
 def cheap(objective: Objective) -> bool:
