@@ -12,7 +12,7 @@ import pytest
 from conftest import write_jsonl
 
 import zotune
-from zotune.config import RunConfig
+from zotune.config import RunConfig, resolve
 from zotune.data.sources import read_splits
 from zotune.events import Note
 from zotune.runs import evaluate
@@ -153,6 +153,14 @@ def test_label_words_with_commas(tiny_llama: Path, tmp_path: Path) -> None:
     for labels in ('"bad, film",good', ("bad, film", "good"), '1=good,0="bad, film"'):
         inputs, _ = seen(tiny_llama, data, labels=labels)
         assert inputs["references"] == ["bad, film", "good"]
+
+
+def test_label_words_of_a_configuration_file_may_be_a_list(tiny_llama: Path, tmp_path: Path) -> None:
+    text = f"model: {tiny_llama}\nlabels: ['bad, film', good]\n"
+    (tmp_path / "a.yaml").write_text(text)
+    config = resolve({}, str(tmp_path / "a.yaml"))
+    assert config.labels == ("bad, film", "good")
+    assert resolve({"labels": ["bad,good"]}, None).labels == ("bad,good",)
 
 
 def test_half_of_a_surrogate_pair_is_scored(tiny_llama: Path, tmp_path: Path) -> None:

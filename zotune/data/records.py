@@ -5,6 +5,7 @@ Knows columns, labels and chat messages; reads no files.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -178,8 +179,13 @@ def label_key(value: Any) -> str:
     """A label as text: 1, 1.0, True, "1" and "1.0" are one class, and so are the Unicode forms of a text."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
-    key = unicodedata.normalize("NFC", str(value)).strip()
-    return _WHOLE_NUMBER.sub(r"\1", key)
+    return _key_of_text(str(value))
+
+
+@functools.lru_cache(4096)
+def _key_of_text(text: str) -> str:
+    """Cached: a column has far fewer labels than rows."""
+    return _WHOLE_NUMBER.sub(r"\1", unicodedata.normalize("NFC", text).strip())
 
 
 def is_missing(value: Any) -> bool:
