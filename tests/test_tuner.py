@@ -119,7 +119,7 @@ def test_an_optimizer_may_be_an_object() -> None:
     start = tuner.score()
     tuner.fit(max_steps=200)
     assert tuner.score() < start
-    with pytest.raises(OptionError, match="not to an instance"):
+    with pytest.raises(OptionError, match="an instance has its options already"):
         zotune.Tuner(TinyNet(), loss, Sign(), optimizer_args={"lr": 1})
 
 

@@ -55,8 +55,8 @@ def _own(value: Any, tensors: bool = False) -> Any:
 class Isolation:
     """The surroundings of one objective's calls.
 
-    random numbers: Python's, numpy's and torch's global generators have states of their own inside its calls, which
-    begin as copies, so that an objective that draws or seeds changes no other draw. name: names it in messages.
+    The global random generators of Python, numpy and torch have states of their own inside its calls, which begin as
+    copies, so that an objective that draws or seeds changes no other draw.
     """
 
     def __init__(self) -> None:
@@ -123,8 +123,9 @@ class _ModelState:
     """What can be put back of a module, and the version counters of its tensors."""
 
     def __init__(self, model: Any) -> None:
-        self._modules = [(m, m.training, [(table, dict(table)) for table in _tables(m)]) for m in model.modules()]
-        configs = {id(c): c for m in model.modules() for c in _configs(m)}.values()
+        modules = list(model.modules())
+        self._modules = [(m, m.training, [(table, dict(table)) for table in _tables(m)]) for m in modules]
+        configs = {id(c): c for m in modules for c in _configs(m)}.values()
         self._configs = [(vars(c), copy.deepcopy(vars(c))) for c in configs]
         self._weights = [
             (n, p, p.data, p.data_ptr(), p.requires_grad, p.grad, _version(p)) for n, p in model.named_parameters()
