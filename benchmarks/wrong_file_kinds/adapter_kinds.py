@@ -123,5 +123,5 @@ def adapter_config(draw: Draw) -> Variant:
         path.write_text(path.read_text()[:40])
     else:
         edit_json(path, base_model_name_or_path=str(draw.base.encoder))
-    words = ("lora", "adapter_config", "base", "v_proj")
+    words = ("lora", "adapter_config", "base", "v_proj", "lacks")
     return scored_adapter(draw, right=False, refusal=words, about=how)

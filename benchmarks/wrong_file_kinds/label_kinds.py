@@ -244,8 +244,7 @@ def label_words(draw: Draw) -> Variant:
     order = {"order of the model": (0, 1, 2), "another order": (2, 0, 1), "one too few": (0, 1)}[how]
     labels = ",".join(tiny.NAMES[i] for i in order)
     refusal = () if how == "order of the model" else ("label", "class")
-    right_or_none = None if how == "one too few" and {r["label"] for r in rows} == {0, 1, 2} else right
-    return Variant(evaluated(draw, draw.lines(shown), labels=labels), right_or_none, refusal, about=how)
+    return Variant(evaluated(draw, draw.lines(shown), labels=labels), right, refusal, about=how)
 
 
 @kind

@@ -211,7 +211,7 @@ def broken_weights(draw: Draw) -> Variant:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 100\n"
     new = {"cut": raw[: len(raw) // 2], "empty": b"", "lfs": pointer, "zeros": bytes(len(raw))}[how]
     (folder / WEIGHTS).write_bytes(new)
-    return scored_by_loss(draw, name, right=None, refusal=("safetensors", "weights"), about=f"{name}, {how}")
+    return scored_by_loss(draw, name, right=None, refusal=("safetensor", "weights"), about=f"{name}, {how}")
 
 
 @kind

@@ -81,8 +81,8 @@ def run_damaged(draw: Draw) -> Variant:
     shown = [{**r, "label": tiny.NAMES[r["label"]]} for r in rows]
     options = {"model": str(folder), "dataset": str(draw.lines(shown)), "objective": "cross-entropy"}
     words = {
-        "weights gone": ("safetensors", "weights"),
-        "weights cut": ("safetensors", "weights"),
+        "weights gone": ("safetensor", "weights"),
+        "weights cut": ("safetensor", "weights"),
         "config gone": ("config.json",),
         "settings gone": (),
     }.get(how, ("config.yaml",))

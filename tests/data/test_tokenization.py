@@ -8,6 +8,8 @@ import pytest
 import torch
 from families import BOS, EOS, PAD, Families, classification
 
+from zotune.data.templates import FilledTemplate
+from zotune.data.tokenization import PromptTokenizer
 from zotune.errors import OptionError
 from zotune.tasks import build
 
@@ -95,3 +97,10 @@ def test_an_option_longer_than_the_limit_is_refused(families: Families, family: 
     task = families.task(family, classification("{text} {label}", ("bad", "very " * 30 + "good")), length=20)
     with pytest.raises(OptionError, match="alone is longer than --max-length 20"):
         task.rows(ROWS)
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_by_name(families: Families) -> None:
+    coder = PromptTokenizer(families.load("llama").tokenizer, 20)
+    coder.vocabulary = 10
+    with pytest.raises(OptionError, match=r"'film' has the id .* 10 embeddings"):
+        coder.encode(FilledTemplate("the film"))

@@ -134,6 +134,14 @@ def test_an_end_token_after_the_prompt_is_left_out(families: Families) -> None:
     assert got["losses"] == want["losses"]
 
 
+def test_a_stop_string_ends_completions_of_a_tokenizer_without_letters(families: Families) -> None:
+    """transformers cannot look for stop strings with a tokenizer of whole words, which has no token for other words."""
+    texts = outputs(families.task("llama", SPEC, "words"), ROWS)["completions"]
+    stop = next(t.split()[1] for t in texts if len(t.split()) > 1)
+    task = families.task("llama", replace(SPEC, stop=(stop,)), "words")
+    assert outputs(task, ROWS)["completions"] == [t.split(stop)[0] for t in texts]
+
+
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_sampling_depends_on_the_step_and_the_seed(families: Families, family: str) -> None:
     task = build.build(families.load(family), replace(SPEC, temperature=1.0, top_p=0.95), 90, 2, seed=5)

@@ -37,13 +37,14 @@ class PromptTokenizer:
     """A tokenizer with a limit.
 
     limit: tokens of a text at most; cut: the column that is shortened first; pad: the id of padding; typed: whether
-    batches have token_type_ids.
+    batches have token_type_ids; vocabulary: embeddings of the model, None where they are not counted.
     """
 
     def __init__(self, tokenizer: Any, limit: int, cut: str | None = None) -> None:
         self.tokenizer, self.limit, self.cut = tokenizer, limit, cut
         self.pad = tokenizer.pad_token_id or 0
         self.typed = "token_type_ids" in config_value(tokenizer, "model_input_names", ())
+        self.vocabulary: int | None = None
 
     def encode(
         self, filled: FilledTemplate, special: bool = True, limit: int | None = None, tail: bool = True
@@ -51,11 +52,18 @@ class PromptTokenizer:
         """The tokens of a text.
 
         special: add the tokenizer's special tokens; limit: instead of the tokenizer's own; tail: keep the tokens after
-        the answer, or, in a text without an answer, the special tokens after the text. Raises OptionError for an answer
-        without tokens, and for one that is longer than the limit.
+        the answer, or, in a text without an answer, the special tokens after the text. Raises OptionError for a token
+        beyond the vocabulary, for an answer without tokens, and for one that is longer than the limit.
         """
         limit = self.limit if limit is None else limit
         ids, offsets = self._with_offsets(filled, special)
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            highest = max(ids)
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise OptionError(
+                f"the tokenizer's token {token!r} has the id {highest}, and the model has {self.vocabulary} embeddings",
+                hint="is the tokenizer another model's?",
+            )
         positions = _overlapping(offsets, filled.target) if filled.target else []
         if filled.target and not positions:
             answer = filled.text[slice(*filled.target)]

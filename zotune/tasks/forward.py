@@ -62,6 +62,7 @@ class Forward:
         self.max_length = min(max_length, self.model_length or max_length) - loaded.virtual_tokens
         self.tokenizer = PromptTokenizer(loaded.tokenizer, self.max_length, spec.cut)
         self.tokenizer.pad = loaded.pad_token_id
+        self.tokenizer.vocabulary = config_value(loaded.config, "vocab_size")
         # GPT-2 has no token types and would add the embeddings of the tokens 0 and 1 instead.
         token_types = (config_value(loaded.config, "type_vocab_size") or 0) > 1
         self.tokenizer.typed = self.tokenizer.typed and token_types and loaded.accepts("token_type_ids")

@@ -267,7 +267,8 @@ class GenerationTask(ModelTask):
         causal = loaded.head == "causal"
         inputs = self.prompts.inputs(prompts, points) if causal else tokenizer.pad_right(prompts, loaded.device)
         inputs.pop("token_type_ids", None)
-        arguments = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if self.spec.stop else {}
+        early = self.spec.stop and _keeps_letters(loaded.tokenizer)
+        arguments = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if early else {}
         start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
         with ignore_generation_defaults(loaded):
             ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
@@ -279,6 +280,13 @@ class GenerationTask(ModelTask):
                 length -= 1
             completions.append(row[:length])
         return completions
+
+
+def _keeps_letters(tokenizer: Any) -> bool:
+    """Whether transformers can look for stop strings while it generates. It tries the tokenizer with these letters, and
+    raises ValueError where they become an unknown token; then completions are cut afterwards alone."""
+    letters = "abcdef"
+    return letters in tokenizer.decode(tokenizer(letters, add_special_tokens=False)["input_ids"])
 
 
 def reference_completions(record: Record) -> list[str]:
