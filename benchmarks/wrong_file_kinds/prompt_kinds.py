@@ -225,7 +225,10 @@ def conversation(draw: Draw) -> Variant:
             pairs.append((chat_ids(folder, turns), ids_of(c, False)))
     right = tiny.completion_loss(tiny.causal(folder), pairs) if pairs else None
     options = {"model": str(folder), "dataset": str(draw.lines(rows)), "objective": "cross-entropy"}
-    return Variant(options, right, () if pairs else ("system",), about=f"{how}, system {system}")
+    # Without a system role the message may go elsewhere, if a note says so.
+    return Variant(
+        options, right, () if pairs else ("system",), noted=None if pairs else -1.0, about=f"{how}, system {system}"
+    )
 
 
 @kind

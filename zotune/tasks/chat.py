@@ -192,7 +192,8 @@ def settle_chat(loaded: LoadedModel, spec: TaskSpec, records: Sequence[Record]) 
         raise ModelError(f"{loaded.source} has no chat template for {options[0]}", hint="an instruct model")
     chat.check_arguments()
     notes = []
-    if spec.system and chat.exists and not chat.reads_system:
+    has_system = spec.system or any(m["role"] == "system" for r in conversational for m in r["messages"])
+    if has_system and chat.exists and not chat.reads_system:
         notes.append("the chat template has no system role: the system message begins the first user message")
     if conversational and len(conversational) == len(records):
         return spec, notes  # messages always get the template
