@@ -26,6 +26,7 @@ from zotune.humans.store import FILE_NAME as RATINGS
 from zotune.runs import run_directory
 from zotune.runs.conclude import conclude
 from zotune.runs.heldout import Outputs
+from zotune.runs.influence import check_influence
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts
@@ -162,6 +163,8 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
     if run.resume:
         restore(engine, folder, run.resume, journal, session)
     session.choose_perturbation()
+    if not run.resume:
+        check_influence(session)
     if not processes.rank:
         session.start_objective(folder, run.stop)
         engine.hooks.emit = MetricsLog(folder, journal, engine.progress, session.validation, plan.objective, emit)

@@ -65,9 +65,8 @@ def create(folder: Path, config: RunConfig) -> Path:
     next free one is taken."""
     numbered = config.run_name is None and config.output_dir is None
     while True:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            folder.mkdir(exist_ok=not numbered)
+            folder.mkdir(parents=True, exist_ok=not numbered)
         except FileExistsError:
             if not numbered:
                 raise
