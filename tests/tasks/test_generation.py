@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from families import CAUSAL, EOS, SEQ2SEQ, Families, greedy, mean, option_scores
 from zotune.data.task import TaskSpec
 from zotune.data.templates import Template
 from zotune.errors import DataError, ModelError, OptionError
-from zotune.models import loading, saving
+from zotune.models import adapters, loading, saving
+from zotune.models.adapters import AdapterConfig
+from zotune.models.generation_settings import end_token_ids
+from zotune.models.model_files import find_model
 from zotune.tasks import build
 
 FAMILIES = (*CAUSAL, *SEQ2SEQ)
@@ -58,6 +63,44 @@ def test_completions_equal_single_loops(families: Families, family: str, kind: s
     task = build.build(loaded, SPEC, 90, 3)
     rows = task.rows(ROWS)
     assert task.outputs(rows, [3, 0], frozenset({"completion_ids"}))["completion_ids"] == [want[3], want[0]]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(
+    "owners", [("generation",), ("config",), ("tokenizer",), ("generation", "config", "tokenizer")]
+)
+def test_each_end_token_of_the_files_ends_a_completion(
+    families: Families, tmp_path: Path, owners: tuple[str, ...], adapted: bool
+) -> None:
+    """A chat model's tokenizer ends a turn with another token than its configuration ends a text with."""
+    plain = families.load("llama")
+    prompts = [plain.tokenizer(p)["input_ids"] for p in PROMPTS]
+    free = [greedy(plain, p, 9, ()) for p in prompts]
+    unused = next(i for i in range(len(plain.tokenizer)) if all(i not in row for row in free))
+    used = list(dict.fromkeys(t for row in free for t in row[2:6]))[:3]
+    ends = {
+        owner: used[k] if owner in owners else unused for k, owner in enumerate(("generation", "config", "tokenizer"))
+    }
+    folder = shutil.copytree(families.folder("llama"), tmp_path / "model")
+    for name, owner in (("config.json", "config"), ("generation_config.json", "generation")):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(values | {"eos_token_id": ends[owner]}))
+    tokens = json.loads((folder / "tokenizer_config.json").read_text())
+    tokens["eos_token"] = plain.tokenizer.convert_ids_to_tokens(ends["tokenizer"])
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+    files = find_model(str(folder))
+    if adapted:
+        loaded = loading.load(files.source, files.folder, files.head, device="cpu")
+        adapters.attach(loaded, AdapterConfig("lora"), 0)
+        saving.save(loaded, tmp_path / "adapter")
+        files = find_model(str(tmp_path / "adapter"))
+    loaded = loading.load(files.source, files.folder, files.head, device="cpu")
+    if files.adapter:
+        adapters.load(loaded, files.adapter)
+    assert end_token_ids(loaded) == sorted(set(ends.values()))
+    want = [greedy(plain, p, 9, tuple(ends.values())) for p in prompts]
+    assert want != free
+    assert outputs(build.build(loaded, SPEC, 90, 2), ROWS, {"completion_ids"})["completion_ids"] == want
 
 
 @pytest.mark.parametrize("family", ["llama", "bart"])

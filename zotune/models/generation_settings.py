@@ -18,19 +18,28 @@ def generation_config(loaded: LoadedModel, max_new_tokens: int, temperature: flo
     generation configuration it keeps the start and end tokens alone."""
     from transformers import GenerationConfig
 
-    end = config_value(config_value(loaded.unwrapped, "generation_config"), "eos_token_id")
-    end = loaded.tokenizer.eos_token_id if end is None else end
     start, forced, *_ = (*loaded.decoder_start_ids, None, None)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
-        eos_token_id=[end] if isinstance(end, int) else list(end or []),
+        eos_token_id=end_token_ids(loaded),
         pad_token_id=loaded.pad_token_id,
         decoder_start_token_id=start,
         forced_bos_token_id=forced,
         **(sampling if temperature > 0 else {"do_sample": False}),
     )
+
+
+def end_token_ids(loaded: LoadedModel) -> list[int]:
+    """The ids that end a completion: those of the generation configuration, of the model's configuration and of the
+    tokenizer, ascending. They differ in chat models: one ends a turn, another a text."""
+    model = loaded.unwrapped
+    ids: set[int] = set()
+    for owner in (config_value(model, "generation_config"), model.config, loaded.config, loaded.tokenizer):
+        end = config_value(owner, "eos_token_id")
+        ids |= {end} if isinstance(end, int) else set(end or ())
+    return sorted(ids)
 
 
 @contextlib.contextmanager
@@ -47,4 +56,4 @@ def ignore_generation_defaults(loaded: LoadedModel) -> Iterator[None]:
         model.generation_config = defaults
 
 
-__all__ = ["generation_config", "ignore_generation_defaults"]
+__all__ = ["end_token_ids", "generation_config", "ignore_generation_defaults"]
