@@ -18,6 +18,7 @@ from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, ignore
+from zotune.runs.influence import check_influence
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
 from zotune.scoring.objective import Objective
@@ -78,6 +79,7 @@ def check(
         emit(Note(note))
     session = Session(plan, emit)
     try:
+        check_influence(session)
         outcome = _check_order(session, rows) if resolved.ordered else _check_values(session, rows)
         return {**_declaration(session), **outcome}
     except ObjectiveError as error:

@@ -14,6 +14,7 @@ from zotune import declarations
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.events import Emit, Note
+from zotune.runs.influence import check_influence
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
 
@@ -28,6 +29,7 @@ def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
     for note in [*plan.notes, plan.splits.summary]:
         emit(Note(note))
     session = Session(plan, emit)
+    check_influence(session)
     session.choose_perturbation()
     rows = session.batches.at(0).rows
     point = session.space.theta + 1e-3 * Noise("normal", 0, 0)

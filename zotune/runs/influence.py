@@ -5,32 +5,27 @@ Knows sessions; takes no step.
 
 from __future__ import annotations
 
-from typing import Final
-
-import torch
-
-from zotune.core.recipe import Noise
 from zotune.errors import UsageError
+from zotune.events import Note
+from zotune.models.weight_check import names_of
 from zotune.runs.session import Session
-from zotune.tasks.option_task import OptionTask
-
-ROWS: Final = 4
+from zotune.tasks.unread_weights import unread_weights
 
 
 def check_influence(session: Session) -> None:
-    """Raise UsageError where a large perturbation of all tuned weights leaves the scores of the labels or options as
-    they are, bit for bit, on a few training rows. Generated text is not checked, nor is an objective that runs the
-    model itself."""
-    task, space = session.task, session.space
-    if not isinstance(task, OptionTask) or "model" in session.plan.objective.inputs:
+    """Report tuned weights that no score reads: a large perturbation leaves the scores of a few training rows as they
+    are, bit for bit. Raises UsageError where none is read. An objective that runs the model itself is not checked: it
+    may read what the scores of the task do not."""
+    if "model" in session.plan.objective.inputs:
         return
-    rows = range(min(ROWS, len(session.train)))
-    before = task.logits(session.train, rows)
-    with space.at(space.theta + Noise("normal", -2, 0), task.forward_passes(len(rows))):
-        after = task.logits(session.train, rows)
-    if torch.equal(before, after):
-        names = ", ".join(list(space.params)[:3]) + (" …" if len(space.params) > 3 else "")
-        raise UsageError(f"these weights do not influence the score: {names}", hint="select others with --tune")
+    tuned = session.space.params
+    unread = unread_weights(session.task, session.train, tuned)
+    if len(unread) == len(tuned):
+        raise UsageError(
+            f"these weights do not influence the score: {names_of(unread)}", hint="select others with --tune"
+        )
+    if unread:
+        session.emit(Note(f"tuned weights that do not influence the score: {names_of(unread)}"))
 
 
 __all__ = ["check_influence"]
