@@ -241,7 +241,8 @@ def test_the_command_line(place: Path, arguments: list[str]) -> None:
     code: Any = 0
     with pytest.MonkeyPatch.context() as patched, contextlib.chdir(place):
         patched.setattr("zotune.runs.fit.make_plan", refuse)
-        patched.setattr("zotune.runs.check.plan", refuse)
+        patched.setattr("zotune.runs.check.make_plan", refuse)
+        patched.setattr("zotune.runs.estimate.make_plan", refuse)
         patched.setattr("zotune.runs.evaluate.evaluation_rows", refuse)
         patched.setattr("zotune.humans.page.serve", refuse)
         patched.setattr("zotune.runs.run_directory.directory_of", lambda cfg: place / "nothing-here")

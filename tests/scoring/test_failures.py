@@ -273,7 +273,7 @@ def test_failing_on_held_out_rows_at_the_start_leaves_nothing(fit: Fit, tmp_path
         return words(completions)
 
     before = sorted(map(str, tmp_path.rglob("*")))
-    with pytest.raises(ObjectiveFailures, match=r"failed on the held-out rows.*cannot read these rows") as error:
+    with pytest.raises(ObjectiveFailures, match=rf"failed on the {part} set.*cannot read these rows") as error:
         fit(score)
     assert error.value.exit_code == 3
     assert sorted(map(str, tmp_path.rglob("*"))) == before

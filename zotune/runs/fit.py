@@ -110,6 +110,9 @@ class _Run:
     started: float
 
 
+CHECK = "zotune check tries an objective on a few rows"
+
+
 def _fit(session: Session, run: _Run) -> Result:
     """Score the base model, open the run directory, and tune."""
     processes, emit, folder = session.processes, session.emit, run.folder
@@ -120,7 +123,7 @@ def _fit(session: Session, run: _Run) -> Result:
     try:
         base = session.test.score()
     except ObjectiveError as error:
-        raise ObjectiveFailures(f"the objective failed on the held-out rows: {error}") from error
+        raise ObjectiveFailures(f"the objective failed on the test set: {error}", hint=CHECK) from error
     for text in completion_notes(session.plan.spec, base[0]):
         emit(Note(f"base model: {text}"))
     session.validation.held_out.set_baseline()
