@@ -10,7 +10,7 @@ import pytest
 from conftest import numbered, rows, write_jsonl
 
 from zotune.data.readers import read_file
-from zotune.data.sources import read_splits
+from zotune.data.sources import load_source, read_splits
 from zotune.data.splits import load_splits
 from zotune.errors import DataError
 
@@ -118,3 +118,23 @@ def test_a_second_validation_split_keeps_its_own_name(tmp_path: Path) -> None:
     }
     assert len(load_splits(tmp_path, seed=0, eval_split="validation_matched").validation) == 3
     assert len(load_splits(tmp_path, seed=0, eval_split="dev").validation) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("test_0.jsonl", "test_1.jsonl", "test_10.jsonl"),
+        ("test.part1.jsonl", "test.part2.jsonl", "test.part10.jsonl"),
+        ("test-00000-of-00003.jsonl", "test-00001-of-00003.jsonl", "test-00002-of-00003.jsonl"),
+    ],
+)
+def test_several_files_of_a_split_are_read_as_one(names: tuple[str, ...], tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / name).write_text(json.dumps({"text": f"row {number}", "label": 1}) + "\n")
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 0}\n')
+    source = load_source(tmp_path)
+    assert [r["text"] for r in source.splits["test"]] == ["row 0", "row 1", "row 2"]
+    assert "test: 3 files are read as one split" in source.notes
+    (tmp_path / "test.jsonl").write_text('{"text": "b", "label": 0}\n')
+    with pytest.raises(DataError, match="more than one test file"):
+        load_source(tmp_path)

@@ -5,6 +5,7 @@ Knows split names; does not decide which rows train, validate or test.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,12 +113,16 @@ def _read(path: Path) -> DataFile:
     return DataFile(splits, content.notes)
 
 
+SHARD = re.compile(r"(?P<split>[A-Za-z]+(?:_matched)?)[-_.]?(?:part|shard)?[-_.]?(?P<number>\d+)(?:[-_]of[-_]\d+)?")
+"""Names of a split's several files, such as test-00000-of-00002, test_0 and test.part1."""
+
+
 def _load_folder(source: str | Path, path: Path) -> DataSource:
     try:
         entries = sorted(p for p in path.iterdir() if data_suffix(p.name) and not p.name.startswith("."))
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
-    by_stem: dict[str, Path] = {}
+    by_stem: dict[str, list[Path]] = {}
     standard = {name for names in SPLIT_NAMES.values() for name in names}
     for entry in entries:
         kind = path_type(entry)
@@ -127,23 +132,42 @@ def _load_folder(source: str | Path, path: Path) -> DataSource:
             "-00000-of-00001"
         )  # as the hub names the only parquet file of a split
         stem = stem.lower() if stem.lower() in standard else stem
-        if stem in by_stem:
-            raise DataError(f"{path} has more than one {stem} file: {by_stem[stem].name}, {entry.name}")
-        by_stem[stem] = entry
+        shard = SHARD.fullmatch(stem)
+        name = shard["split"].lower() if shard and shard["split"].lower() in standard else stem
+        if name in by_stem and (name == stem or not _is_shard(by_stem[name][0])):
+            raise DataError(f"{path} has more than one {name} file: {by_stem[name][0].name}, {entry.name}")
+        by_stem.setdefault(name, []).append(entry)
     if not by_stem:
         raise DataError(f"{path} has no data file", hint=f"expected train{'|train'.join(SUFFIXES)}")
     aliases = _aliases(by_stem)
     splits, files = {}, {}
     notes: list[str] = []
-    for stem, entry in by_stem.items():
-        content = _read(entry)
-        if len(content.splits) > 1:
-            raise DataError(
-                f"{entry} has the splits {', '.join(content.splits)} itself", hint=f"give the file alone: -d {entry}"
-            )
-        splits[aliases.get(stem, stem)] = files[entry.resolve()] = next(iter(content.splits.values()))
-        notes.extend(content.notes)
+    for stem, shards in by_stem.items():
+        records: list[Record] = []
+        for entry in sorted(shards, key=_shard_number):
+            content = _read(entry)
+            if len(content.splits) > 1:
+                raise DataError(
+                    f"{entry} has the splits {', '.join(content.splits)} itself",
+                    hint=f"give the file alone: -d {entry}",
+                )
+            files[entry.resolve()] = next(iter(content.splits.values()))
+            records += files[entry.resolve()]
+            notes.extend(content.notes)
+        splits[aliases.get(stem, stem)] = files[shards[0].resolve()] if len(shards) == 1 else records
+        if len(shards) > 1:
+            notes.append(f"{stem}: {len(shards)} files are read as one split")
     return DataSource(str(source), splits, aliases, files, notes=notes)
+
+
+def _is_shard(path: Path) -> bool:
+    return SHARD.fullmatch(path.name[: -len(data_suffix(path.name))]) is not None
+
+
+def _shard_number(path: Path) -> int:
+    """The number in a shard's name; 0 for a file that is no shard."""
+    shard = SHARD.fullmatch(path.name[: -len(data_suffix(path.name))])
+    return int(shard["number"]) if shard else 0
 
 
 def _aliases(names: Iterable[str]) -> dict[str, str]:
