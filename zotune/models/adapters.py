@@ -184,7 +184,7 @@ def _keys_and_values(loaded: LoadedModel, ids: Tensor) -> list[tuple[Tensor, Ten
 
 def _set_base_path(loaded: LoadedModel) -> None:
     """Name the base model by an absolute path in the adapter's configuration: it is read from other folders, too."""
-    base = str(loaded.folder.resolve()) if loaded.folder else loaded.source
+    base = str(Path(loaded.source).resolve()) if loaded.folder else loaded.source
     for config in loaded.model.peft_config.values():
         config.base_model_name_or_path = base
 

