@@ -24,3 +24,9 @@ def test_template_columns_are_checked() -> None:
     with pytest.raises(OptionError, match=r"no \{label\}"):
         check_template(Template("{text}"), {"train": [{"text": "x"}]}, "causal")
     assert Template("{{x}} {text}").render({"text": "{y}"}) == "{x} {y}"
+
+
+@pytest.mark.parametrize(("value", "what"), [({"a": 1}, "an object"), (["a", "b"], "a list")])
+def test_a_column_that_holds_no_text_is_refused(value: object, what: str) -> None:
+    with pytest.raises(DataError, match=f"the column 'text' holds {what} where a text belongs"):
+        Template("{text}").fill({"text": value})

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from zotune.errors import OptionError, nearest
+from zotune.errors import DataError, OptionError, nearest
 
 PLACEHOLDER = "@placeholder"
 FILTERS: dict[str, Callable[[str], str]] = {
@@ -123,7 +123,8 @@ class Template:
         """The text of a record with `answer` in the place of the target.
 
         tail: what happens to the text after the target. "keep": it stays; "score": it stays and becomes part of the
-        target; "drop": it is left out. Raises KeyError for a column that the record lacks.
+        target; "drop": it is left out. Raises KeyError for a column that the record lacks,
+        DataError for one that holds a list or an object.
         """
         text, spans, span, pair = "", {}, None, None
         for literal, name, filters in self.parts:
@@ -138,6 +139,9 @@ class Template:
                 text += _filtered(answer, filters)
                 span = (start, len(text))
             else:
+                if isinstance(record[name], dict | list):
+                    what = "an object" if isinstance(record[name], dict) else "a list"
+                    raise DataError(f"the column {name!r} holds {what} where a text belongs: {record[name]!r:.80}")
                 value = self._values.get(name, {}).get(str(record[name]), str(record[name]))
                 before, hole, rest = value.partition(PLACEHOLDER) if "fill" in filters else (value, "", "")
                 text += _filtered(before, filters)
