@@ -42,6 +42,7 @@ def match(
         (("caf\u00e9", "th\u00e9"), ["the\u0301", "cafe\u0301"], None, [1, 0]),
         (("A", "a"), ["a", "A"], None, [1, 0]),
         (("1", "2", "3"), [3, 1], None, [2, 0]),
+        (("LABEL_2", "LABEL_0", "LABEL_1"), ["LABEL_0", "label_2"], None, [1, 0]),  # names, not the default numbers
         (("1", "2", "3"), [0, 2], None, [0, 2]),
     ],
 )

@@ -109,6 +109,7 @@ def test_another_folder_called_pooling_is_not_read(families: Families, tmp_path:
         (old_form("weightedmean"), {}, "pools tokens by weightedmean, which zotune cannot compute"),
         (old_form("mean_sqrt_len_tokens"), {}, "pools tokens by mean_sqrt_len_tokens"),
         ({"pooling_mode": "attention"}, {}, "pools tokens by attention"),
+        (dict.fromkeys(FLAGS, False), {}, "every pooling mode of its pooling configuration is false"),
         ({"pooling_mode": ["cls", "mean"]}, {}, r"joins several poolings \(cls, mean\)"),
         ({**old_form("mean"), "pooling_mode_cls_token": True}, {}, r"joins several poolings \(cls, mean\)"),
         (old_form("mean"), {"kinds": ("Transformer", "Pooling", "Dense")}, "go through the module Dense"),

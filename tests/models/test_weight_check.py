@@ -159,3 +159,11 @@ def test_an_adapter_of_another_model_is_refused(
     save_file(change(load_file(path)), path)
     with pytest.raises(ModelError, match=message):
         adapters.load(load(families.folder("llama")), folder)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(families: Families, tmp_path: Path) -> None:
+    shutil.copytree(families.folder("bert-head"), tmp_path / "bare")
+    for path in (tmp_path / "bare").glob("*tok*"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer|cannot be loaded"):
+        load(tmp_path / "bare")

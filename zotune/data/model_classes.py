@@ -51,8 +51,9 @@ def named_classes(names: Sequence[str], owner: str, hint: str = "") -> FixedClas
 
 
 def has_default_names(names: Sequence[str]) -> bool:
-    """Whether all names are those that transformers gives to classes without names."""
-    return all(DEFAULT_NAME.fullmatch(fold(name)) for name in names)
+    """Whether all names are those that transformers gives to classes without names: LABEL_0, LABEL_1, … in order."""
+    numbers = [match and match[1] for match in (DEFAULT_NAME.fullmatch(fold(name)) for name in names)]
+    return numbers == [str(number) for number in range(len(names))]
 
 
 def match_classes(

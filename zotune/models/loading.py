@@ -98,6 +98,11 @@ def load(
                 model, info = _from_pretrained(auto, place, options, seed)
                 notes, drawn = check_weights(source, model, head, info), frozenset()
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, **common)
+            if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+                raise ModelError(
+                    f"--model {source!r} has no tokenizer: its vocabulary holds special tokens alone",
+                    hint="copy the tokenizer's files (tokenizer.json, vocab.txt, tokenizer.model …) into the folder",
+                )
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more

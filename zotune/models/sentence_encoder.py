@@ -131,7 +131,10 @@ def _pooling(config: Mapping[str, Any], source: str) -> tuple[PoolingMode, bool]
     """The mode, and whether the tokens of a prompt are pooled too. Raises ModelError."""
     modes = config.get("pooling_mode")
     if modes is None:
-        modes = [mode for flag, mode in FLAGS.items() if config.get(flag)] or ["mean"]
+        modes = [mode for flag, mode in FLAGS.items() if config.get(flag)]
+        if not modes and config.keys() & FLAGS.keys():
+            raise ModelError(f"--model {source!r}: every pooling mode of its pooling configuration is false")
+        modes = modes or ["mean"]
     modes = [modes] if isinstance(modes, str) else list(modes)
     if len(modes) != 1:
         raise ModelError(f"--model {source!r} joins several poolings ({', '.join(map(str, modes))}), zotune takes one")
