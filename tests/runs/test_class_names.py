@@ -16,6 +16,8 @@ import zotune
 from zotune.errors import DataError, ModelError
 from zotune.events import Event, Note
 from zotune.runs.export import export
+from zotune.runs.replay import replay
+from zotune.runs.verify import verify
 
 NAMES = ("positive", "negative", "mixed")
 """Not in the order of the alphabet."""
@@ -187,6 +189,31 @@ def test_a_run_scores_its_own_classes(head: str, init: str, peft: str, tiny_enco
     assert losses([{**r, "label": r["label"].upper()} for r in parts[0]]) == losses(parts[0])
     with pytest.raises(DataError, match="label 'greeting' is no class of the run, which has 'awful', 'fine', 'so-so'"):
         losses([*parts[0], {"text": "a film", "label": "greeting"}])
+
+
+@pytest.mark.parametrize("peft", ["none", "lora"])
+@pytest.mark.parametrize("new_head", [False, True])
+def test_a_drawn_head_is_replayed_verified_and_exported(
+    peft: str, new_head: bool, named: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """With a head of its own (`new_head`), and without."""
+    words = ("fine", "awful", "so-so")
+    records = [{"text": r["text"], "label": words[i % 3]} for i, r in enumerate(rows(60))]
+    data = write_jsonl(tmp_path / "data.jsonl", records)
+    model = named if new_head else tiny_encoder
+    options = {"head": "classification", "new_head": new_head, "peft": peft, "seed": 3, "objective": "cross-entropy"}
+    run, _ = fit(model, data, tmp_path / "run", **options)
+    assert all(check.ok is not False for check in verify(run)), [c.json() for c in verify(run)]
+    replay(run, tmp_path / "replayed")
+    export(run, tmp_path / "exported", merge=peft == "lora")
+    names = json.loads((tmp_path / "exported" / "config.json").read_text())["id2label"]
+    assert names == {"0": "awful", "1": "fine", "2": "so-so"}
+    part = str(write_jsonl(tmp_path / "part.jsonl", [r for r in records if r["label"] != "fine"]))
+    scores = [
+        zotune.evaluate(model=str(m), dataset=part, objective="cross-entropy").value
+        for m in (run, tmp_path / "exported")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
 def test_the_names_of_a_linear_head_are_exported(tiny_encoder: Path, tmp_path: Path) -> None:

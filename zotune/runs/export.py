@@ -11,11 +11,14 @@ import shutil
 from pathlib import Path
 
 from zotune import files
+from zotune.config import RunConfig
 from zotune.errors import ModelError, RunFolderError
-from zotune.models import adapters, loading, saving
+from zotune.models import adapters, saving
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
 from zotune.runs.frozen_weights import check_loaded
+from zotune.runs.model_source import load_recorded
+from zotune.runs.recorded import read_header
 from zotune.runs.run_directory import CONFIG, JOURNAL, check_files
 from zotune.search.journal import Journal
 from zotune.yaml_file import read_yaml
@@ -36,9 +39,7 @@ def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: s
     model = find_model(str(folder), str(config.get("head") or "auto"))
     if merge and model.adapter is None:
         raise ModelError(f"{folder} holds no adapter to merge; its weights are complete", hint="leave out --merge")
-    loaded = loading.load(model.source, model.folder, model.head, device="cpu", dtype=dtype, classes=_classes(folder))
-    if model.adapter:
-        adapters.load(loaded, model.adapter)
+    loaded = load_recorded(RunConfig(device="cpu", dtype=dtype), model, read_header(folder))
     if (folder / JOURNAL).is_file():
         check_loaded(loaded.model, Journal.open(folder / JOURNAL, read_only=True).header, str(folder))
     if merge:
@@ -91,20 +92,6 @@ def _save(loaded: LoadedModel, folder: Path) -> None:
         if type(error) is not Exception:
             raise
         raise OSError(0, str(error)) from error  # tokenizers raises a bare Exception where the disk is full
-
-
-def _classes(folder: Path) -> int | None:
-    """The number of classes of an adapter's model, from the head's weights beside it; None where there are none."""
-    from safetensors import safe_open
-
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        return None
-    with safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            if name.endswith(("classifier.weight", "score.weight", "out_proj.weight")) and "lora" not in name:
-                return int(file.get_slice(name).get_shape()[0])
-    return None
 
 
 __all__ = ["check_free", "export", "place", "write"]

@@ -83,13 +83,19 @@ def load_model(config: RunConfig, files: ModelFiles, spec: TaskSpec) -> LoadedMo
     return load_with_classes(config, files, spec.classes.words if spec.classes else ())
 
 
-def load_recorded(config: RunConfig, files: ModelFiles, header: Mapping[str, Any]) -> LoadedModel:
-    """`load_model` for the model that the header of a journal describes: a head that the run drew is drawn again from
-    the run's seed."""
-    names = class_names(header)
+def load_recorded(
+    config: RunConfig, files: ModelFiles, header: Mapping[str, Any] | None, *, initial: bool = False
+) -> LoadedModel:
+    """`load_model` for the model that the header of a journal describes, or for one without a run. A head that the run
+    drew is drawn again from the run's seed. initial: whether the files are those that the run started from."""
+    names = class_names(header) if header else saved_class_names(files) or []
     if names and files.head == "classification":
         base = saved_class_names(replace(files, adapter=None))
-        new_head = bool(header["task"].get("new_head")) or base is None or len(base) != len(names)
+        new_head = base is None or len(base) != len(names)
+        if header is None:
+            return load_with_classes(config, replace(files, new_head=new_head), names)
+        if initial or files.adapter:
+            new_head |= bool(header["task"].get("new_head"))
         files = replace(files, new_head=new_head, head_seed=header["seed"])
     return load_with_classes(config, files, names)
 
