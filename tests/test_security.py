@@ -249,10 +249,18 @@ def test_a_task_file_cannot_name_code(tmp_path: Path, mark: Path, hostile: str, 
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("key", ["dataset", "model", "config", "include", "plugins", "objective_args", "exec"])
+@pytest.mark.parametrize("key", ["dataset", "model", "config", "include", "plugins", "exec"])
 def test_a_task_file_cannot_name_another_file(tmp_path: Path, key: str) -> None:
     (tmp_path / "task.yaml").write_text(json.dumps({"template": "{text}", key: "../../x"}))
     with pytest.raises(OptionError, match=f"unknown key '{key}'"):
+        presets.load(str(tmp_path / "task.yaml"))
+
+
+@pytest.mark.parametrize("option", ["command", "url", "model", "file", "normalise"])
+def test_a_task_file_sets_no_option_that_names_a_program_or_a_file(tmp_path: Path, option: str) -> None:
+    task = {"template": "{text}", "objective": "exec", "objective_args": {option: "./evil.sh"}}
+    (tmp_path / "task.yaml").write_text(json.dumps(task))
+    with pytest.raises(OptionError, match=f"a task file cannot set the option '{option}' of an objective"):
         presets.load(str(tmp_path / "task.yaml"))
 
 

@@ -144,7 +144,7 @@ def test_inputs_that_metrics_ask_for() -> None:
     assert objective_spec.resolve("sklearn:f1_macro", {}).inputs == {"predictions", "labels"}
     assert objective_spec.resolve("sklearn:roc_auc", {}).inputs == {"logits", "labels"}
     assert objective_spec.resolve("sklearn:roc_auc", {}).required == {"logits", "labels"}
-    assert not objective_spec.resolve("sklearn:roc_auc", {}).open
+    assert not objective_spec.resolve("sklearn:roc_auc", {}).takes_all
 
 
 @pytest.mark.parametrize(

@@ -585,8 +585,7 @@ def test_a_system_message_comes_first(
         return words([c if isinstance(c, str) else c[0]["content"] for c in completions])
 
     fit(reward, model=str(chatty), system="so very good", max_steps=2)
-    want = [f"<s> system : so very good </s> <s> user : {r['prompt']} </s> <s> answer : " for r in prompts(20)]
-    assert {*said} <= {*want}
+    assert {*said} <= {r["prompt"].strip() for r in prompts(20)}, "the reward gets the prompt without the template"
     assert len({*said}) > 8
     with pytest.raises(SystemExit) as left:
         arguments = ["fit", "-m", model, "-d", data, "-o", "length", "--system", "so good", "--max-new-tokens", 5]

@@ -222,10 +222,24 @@ def _objective(value: Any, place: str) -> str:
     return name
 
 
+OBJECTIVE_OPTIONS = ("normalize",)
+"""Options of objectives that a task file may set. Others can name a program or a file, which a task file must not."""
+
+
+def _objective_args(value: Any, place: str) -> dict[str, str]:
+    options: dict[str, str] = _mapping(value, place, _text)
+    if unknown := sorted(options.keys() - set(OBJECTIVE_OPTIONS)):
+        raise OptionError(
+            f"{place}: a task file cannot set the option {unknown[0]!r:.40} of an objective",
+            hint=f"it can set {', '.join(OBJECTIVE_OPTIONS)}; use --objective-arg for others",
+        )
+    return options
+
+
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("name", "about", "paper", "cut", "calibration"), _text),
     "objective": _objective,
-    "objective_args": lambda value, place: _mapping(value, place, _text),
+    "objective_args": _objective_args,
     **dict.fromkeys(("choices", "stop"), _texts),
     "kind": lambda value, place: convert(value, TaskKind, place),
     "template": _template,
