@@ -153,7 +153,8 @@ def compare_journals(here: list[dict[str, Any]], there: list[dict[str, Any]]) ->
             was, now = (side.get(path, "absent")[:60] for side in (others, values))
             text = f"line {number}, {path}: {was} there, {now} here"
             key = path.partition(".")[0]
-            if (a["kind"] == "header" and key in UNCOUNTED) or (a["kind"], key) in WORDING:
+            recorded_by_one = a["kind"] == "header" and "absent" in (was, now)  # a later version records more
+            if recorded_by_one or (a["kind"] == "header" and key in UNCOUNTED) or (a["kind"], key) in WORDING:
                 uncounted.append(text)
             else:
                 first = first or text
