@@ -122,7 +122,7 @@ def classify(variant: Variant, score: Callable[[Mapping[str, Any]], tuple[float,
             return {"class": "needless refusal", "seen": message}
         named = holds_one(message.replace(str(variant.options["model"]), "MODEL"), variant.culprits)
         return {"class": "refusal" if named else "unnamed refusal", "seen": message}
-    except Exception as error:
+    except Exception as error:  # whatever is raised here is a finding
         last = traceback.extract_tb(error.__traceback__)[-1]
         return {
             "class": "traceback",

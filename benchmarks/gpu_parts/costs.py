@@ -40,11 +40,11 @@ class Load:
         for tokens in self.tokens[-1:] if check.tiny else self.tokens:
             rows = 2 if check.tiny else 16
             options = Options(rows=rows, tokens=8 if check.tiny else tokens, rounds=ROUNDS, compile=not check.tiny)
-            found = bench.measure(loaded, bench.resolve(["mezo"])[0], options)
-            self._report(check, found, tokens, f"{self.name} {rows} x {options.tokens}")
+            figures = bench.measure(loaded, bench.resolve(["mezo"])[0], options)
+            self._report(check, figures, tokens, f"{self.name} {rows} x {options.tokens}")
 
-    def _report(self, check: Check, found: dict[str, Any], tokens: int, what: str) -> None:
-        step, beside, write = found["optimizers"][0], found["textbook"], found["write"]
+    def _report(self, check: Check, figures: dict[str, Any], tokens: int, what: str) -> None:
+        step, beside, write = figures["optimizers"][0], figures["textbook"], figures["write"]
         check.cost(f"{what}: step / its forward passes", step["ratio"], RATIO[tokens])
         check.row(f"{what}: textbook step / two forward passes", f"{beside['ratio']:.3g}")
         check.cost(f"{what}: textbook step / step", beside["over_step"], 1.0, at_least=True)
@@ -56,7 +56,7 @@ class Load:
             check.cost(f"{what}: peak memory of a step / inference", memory["ratio"], MEMORY)
             gigabytes = f"{memory['step_bytes'] / 1e9:.2f} GB, inference {memory['inference_bytes'] / 1e9:.2f} GB"
             check.row(f"{what}: peak memory by the allocator", gigabytes)
-            check.row(f"{what}: forward passes", f"{found['forward']['tokens_per_s']:.0f} tokens/s")
+            check.row(f"{what}: forward passes", f"{figures['forward']['tokens_per_s']:.0f} tokens/s")
             check.row(f"{what}: compiling", f"{step['compile']['seconds']:.1f} s once")
 
 

@@ -88,10 +88,10 @@ def place(loaded: LoadedModel, folder: Path) -> dict[str, str]:
 def _save(loaded: LoadedModel, folder: Path) -> None:
     try:
         saving.save(loaded, folder)
-    except Exception as error:
+    except Exception as error:  # tokenizers raises a bare Exception where the disk is full
         if type(error) is not Exception:
             raise
-        raise OSError(0, str(error)) from error  # tokenizers raises a bare Exception where the disk is full
+        raise OSError(0, str(error)) from error
 
 
 __all__ = ["check_free", "export", "place", "write"]
