@@ -16,6 +16,7 @@ With --out, finished runs are read from that file and not repeated. Needs storie
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 import tempfile
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from head_to_head_parts import stories
-from head_to_head_parts.processes import Lines, fit
+from head_to_head_parts.processes import Lines, cost_of, run_worker
 
 NEVER, RARELY = ("dog", "sun", "water", "smile"), ("bird", "fish", "flower", "blue", "park", "help")
 """Words that no greedy story of the base model has, and words that 0.5 to 6 % of them have."""
@@ -76,13 +77,16 @@ def run_one(word: str, seed: int, flags: Sequence[str]) -> dict[str, Any]:
         (folder / "word.py").write_text(REWARD.format(word=word, pattern=re.escape(word)))
         given = ["-m", str(stories.MODEL), "-d", str(folder / "data"), "-o", f"{folder / 'word.py'}:reward"]
         given += ["--max-score-calls", str(SCORES), "--max-new-tokens", str(stories.TOKENS), "--seed", str(seed)]
-        done = fit([*given, *flags], folder)
-        result = done.pop("result")
+        held_out = splits["validation"] + splits["test"]
+        job = {"folder": str(folder), "flags": [*given, *flags], "held_out": held_out}
+        run_worker("fit_process.py", [job])
+        result = json.loads((folder / "run" / "result.json").read_text())
         with ONE_EVALUATION:
             scores = evaluate(folder / "run", word, splits["test"])
+        cost = cost_of(folder)
     parts = {k: result[k] for k in ("kept", "reason", "steps", "seconds")}
     scored = {"scored": result["scoring"]["rows"], "cached": result["scoring"]["known"]}
-    return {**scores, **done, **parts, **scored}
+    return {**scores, **cost, **parts, **scored}
 
 
 def base_completions() -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Prompt = str | list[dict[str, str]]
 """Plain text, or the messages of a chat."""
-ROWS = 64
+ROWS = 128
 """Rows of a batch."""
 
 
@@ -80,12 +80,22 @@ class Generator:
 
 def kl_divergence(model: Generator, base: Generator, prompts: Sequence[Prompt], tokens: int, seed: int = 0) -> float:
     """KL(base model ‖ model) in nats a token, exact over the vocabulary, on text that the base model samples."""
+    return _mean_divergence(model, base, base.sequences(prompts, tokens, seed))
+
+
+def kl_on_texts(model: Generator, base: Generator, texts: Sequence[str]) -> float:
+    """KL(base model ‖ model) in nats a token, exact over the vocabulary, on texts from their second token on."""
+    rows = [base.tokenizer(text, return_tensors="pt")["input_ids"][0] for text in texts]
+    return _mean_divergence(model, base, [(ids[:1], ids[1:]) for ids in rows])
+
+
+def _mean_divergence(model: Generator, base: Generator, rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
     total, count = 0.0, 0
-    for prompt, new in base.sequences(prompts, tokens, seed):
+    for prompt, new in rows:
         if len(new):
             ours, theirs = model.log_probabilities(prompt, new), base.log_probabilities(prompt, new)
             total, count = total + float((theirs.exp() * (theirs - ours)).sum()), count + len(new)
     return total / max(count, 1)
 
 
-__all__ = ["Generator", "Prompt", "kl_divergence"]
+__all__ = ["Generator", "Prompt", "kl_divergence", "kl_on_texts"]

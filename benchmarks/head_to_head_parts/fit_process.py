@@ -1,25 +1,19 @@
-"""`zotune fit` in a process that reports what it cost: python fit_process.py COST.json FLAGS…
+"""`zotune fit` in processes that report what they cost: python fit_process.py JOBS.json
 
-COST.json gets the CPU seconds up to the end of all imports (start_seconds) and after it (cpu_seconds), and the peak
-memory in MiB with the memory after the imports beside it.
+A job has the folder of its results and the flags of `zotune fit`, which gets --output-dir FOLDER/run. held_out: prompts
+of the validation and test sets; rows scored for them are counted apart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from head_to_head_parts.processes import run_jobs
 
 
 def main() -> None:
@@ -29,22 +23,32 @@ def main() -> None:
 
     import zotune  # noqa: F401
     from zotune.cli.app import main as command_line
+    from zotune.scoring.objective import Objective
 
-    start, imported = cpu_seconds(), peak_mib()
-    code: object = 0
-    try:
+    def job(settings: Mapping[str, Any]) -> dict[str, int]:
+        counts = {"completions": 0, "held_out": 0}
+        held_out = {json.dumps(p) for p in settings["held_out"]}
+        result = Objective.result
+
+        def counting(self: Objective, rows: int, inputs: Mapping[str, Any]) -> Any:
+            for prompt in inputs["prompts"]:
+                counts["held_out" if json.dumps(prompt) in held_out else "completions"] += 1
+            return result(self, rows, inputs)
+
+        Objective.result = counting  # type: ignore[method-assign]
+        code: object = 0
         with contextlib.redirect_stdout(sys.stderr):
-            command_line(["fit", *sys.argv[2:]])
-    except SystemExit as end:
-        code = end.code
-    cost = {
-        "start_seconds": start,
-        "cpu_seconds": cpu_seconds() - start,
-        "peak_mib": peak_mib(),
-        "import_mib": imported,
-    }
-    Path(sys.argv[1]).write_text(json.dumps(cost))
-    sys.exit(code if isinstance(code, int) else 1)
+            try:
+                command_line(
+                    ["fit", *settings["flags"], "--output-dir", str(Path(settings["folder"], "run")), "--quiet"]
+                )
+            except SystemExit as end:
+                code = end.code
+        if code:
+            raise RuntimeError(f"zotune fit: exit code {code}")
+        return counts
+
+    run_jobs(sys.argv[1], job)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ MODEL = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K
 TOKENS = 48
 """New tokens of a story, about twenty words."""
 SIZES = {"train": 100, "validation": 20, "test": 120}
-"""Openings of each split."""
+LARGER_VALIDATION = {"train": 100, "validation": 40, "test": 100}
+"""Openings of each split; the larger validation set chooses learning rates."""
 
 RARE_WORDS = (
     (
@@ -42,12 +43,14 @@ HEAD_TO_HEAD = (
 """When and who: the openings of benchmarks/head_to_head.py."""
 
 
-def splits(parts: tuple[Sequence[str], Sequence[str]], seed: int = 0) -> dict[str, list[str]]:
+def splits(
+    parts: tuple[Sequence[str], Sequence[str]], sizes: Mapping[str, int] = SIZES, seed: int = 0
+) -> dict[str, list[str]]:
     """Openings by split, no two alike, in the order of a seed."""
     openings = [f"{first} {second}" for second in parts[1] for first in parts[0]]
     random.Random(seed).shuffle(openings)
     drawn: dict[str, list[str]] = {}
-    for split, size in SIZES.items():
+    for split, size in sizes.items():
         drawn[split], openings = openings[:size], openings[size:]
     return drawn
 
@@ -59,4 +62,4 @@ def write_splits(rows: Mapping[str, Sequence[Mapping[str, object]]], folder: Pat
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
-__all__ = ["HEAD_TO_HEAD", "MODEL", "RARE_WORDS", "SIZES", "TOKENS", "splits", "write_splits"]
+__all__ = ["HEAD_TO_HEAD", "LARGER_VALIDATION", "MODEL", "RARE_WORDS", "SIZES", "TOKENS", "splits", "write_splits"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -71,3 +72,73 @@ def test_a_result_is_found_by_its_key(tmp_path: Path) -> None:
     lines.add(["word", 0], {"greedy": 0.5})
     assert Lines(lines.path).find(["word", 0]) == {"key": ["word", 0], "greedy": 0.5}
     assert lines.find(["word", 1]) is None
+
+
+def test_a_row_s_credit_is_what_the_set_loses_without_it() -> None:
+    from head_to_head_parts.tasks import TASKS
+
+    task = TASKS["first-words"]
+    texts = ["The cat ran.", "the dog", "A bird", "The end"]
+    assert task.credits(texts, [{}] * 4) == pytest.approx([2 / 4 - 2 / 3, 2 / 4 - 2 / 3, 2 / 4 - 1 / 3, 2 / 4 - 2 / 3])
+    assert task.mean_reward(["a", "b"] * 10 + ["c"] * 20, [{}] * 40) == pytest.approx((2 / 20 + 1 / 20) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "completions", "columns", "expected"),
+    [
+        ("word", ["A big Bird sang", "no songbird"], {}, [1.0, 0.0]),
+        ("first-words", ["One day", "one fish", "two"], {}, 2 / 3),
+        ("json", ['{"name": "A", "age": 3}', '{"name": "A"}'], {"name": ["A", "A"], "age": [3, 3]}, [1.0, 0.0]),
+        ("conciseness", ["Rain falls.", "", "word " * 40], {}, [1.0, 0.0, 0.0]),
+    ],
+)
+def test_the_objective_file_of_a_task_gives_its_reward(
+    tmp_path: Path, name: str, completions: list[str], columns: dict[str, list[object]], expected: object
+) -> None:
+    from head_to_head_parts.methods import write_objective
+    from head_to_head_parts.tasks import TASKS
+
+    write_objective(TASKS[name], tmp_path / "objective.py")
+    reward = runpy.run_path(str(tmp_path / "objective.py"))["reward"]
+    assert reward(completions, **columns) == expected
+    chats = [[{"role": "assistant", "content": text}] for text in completions]
+    assert reward(chats, **columns) == expected
+
+
+def test_a_job_leaves_weights_and_its_cost_and_is_not_repeated(folders: list[Path], tmp_path: Path) -> None:
+    from head_to_head_parts.processes import cost_of, run_worker
+    from safetensors.torch import load_file
+
+    records = [{"prompt": p} for p in PROMPTS * 4]
+    common = {"task": "word", "model": str(folders[0]), "seed": 0, "records": records, "lr": 0.01}
+    jobs = [{**common, "folder": str(tmp_path / str(n)), "completions": 32 * n} for n in (1, 2)]
+    run_worker("sft_process.py", jobs)
+    assert [cost_of(tmp_path / n)["completions"] for n in "12"] == [32, 64]
+    assert all(cost_of(tmp_path / n)["cpu_seconds"] > 0 for n in "12")
+    base, tuned = (load_file(f / "model.safetensors") for f in (folders[0], tmp_path / "1" / "run"))
+    assert any((base[name] != tuned[name]).any() for name in tuned)
+    (tmp_path / "1" / "cost.json").write_text("{}")
+    run_worker("sft_process.py", jobs)
+    assert cost_of(tmp_path / "1") == {}
+
+
+def test_the_report_interpolates_the_time_to_grpo_s_reward(tmp_path: Path) -> None:
+    from head_to_head_parts import report
+
+    def line(method: str, budget: int, greedy: float, seconds: float) -> dict[str, object]:
+        scores = {"greedy": greedy, "sampled": 0.1, "kl": 0.05, "completions": budget, "held_out": 0}
+        return {"key": ["word", method, 0, budget], **scores, "cpu_seconds": seconds, "peak_mib": 500.0}
+
+    lines = [
+        {"key": ["word", "base"], "greedy": 0.1, "sampled": 0.1, "kl": 0.0},
+        *(line("grpo", 640, 0.6, 8.0), line("grpo", 1280, 0.95, 16.0)),
+        *(line("zotune", 640, 0.4, 2.0), line("zotune", 1280, 0.8, 4.0)),
+        {"key": ["word", "grpo", "choice", "{}"], "greedy": 0.9, "sampled": 0.5, "kl": 0.2},
+    ]
+    text = report.tables(lines, ["word"])
+    assert "| GRPO (TRL) | 1280 | 1 | 0.950 | 0.100 | 0.050 |" in text
+    assert "reward at 640 (0.600): 3.0 s, 0.38 of its 8.0 s" in text
+    assert "reward at 1280 (0.950): not reached" in text
+    pytest.importorskip("matplotlib")
+    report.picture(lines, ["word"], tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").stat().st_size > 1000
