@@ -1,4 +1,4 @@
-"""`zotune.evaluate` on twelve layouts of model folders: its scores equal those of a plain transformers loop."""
+"""`zotune.evaluate` on layouts of model folders: its scores equal those of a plain transformers loop."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def loss(logits: Tensor, targets: Sequence[int]) -> float:
 
 @torch.no_grad()
 def completion_loss(model: Any, coder: Any, prompts: Sequence[str], *, special: bool = True) -> float:
-    """Cross-entropy of ANSWERS after prompts, in a decoder, one row at a time."""
+    """Cross-entropy of ANSWERS and a space before each, after prompts, in a decoder, one row at a time."""
     losses = []
     for prompt, answer in zip(prompts, ANSWERS, strict=True):
         first = coder(prompt, add_special_tokens=special)["input_ids"]
-        targets = coder(answer, add_special_tokens=False)["input_ids"]
+        targets = coder(f" {answer}", add_special_tokens=False)["input_ids"]
         logits = model(input_ids=torch.tensor([[*first, *targets[:-1]]])).logits[0]
         losses.append(loss(logits, targets))
     return mean(losses)
@@ -295,6 +295,36 @@ def tied_embeddings_with_merged_lora(folder: Path) -> Case:
     coder.save_pretrained(folder)
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     return options(folder, completions(), "cross-entropy"), completion_loss(merged, coder, PROMPTS)
+
+
+def quantized(folder: Path, kind: str) -> Case:
+    """A GGUF file; its matrices are rounded to the kind of number that the file has."""
+    pytest.importorskip("gguf")
+    from gguf_writer import write_gguf
+
+    sizes = {**SIZES, **IDS, "vocab_size": len(tokenizer("llama", "bytes"))}
+    config = transformers.LlamaConfig(num_key_value_heads=2, max_position_embeddings=96, **sizes)
+    saved(folder / "plain", "LlamaForCausalLM", config, tokenizer("llama", "bytes"))
+    file = write_gguf(folder / "plain", folder / "tiny.gguf", kind=kind)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name).eval()
+    coder = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    right = completion_loss(model, coder, PROMPTS)
+    return {**options(folder, completions(), "cross-entropy"), "model": str(file)}, right
+
+
+@layout
+def gguf(folder: Path) -> Case:
+    return quantized(folder, "F32")
+
+
+@layout
+def gguf_half(folder: Path) -> Case:
+    return quantized(folder, "F16")
+
+
+@layout
+def gguf_eight_bits(folder: Path) -> Case:
+    return quantized(folder, "Q8_0")
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # peft asks transformers for it
