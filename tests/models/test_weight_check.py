@@ -54,7 +54,10 @@ def logits(loaded: LoadedModel) -> Tensor:
         lambda name: f"_orig_mod.{name}",
         lambda name: f"module.{name}",
         lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_orig_mod.module.{name}",
+        lambda name: f"module._fsdp_wrapped_module.module._orig_mod.{name}",
         lambda name: f"_fsdp_wrapped_module.{name}",
+        lambda name: f"_fsdp_wrapped_module._orig_mod.{name}".replace("mlp.", "_orig_mod.mlp._fsdp_wrapped_module."),
         lambda name: name.replace("layers.0.", "layers.0._orig_mod.").replace("layers.1.", "layers.1._orig_mod."),
         lambda name: name.replace("layers.1.", "layers.1._checkpoint_wrapped_module."),
     ],
@@ -85,7 +88,8 @@ UP = "model.layers.0.mlp.up_proj.weight"
             {},
             r"lacks model\.layers\.1\.input_layernorm",
         ),
-        (lambda t: t | {UP: t[UP][:5]}, {}, "cannot be loaded"),
+        (lambda t: t | {UP: t[UP][:5]}, {}, f"{UP} is 5 x 32 in its files and 32 x 32 by its config.json$"),
+        (lambda t: t, {"intermediate_size": 40}, r"down_proj.weight is 32 x 32 in .* 32 x 40 .* and 5 more tensors"),
         (lambda t: t | {UP.replace("weight", "bias"): t[UP][:, 0]}, {}, "up_proj.bias, which its config.json has no"),
         (lambda t: t, {"num_hidden_layers": 1}, r"hold model\.layers\.1\.input_layernorm\.weight.* and \d more, which"),
         (lambda t: {f"bert.{k}": v for k, v in t.items()}, {}, "would be random"),
@@ -147,6 +151,12 @@ def adapter(folder: Path, target: Path) -> Path:
     [
         (lambda t: {k.replace("layers.", "blocks."): v for k, v in t.items()}, r"has no place for .*blocks\.\*"),
         (lambda t: dict(list(t.items())[1:]), "lacks base_model.model"),
+        (
+            lambda t: {
+                k: v[:, :3].contiguous() if k.endswith("0.self_attn.v_proj.lora_B.weight") else v for k, v in t.items()
+            },
+            r"layers\.0\.self_attn\.v_proj\.lora_B\.weight is 16 x 3 in its files and 16 x 8 by its configuration",
+        ),
         (lambda t: {k.replace("base_model.model.", ""): v for k, v in t.items()}, "has no place for"),
     ],
 )

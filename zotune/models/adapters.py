@@ -23,7 +23,7 @@ from zotune.models.configuration import config_value
 from zotune.models.heads import PEFT_TASK_TYPES
 from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel, load_linear_head
-from zotune.models.weight_check import names_of
+from zotune.models.weight_check import names_of, shape_text
 
 METHODS = ("none", "lora", "prefix")
 PREFIX_HEADS = ("causal", "classification")
@@ -199,7 +199,9 @@ def load(loaded: LoadedModel, folder: Path) -> None:
     try:
         with quiet():
             lora = peft.PeftConfig.from_pretrained(folder).peft_type == "LORA"
-            loaded.model = peft.PeftModel.from_pretrained(loaded.model, folder, is_trainable=lora).eval()
+            loaded.model = peft.PeftModel.from_pretrained(
+                loaded.model, folder, is_trainable=lora, ignore_mismatched_sizes=True
+            ).eval()
     except Exception as error:  # peft, safetensors and torch raise exception types of their own
         raise ModelError(f"the adapter in {folder} cannot be loaded: {first_line(error)}") from error
     _check_adapter(loaded, folder, drawn)
@@ -219,24 +221,32 @@ def _check_adapter(loaded: LoadedModel, folder: Path, drawn: Collection[str]) ->
     import peft
     from safetensors import safe_open
 
-    saved: set[str] = set()
+    saved: dict[str, tuple[int, ...]] = {}
     for path in folder.glob("adapter_model*.safetensors"):
         with safe_open(path, "pt") as file:
-            saved |= set(file.keys())
+            names = file.keys()
+            saved |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
     if not saved:  # a pickle file, read because the user allowed it
-        saved = set(torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True))
-    saved = {name for name in saved if f".{LINEAR_HEAD}." not in f".{name}"}
+        tensors = torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
+        saved = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    saved = {name: shape for name, shape in saved.items() if f".{LINEAR_HEAD}." not in f".{name}"}
     active = loaded.model.active_adapter
-    wanted = set(peft.get_peft_model_state_dict(loaded.model, adapter_name=active, save_embedding_layers=False))
-    wanted = {name for name in wanted if f".{LINEAR_HEAD}." not in f".{name}"}
+    present = peft.get_peft_model_state_dict(loaded.model, adapter_name=active, save_embedding_layers=False)
+    wanted = {name: tuple(x.shape) for name, x in present.items() if f".{LINEAR_HEAD}." not in f".{name}"}
     base = {f"base_model.model.{name}" for name in loaded.unwrapped.state_dict()}
-    if misplaced := saved - wanted - base:
+    if misplaced := saved.keys() - wanted.keys() - base:
         raise ModelError(
             f"the adapter in {folder} does not fit {loaded.source}: the model has no place for {names_of(misplaced)}",
             hint="is this the base model that the adapter was trained on?",
         )
-    wanted |= {f"base_model.model.{name}" for name in drawn}
-    if missing := wanted - saved:
+    if misshapen := sorted(name for name in saved.keys() & wanted.keys() if saved[name] != wanted[name]):
+        name = misshapen[0]
+        raise ModelError(
+            f"the adapter in {folder}: {name} is {shape_text(saved[name])} in its files and "
+            f"{shape_text(wanted[name])} by its configuration and base model",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    if missing := (wanted.keys() | {f"base_model.model.{name}" for name in drawn}) - saved.keys():
         raise ModelError(f"the adapter in {folder} lacks {names_of(missing)}: these weights would be random")
 
 

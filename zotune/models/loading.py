@@ -20,6 +20,7 @@ from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet, silent_stderr
 from zotune.models.loaded_model import LoadedModel, load_linear_head
 from zotune.models.sentence_encoder import SentenceEncoder, read_sentence_encoder
+from zotune.models.small_files import check_small_files
 from zotune.models.weight_check import check_weights, head_tensors, pooler_tensors, wrapper_mapping
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -88,6 +89,8 @@ def load(
     if quantize:
         options["quantization_config"] = _quantization(quantize, target)
         options.setdefault("device_map", {"": target})
+    if not gguf:
+        check_small_files(source, folder, revision)
     encoder = read_sentence_encoder(source, folder, revision or "main") if head == "embedding" else SentenceEncoder()
     try:
         with quiet(), silent_stderr(bool(gguf)), torch.random.fork_rng(devices=[]):
@@ -97,12 +100,7 @@ def load(
             else:
                 model, info = _from_pretrained(auto, place, options, seed)
                 notes, drawn = check_weights(source, model, head, info), frozenset()
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, **common)
-            if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
-                raise ModelError(
-                    f"--model {source!r} has no tokenizer: its vocabulary holds special tokens alone",
-                    hint="copy the tokenizer's files (tokenizer.json, vocab.txt, tokenizer.model …) into the folder",
-                )
+            tokenizer = _load_tokenizer(source, place, common)
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
@@ -124,14 +122,34 @@ def load(
     return loaded
 
 
+def _load_tokenizer(source: str, place: str, options: Mapping[str, Any]) -> Any:
+    """Raises ModelError for a tokenizer that cannot be loaded, and for one without a vocabulary."""
+    import transformers
+
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, **options)
+        words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    except Exception as error:  # tokenizers raises a bare Exception
+        raise ModelError(
+            f"--model {source!r}: its tokenizer cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not words:
+        raise ModelError(
+            f"--model {source!r} has no tokenizer: its vocabulary holds special tokens alone",
+            hint="copy the tokenizer's files (tokenizer.json, vocab.txt, tokenizer.model …) into the folder",
+        )
+    return tokenizer
+
+
 def _from_pretrained(auto: Any, source: str, options: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any]]:
     """The model and what transformers reports about loading it; a second try strips the prefixes of wrappers such as
-    torch.compile and DDP. What is missing is drawn from the seed alone."""
+    torch.compile and DDP. What is missing, or has another shape, is drawn from the seed alone."""
+    options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
     torch.manual_seed(seed)
-    model, info = auto.from_pretrained(source, output_loading_info=True, **options)
+    model, info = auto.from_pretrained(source, **options)
     if mapping := wrapper_mapping(info):
         torch.manual_seed(seed)
-        model, info = auto.from_pretrained(source, output_loading_info=True, key_mapping=mapping, **options)
+        model, info = auto.from_pretrained(source, key_mapping=mapping, **options)
     return model, info
 
 
@@ -141,18 +159,18 @@ def _load_classifier(
     """A model with a head of `classes` classes, notes, and the names of the tensors that were drawn."""
     if not new_head:
         model, info = _from_pretrained(auto, gguf_options(source)[0], options, seed)
+        notes = check_weights(source, model, "classification", info)
         if model.config.num_labels != classes:
             raise ModelError(
                 f"--model {source!r} has a classification head of {model.config.num_labels} classes, not {classes}",
                 hint="--new-head draws a new one",
             )
-        return model, check_weights(source, model, "classification", info), frozenset()
-    sizes = {"num_labels": classes, "ignore_mismatched_sizes": True}
-    model, info = _from_pretrained(auto, gguf_options(source)[0], {**options, **sizes}, seed)
+        return model, notes, frozenset()
+    model, info = _from_pretrained(auto, gguf_options(source)[0], {**options, "num_labels": classes}, seed)
     new = head_tensors(model) | pooler_tensors(model)
     notes = check_weights(source, model, "classification", info, new)
     missing, names = set(info["missing_keys"]) & new, _sized_by_classes(auto, source, options, classes)
-    mismatched = {entry[0] if isinstance(entry, tuple | list) else entry for entry in info["mismatched_keys"]}
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
     _draw({name: model.get_parameter(name) for name in sorted(names - missing - mismatched)}, model.config, seed)
     return model, notes, frozenset(names | missing)
 

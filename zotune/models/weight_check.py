@@ -14,10 +14,13 @@ from typing import Any
 from zotune.errors import ModelError
 from zotune.models.heads import Head
 
-WRAPPER = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+_WRAPPERS = r"_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
 """Parts that torch.compile, FSDP, activation checkpointing and DeepSpeed put into the names of saved tensors."""
-PARALLEL = re.compile(r"^module\.")
-"""The prefix of DataParallel and DistributedDataParallel, which wrap the whole model."""
+WRAPPER = re.compile(rf"(^|\.)(?:(?:{_WRAPPERS})\.)+")
+"""Parts of wrappers anywhere in a name, one after another."""
+PARALLEL = re.compile(rf"^(?:(?:{_WRAPPERS})\.)*module\.(?:(?:module|{_WRAPPERS})\.)*")
+"""The prefix `module.` of DataParallel and DistributedDataParallel, which wrap the whole model, and those of other
+wrappers around and inside it."""
 POOLER = re.compile(r"(^|\.)pooler\.")
 """The layer over the first token that BERT was pre-trained with. Embeddings are pooled from the last hidden state, so
 nothing reads it there."""
@@ -32,9 +35,10 @@ def wrapper_mapping(info: Mapping[str, Any]) -> dict[str, str]:
     unexpected = info["unexpected_keys"]
     if info["missing_keys"] and unexpected and all(PARALLEL.search(name) for name in unexpected):
         mapping[PARALLEL.pattern] = ""
-    if any(WRAPPER.search(PARALLEL.sub("", name)) for name in unexpected):
-        mapping[WRAPPER.pattern] = r"\1"
-    return mapping
+        unexpected = [PARALLEL.sub("", name) for name in unexpected]
+    depth = max((len(WRAPPER.findall(name)) for name in unexpected), default=0)
+    # transformers replaces the first match of a pattern in a name: a pattern for each, told apart by a comment.
+    return mapping | {f"(?#{i}){WRAPPER.pattern}": r"\1" for i in range(depth)}
 
 
 def head_tensors(model: Any) -> set[str]:
@@ -65,10 +69,12 @@ def check_weights(
             f"--model {source!r} lacks {names_of(missing)}: these weights would be random",
             hint="is this the head, and are these the files, that the model was saved with?",
         )
-    if mismatched := {entry[0] if isinstance(entry, tuple | list) else entry for entry in info["mismatched_keys"]}:
-        mismatched -= set(new_head)
-        if mismatched:
-            raise ModelError(f"--model {source!r}: {names_of(mismatched)} have another shape than its config.json says")
+    mismatched = {name: pair for name, *pair in info["mismatched_keys"] if name not in new_head}
+    if mismatched:
+        name, (in_files, wanted) = min(mismatched.items())
+        more = f", and {len(mismatched) - 1} more tensors differ" if len(mismatched) > 1 else ""
+        shapes = f"{shape_text(in_files)} in its files and {shape_text(wanted)} by its config.json"
+        raise ModelError(f"--model {source!r}: {name} is {shapes}{more}")
     unexpected = set(info["unexpected_keys"])
     prefix = base_prefix(model)
     modules = {name for name, _ in model.named_modules()}
@@ -99,6 +105,11 @@ def _belongs(name: str, modules: Collection[str], prefix: str) -> bool:
     return False
 
 
+def shape_text(shape: Iterable[int]) -> str:
+    """A shape in a message: `5 x 32`."""
+    return " x ".join(map(str, shape)) or "a scalar"
+
+
 def names_of(names: Iterable[str]) -> str:
     """Some names, shortened to layers without their numbers: `layers.*.mlp.up_proj.weight (5 tensors)`."""
     groups: dict[str, list[str]] = {}
@@ -109,4 +120,4 @@ def names_of(names: Iterable[str]) -> str:
     return ", ".join(shown[:SHOWN]) + more
 
 
-__all__ = ["check_weights", "head_tensors", "names_of", "pooler_tensors", "wrapper_mapping"]
+__all__ = ["check_weights", "head_tensors", "names_of", "pooler_tensors", "shape_text", "wrapper_mapping"]

@@ -11,39 +11,20 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from zotune import declarations, files
 from zotune.models.model_files import ModelFiles
-
-MODEL_FILES: Final = (
-    *("config.json", "generation_config.json", "adapter_config.json", "chat_template.jinja", "chat_template.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"),
-)
-"""Configuration, tokenizer, chat template and pooling, as transformers and sentence-transformers name them."""
+from zotune.models.small_files import small_files
 
 
 def model_file_hashes(model: ModelFiles, revision: str | None) -> dict[str, str]:
     """The hash of each small file of a model and of its adapter, by name; of a hub id, of the downloaded files."""
-    hashes = {name: files.checksum(path) for name, path in _model_paths(model, revision)}
+    hashes = {name: files.checksum(path) for name, path in small_files(model.source, model.folder, revision)}
     if model.adapter is not None:
-        paths = ((name, model.adapter / name) for name in MODEL_FILES)
-        hashes |= {f"adapter: {name}": files.checksum(path) for name, path in paths if path.is_file()}
+        own = small_files(str(model.adapter), model.adapter)
+        hashes |= {f"adapter: {name}": files.checksum(path) for name, path in own}
     return hashes
-
-
-def _model_paths(model: ModelFiles, revision: str | None) -> Iterator[tuple[str, Path]]:
-    for name in MODEL_FILES:
-        if model.folder is not None:
-            path: Any = model.folder / name
-        else:
-            from huggingface_hub import try_to_load_from_cache
-
-            path = try_to_load_from_cache(model.source, name, revision=revision)
-        if isinstance(path, str | Path) and Path(path).is_file():
-            yield name, Path(path)
 
 
 def objective_file_hashes(
@@ -124,4 +105,4 @@ def _file(word: str) -> Path | None:
         return None
 
 
-__all__ = ["MODEL_FILES", "helper_modules", "model_file_hashes", "objective_file_hashes"]
+__all__ = ["helper_modules", "model_file_hashes", "objective_file_hashes"]
