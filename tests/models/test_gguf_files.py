@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from families import Families
 from gguf_writer import write_gguf
 
 import zotune
-from zotune.errors import ModelError
+from zotune.errors import ModelError, RunFolderError
 from zotune.events import Event, Note
 from zotune.models import loading
 from zotune.models.model_files import find_model
+from zotune.runs.compare import compare as zotune_compare
 from zotune.runs.export import export
 from zotune.runs.replay import replay
 from zotune.runs.verify import verify
@@ -106,3 +109,38 @@ def test_files_that_cannot_be_read_are_named(
     gguf_files.read_gguf_config.cache_clear()
     with pytest.raises(ModelError, match=r"needs the package gguf \(pip install 'zotune\[gguf\]'\)"):
         score(file, data)
+
+
+def test_a_file_of_the_hub_is_named_by_its_id_and_its_name(
+    file: Path, data: Path, tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """A cache with one downloaded file stands for the hub."""
+    snapshot = tmp_path / "hub" / "models--own--tiny-GGUF" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    shutil.copyfile(file, snapshot / "tiny.gguf")
+    (tmp_path / "hub" / "models--own--tiny-GGUF" / "refs").mkdir()
+    (tmp_path / "hub" / "models--own--tiny-GGUF" / "refs" / "main").write_text("0" * 40)
+    env = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    flags = ("-d", data, "-o", "cross-entropy", "--template", "{text} it was {label}")
+    done = cli("eval", "-m", "own/tiny-GGUF/tiny.gguf", *flags, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "tiny.gguf is de-quantised" in done.stderr
+    assert json.loads(done.stdout)["value"] == pytest.approx(score(file, data), abs=1e-6)
+    absent = cli("eval", "-m", "own/tiny-GGUF/other.gguf", *flags, env=env)
+    assert absent.returncode == 2
+    assert "HF_HUB_OFFLINE forbids downloading" in absent.stderr
+    wrong = cli("eval", "-m", "own/tiny.gguf", *flags, env=env)
+    assert wrong.returncode == 2
+    assert "(a file of the hub is named OWNER/NAME/FILE.gguf)" in wrong.stderr
+
+
+def test_two_files_in_one_folder_are_two_models_of_a_comparison(file: Path, families: Families, tmp_path: Path) -> None:
+    other = write_gguf(families.folder("llama", "bytes"), file.parent / "half.gguf", kind="F16")
+    rows = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "the film was"}, {"prompt": "it was"}])
+    judge = tmp_path / "judge.py"
+    judge.write_text("def judge(prompts, completions, **_):\n    return [0.5 for _ in prompts]\n")
+    options: dict[str, Any] = {"dataset": str(rows), "judge": f"{judge}:judge", "max_new_tokens": 2}
+    zotune_compare(str(file), str(other), output_dir=str(tmp_path / "c"), **options)
+    shutil.copyfile(file, other)
+    with pytest.raises(RunFolderError, match="another model B: the same name, but it has changed"):
+        zotune_compare(str(file), str(other), output_dir=str(tmp_path / "c"), **options)

@@ -15,7 +15,7 @@ import torch
 
 from zotune.errors import ModelError, nearest
 from zotune.models.configuration import config_value
-from zotune.models.gguf_files import forget_quantization, gguf_options, size_note
+from zotune.models.gguf_files import forget_quantization, gguf_options, gguf_path, size_note
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet, silent_stderr
 from zotune.models.loaded_model import LoadedModel, load_linear_head
@@ -113,7 +113,9 @@ def load(
     else:
         model.to(target)
     loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target)
-    loaded.notes, loaded.drawn = (*notes, *encoder.notes, *([size_note(source, model)] if gguf else [])), drawn
+    loaded.notes, loaded.drawn = (*notes, *encoder.notes), drawn
+    if gguf and (path := gguf_path(source, revision)):
+        loaded.notes = (*loaded.notes, size_note(path, model))
     loaded.encoder = encoder
     if encoder.lowercase and tokenizer.tokenize("Aa") != tokenizer.tokenize("aa"):
         raise ModelError(f"--model {source!r} lowers texts (do_lower_case), and its tokenizer does not")

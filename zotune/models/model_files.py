@@ -1,7 +1,7 @@
 """Model files: where a model's files lie and what its small files tell, before any weight is loaded.
 
-A model is a folder, a GGUF file or a hub id. A folder may hold an adapter, whose configuration names its base model.
-Knows files and hub ids; loads no weights.
+A model is a folder, a GGUF file, a hub id or a GGUF file of a hub id. A folder may hold an adapter, whose
+configuration names its base model. Knows files and hub ids; loads no weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zotune.errors import ModelError
-from zotune.models.gguf_files import find_gguf, is_gguf, read_gguf_config
+from zotune.models.gguf_files import find_gguf, gguf_path, is_gguf, names_hub_file, read_gguf_config
 from zotune.models.heads import Head, adapter_head, infer_head, parse_head
 from zotune.models.library_calls import first_line
 
@@ -54,23 +54,16 @@ def embedded_model_folder() -> Path:
 def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False) -> ModelFiles:
     """Check a model's small files and infer its head.
 
-    model: a folder, a GGUF file or a hub id; None is the embedded encoder. head: overrides the inferred head.
-    allow_pickle: accept weights in pickle files. Raises ModelError.
+    model: a folder, a GGUF file, a hub id or `owner/name/file.gguf` on the hub; None is the embedded encoder. head:
+    overrides the inferred head. allow_pickle: accept weights in pickle files. Raises ModelError.
     """
     folder = embedded_model_folder() if model is None else _to_path(model)
     if model is not None and not folder.exists():
-        if model.startswith((".", "/", "~")) or model.count("/") > 1:
-            raise ModelError(f"--model {model!r}: no such folder")
-        if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-            raise ModelError(
-                f"--model {model!r}: no such folder, and HF_HUB_OFFLINE forbids downloading it from the hub",
-                hint="unset HF_HUB_OFFLINE, or name a folder",
-            )
-        return ModelFiles(model, None, parse_head(head) or infer_head(_hub_config(model)))
+        return _find_on_hub(model, head)
     if (folder / ADAPTER_FILE).is_file():
         return _find_adapter(folder, head, allow_pickle)
     if gguf := find_gguf(folder):
-        config = read_gguf_config(gguf.resolve())
+        config = read_gguf_config(str(gguf.resolve()))
         return ModelFiles(str(gguf), gguf.parent, parse_head(head) or infer_head(config))
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -80,6 +73,35 @@ def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False
     config = _read_config(folder / "config.json")
     sentence_encoder = (folder / "modules.json").exists()
     return ModelFiles(str(folder), folder, parse_head(head) or infer_head(config, sentence_encoder))
+
+
+def _find_on_hub(model: str, head: str) -> ModelFiles:
+    """A hub id, or a GGUF file of one. Raises ModelError."""
+    file = names_hub_file(model)
+    if model.startswith((".", "/", "~")) or (model.count("/") > 1 and not file):
+        raise ModelError(f"--model {model!r}: no such folder")
+    if is_gguf(model) and not file:
+        raise ModelError(f"--model {model!r}: no such file", hint="a file of the hub is named OWNER/NAME/FILE.gguf")
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    if offline and not (gguf_path(model) if file else _is_cached(model)):
+        raise ModelError(
+            f"--model {model!r}: no such folder, and HF_HUB_OFFLINE forbids downloading it from the hub",
+            hint="unset HF_HUB_OFFLINE, or name a folder",
+        )
+    return ModelFiles(
+        model, None, parse_head(head) or infer_head(read_gguf_config(model) if file else _hub_config(model))
+    )
+
+
+def _is_cached(model: str) -> bool:
+    """Whether the configuration of a hub id has been downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except HFValidationError:  # no name of a hub id
+        return False
 
 
 def _find_adapter(folder: Path, head: str, allow_pickle: bool) -> ModelFiles:
@@ -101,7 +123,7 @@ def _find_adapter(folder: Path, head: str, allow_pickle: bool) -> ModelFiles:
 def saved_config(files: ModelFiles) -> dict[str, Any]:
     """A model's `config.json` as saved, without the defaults that loading fills in. Raises ModelError."""
     if is_gguf(files.source):
-        return read_gguf_config(Path(files.source).resolve())
+        return read_gguf_config(str(Path(files.source).resolve()) if files.folder else files.source)
     return _read_config(files.folder / "config.json") if files.folder else _hub_config(files.source)
 
 
@@ -145,7 +167,10 @@ def _hub_config(model: str) -> dict[str, Any]:
         config: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub client raises exception types of its own
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"--model {model!r} is not a folder, and the hub does not return it: {reason}") from None
+        raise ModelError(
+            f"--model {model!r} is not a folder, and the hub does not return it: {reason}",
+            hint=f"a GGUF file of the hub: -m {model}/FILE.gguf" if "gguf" in model.lower() else "",
+        ) from None
     return config
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zotune.errors import ModelError
+from zotune.models.gguf_files import gguf_options
 from zotune.models.library_calls import first_line
 
 SMALL_FILES: Final = (
@@ -34,7 +35,7 @@ def small_files(source: str, folder: Path | None, revision: str | None = None) -
         else:
             from huggingface_hub import try_to_load_from_cache
 
-            path = try_to_load_from_cache(source, name, revision=revision)
+            path = try_to_load_from_cache(gguf_options(source)[0], name, revision=revision)
         if isinstance(path, str | Path) and Path(path).is_file():
             yield name, Path(path)
 

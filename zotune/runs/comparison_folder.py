@@ -16,6 +16,7 @@ from zotune.config import RunConfig
 from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.errors import RunFolderError
+from zotune.models.gguf_files import gguf_path, is_gguf
 from zotune.models.model_files import ModelFiles
 from zotune.tasks import resolve_task
 
@@ -128,7 +129,10 @@ def hash_of(data: bytes) -> str:
 def _model_hash(model: ModelFiles) -> str:
     """A hash of a model's files and its adapter's; of the id for a model on the hub."""
     h = hashlib.blake2b(digest_size=16)
-    for folder in (model.folder, model.adapter):
+    gguf = is_gguf(model.source)
+    if gguf and (path := gguf_path(model.source)) is not None:
+        h.update(files.checksum(path).encode())
+    for folder in (None if gguf else model.folder, model.adapter):
         if folder is None:
             continue
         for path in sorted(folder.iterdir()):

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from zotune import declarations, files
+from zotune.models.gguf_files import gguf_path, is_gguf
 from zotune.models.model_files import ModelFiles
 from zotune.models.small_files import small_files
 
 
 def model_file_hashes(model: ModelFiles, revision: str | None) -> dict[str, str]:
-    """The hash of each small file of a model and of its adapter, by name; of a hub id, of the downloaded files."""
+    """The hash of each small file of a model and of its adapter, by name; of a hub id, of the downloaded files. A GGUF
+    file holds configuration and tokenizer, and is hashed as a whole."""
     hashes = {name: files.checksum(path) for name, path in small_files(model.source, model.folder, revision)}
+    if is_gguf(model.source) and (path := gguf_path(model.source, revision)):
+        hashes = {path.name: files.checksum(path)}
     if model.adapter is not None:
         own = small_files(str(model.adapter), model.adapter)
         hashes |= {f"adapter: {name}": files.checksum(path) for name, path in own}
