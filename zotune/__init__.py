@@ -18,6 +18,7 @@ from zotune.version import __version__
 if TYPE_CHECKING:
     from zotune.core.recipe import clip as clip
     from zotune.core.recipe import constant as constant
+    from zotune.core.recipe import direction_sum as direction_sum
     from zotune.core.recipe import each as each
     from zotune.core.recipe import maximum as maximum
     from zotune.core.recipe import minimum as minimum
@@ -40,7 +41,20 @@ _HOME = {
     "evaluate": "zotune.runs.evaluate",
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
-        ("clip", "constant", "each", "maximum", "minimum", "only", "outer", "sign", "sqrt", "weighted_sum", "where"),
+        (
+            "clip",
+            "constant",
+            "direction_sum",
+            "each",
+            "maximum",
+            "minimum",
+            "only",
+            "outer",
+            "sign",
+            "sqrt",
+            "weighted_sum",
+            "where",
+        ),
         "zotune.core.recipe",
     ),
 }
@@ -50,6 +64,7 @@ __all__ = [
     "__version__",
     "clip",
     "constant",
+    "direction_sum",
     "each",
     "evaluate",
     "fit",

@@ -194,11 +194,11 @@ class OptimizerOptions:
     )
     perturb: str = option(
         "auto",
-        "How weights are perturbed. forward: during a forward pass, without a copy of them; copy: in a copy; "
-        "joint: all points of a step in one pass, where few weights are tuned.",
+        "How weights are perturbed. population: a direction for every row, where the optimizer asks for it; forward: "
+        "during a forward pass, without a copy of them; copy: in a copy; joint: all points of a step in one pass.",
         aliases=["--probe"],
         old_values={"together": "joint"},
-        choices=["auto", "forward", "copy", "joint"],
+        choices=["auto", "population", "forward", "copy", "joint"],
     )
     seed: int = option(0, "Random seed of data order, noise and sampling.", first=8)
 
@@ -272,7 +272,11 @@ class ScoringOptions:
     )
     eval_steps: int | None = option(None, "Steps between validations.", above=0, shown="a tenth of the run")
     max_kl: float | None = option(
-        None, "Maximum KL divergence of the kept weights from the base model, in nats per token.", above=0
+        None,
+        "Maximum KL divergence of the kept weights from the base model, in nats per token of generated text.",
+        least=0,
+        zero="no limit",
+        shown="0.3 for generated text",
     )
     guard: float = option(
         2.0,

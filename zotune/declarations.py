@@ -121,6 +121,7 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         calibrates=bool(_capability(optimizer, "calibrates", default.calibrates)),
         stratifies=bool(_capability(optimizer, "stratifies", default.stratifies)),
         interpolates=bool(_capability(optimizer, "interpolates", default.interpolates)),
+        populations=bool(_capability(optimizer, "populations", default.populations)),
     )
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 from zotune.errors import OptionError
 
@@ -143,6 +143,7 @@ class OptimizerInfo:
     stratifies: whether its batches of labelled rows hold the classes in proportion, unless the user decides.
     interpolates: whether weights between the base model and the last step are evaluated at the end, unless the user
         decides.
+    populations: whether it asks `at.population` and evaluates populations where rows have directions of their own.
     """
 
     needs: Needs = "values"
@@ -151,6 +152,7 @@ class OptimizerInfo:
     calibrates: bool = False
     stratifies: bool = False
     interpolates: bool = False
+    populations: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,34 @@ class Factor(Protocol):
     def draw(self) -> int: ...
 
 
+class Directions(Protocol):
+    """`count` directions u_p v_pᵀ of rank 1 for every matrix in `shapes`: `zotune.direction_sum` makes a recipe of
+    them, and `oracle.population` evaluates the members θ ± S u_p v_pᵀ."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def draw(self) -> int: ...
+
+
+class PopulationSize(NamedTuple):
+    """What a population of the run should hold. rows: training rows that all members together score in a step; 0 where
+    rows of one pass cannot have directions of their own, so that each member costs a pass. each: rows a member, 1 where
+    rows are scored by themselves."""
+
+    rows: int
+    each: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of members: at least 1."""
+        return max(self.rows // (2 * self.each), 1)
+
+
 class Oracle(Protocol):
     """Evaluates points of weight space with the objective. Smaller is better, whatever direction the objective has.
 
@@ -297,13 +327,25 @@ class Oracle(Protocol):
         """The place of each point, 0 the best; equal points share a place, None: unranked."""
         ...
 
+    def population(
+        self, directions: Directions, sizes: PerTensor, *, each: int | None = None, batch: Batch | None = None
+    ) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+        """The values of the members θ + S u_p v_pᵀ, and those of their partners θ − S u_p v_pᵀ, one for each pair.
+
+        sizes: S, one number a tensor. each: rows that a member scores, by default `at.population.each`; partners score
+        the same rows. batch: the rows, dealt to the pairs in order and repeated where they are few; by default the next
+        rows of the epoch. None: a member that was not scored. Raises ObjectiveError where fewer than half of the pairs
+        were."""
+        ...
+
     @property
     def measures_kl(self) -> bool:
         """Whether `kl` can be called: where the model generates text."""
         ...
 
-    def kl(self, *points: Recipe) -> tuple[float, ...]:
-        """The KL divergence of each point from the base model, in nats a token. The objective is not called."""
+    def kl(self, *points: Recipe, counted: bool = True) -> tuple[float, ...]:
+        """The KL divergence of each point from the base model, in nats a token. The objective is not called. counted:
+        whether a point counts as an evaluation."""
         ...
 
 
@@ -355,6 +397,20 @@ class At(Protocol):
         self, shape: Callable[[TensorInfo], tuple[int, int] | None], draw: int = 0, step: int | None = None
     ) -> Factor:
         """A matrix of normal noise with (rows, columns) = shape(tensor) for each tensor; None: no matrix."""
+        ...
+
+    def directions(self, count: int, draw: int = 0, step: int | None = None) -> Directions:
+        """`count` directions of rank 1 for every tuned matrix, of elements with mean 0 and variance 1."""
+        ...
+
+    @property
+    def population(self) -> PopulationSize:
+        """How large a population of this run should be."""
+        ...
+
+    @property
+    def max_kl(self) -> float:
+        """The KL divergence from the base model that kept weights may have, in nats a token; 0: no limit."""
         ...
 
     def vector(self, length: int, draw: int = 0) -> list[float]:

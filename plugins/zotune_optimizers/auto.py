@@ -29,8 +29,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from zotune.types import At, Oracle, Recipe, Theta
+from zotune.types import At, Batch, Oracle, Recipe, Theta
+from zotune_optimizers import auto_population as population
 from zotune_optimizers.auto_calibration import calibrate
+from zotune_optimizers.auto_population import SHARE_OF_MAX, PopulationState
 from zotune_optimizers.option_checks import at_least, fraction, positive
 
 HOLD = 0.7
@@ -39,6 +41,10 @@ MEAN_SQUARE = HOLD + (1 - HOLD) / 3
 """Mean of s(t)² over the budget."""
 UNLIMITED_STEPS = 300
 """Steps that a run limited by time alone is planned with; its number of steps is unknown."""
+POINTS = 2
+"""Evaluations of a two-point step."""
+MEMORY = 0.8
+"""β of a population's steps, which are fewer."""
 STOP = 2.0
 """Displacement, in units of κ, at which steps become 0: twice what a random walk of all steps reaches."""
 
@@ -69,8 +75,8 @@ class Auto:
     share: float = 0.25  # share of the budget that the calibration may take
 
     needs: ClassVar[str] = "comparisons"
-    forwards: ClassVar[int] = 2
     interpolates: ClassVar[bool] = True
+    populations: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     stratifies: ClassVar[bool] = True
 
@@ -80,8 +86,14 @@ class Auto:
         fraction("auto", beta=self.beta)
         at_least(1, "auto", bands=self.bands, rows=self.rows)
 
-    def init(self, theta: Theta, oracle: Oracle, at: At) -> State:
-        limit = math.inf if at.total is None else self.share * self.forwards * at.total
+    def cost(self, theta: Theta, at: At) -> int:
+        size = at.population
+        return at.cost(Batch((0,) * (2 * size.pairs * size.each))) if size.rows else POINTS
+
+    def init(self, theta: Theta, oracle: Oracle, at: At) -> State | PopulationState:
+        if at.population.rows:
+            return population.start(theta, oracle, at, SHARE_OF_MAX * at.max_kl if at.max_kl else self.drift / 2)
+        limit = math.inf if at.total is None else self.share * POINTS * at.total
         sizes = calibrate(
             theta,
             oracle,
@@ -97,12 +109,18 @@ class Auto:
         rho = min(sizes.eps, sizes.cap / math.sqrt(MEAN_SQUARE * max(at.total or UNLIMITED_STEPS, 1)))
         return State(sizes.D, sizes.eps, rho, sizes.cap, 0.0, 0.0, 0.0, sizes.numbers)
 
-    def describe(self, state: State) -> dict[str, float]:
-        """What the calibration measured and chose. Scales and displacements are in units of D."""
+    def describe(self, state: State | PopulationState) -> dict[str, float]:
+        """What the calibration measured and chose. Scales and displacements are in units of D, or of S."""
+        if isinstance(state, PopulationState):
+            return {**state.found, "perturbation scale": state.sigma, "KL that the run may spend": state.k}
         chosen = {"perturbation scale": state.eps, "first step": state.rho, "displacement cap": state.cap}
         return {**state.found, **chosen}
 
-    def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
+    def step(
+        self, theta: Theta, oracle: Oracle, state: State | PopulationState, at: At
+    ) -> tuple[Recipe, State | PopulationState]:
+        if isinstance(state, PopulationState):
+            return population.step(theta, oracle, state, at, beta=MEMORY, clip=self.clip)
         D, eps = state.D, state.eps
         z = at.rademacher()
         up, down = oracle(theta + eps * D * z, theta - eps * D * z)

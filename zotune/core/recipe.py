@@ -331,13 +331,15 @@ def outer(left: types.Factor | Each, right: types.Factor | Each) -> Recipe:
     return Outer(_matrix("outer", left), _matrix("outer", right))
 
 
-def direction_sum(directions: Directions, weights: Sequence[Number]) -> Recipe:
+def direction_sum(directions: types.Directions, weights: Sequence[Number]) -> Recipe:
     """The matrix Σ_p weights[p] u_p v_pᵀ of every tensor that has directions; 0 on all others.
 
     Where arithmetic is float32 the sum has the same bits on every device and for any number of threads: weights are
     rounded to 24 bits of the largest one, so that up to 512 terms add up without rounding in float64. Where it is
     float64 the terms are added in order. Raises RecipeError for a wrong number of weights.
     """
+    if not isinstance(directions, Directions):
+        raise RecipeError(f"direction_sum takes directions (at.directions), got {type(directions).__name__}")
     if len(weights) != directions.count:
         raise RecipeError(f"{directions.count} directions take as many weights, got {len(weights)}")
     return DirectionSum(directions, tuple(float(w) for w in weights))

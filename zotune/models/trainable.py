@@ -33,8 +33,8 @@ def trainable_names(loaded: LoadedModel, tune: str, embeddings: bool = True) -> 
 
 
 def match_tensors(tune: str, tensors: Sequence[TensorInfo], head: Head, embeddings: bool = True) -> set[str]:
-    """Names of the tensors that `--tune` selects: all, auto, head, value, bias, norm, bias+norm, last:N, or a regular
-    expression.
+    """Names of the tensors that `--tune` selects: all, matrices, auto, head, value, bias, norm, bias+norm, last:N, or a
+    regular expression.
 
     auto: the biases of the second to last block where the model has biases; else the value projections of the last
     third of the blocks; else every matrix but embeddings. The matrices of a classification head are added. At equal
@@ -45,6 +45,8 @@ def match_tensors(tune: str, tensors: Sequence[TensorInfo], head: Head, embeddin
     biases = [t for t in tensors if t.kind == "bias" or (t.kind == "norm" and t.name.endswith("bias"))]
     if tune == "all":
         matches = list(tensors)
+    elif tune == "matrices":
+        matches = [t for t in tensors if t.kind in ("linear", "embedding") and len(t.shape) == 2]
     elif tune == "auto":
         matches = _auto(tensors, biases, head)
     elif tune == "head":

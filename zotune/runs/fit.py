@@ -93,7 +93,7 @@ def fit(
         with contextlib.ExitStack() as locks:
             if resume:
                 processes.on_first(lambda: locks.enter_context(lock.held(folder)))
-            return _fit(processes.on_each(lambda: Session(plan, emit, processes)), run)
+            return _fit(processes.on_each(lambda: Session(plan, emit, processes, header)), run)
     finally:
         plan.objective.close()
         gc.collect()  # model and session refer to each other, and the next run in this process needs their memory

@@ -27,7 +27,7 @@ from zotune.yaml_file import as_yaml
 FIXED: Final = frozenset(
     [
         *("base_weights", "frozen_weights", "tensors", "dtype", "seed", "noise", "drift"),
-        *("optimizer", "optimizer_options", "rows", "batch_size", "eval_steps"),
+        *("optimizer", "optimizer_options", "rows", "batch_size", "eval_steps", "population"),
     ]
 )
 """Keys of the header that recorded lines cannot be replayed without: `--force` does not change them."""

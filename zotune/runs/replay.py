@@ -42,6 +42,7 @@ from zotune.search.hooks import Hooks, Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
+from zotune.search.population_plan import PopulationPlan
 from zotune.types import Optimizer
 
 
@@ -75,6 +76,7 @@ def rebuild(
             hint=f"--base takes the model that the run started from: {header['model']}",
         )
     batches = Batches(header["rows"], header["batch_size"], header["seed"])
+    batches.population = PopulationPlan.from_json(header.get("population"))
     kl = _not_recorded if header["drift"] else None
     oracle = Oracle(space, _not_recorded, batches, header["direction"], retries=0, kl=kl)
     rolled_back = any(line["kind"] == "rollback" for line in journal.lines)

@@ -6,10 +6,10 @@ Joins model, task, objective, space and budget; runs no step by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -19,13 +19,16 @@ from zotune.core.space import Space
 from zotune.distributed import ALONE, Processes
 from zotune.errors import OptionError
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
+from zotune.models.adapters import has_adapter
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import trainable_names
 from zotune.runs.budget import RunBudget
 from zotune.runs.heldout import HeldOutSet
+from zotune.runs.member_signal import MemberSignal
 from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
+from zotune.runs.population import SET_ROWS, RowWiseTensors, row_wise, rows_of_step
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
 from zotune.runs.training_signal import TrainingSignal
@@ -39,6 +42,7 @@ from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
+from zotune.search.population_plan import PopulationPlan
 from zotune.search.preflight import Preflight
 from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
@@ -47,6 +51,10 @@ from zotune.tasks.row_length import encode_sets
 from zotune.types import RunContext, Score
 
 DEFAULT_BATCH_SIZE: Final = 16
+DEFAULT_MAX_KL: Final = 0.3
+"""Nats a token that the kept weights may diverge from the base model on generated text."""
+POPULATION_ROWS: Final = 128
+"""Rows of a population in a forward pass at most: a larger batch decodes more tokens a second."""
 CPU_ROWS: Final = 16
 """Rows of a forward pass on the CPU at most: rows are sorted by length, so small groups compute less padding."""
 
@@ -55,10 +63,13 @@ class Session:
     """A plan with its model loaded.
 
     source: loads the model again. train: the training rows; validation, test: the held-out sets; signal: the objective
-    on training rows; budget: what the limits pay for. Raises ModelError and OptionError.
+    on training rows; budget: what the limits pay for. recorded: the header of the run that is resumed. Raises
+    ModelError and OptionError.
     """
 
-    def __init__(self, plan: Plan, emit: Emit, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, plan: Plan, emit: Emit, processes: Processes = ALONE, recorded: Mapping[str, Any] | None = None
+    ) -> None:
         config, objective = plan.config, plan.objective
         self.plan, self.emit, self.processes = plan, emit, processes
         self._memory_short = False
@@ -69,7 +80,7 @@ class Session:
         self.loaded = self.source.load()
         for note in self.loaded.notes:
             emit(Note(note))
-        self.plan = plan = self._with_chat_settled(plan)
+        self.plan = plan = _with_max_kl(self._with_chat_settled(plan), new=recorded is None)
         config, counted = plan.config, plan.config.max_score_calls is not None
         sets = [plan.splits.train, plan.splits.validation, plan.splits.test]
         self.task, (self.train, *others), notes = encode_sets(
@@ -79,8 +90,7 @@ class Session:
             emit(Note(text))
         held_out = [HeldOutSet(self.task, rows, objective, counted, processes) for rows in others]
         self.test = held_out[1]
-        names = trainable_names(self.loaded, config.tune, config.embeddings)
-        self.space = Space(self.loaded.model, config.seed, lambda t: t.name in names)
+        self.space, self._row_wise = self._tuned_space(recorded)
         self.initial_weights = InitialWeights(self.source, config, self.space)
         if self.task.cache_prefix(self.space.params, [self.train, held_out[0].rows]):
             emit(Note("only the last blocks are tuned: the blocks before them are computed once for each row"))
@@ -113,6 +123,7 @@ class Session:
             kl=kl,
             distribute=processes.map_points,
         )
+        self._plan_populations(recorded)
         self.perturb_mode = PerturbMode(
             config, self.task, self.train, objective.inputs, self.space, self.batches, self.oracle, processes
         )
@@ -194,6 +205,66 @@ class Session:
             max_time=limits.seconds,
         )
 
+    def _tuned_space(self, recorded: Mapping[str, Any] | None) -> tuple[Space, RowWiseTensors | None]:
+        """The tuned weights, and their evaluation row by row where the optimizer asks for populations and the model
+        allows rows of one pass to have directions of their own. A resumed run keeps to what it recorded."""
+        config, optimizer = self.plan.config, self.plan.optimizer
+
+        def space(tune: str) -> Space:
+            names = trainable_names(self.loaded, tune, config.embeddings)
+            return Space(self.loaded.model, config.seed, lambda t: t.name in names)
+
+        wanted = recorded is None or bool(recorded.get("population"))
+        asked = declarations.optimizer_info(optimizer).populations and config.perturb in ("auto", "population")
+        generates = isinstance(self.task, build.GenerationTask) and not self.plan.objective.inputs.isdisjoint(
+            {"completions", "completion_ids"}
+        )
+        possible = asked and wanted and (generates or self.plan.optimizer_name != "auto")
+        if possible:
+            tune = "matrices" if generates and config.tune == "auto" and not has_adapter(self.loaded) else config.tune
+            tuned = space(tune)
+            if found := row_wise(self.task, self.train, tuned):
+                return tuned, found
+        if config.perturb == "population":
+            raise OptionError(
+                "--perturb population: this optimizer asks for no population, or rows of one pass cannot have "
+                "directions of their own in this model",
+                hint="--perturb auto",
+            )
+        if possible:
+            self._note("rows of one pass cannot have directions of their own in this model: points are used instead")
+        return space(config.tune), None
+
+    def _plan_populations(self, recorded: Mapping[str, Any] | None) -> None:
+        """Find out whether rows can have directions of their own, where the optimizer asks for populations, and fix how
+        many rows a step scores. A resumed run keeps to what it recorded."""
+        config, objective, batches = self.plan.config, self.plan.objective, self.batches
+        info = declarations.optimizer_info(self.plan.optimizer)
+        planned = recorded is None or recorded.get("population")
+        possible = info.populations and planned and config.perturb in ("auto", "population")
+        found = row_wise(self.task, self.train, self.space) if possible else None
+        if found is None:
+            if possible:
+                self._note(
+                    "rows of one pass cannot have directions of their own in this model: points are used instead"
+                )
+            batches.population = PopulationPlan(max_kl=config.max_kl or 0.0)
+            return
+        evaluation, without = found
+        cuda = self.loaded.device.type == "cuda"
+        rows = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
+        self.oracle.score_members = MemberSignal(self.signal, evaluation, rows, self.processes, self._note)
+        if recorded is not None:
+            batches.population = PopulationPlan.from_json(recorded["population"])
+            return
+        sets = objective.info.level == "set" and (objective.info.fast is False or self.budget.counts_scores)
+
+        def steps(count: int) -> int | None:
+            batches.population = PopulationPlan(count, SET_ROWS if sets else 1, without, config.max_kl or 0.0)
+            return self.budget.planned()[0]
+
+        rows_of_step(steps)
+
     def _with_chat_settled(self, plan: Plan) -> Plan:
         """The plan with the chat template of plain prompts chosen, and the choice recorded in its configuration."""
         config, splits, objective = plan.config, plan.splits, plan.objective
@@ -272,6 +343,13 @@ class Session:
         if wanted is None:
             wanted = declarations.optimizer_info(self.plan.optimizer).interpolates
         return bool(wanted) and not self.test.scores_counted
+
+
+def _with_max_kl(plan: Plan, new: bool) -> Plan:
+    """The plan of a new run on generated text with the default limit of the KL divergence in its configuration."""
+    if not new or plan.spec.kind != "generation" or plan.config.max_kl is not None:
+        return plan
+    return replace(plan, config=replace(plan.config, max_kl=DEFAULT_MAX_KL))
 
 
 def split_of(plan: Plan, budget: RunBudget, processes: Processes) -> str:

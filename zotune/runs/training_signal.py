@@ -22,6 +22,8 @@ class TrainingSignal:
 
     smooth: sets of predictions to sample for a classification metric (`--smooth`); samples: completions sampled for
     each prompt (`--samples-per-prompt`). space: its step seeds the sampling.
+
+    objective, task, rows: as given.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class TrainingSignal:
         smooth: int,
         samples: int,
     ) -> None:
-        self._objective, self._task, self._rows = objective, task, rows
+        self.objective, self.task, self.rows = objective, task, rows
         self._space, self._processes, self._smooth = space, processes, smooth
         self.samples = samples
 
@@ -48,9 +50,9 @@ class TrainingSignal:
         chance. Its mean over predictions sampled from the model's own probabilities, with the same randomness at every
         point, estimates the metric's expectation, which changes with every logit. Held-out rows are never smoothed.
         """
-        objective = self._objective
+        objective = self.objective
         slow = any(part.info.fast is False for part in objective.each) and objective.info.level == "set"
-        if not self._task.samples_predictions or slow:
+        if not self.task.samples_predictions or slow:
             return 0
         wants = objective.inputs
         of_predictions = wants & {"predictions", "completions"} and not wants & {"logits", "losses", "model"}
@@ -58,39 +60,56 @@ class TrainingSignal:
 
     def evaluate(self, indices: Sequence[int]) -> Score:
         """The objective on these training rows. Raises ObjectiveError."""
-        objective, task, count = self._objective, self._task, len(indices)
+        objective, task, count = self.objective, self.task, len(indices)
         if isinstance(task, build.GenerationTask):
             samples = [self._generated(indices, k) for k in range(self.samples)]
             return score_once(self._processes, lambda: mean_score([objective.score(count, x) for x in samples]))
-        outputs = task.outputs(self._rows, indices, objective.inputs)
+        outputs = task.outputs(self.rows, indices, objective.inputs)
         if not self.smooth:
             return score_once(self._processes, lambda: objective.score(count, outputs))
-        sampled = task.sample_predictions(self._rows, indices, outputs["logits"], self.smooth)
+        sampled = task.sample_predictions(self.rows, indices, outputs["logits"], self.smooth)
         return score_once(self._processes, lambda: mean_score([objective.score(count, outputs | x) for x in sampled]))
 
     def outputs(self, indices: Sequence[int]) -> dict[str, Any]:
         """The model's outputs for these training rows, for `compare`."""
-        if isinstance(self._task, build.GenerationTask):
+        if isinstance(self.task, build.GenerationTask):
             return self._generated(indices, 0)
-        return self._task.outputs(self._rows, indices, self._objective.inputs)
+        return self.task.outputs(self.rows, indices, self.objective.inputs)
 
     def compare(self, outputs: Sequence[dict[str, Any]]) -> list[float | None]:
         """For the outputs of several points on the same rows: the share of the other points that each beats, averaged
         over the rows that the objective can decide; None where it decides none."""
         candidates = list(zip(*(x["completions"] for x in outputs), strict=True))
-        strengths = self._processes.on_first(lambda: list(self._objective.compare(outputs[0], candidates)))
+        strengths = self._processes.on_first(lambda: list(self.objective.compare(outputs[0], candidates)))
         shares = [win_shares(x) for x in strengths if x is not None]
         if not shares:
             return [None] * len(outputs)
         return [math.fsum(row[i] for row in shares) / len(shares) for i in range(len(outputs))]
 
+    def raw_outputs(self, indices: Sequence[int], draw: int) -> Any:
+        """For generated text the ids of the completions of these training prompts, a JSON value; else the outputs."""
+        task = self.task
+        if not isinstance(task, build.GenerationTask):
+            return task.outputs(self.rows, indices, self.objective.inputs)
+        task.step, task.draw = self._space.step, draw
+        try:
+            return task.generate([self.rows.tokens[i][0] for i in indices], indices)
+        finally:
+            task.step = task.draw = 0
+
+    def outputs_of(self, indices: Sequence[int], completion_ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The inputs of the objective for training prompts whose completions are generated already."""
+        task = self.task
+        assert isinstance(task, build.GenerationTask)
+        return task.outputs(self.rows, indices, self.objective.inputs, generated=completion_ids)
+
     def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
         """Completions for training prompts; their randomness follows from the step and the draw."""
-        task = self._task
+        task = self.task
         assert isinstance(task, build.GenerationTask)
         task.step, task.draw = self._space.step, draw
         try:
-            return task.outputs(self._rows, indices, self._objective.inputs)
+            return task.outputs(self.rows, indices, self.objective.inputs)
         finally:
             task.step = task.draw = 0
 

@@ -19,7 +19,8 @@ class ScoreBudget:
 
     limit: scores at most; None: no limit. rows: rows that `points` evaluations score at most, without the cache.
     validation_rows, test_rows: rows of these sets, summed over the objectives. test_scorings: how often the test set is
-    scored. earlier: scores of an earlier process of the same run.
+    scored. earlier: scores of an earlier process of the same run. share: of the limit that validation may take; 0:
+    EVALUATIONS validations, whatever they take.
     """
 
     limit: int | None
@@ -29,6 +30,14 @@ class ScoreBudget:
     test_rows: int
     test_scorings: int
     earlier: int = 0
+    share: float = 0.0
+
+    @property
+    def validations(self) -> int:
+        """Validations in a run at most, where the score limit decides how long the run is."""
+        if not self.share or self.limit is None or not self.validation_rows:
+            return EVALUATIONS
+        return min(max(int(self.share * self.limit / self.validation_rows), 2), EVALUATIONS)
 
     def scores(self, evaluations: int, validations: int = 0) -> int:
         """Scores of so many evaluations and so many validations."""
@@ -42,7 +51,7 @@ class ScoreBudget:
         """
         assert self.limit is not None
         step = self.scores(cost)
-        held_out = self.test_scorings * self.test_rows + self.validation_rows * (2 if every else EVALUATIONS)
+        held_out = self.test_scorings * self.test_rows + self.validation_rows * (2 if every else self.validations)
         left = self.limit - held_out - step
         evaluations = int(left * cost / (step + (self.validation_rows / every if every else 0)))
         if evaluations < cost:

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 
 from zotune import seeds
 from zotune.errors import UsageError
+from zotune.search.population_plan import PopulationPlan
 from zotune.types import Batch
 
 
@@ -22,7 +23,11 @@ class Batches:
     class. With strata, every batch holds them in the proportions of the whole data, up to rounding (proportional
     allocation, Neyman 1934), so that differences between strata add no noise to a batch. Without, batches are simple
     random samples. Raises UsageError.
+
+    population: the plan of the run's populations.
     """
+
+    population = PopulationPlan()
 
     def __init__(self, rows: int, size: int, seed: int, strata: Sequence[Hashable] | None = None) -> None:
         if rows < 1 or size < 1:
@@ -74,6 +79,14 @@ class Batches:
         rng = random.Random(seeds.derive(self.seed, "sample", step))
         return self._sample(rng, min(max(rows, self.size), self.rows))
 
+    def members(self, step: int, count: int) -> Batch:
+        """The `count` rows of a population's members at a step. Such batches run through epochs without replacement;
+        where they are larger than the data, rows come again."""
+        start = max(step, 0) * count
+        epochs = range(start // self.rows, (start + count - 1) // self.rows + 1)
+        rows = [row for epoch in epochs for row in self._epoch(epoch)]
+        return Batch(tuple(rows[start % self.rows :][:count]))
+
     @property
     def full(self) -> Batch:
         """All training rows."""
@@ -81,7 +94,9 @@ class Batches:
 
     def reseeded(self, by: int) -> Batches:
         """The same batches with `by` added to the seed."""
-        return Batches(self.rows, self.size, self.seed + by, self.strata)
+        other = Batches(self.rows, self.size, self.seed + by, self.strata)
+        other.population = self.population
+        return other
 
     def cost(self, batch: Batch) -> int:
         """Evaluations that one point costs on this batch: ⌈rows / size⌉."""

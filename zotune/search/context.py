@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from zotune import seeds, types
-from zotune.core.recipe import Factor, Noise, PerTensor, Recipe, concrete
+from zotune.core.population import matrix_shape
+from zotune.core.recipe import Directions, Factor, Noise, PerTensor, Recipe, concrete
 from zotune.core.space import Space
 from zotune.errors import UsageError
 from zotune.search import schedule
 from zotune.search.batches import Batches
 from zotune.search.journal import Tape
-from zotune.types import Batch, Schedule, TensorInfo
+from zotune.types import Batch, PopulationSize, Schedule, TensorInfo
 
 
 class At:
@@ -92,6 +93,26 @@ class At:
         """
         shapes = {t.name: s for t in self._space.theta.tensors if (s := shape(t)) is not None}
         return Factor(shapes, self.t if step is None else step, draw)
+
+    def directions(self, count: int, draw: int = 0, step: int | None = None) -> Directions:
+        """`count` directions u_p v_pᵀ for every tuned matrix: linear weights and embeddings, but those that read all
+        rows alike. Elements have mean 0 and variance 1. Raises UsageError where no tuned tensor is a matrix."""
+        without = self._batches.population.without
+        tensors = self._space.theta.tensors
+        shapes = {t.name: s for t in tensors if t.name not in without and (s := matrix_shape(t)) is not None}
+        if not shapes:
+            raise UsageError("a population needs a tuned matrix, and no tuned tensor is one", hint="a wider --tune")
+        return Directions(shapes, count, self.t if step is None else step, draw)
+
+    @property
+    def population(self) -> PopulationSize:
+        """Rows that a step's population scores, and rows a member; no rows where a member costs a pass of its own."""
+        return self._batches.population.size
+
+    @property
+    def max_kl(self) -> float:
+        """The KL divergence from the base model that kept weights may have, in nats a token; 0: no limit."""
+        return self._batches.population.max_kl
 
     def vector(self, length: int, draw: int = 0) -> list[float]:
         """`length` standard normal numbers on the host, for searches over few numbers (such as DiZO's ratios)."""

@@ -26,7 +26,7 @@ from zotune.search.hooks import Hooks, Settings
 from zotune.search.journal import Journal, Tape
 from zotune.search.limits import Budget, cost_of, planned
 from zotune.search.optimizer_call import check_weights, checked_step, initial_state
-from zotune.search.oracle import Oracle
+from zotune.search.oracle import Oracle, partners
 from zotune.search.progress import Outcome, Progress, ValidationResult
 from zotune.search.rollback import roll_back
 from zotune.search.selection import Selection
@@ -195,7 +195,11 @@ class Engine:
             calls = [values for kind, values in line["tape"] if kind == "values"]
             comparisons = [values for values in calls if len(values) > 1]
             rankings = [ranks for kind, ranks in line["tape"] if kind == "ranks"]
-            if comparisons or rankings:
+            populations = [values for kind, values in line["tape"] if kind == "members"]
+            calls = calls or [[v for v in values if v is not None] for values in populations]
+            comparisons += [pair for values in populations for pair in partners(values)]
+            saturated = p.note_members([v for values in populations for v in values if v is not None])
+            if (comparisons or rankings) and not saturated:
                 spread = max((max(v) - min(v) for v in comparisons), default=0.0)
                 p.compared += 1
                 p.flat += spread == 0.0 and all(len({*ranks} - {None}) < 2 for ranks in rankings)

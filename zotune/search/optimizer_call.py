@@ -24,7 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zotune import types
-from zotune.core.recipe import Constant, Factor, Noise, Only, Op, PerTensor, Recipe, Theta, WeightedSum
+from zotune.core.recipe import (
+    Constant,
+    Directions,
+    DirectionSum,
+    Factor,
+    Noise,
+    Only,
+    Op,
+    PerTensor,
+    Recipe,
+    Theta,
+    WeightedSum,
+)
 from zotune.core.space import Space
 from zotune.core.state_codec import map_recipes
 from zotune.errors import OptimizerError, RecipeError, ZotuneError
@@ -137,6 +149,8 @@ def _scalars(recipe: Recipe, seen: set[tuple[int, bool]], bound: bool) -> Iterab
             values = by_tensor.values()
         case WeightedSum(terms=terms):
             values = (coefficient for coefficient, _ in terms)
+        case DirectionSum(weights=weights):
+            values = weights
         case Op(name=name, args=args):
             for part in args:
                 yield from _scalars(part, seen, name in INFINITE_OPERANDS)
@@ -166,8 +180,14 @@ if TYPE_CHECKING:  # the classes that a step works with have the shapes that plu
     def _step_arguments(theta: Theta, oracle: Oracle, at: At) -> tuple[types.Theta, types.Oracle, types.At]:
         return theta, oracle, at
 
-    def _recipes(recipe: Recipe, per: PerTensor, z: Noise, u: Factor) -> tuple[object, ...]:
-        pairs: tuple[types.Recipe, types.PerTensor, types.Noise, types.Factor] = (recipe, per, z, u)
+    def _recipes(recipe: Recipe, per: PerTensor, z: Noise, u: Factor, d: Directions) -> tuple[object, ...]:
+        pairs: tuple[types.Recipe, types.PerTensor, types.Noise, types.Factor, types.Directions] = (
+            recipe,
+            per,
+            z,
+            u,
+            d,
+        )
         return pairs
 
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, overload
 
 from zotune import types
 from zotune.core.joint_forward import JointForward
-from zotune.core.recipe import Recipe, concrete
+from zotune.core.population import Population
+from zotune.core.recipe import Directions, PerTensor, Recipe, concrete
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
 from zotune.search.batches import Batches
@@ -26,6 +27,11 @@ from zotune.types import Batch, Direction, Score
 T = TypeVar("T")
 Evaluate = Callable[[Sequence[int]], Score]
 """Scores the present weights on the training rows with these indices."""
+MemberValue = float | None
+"""What a member scored in the objective's direction; None where its score failed."""
+ScoreMembers = Callable[[Population, Sequence[int], int], Sequence[MemberValue]]
+"""Scores all members of a population in shared forward passes. Called with the population, the training rows of its
+pairs and the rows a pair; returns the values of the members with +, then of those with −."""
 Distribute = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
 """Computes a JSON value for each item, in order: one after the other, or shared among processes."""
 
@@ -42,7 +48,8 @@ class Oracle:
     objective; None where that is not possible. distribute: computes the values of several points.
 
     evaluations: evaluations so far (one batch at one point counts one). joint: evaluates several points in one forward
-    pass, where that is switched on.
+    pass, where that is switched on. score_members: scores a population with a direction for each row, where that is
+    switched on; without, each member is evaluated under written weights.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Oracle:
         self.evaluations = 0
         self.unit = unit
         self.joint: JointForward | None = None
+        self.score_members: ScoreMembers | None = None
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
@@ -118,29 +126,101 @@ class Oracle:
 
         return tuple(self._tape.take("ranks", ranks))
 
+    def population(
+        self,
+        directions: types.Directions,
+        sizes: types.PerTensor,
+        *,
+        each: int | None = None,
+        batch: Batch | None = None,
+    ) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+        """The values of the members θ + S u_p v_pᵀ, and of their partners θ − S u_p v_pᵀ.
+
+        Partners score the same rows, with the same randomness where text is sampled. each: rows a member, by default
+        those of the run's population. batch: the rows of the pairs in order, repeated where there are fewer; by default
+        the step's next rows of the epoch. None: a member whose score failed or does not apply. An objective that gives
+        an order compares partners: the better one has the smaller value. Raises ObjectiveError where fewer than half of
+        the pairs have two values, and UsageError where `sizes` leaves no tensor.
+        """
+        each = self._batches.population.each if each is None else each
+        if not isinstance(directions, Directions) or not isinstance(sizes, PerTensor) or each < 1:
+            raise UsageError(
+                "a population takes at.directions(…), one size a tensor (theta.per) and each of at least 1"
+            )
+        used = {n: size for n in directions.shapes if (size := sizes.values.get(n, 0.0))}
+        if not used:
+            raise UsageError("a population needs a size other than 0 for one of its tensors")
+        count = directions.count * each
+        drawn = (batch or self._batches.members(self._space.step, count)).rows
+        rows = [drawn[i % len(drawn)] for i in range(count)]
+        self.evaluations += -(-2 * count // self._batches.size)
+        population = Population(directions, used)
+        values = self._tape.take("members", lambda: self._members(population, rows, each))
+        both = tuple(None if v is None else float(v) for v in values)
+        return both[: directions.count], both[directions.count :]
+
     @property
     def measures_kl(self) -> bool:
         """Whether `kl` can be called."""
         return self._kl is not None
 
-    def kl(self, *points: types.Recipe) -> tuple[float, ...]:
+    def kl(self, *points: types.Recipe, counted: bool = True) -> tuple[float, ...]:
         """KL divergence of the model at each point from the base model, in nats a token.
 
         It is estimated on texts sampled from the base model, as the mean log-likelihood that they lose; the estimate is
-        unbiased. The objective is not called. A point costs one evaluation. Raises UsageError where `measures_kl` is
-        false.
+        unbiased. The objective is not called. counted: whether a point counts as an evaluation; it takes one forward
+        pass and generates nothing. Raises UsageError where `measures_kl` is false.
         """
         measure = self._kl
         if measure is None:
             raise UsageError("the KL divergence of this model is not measured; check oracle.measures_kl first")
         recipes = [concrete(p) for p in points]
-        self.evaluations += len(recipes)
+        self.evaluations += len(recipes) if counted else 0
 
         def at(point: Recipe) -> float:
             with self._space.at(point, self._passes(self._batches.size)):
                 return measure()
 
         return tuple(float(v) for v in self._tape.take("drift", lambda: self._distribute(recipes, at)))
+
+    def _members(self, population: Population, rows: Sequence[int], each: int) -> list[float | None]:
+        """The value of each member with + and then of each with −; smaller is better."""
+        pairs = population.pairs
+        if self.score_members is not None:
+            score = self.score_members
+            values = self._retried(lambda: [*score(population, rows, each)])
+            out = [None if v is None else self._sign * v for v in values]
+        else:
+            out = self._written_members(population, rows, each)
+        scored = len(partners(out))
+        if 2 * scored < pairs:
+            raise ObjectiveError(f"{pairs - scored} of {pairs} pairs of a population were not scored")
+        return out
+
+    def _written_members(self, population: Population, rows: Sequence[int], each: int) -> list[float | None]:
+        """As `_members`, each member under written weights: for any model and objective."""
+
+        def value(member: tuple[int, int]) -> float | None:
+            pair, sign = member
+            batch = Batch(tuple(rows[pair * each : (pair + 1) * each]))
+            try:
+                return self._at(population.member(self._space.theta, pair, sign), batch, self._value)
+            except ObjectiveError as error:
+                failures.append(error)
+                if len(failures) > population.pairs:  # more than half: the step is lost
+                    raise
+                return None
+
+        failures: list[ObjectiveError] = []
+        if self._compare is None:
+            members = [(pair, sign) for sign in (1, -1) for pair in range(population.pairs)]
+            return list(self._distribute(members, value))
+        theta, won = self._space.theta, list[float]()
+        for pair in range(population.pairs):
+            batch = Batch(tuple(rows[pair * each : (pair + 1) * each]))
+            up, down = self._values([population.member(theta, pair, sign) for sign in (1, -1)], batch)
+            won += [up, down]
+        return [*won[0::2], *won[1::2]]
 
     def _values(self, points: Sequence[Recipe], batch: Batch) -> list[float]:
         if self._compare is None:
@@ -210,6 +290,13 @@ class Oracle:
         return [None if s is None else self._sign * s for s in samples]
 
 
+def partners(values: Sequence[float | None]) -> list[tuple[float, float]]:
+    """The values of a population's pairs that have both: of each member with + and its partner."""
+    half = len(values) // 2
+    pairs = zip(values[:half], values[half:], strict=True)
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
 def _one_by_one(items: Sequence[Any], compute: Callable[[Any], Any]) -> list[Any]:
     return [compute(x) for x in items]
 
@@ -224,4 +311,4 @@ def _checked_strengths(strengths: Sequence[Any], points: int) -> list[float | No
     return [None if x is None else float(x) for x in strengths]
 
 
-__all__ = ["Evaluate", "Oracle"]
+__all__ = ["Evaluate", "Oracle", "partners"]

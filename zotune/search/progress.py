@@ -6,7 +6,7 @@ Holds numbers alone; knows no weights and no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ class Progress:
     that compared several points; flat: those of them whose points all had the same value; seconds: spent in the loop;
     best_loss: the smallest validation loss; best_step, best_share: the best weights, as base + share · (step - base);
     stale: evaluations of the validation set since the best one; damping: factor on the size of steps; diverged: why the
-    present weights are about to be left, or "".
+    present weights are about to be left, or ""; least, most: the smallest and the largest value that a member of a
+    population had.
     """
 
     step: int = 0
@@ -34,11 +35,22 @@ class Progress:
     stale: int = 0
     damping: float = 1.0
     diverged: str = ""
+    least: float = math.inf
+    most: float = -math.inf
 
     @property
     def zero_share(self) -> float:
         """Share of the comparing steps whose points all had exactly the same value: steps without signal."""
         return self.flat / self.compared if self.compared else 0.0
+
+    def note_members(self, values: Sequence[float]) -> bool:
+        """Whether all members of a population have the best value so far, after worse ones: such a step is at the best
+        score, not without signal, and does not count as a comparison."""
+        if not values:
+            return False
+        saturated = max(values) <= self.least < self.most
+        self.least, self.most = min(self.least, *values), max(self.most, *values)
+        return saturated
 
     def to_json(self) -> dict[str, Any]:
         """The counters as a checkpoint keeps them."""

@@ -67,6 +67,7 @@ class Forward:
         token_types = (config_value(loaded.config, "type_vocab_size") or 0) > 1
         self.tokenizer.typed = self.tokenizer.typed and token_types and loaded.accepts("token_type_ids")
         self.frozen_prefix: FrozenPrefix | None = None
+        self.in_one_pass = False
 
     def run(self, rows: Sequence[Tokens], **arguments: Tensor) -> Any:
         """The model's output for some rows, padded on the right.
@@ -104,8 +105,28 @@ class Forward:
         with self.frozen_prefix.feed(rows) if self.frozen_prefix and stored else contextlib.nullcontext():
             return self.loaded.model(**inputs, **arguments)
 
+    @contextlib.contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Inside the block, the rows of a call make one forward pass in their own order, in this process alone, and
+        what prompts have in common is read for each row: each row may have weights of its own."""
+        before = self.in_one_pass
+        self.in_one_pass = True
+        try:
+            with self.processes.local():
+                yield
+        finally:
+            self.in_one_pass = before
+
+    def note_rows(self, rows: int) -> None:
+        """Rows of the forward pass that comes next, for the message where memory is short."""
+        self._rows = rows
+
     def micro_batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of rows in micro-batches, shortest rows first, which saves padding."""
+        if self.in_one_pass:
+            self._rows = len(lengths)
+            yield [*range(len(lengths))]
+            return
         order = sorted(range(len(lengths)), key=lambda k: lengths[k])
         size, joint = self.micro_batch, self.joint
         if joint is not None and joint.count > 1:  # larger micro-batches, smaller if memory was short
@@ -161,6 +182,8 @@ class Forward:
                 if not out_of_memory(error):
                     raise
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
+                if self.in_one_pass:
+                    raise OutOfMemory(f"memory is too small for {self._rows} rows of a population: {reason}") from None
             # Outside the handler: the traceback keeps the failed pass's tensors alive.
             rows = min(self._rows, self.micro_batch)
             if rows < 2:

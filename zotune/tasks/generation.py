@@ -6,7 +6,7 @@ share it, and the global generators are restored. Knows models, tokens and recor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.forward import retries_smaller
 from zotune.tasks.frozen_prefix import Tokens
+from zotune.tasks.gumbel import GumbelNoise
 from zotune.tasks.model_task import ModelTask, columns_of
 from zotune.tasks.prompt_cache import PromptCache
 from zotune.tasks.teacher_forcing import EncodedAnswer, TeacherForcing
@@ -151,10 +152,17 @@ class GenerationTask(ModelTask):
         """The number of forward passes that so many rows take at most: one a new token."""
         return super().forward_passes(count) * self.spec.max_new_tokens
 
-    def outputs(self, rows: EncodedRows, indices: Sequence[int], wants: frozenset[str] = fields) -> dict[str, Any]:
+    def outputs(
+        self,
+        rows: EncodedRows,
+        indices: Sequence[int],
+        wants: frozenset[str] = fields,
+        generated: Sequence[Sequence[int]] | None = None,
+    ) -> dict[str, Any]:
         """The inputs of an objective for some rows: what it wants, and what costs nothing.
 
         Text is generated for `completions` or `completion_ids` alone, and references are scored for `losses` alone.
+        generated: ids of completions that exist already, one list a row.
         """
         records = [rows.records[i] for i in indices]
         references = [rows.options[i] for i in indices]
@@ -167,7 +175,7 @@ class GenerationTask(ModelTask):
         }
         out.pop("completion", None)
         if wants & {"completions", "completion_ids"}:
-            ids = self.generate([rows.tokens[i][0] for i in indices], indices)
+            ids = generated or self.generate([rows.tokens[i][0] for i in indices], indices)
             completions = [self.text(x) for x in ids]
             out["completion_ids"] = [list(x) for x in ids]
             out["completions"] = [
@@ -231,6 +239,8 @@ class GenerationTask(ModelTask):
         of the task's own.
         """
         temperature, top_p = sampling or (self.spec.temperature, self.spec.top_p)
+        if self.forward.in_one_pass:
+            return self._generate_in_one_pass(prompts, indices, temperature, top_p)
         settings = generation_config(self.loaded, self.spec.max_new_tokens, temperature, top_p)
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
         seed = seeds.derive(self.seed, "sampling", self.step, *self._seed_parts(indices))
@@ -242,6 +252,37 @@ class GenerationTask(ModelTask):
                 lambda places: self._generate([prompts[k] for k in places], settings),
                 deterministic=temperature == 0,
             )
+
+    def _generate_in_one_pass(
+        self, prompts: Sequence[Tokens], indices: Sequence[int], temperature: float, top_p: float
+    ) -> list[list[int]]:
+        """All prompts in one batch; sampled with noise that depends on step, row and draw alone."""
+        settings, processors = generation_config(self.loaded, self.spec.max_new_tokens, 0.0, 1.0), []
+        self.forward.note_rows(len(prompts))
+        if temperature > 0:
+            keys = [seeds.derive(self.seed, "gumbel", self.step, row, self.draw) for row in indices]
+            start = max(map(len, prompts)) if self.loaded.head == "causal" else len(self.loaded.decoder_start_ids)
+            processors = [GumbelNoise(keys, temperature, top_p, start, self.loaded.device)]
+        return self._complete(prompts, settings, processors=processors)
+
+    @torch.no_grad()
+    def forced_logits(self, prompts: Sequence[Tokens], tokens: int = 3) -> Tensor:
+        """Logits of the next `tokens` tokens of each prompt, (rows, tokens, vocabulary), where each new token is the
+        prompt's first one: a prefill and cached steps whose inputs do not depend on the weights."""
+        settings = generation_config(self.loaded, tokens, 0.0, 1.0)
+        settings.output_logits = settings.return_dict_in_generate = True
+        settings.eos_token_id = None
+        first = torch.tensor([p[0] for p in prompts], device=self.loaded.device)[:, None]
+
+        def force(input_ids: Tensor, scores: Tensor) -> Tensor:
+            return torch.full_like(scores, -torch.inf).scatter_(1, first, 0.0)
+
+        with quiet(), ignore_generation_defaults(self.loaded):
+            inputs = self._inputs(prompts, 1)
+            out = self.loaded.model.generate(
+                **inputs, generation_config=settings, logits_processor=_processors([force])
+            )
+        return torch.stack(out.logits, 1)
 
     def _seed_parts(self, indices: Sequence[int]) -> list[int]:
         """What the seed of sampling depends on besides the step: the first row, the draw, and the rank of a process
@@ -261,14 +302,26 @@ class GenerationTask(ModelTask):
         )
         return completions
 
-    def _complete(self, prompts: Sequence[Tokens], settings: Any, points: int = 1) -> list[list[int]]:
-        """Call the model's `generate`; the ids of each completion end before the first end token."""
-        loaded, tokenizer = self.loaded, self.forward.tokenizer
-        causal = loaded.head == "causal"
-        inputs = self.prompts.inputs(prompts, points) if causal else tokenizer.pad_right(prompts, loaded.device)
+    def _inputs(self, prompts: Sequence[Tokens], points: int) -> dict[str, Any]:
+        """The padded prompts, as the model's `generate` takes them."""
+        causal, pad = self.loaded.head == "causal", self.forward.tokenizer.pad_right
+        inputs = self.prompts.inputs(prompts, points) if causal else pad(prompts, self.loaded.device)
         inputs.pop("token_type_ids", None)
+        return inputs
+
+    def _complete(
+        self, prompts: Sequence[Tokens], settings: Any, points: int = 1, processors: Sequence[GumbelNoise] = ()
+    ) -> list[list[int]]:
+        """Call the model's `generate`; the ids of each completion end before the first end token. processors: change
+        the scores of every next token."""
+        loaded, causal = self.loaded, self.loaded.head == "causal"
+        inputs = self._inputs(prompts, points)
         early = self.spec.stop and _keeps_letters(loaded.tokenizer)
-        arguments = {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if early else {}
+        arguments: dict[str, Any] = (
+            {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if early else {}
+        )
+        if processors:
+            arguments["logits_processor"] = _processors(processors)
         start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
         with ignore_generation_defaults(loaded):
             ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
@@ -280,6 +333,13 @@ class GenerationTask(ModelTask):
                 length -= 1
             completions.append(row[:length])
         return completions
+
+
+def _processors(processors: Sequence[Callable[[Tensor, Tensor], Tensor]]) -> Any:
+    """Processors of scores as transformers takes them."""
+    from transformers import LogitsProcessorList
+
+    return LogitsProcessorList(processors)
 
 
 def _keeps_letters(tokenizer: Any) -> bool:

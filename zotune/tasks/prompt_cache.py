@@ -41,7 +41,7 @@ class PromptCache:
         rows: the prompts, repeated once for each point where several points share a forward pass. The first time that
         a cache is worth it, its completions are compared with those of whole prompts.
         """
-        length = common_prefix_length(rows) if self.supported else 0
+        length = common_prefix_length(rows) if self.supported and not self.forward.in_one_pass else 0
         if length < MIN_PREFIX or length * (len(rows) - points) < MIN_SAVED * sum(map(len, rows)):
             return self._whole(rows)
         joint = points > 1

@@ -1,0 +1,120 @@
+"""The steps of `auto` on generated text: a direction for every row, with sizes that the KL divergence K from the base
+model decides (nats a token, on texts that the base model wrote; it costs forward passes and no score).
+
+    once:  σ: K(θ₀ ± σ S u vᵀ) ≈ PERTURBED for one member;  κ ← K(θ₀ + σ S/P Σ ±u_p v_pᵀ) / σ²
+    each step, with n steps to go:
+        z_p of EGGROLL (eggroll.py)
+        α ← √(max(k − K, 0) / n κ), at most CATCH_UP √(k / T κ)
+        θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
+    K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
+
+Steps without signal leave K as it is, so that later ones may be longer; once most rows have the best score, differences
+and steps shrink. A run therefore ends near k, or before it with the reward at its maximum.
+
+Why PERTURBED: a rare reward is met by large perturbations alone, and of one that is too large nothing can be learned
+(docs/log.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from zotune.types import At, Oracle, PerTensor, Recipe, Theta
+from zotune_optimizers.eggroll import normalised, units, update
+
+PERTURBED = 0.9
+"""KL divergence of a member from the model that it perturbs, in nats a token."""
+SHARE_OF_MAX = 0.8
+"""k as a share of `--max-kl`: weights beyond that are never kept."""
+CATCH_UP = 4.0
+"""How much longer than planned a step may be, after steps without signal."""
+MEASURED = 12
+"""Measurements of K in a run."""
+UNLIMITED_STEPS = 40
+"""Steps that a run limited by time alone is planned with, before its pace is known."""
+FIRST_SCALE, LOWEST, HIGHEST = 2.0**-6, 2.0**-12, 4.0
+"""Where the search for σ begins, and its ends."""
+TRIES = 6
+NEAR = 1.4
+"""The search for σ ends within this factor of PERTURBED."""
+
+
+class PopulationState(NamedTuple):
+    """Names are those of saved states."""
+
+    S: PerTensor  # unit of each matrix
+    sigma: float  # σ
+    kappa: float  # κ
+    k: float  # KL divergence that the run may spend
+    kl: float  # K, as far as known
+    V: float  # running mean of D²
+    weight: float  # of V: 1 − βᵗ
+    peak: float  # largest V̂ so far
+    found: Mapping[str, float]  # numbers of the calibration, for `describe`
+
+
+def start(theta: Theta, oracle: Oracle, at: At, k: float) -> PopulationState:
+    """Find σ and κ by the KL divergence alone."""
+    S = units(theta, at)
+    sigma, perturbed = _perturbation_scale(theta, oracle, at, S)
+    pairs = at.population.pairs
+    signs = [1.0 if p % 2 else -1.0 for p in range(pairs)]
+    (moved,) = oracle.kl(theta + update(S, at.directions(pairs, 1), signs, sigma), counted=False)
+    kappa = max(moved, 1e-6) / sigma**2
+    numbers = {
+        "KL of a perturbed row": perturbed,
+        "KL of a step of that size": moved,
+        "rows a step": at.population.rows,
+    }
+    return PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, numbers)
+
+
+def _perturbation_scale(theta: Theta, oracle: Oracle, at: At, S: PerTensor) -> tuple[float, float]:
+    """σ and the KL divergence there: by secants of log K over log σ, for K grows like a power of σ."""
+    tried: list[tuple[float, float]] = []
+    directions = at.directions(2)
+
+    def kl(scale: float) -> float:
+        members = [update(S, directions, z, 2 * scale) for z in ((1.0, 0.0), (0.0, -1.0))]
+        values = oracle.kl(*(theta + member for member in members), counted=False)
+        return max(math.fsum(values) / len(values), 1e-6)
+
+    scale = FIRST_SCALE
+    for _ in range(TRIES):
+        tried.append((scale, kl(scale)))
+        tried.sort(key=lambda x: abs(math.log(x[1] / PERTURBED)))
+        best, perturbed = tried[0]
+        if max(perturbed / PERTURBED, PERTURBED / perturbed) <= NEAR:
+            break
+        power = 2.0
+        if len(tried) > 1 and tried[1][0] != best:
+            power = math.log(tried[1][1] / perturbed) / math.log(tried[1][0] / best)
+        factor = (PERTURBED / perturbed) ** (1 / min(max(power, 1.0), 4.0))
+        scale = min(max(best * min(max(factor, 1 / 16), 16.0), LOWEST), HIGHEST)
+        if any(scale == s for s, _ in tried):
+            break
+    return tried[0]
+
+
+def step(
+    theta: Theta, oracle: Oracle, state: PopulationState, at: At, *, beta: float, clip: float
+) -> tuple[Recipe, PopulationState]:
+    """One step, and the state after it."""
+    pairs = at.population.pairs
+    total = at.total or max(math.ceil(at.t / at.progress) if at.progress else UNLIMITED_STEPS, at.t + 1)
+    kl = state.kl
+    if at.t % max(total // MEASURED, 1) == 0 and at.t:
+        kl = max(oracle.kl(theta, counted=False)[0], 0.0)
+    directions = at.directions(pairs)
+    up, down = oracle.population(directions, state.S.map(lambda s: state.sigma * s))
+    z, V, weight, peak = normalised(up, down, state.V, state.weight, state.peak, beta=beta, clip=clip)
+    state = state._replace(V=V, weight=weight, peak=peak, kl=kl)
+    planned = math.sqrt(state.k / (total * state.kappa))
+    alpha = math.sqrt(max(state.k - kl, 0.0) / (max(total - at.t, 1) * state.kappa))
+    alpha = min(alpha, CATCH_UP * planned)
+    if not any(z) or not alpha:
+        return theta, state
+    grown = state.kappa * alpha**2 * math.fsum(x * x for x in z) / len(z)
+    return theta + update(state.S, directions, z, alpha), state._replace(kl=kl + grown)

@@ -1,0 +1,215 @@
+"""The training signal of a population: every row of a forward pass, or of a `generate`, has a direction of its own.
+
+Knows a task, an objective and the row-wise evaluation of members; knows no optimizer and no held-out rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune.core.population import Population, RowWise
+from zotune.distributed import Processes
+from zotune.errors import ObjectiveError, OutOfMemory
+from zotune.runs.heldout import win_shares
+from zotune.runs.training_signal import TrainingSignal
+from zotune.scoring.calls import select_rows
+from zotune.tasks import build
+from zotune.types import Score
+
+HOPELESS = 4
+"""Rows in a row whose scores fail, from the first on, after which the others are not tried one by one."""
+
+
+class MemberSignal:
+    """Scores the members of a population for the oracle.
+
+    A sample-level objective gives each row its score, and a member the mean of its rows'. A set-level objective scores
+    the rows of each member as a set; where a member has one row, its value is what the set of all members of its sign
+    loses without it, times their number: R(all) − R(all but the row), which is exact for metrics of pairs and of whole
+    distributions. An order objective compares partners.
+
+    rows: rows of a forward pass at most; halved where memory is short. report: shows one line to the user.
+    """
+
+    def __init__(
+        self, signal: TrainingSignal, row_wise: RowWise, rows: int, processes: Processes, report: Callable[[str], None]
+    ) -> None:
+        self.rows = rows
+        self._signal, self._row_wise, self._processes, self._report = signal, row_wise, processes, report
+        self._told = False
+
+    def __call__(self, population: Population, rows: Sequence[int], each: int) -> list[float | None]:
+        """The value of each member with +, then of each with −, in the objective's direction; None where it has none.
+
+        rows: training rows, `each` for every pair. Raises ObjectiveError where the objective fails for nearly all rows.
+        """
+        pairs, signal = population.pairs, self._signal
+        try:
+            draws = [self._outputs(population, rows, each, k) for k in range(signal.samples)]
+        finally:
+            self._row_wise.release()
+        objective = signal.objective
+        if objective.ordered:
+            return self._compared(draws[0], pairs, each)
+        values = [self._values(outputs, pairs, each) for outputs in draws]
+        return [_mean(column) for column in zip(*values, strict=True)]
+
+    def _outputs(self, population: Population, rows: Sequence[int], each: int, draw: int) -> dict[str, Any]:
+        """The model's outputs for the rows of all members: those with + first."""
+        task = self._signal.task
+        both = [*rows, *rows]
+        if isinstance(task, build.GenerationTask):
+            return self._signal.outputs_of(both, self._passes(population, rows, each, draw))
+        halves: tuple[list[dict[str, Any]], ...] = ([], [])
+        for place, out in self._passes(population, rows, each, draw):
+            for half, part in zip(halves, _halves(out, len(place)), strict=True):
+                half.append(part)
+        return _joined([*halves[0], *halves[1]])
+
+    def _passes(self, population: Population, rows: Sequence[int], each: int, draw: int) -> list[Any]:
+        """What the model gives in passes of whole pairs: for generated text the ids of all rows in their order; else
+        (rows, outputs) of each pass."""
+        while True:
+            most = max(self.rows // (2 * each), 1)
+            firsts = range(0, population.pairs, most)
+
+            def compute(first: int, most: int = most) -> Any:
+                last = min(first + most, population.pairs)
+                part = rows[first * each : last * each]
+                with self._row_wise.at(population, first, last), self._signal.task.forward.one_pass():
+                    return part, self._signal.raw_outputs([*part, *part], draw)
+
+            try:
+                parts = self._shared(list(firsts), compute)
+                break
+            except OutOfMemory:
+                if most == 1:
+                    raise
+            self.rows //= 2
+            self._report(f"out of memory: using {self.rows} rows of a population in a forward pass from here on")
+        if not isinstance(self._signal.task, build.GenerationTask):
+            return parts
+        up = [ids for part, out in parts for ids in out[: len(part)]]
+        return [*up, *(ids for part, out in parts for ids in out[len(part) :])]
+
+    def _shared(self, items: list[int], compute: Callable[[int], Any]) -> list[Any]:
+        """`compute` of each item; generated ids are computed by all processes together."""
+        size, rank = self._processes.size, self._processes.rank
+        if self._processes.alone or not isinstance(self._signal.task, build.GenerationTask):
+            return [compute(x) for x in items]
+        parts = self._processes.gather(lambda: [compute(x) for x in items[rank::size]])
+        return [parts[k % size][k // size] for k in range(len(items))]
+
+    def _values(self, outputs: dict[str, Any], pairs: int, each: int) -> list[float | None]:
+        score, count = self._signal.objective.score, 2 * pairs * each
+        if self._signal.objective.info.level == "set" and each > 1:
+            return self._of_sets(outputs, pairs, each)
+        try:
+            whole = score(count, outputs)
+        except ObjectiveError:
+            if self._signal.objective.info.level == "set":
+                raise
+            samples = self._one_by_one(outputs, count)
+        else:
+            if whole.samples is None:
+                return self._of_sets(outputs, pairs, each) if each > 1 else self._credits(outputs, pairs)
+            samples = list(whole.samples)
+        return [_mean(samples[k : k + each]) for k in range(0, count, each)]
+
+    def _one_by_one(self, outputs: dict[str, Any], count: int) -> list[float | None]:
+        """The score of each row by itself, None where it fails. Raises ObjectiveError where the first few all fail."""
+        samples: list[float | None] = []
+        failed: list[int] = []
+        for i in range(count):
+            try:
+                samples += _score_of(self._signal, outputs, [i], count).samples or [None]
+            except ObjectiveError:
+                failed.append(i)
+                samples.append(None)
+                if len(failed) == i + 1 >= min(HOPELESS, count):
+                    raise
+        if failed and not self._told:
+            self._told = True
+            up = sum(i < count // 2 for i in failed)
+            self._report(
+                f"{len(failed)} of {count} rows of a population could not be scored ({up} with +, {len(failed) - up} "
+                "with −): their pairs are left out"
+            )
+        return samples
+
+    def _of_sets(self, outputs: dict[str, Any], pairs: int, each: int) -> list[float | None]:
+        """Each member's rows scored as a set."""
+        count = 2 * pairs * each
+        return [_score_of(self._signal, outputs, list(range(k, k + each)), count).value for k in range(0, count, each)]
+
+    def _credits(self, outputs: dict[str, Any], pairs: int) -> list[float | None]:
+        """For members of one row: n (R(all) − R(all but the row)) over the n members of each sign."""
+        values: list[float | None] = []
+        if pairs < 2:
+            return self._of_sets(outputs, pairs, 1)
+        for first in (0, pairs):
+            members = list(range(first, first + pairs))
+            whole = _score_of(self._signal, outputs, members, 2 * pairs).value
+            for i in members:
+                others = [j for j in members if j != i]
+                values.append(pairs * (whole - _score_of(self._signal, outputs, others, 2 * pairs).value))
+        return values
+
+    def _compared(self, outputs: dict[str, Any], pairs: int, each: int) -> list[float | None]:
+        """The share of rows that each member wins against its partner; None where no row of a pair is decided."""
+        half = pairs * each
+        completions = outputs["completions"]
+        candidates = [[completions[i], completions[half + i]] for i in range(half)]
+        inputs = {name: _first_half(value, half) for name, value in outputs.items()}
+        strengths = self._processes.on_first(lambda: list(self._signal.objective.compare(inputs, candidates)))
+        shares = [None if s is None else win_shares(s) for s in strengths]
+        columns = [[None if s is None else s[side] for s in shares] for side in (0, 1)]
+        return [_mean(column[k : k + each]) for column in columns for k in range(0, half, each)]
+
+
+def _score_of(signal: TrainingSignal, outputs: dict[str, Any], rows: list[int], count: int) -> Score:
+    """The objective on some of `count` rows."""
+    return signal.objective.score(len(rows), {name: _selected(x, rows, count) for name, x in outputs.items()})
+
+
+def _selected(value: Any, rows: list[int], count: int) -> Any:
+    if isinstance(value, Tensor) and value.dim() and len(value) == count:
+        return value[rows]
+    return select_rows(value, rows, count)
+
+
+def _first_half(value: Any, half: int) -> Any:
+    return value[:half] if isinstance(value, list | tuple | Tensor) and len(value) == 2 * half else value
+
+
+def _halves(outputs: dict[str, Any], rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Outputs of a pass as those of its members with + and those with −."""
+    sized = {n: isinstance(v, list | tuple | Tensor) and len(v) == 2 * rows for n, v in outputs.items()}
+    first = {n: v[:rows] if sized[n] else v for n, v in outputs.items()}
+    return first, {n: v[rows:] if sized[n] else v for n, v in outputs.items()}
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Outputs of several passes one after the other."""
+    out: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        values = [part[name] for part in parts]
+        if isinstance(first, Tensor):
+            out[name] = torch.cat(values)
+        elif isinstance(first, list | tuple):
+            out[name] = [x for value in values for x in value]
+        else:
+            out[name] = first
+    return out
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else None
+
+
+__all__ = ["MemberSignal"]

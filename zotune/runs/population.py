@@ -1,0 +1,79 @@
+"""Populations of a run: whether rows of one pass can have directions of their own, and how many rows a step scores.
+
+Knows a task, its training rows and the space; knows no optimizer and no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zotune.core.population import Population, RowWise, matrix_shape
+from zotune.core.recipe import Directions
+from zotune.core.space import Space
+from zotune.tasks import build
+
+SIZES: Final = (128, 64, 32, 16)
+"""Rows that a step may score, the first that leaves STEPS steps of the budget."""
+STEPS: Final = 12
+SET_ROWS: Final = 8
+"""Rows a member where sets are scored and a row's credit would cost too many calls."""
+CHECK_PAIRS: Final = 2
+CHECK_SIZE: Final = 0.02
+"""Size of the directions of the check, in units of a matrix's RMS: small enough for cached steps to stay comparable."""
+
+
+RowWiseTensors = tuple[RowWise, frozenset[str]]
+"""The row-wise evaluation of members, and the tuned matrices that take no part in it."""
+
+
+def row_wise(task: build.Task, rows: build.EncodedRows, space: Space) -> RowWiseTensors | None:
+    """The row-wise evaluation of members, and the tuned matrices that take no part in it; None where a pass of rows
+    with directions of their own does not give what written weights give.
+
+    Costs a few forward passes of four rows; nothing is scored.
+    """
+    forward = _forward(task, rows)
+    matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
+    if forward is None or not matrices:
+        return None
+    with torch.no_grad(), task.forward.one_pass():
+        evaluation = RowWise(space, forward, 2 * CHECK_PAIRS)
+        without = frozenset(matrices & evaluation.unsupported)
+        shapes = {t.name: s for t in space.theta.tensors if t.name not in without and (s := matrix_shape(t))}
+        if not shapes:
+            return None
+        sizes = {n: CHECK_SIZE * _rms(space.params[n]) or CHECK_SIZE for n in shapes}
+        agrees = evaluation.agrees(Population(Directions(shapes, CHECK_PAIRS, -1, 1 << 20), sizes), forward)
+        evaluation.release()
+    return (evaluation, without) if agrees else None
+
+
+def _forward(task: build.Task, rows: build.EncodedRows) -> Callable[[], Tensor] | None:
+    """A forward pass over four rows, partners with the same content, that returns what is scored."""
+    picked = [i % len(rows) for i in range(CHECK_PAIRS)]
+    if isinstance(task, build.GenerationTask):
+        prompts = [rows.tokens[i][0] for i in (*picked, *picked)]
+        return lambda: task.forced_logits(prompts)
+    logits: Callable[[build.EncodedRows, Sequence[int]], Tensor] = task.logits
+    return lambda: logits(rows, [*picked, *picked])
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.detach().float().square().mean().sqrt())
+
+
+def rows_of_step(planned_steps: Callable[[int], int | None]) -> int:
+    """Rows that a step scores: the most of SIZES that leave STEPS steps. planned_steps: steps that the budget pays for
+    with so many rows; None where time alone limits them."""
+    for rows in SIZES:
+        steps = planned_steps(rows)
+        if steps is None or steps >= STEPS:
+            return rows
+    return SIZES[-1]
+
+
+__all__ = ["SET_ROWS", "row_wise", "rows_of_step"]

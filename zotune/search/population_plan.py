@@ -1,0 +1,44 @@
+"""What the steps of a run know about its populations: how many rows they score, and how far the model may drift.
+
+Fixed before the first step and recorded in the journal's header, so that a replay knows the same. Holds records alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zotune.types import PopulationSize
+
+
+@dataclass(frozen=True)
+class PopulationPlan:
+    """rows: training rows that all members together score in a step; 0 where rows of one pass cannot have directions
+    of their own. each: rows a member. without: names of tuned matrices that stay as they are, for they read all rows
+    alike. max_kl: the KL divergence from the base model that kept weights may have, in nats a token; 0: no limit."""
+
+    rows: int = 0
+    each: int = 1
+    without: frozenset[str] = frozenset()
+    max_kl: float = 0.0
+
+    @property
+    def size(self) -> PopulationSize:
+        return PopulationSize(self.rows, self.each)
+
+    def to_json(self) -> dict[str, Any] | None:
+        """The plan as the journal's header holds it; None where there are no populations."""
+        if not self.rows:
+            return None
+        return {"rows": self.rows, "each": self.each, "without": sorted(self.without), "max_kl": self.max_kl}
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any] | None) -> PopulationPlan:
+        """The plan that a header holds; without one there are no populations."""
+        if not recorded:
+            return cls()
+        return cls(recorded["rows"], recorded["each"], frozenset(recorded["without"]), recorded["max_kl"])
+
+
+__all__ = ["PopulationPlan"]
