@@ -328,14 +328,21 @@ class Oracle(Protocol):
         ...
 
     def population(
-        self, directions: Directions, sizes: PerTensor, *, each: int | None = None, batch: Batch | None = None
+        self,
+        directions: Directions,
+        sizes: PerTensor,
+        *,
+        scales: Sequence[float] = (),
+        each: int | None = None,
+        batch: Batch | None = None,
     ) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
         """The values of the members θ + S u_p v_pᵀ, and those of their partners θ − S u_p v_pᵀ, one for each pair.
 
-        sizes: S, one number a tensor. each: rows that a member scores, by default `at.population.each`; partners score
-        the same rows. batch: the rows, dealt to the pairs in order and repeated where they are few; by default the next
-        rows of the epoch. None: a member that was not scored. Raises ObjectiveError where fewer than half of the pairs
-        were."""
+        sizes: S, one number a tensor. scales: a further factor for each pair, by default 1. each: rows that a member
+        scores, by default `at.population.each`; partners score the same rows. batch: the rows, dealt to the pairs in
+        order and repeated where they are few; by default the next rows of the epoch. None: a member that was not
+        scored. Raises ObjectiveError where fewer than half of the pairs were.
+        """
         ...
 
     @property

@@ -1,7 +1,10 @@
 """The steps of `auto` on generated text: a direction for every row, with sizes that the KL divergence K from the base
-model decides (nats a token, on texts that the base model wrote; it costs forward passes and no score).
+model bounds (nats a token, on texts that the base model wrote; it costs forward passes and no score).
 
-    once:  σ: K(θ₀ ± σ S u vᵀ) ≈ PERTURBED for one member;  κ ← K(θ₀ + σ S/P Σ ±u_p v_pᵀ) / σ²
+    once:  σ₁: K(θ₀ ± σ₁ S u vᵀ) ≈ LARGEST for one member;  κ ← K(θ₀ + σ₁ S/P Σ ±u_p v_pᵀ) / σ₁²
+    first step:  a third of the pairs each at σ₁, σ₁/2 and σ₁/4
+        σ ← the one with the largest √mean D² − max(0, M₄ − M),  M: mean reward of its rows, M₄: that at σ₁/4
+        where no pair differs: σ₁
     each step, with n steps to go:
         z_p of EGGROLL (eggroll.py)
         α ← √(max(k − K, 0) / n κ), at most CATCH_UP √(k / T κ)
@@ -9,23 +12,23 @@ model decides (nats a token, on texts that the base model wrote; it costs forwar
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
 
 Steps without signal leave K as it is, so that later ones may be longer; once most rows have the best score, differences
-and steps shrink. A run therefore ends near k, or before it with the reward at its maximum.
-
-Why PERTURBED: a rare reward is met by large perturbations alone, and of one that is too large nothing can be learned
-(docs/log.md).
+and steps shrink. A run therefore ends near k, or before it with the reward at its maximum. A rare reward is met by
+large perturbations alone; a reward of form is lost under them. So the first step tries three sizes (docs/log.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.eggroll import normalised, units, update
 
-PERTURBED = 0.9
-"""KL divergence of a member from the model that it perturbs, in nats a token."""
+LARGEST = 0.9
+"""KL divergence of a member at σ₁ from the model that it perturbs, in nats a token."""
+SCALES = (1.0, 0.5, 0.25)
+"""Sizes that the first step tries, in units of σ₁."""
 SHARE_OF_MAX = 0.8
 """k as a share of `--max-kl`: weights beyond that are never kept."""
 CATCH_UP = 4.0
@@ -35,30 +38,31 @@ MEASURED = 12
 UNLIMITED_STEPS = 40
 """Steps that a run limited by time alone is planned with, before its pace is known."""
 FIRST_SCALE, LOWEST, HIGHEST = 2.0**-6, 2.0**-12, 4.0
-"""Where the search for σ begins, and its ends."""
+"""Where the search for σ₁ begins, and its ends."""
 TRIES = 6
 NEAR = 1.4
-"""The search for σ ends within this factor of PERTURBED."""
+"""The search for σ₁ ends within this factor of LARGEST."""
 
 
 class PopulationState(NamedTuple):
     """Names are those of saved states."""
 
     S: PerTensor  # unit of each matrix
-    sigma: float  # σ
+    sigma: float  # σ; σ₁ before the first step
     kappa: float  # κ
     k: float  # KL divergence that the run may spend
     kl: float  # K, as far as known
     V: float  # running mean of D²
     weight: float  # of V: 1 − βᵗ
     peak: float  # largest V̂ so far
+    tried: bool  # whether σ is chosen
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
 
 
 def start(theta: Theta, oracle: Oracle, at: At, k: float) -> PopulationState:
-    """Find σ and κ by the KL divergence alone."""
+    """Find σ₁ and κ by the KL divergence alone."""
     S = units(theta, at)
-    sigma, perturbed = _perturbation_scale(theta, oracle, at, S)
+    sigma, perturbed = _largest_scale(theta, oracle, at, S)
     pairs = at.population.pairs
     signs = [1.0 if p % 2 else -1.0 for p in range(pairs)]
     (moved,) = oracle.kl(theta + update(S, at.directions(pairs, 1), signs, sigma), counted=False)
@@ -68,11 +72,11 @@ def start(theta: Theta, oracle: Oracle, at: At, k: float) -> PopulationState:
         "KL of a step of that size": moved,
         "rows a step": at.population.rows,
     }
-    return PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, numbers)
+    return PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, False, numbers)
 
 
-def _perturbation_scale(theta: Theta, oracle: Oracle, at: At, S: PerTensor) -> tuple[float, float]:
-    """σ and the KL divergence there: by secants of log K over log σ, for K grows like a power of σ."""
+def _largest_scale(theta: Theta, oracle: Oracle, at: At, S: PerTensor) -> tuple[float, float]:
+    """σ₁ and the KL divergence there: by secants of log K over log σ, for K grows like a power of σ."""
     tried: list[tuple[float, float]] = []
     directions = at.directions(2)
 
@@ -84,18 +88,36 @@ def _perturbation_scale(theta: Theta, oracle: Oracle, at: At, S: PerTensor) -> t
     scale = FIRST_SCALE
     for _ in range(TRIES):
         tried.append((scale, kl(scale)))
-        tried.sort(key=lambda x: abs(math.log(x[1] / PERTURBED)))
+        tried.sort(key=lambda x: abs(math.log(x[1] / LARGEST)))
         best, perturbed = tried[0]
-        if max(perturbed / PERTURBED, PERTURBED / perturbed) <= NEAR:
+        if max(perturbed / LARGEST, LARGEST / perturbed) <= NEAR:
             break
         power = 2.0
         if len(tried) > 1 and tried[1][0] != best:
             power = math.log(tried[1][1] / perturbed) / math.log(tried[1][0] / best)
-        factor = (PERTURBED / perturbed) ** (1 / min(max(power, 1.0), 4.0))
+        factor = (LARGEST / perturbed) ** (1 / min(max(power, 1.0), 4.0))
         scale = min(max(best * min(max(factor, 1 / 16), 16.0), LOWEST), HIGHEST)
         if any(scale == s for s, _ in tried):
             break
     return tried[0]
+
+
+def best_scale(scales: Sequence[float], up: Sequence[float | None], down: Sequence[float | None]) -> float:
+    """The scale of the pairs that tell most: by the size of differences, less what its rows lose against those of the
+    smallest scale. The largest where nothing differs. up, down: losses, as the oracle gives them."""
+    size: dict[float, float] = {}
+    mean: dict[float, float] = {}
+    for scale in sorted({*scales}):
+        pairs = [
+            (a, b) for s, a, b in zip(scales, up, down, strict=True) if s == scale and a is not None and b is not None
+        ]
+        if pairs:
+            size[scale] = math.sqrt(math.fsum((a - b) ** 2 for a, b in pairs) / len(pairs)) / 2
+            mean[scale] = math.fsum(a + b for a, b in pairs) / (2 * len(pairs))
+    if not any(size.values()):
+        return max(scales)
+    smallest = mean[min(mean)]
+    return max(size, key=lambda s: (size[s] - max(0.0, mean[s] - smallest), -s))
 
 
 def step(
@@ -108,9 +130,11 @@ def step(
     if at.t % max(total // MEASURED, 1) == 0 and at.t:
         kl = max(oracle.kl(theta, counted=False)[0], 0.0)
     directions = at.directions(pairs)
-    up, down = oracle.population(directions, state.S.map(lambda s: state.sigma * s))
+    scales = [1.0] * pairs if state.tried else [SCALES[p % len(SCALES)] for p in range(pairs)]
+    up, down = oracle.population(directions, state.S.map(lambda s: state.sigma * s), scales=scales)
     z, V, weight, peak = normalised(up, down, state.V, state.weight, state.peak, beta=beta, clip=clip)
-    state = state._replace(V=V, weight=weight, peak=peak, kl=kl)
+    sigma = state.sigma if state.tried else state.sigma * best_scale(scales, up, down)
+    state = state._replace(sigma=sigma, tried=True, V=V, weight=weight, peak=peak, kl=kl)
     planned = math.sqrt(state.k / (total * state.kappa))
     alpha = math.sqrt(max(state.k - kl, 0.0) / (max(total - at.t, 1) * state.kappa))
     alpha = min(alpha, CATCH_UP * planned)

@@ -41,10 +41,12 @@ outputs' standard deviation. Below float32 written weights are rounded, rows are
 
 @dataclass(frozen=True)
 class Population:
-    """directions: of every pair; sizes: S, the factor of u_p v_pᵀ by tensor. 2 × directions.count members."""
+    """directions: of every pair; sizes: S, the factor of u_p v_pᵀ by tensor; scales: a further factor of each pair,
+    1 by default. 2 × directions.count members."""
 
     directions: Directions
     sizes: Mapping[str, float]
+    scales: tuple[float, ...] = ()
 
     @property
     def pairs(self) -> int:
@@ -53,10 +55,10 @@ class Population:
     def member(self, theta: Theta, pair: int, sign: int) -> Recipe:
         """The weights of one member, as a recipe. sign: 1 or -1."""
         weights = [0.0] * self.pairs
-        weights[pair] = float(sign)
-        return theta + self.scales(theta) * direction_sum(self.directions, weights)
+        weights[pair] = sign * self.scales[pair] if self.scales else float(sign)
+        return theta + self.size(theta) * direction_sum(self.directions, weights)
 
-    def scales(self, theta: Theta) -> PerTensor:
+    def size(self, theta: Theta) -> PerTensor:
         """S as one number for every tuned tensor: 0 for those that have no directions."""
         return theta.per(lambda t: self.sizes.get(t.name, 0.0))
 
@@ -140,7 +142,8 @@ class RowWise:
         assert self._of is not None
         size = self._of.sizes[name] * noise.NORMAL_SCALE**2
         left, right = (x[pairs] for x in self._factors[name])
-        signs = torch.tensor([size, -size], device=left.device).view(2, 1, 1, 1)
+        factors = [size * x for x in self._of.scales[pairs]] or [size]
+        signs = torch.tensor([factors, [-x for x in factors]], device=left.device).view(2, -1, 1, 1)
         if isinstance(module, nn.Embedding):
 
             @functools.wraps(forward)

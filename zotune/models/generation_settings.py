@@ -6,7 +6,7 @@ Knows transformers' generation configuration; knows no prompts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zotune.models.configuration import config_value
@@ -29,6 +29,13 @@ def generation_config(loaded: LoadedModel, max_new_tokens: int, temperature: flo
         forced_bos_token_id=forced,
         **(sampling if temperature > 0 else {"do_sample": False}),
     )
+
+
+def score_processors(processors: Sequence[Callable[[Any, Any], Any]]) -> Any:
+    """Functions of (ids so far, scores of the next token) that return changed scores, as `generate` takes them."""
+    from transformers import LogitsProcessorList
+
+    return LogitsProcessorList(processors)
 
 
 def end_token_ids(loaded: LoadedModel) -> list[int]:
@@ -56,4 +63,4 @@ def ignore_generation_defaults(loaded: LoadedModel) -> Iterator[None]:
         model.generation_config = defaults
 
 
-__all__ = ["end_token_ids", "generation_config", "ignore_generation_defaults"]
+__all__ = ["end_token_ids", "generation_config", "ignore_generation_defaults", "score_processors"]

@@ -77,7 +77,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "noise": noise.VERSION,
         "dtype": str(next(iter(space.params.values())).dtype),
         "parallel": f"batch over {processes.size}" if processes.size > 1 and processes.split == "batch" else None,
-        "population": session.batches.population.to_json(),
+        **({"population": population} if (population := session.batches.population.to_json()) else {}),
         "tensors": tensors,
     }
 

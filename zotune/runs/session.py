@@ -28,9 +28,9 @@ from zotune.runs.heldout import HeldOutSet
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
-from zotune.runs.population import SET_ROWS, RowWiseTensors, row_wise, rows_of_step
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
+from zotune.runs.row_wise import SET_ROWS, RowWiseTensors, row_wise, rows_of_step
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
 from zotune.search import checkpoint, optimizer_spec

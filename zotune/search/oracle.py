@@ -131,22 +131,26 @@ class Oracle:
         directions: types.Directions,
         sizes: types.PerTensor,
         *,
+        scales: Sequence[float] = (),
         each: int | None = None,
         batch: Batch | None = None,
     ) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
         """The values of the members θ + S u_p v_pᵀ, and of their partners θ − S u_p v_pᵀ.
 
-        Partners score the same rows, with the same randomness where text is sampled. each: rows a member, by default
-        those of the run's population. batch: the rows of the pairs in order, repeated where there are fewer; by default
-        the step's next rows of the epoch. None: a member whose score failed or does not apply. An objective that gives
-        an order compares partners: the better one has the smaller value. Raises ObjectiveError where fewer than half of
-        the pairs have two values, and UsageError where `sizes` leaves no tensor.
+        scales: a further factor of S for each pair, by default 1. Partners score the same rows, with the same
+        randomness where text is sampled. each: rows a member, by default those of the run's population. batch: the rows
+        of the pairs in order, repeated where there are fewer; by default the step's next rows of the epoch. None: a
+        member whose score failed or does not apply. An objective that gives an order compares partners: the better one
+        has the smaller value. Raises ObjectiveError where fewer than half of the pairs have two values, and UsageError
+        where `sizes` leaves no tensor.
         """
         each = self._batches.population.each if each is None else each
         if not isinstance(directions, Directions) or not isinstance(sizes, PerTensor) or each < 1:
             raise UsageError(
                 "a population takes at.directions(…), one size a tensor (theta.per) and each of at least 1"
             )
+        if scales and len(scales) != directions.count:
+            raise UsageError(f"a population of {directions.count} pairs takes as many scales, got {len(scales)}")
         used = {n: size for n in directions.shapes if (size := sizes.values.get(n, 0.0))}
         if not used:
             raise UsageError("a population needs a size other than 0 for one of its tensors")
@@ -154,7 +158,7 @@ class Oracle:
         drawn = (batch or self._batches.members(self._space.step, count)).rows
         rows = [drawn[i % len(drawn)] for i in range(count)]
         self.evaluations += -(-2 * count // self._batches.size)
-        population = Population(directions, used)
+        population = Population(directions, used, tuple(map(float, scales)))
         values = self._tape.take("members", lambda: self._members(population, rows, each))
         both = tuple(None if v is None else float(v) for v in values)
         return both[: directions.count], both[directions.count :]

@@ -6,7 +6,7 @@ share it, and the global generators are restored. Knows models, tokens and recor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.data.templates import SHOTS, FilledTemplate
 from zotune.errors import DataError, OptionError
-from zotune.models.generation_settings import generation_config, ignore_generation_defaults
+from zotune.models.generation_settings import generation_config, ignore_generation_defaults, score_processors
 from zotune.models.library_calls import quiet
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.chat import ChatTemplate
@@ -280,7 +280,7 @@ class GenerationTask(ModelTask):
         with quiet(), ignore_generation_defaults(self.loaded):
             inputs = self._inputs(prompts, 1)
             out = self.loaded.model.generate(
-                **inputs, generation_config=settings, logits_processor=_processors([force])
+                **inputs, generation_config=settings, logits_processor=score_processors([force])
             )
         return torch.stack(out.logits, 1)
 
@@ -321,7 +321,7 @@ class GenerationTask(ModelTask):
             {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if early else {}
         )
         if processors:
-            arguments["logits_processor"] = _processors(processors)
+            arguments["logits_processor"] = score_processors(processors)
         start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
         with ignore_generation_defaults(loaded):
             ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
@@ -333,13 +333,6 @@ class GenerationTask(ModelTask):
                 length -= 1
             completions.append(row[:length])
         return completions
-
-
-def _processors(processors: Sequence[Callable[[Tensor, Tensor], Tensor]]) -> Any:
-    """Processors of scores as transformers takes them."""
-    from transformers import LogitsProcessorList
-
-    return LogitsProcessorList(processors)
 
 
 def _keeps_letters(tokenizer: Any) -> bool:
