@@ -92,6 +92,8 @@ class RowWise:
         wrong = {n for m, names in self._owners.items() for n in names if m not in by_row or not _reads(m, n, space)}
         matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
         self.unsupported = frozenset(space.params) - matrices | wrong
+        # Logits may be float32 where the arithmetic of the model is not.
+        self._tolerance = max(AGREEMENT.get(p.dtype, 0.0) for p in space.params.values())
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._of: Population | None = None
 
@@ -183,7 +185,7 @@ class RowWise:
                     with space.at(population.member(space.theta, pair, sign)):
                         alone = forward().detach()
                     part = slice(half * pairs * rows + pair * rows, half * pairs * rows + (pair + 1) * rows)
-                    if not _close(together[part], alone[part]):
+                    if not _close(together[part], alone[part], self._tolerance):
                         return False
             return self._isolated(population, forward, together, rows)
         except (RuntimeError, ValueError, IndexError, TypeError):
@@ -226,9 +228,9 @@ def _reads(module: nn.Module, name: str, space: Space) -> bool:
     return plain and module._parameters.get("weight") is space.params[name]
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     """Whether the root mean square of the difference is rounding."""
-    limit = AGREEMENT[a.dtype] * (float(b.double().std()) or 1.0)
+    limit = tolerance * (float(b.double().std()) or 1.0)
     return bool((a.double() - b.double()).square().mean().sqrt() <= limit)
 
 
