@@ -67,9 +67,11 @@ class Bench:
     """One optimizer in an engine, by default on the cross-entropy of TinyNet on 24 rows in batches of 6.
 
     fail_at: evaluations, counted from 1, that raise ObjectiveError. interrupt_after: so many evaluations, the next one
-    raises KeyboardInterrupt. assess: the validation loss, computed after every
-    step. calls: evaluations so far.
+    raises KeyboardInterrupt. assess: the validation loss, computed after every step. calls: evaluations so far;
+    member_calls: members of the population that is under way, evaluated so far.
     """
+
+    member_calls: int | None = None
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class Bench:
         self.fail_at, self.interrupt_after = fail_at, interrupt_after
         self.space = Space(self.module, seed, select, chunk, compile)
         self.batches = Batches(ROWS, 6, seed)
-        self.oracle = Oracle(
+        self.oracle = _MembersInPasses(
             self.space,
             self._counted(evaluate or self.loss),
             self.batches,
@@ -102,6 +104,7 @@ class Bench:
             retries=0,
             passes=lambda rows: 1,
         )
+        self.oracle.bench = self
         self.journal = journal or Journal.create(None, {})
         self.store = checkpoint.MemoryStore()
         budget = Budget(steps if evals is None else None, evals)
@@ -123,8 +126,12 @@ class Bench:
         def run(indices: Sequence[int]) -> Score:
             if self.calls == self.interrupt_after:
                 raise KeyboardInterrupt
-            self.calls += -(-len(indices) // self.batches.size)
-            if self.calls in self.fail_at:
+            cost = -(-len(indices) // self.batches.size)
+            if self.member_calls is None:
+                self.calls += cost
+            else:
+                self.member_calls += 1
+            if self.calls + (self.member_calls is not None) in self.fail_at:
                 raise ObjectiveError("this evaluation fails on purpose")
             return evaluate(indices)
 
@@ -145,6 +152,23 @@ class Bench:
 
     def weights(self) -> dict[str, Tensor]:
         return {n: p.detach().clone() for n, p in self.space.params.items()}
+
+
+class _MembersInPasses(Oracle):
+    """Counts a population's members as the passes of whole batches that they are where rows have directions of their
+    own: the bench evaluates each under written weights, which are as many calls as members."""
+
+    bench: Bench
+
+    def population(self, *args: Any, **kwargs: Any) -> Any:
+        bench, before = self.bench, self.evaluations
+        bench.member_calls = 0
+        try:
+            return super().population(*args, **kwargs)
+        finally:
+            if bench.member_calls:  # none in a replay
+                bench.calls += self.evaluations - before
+            bench.member_calls = None
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

@@ -64,8 +64,8 @@ class Population:
 
 
 def matrix_shape(tensor: TensorInfo) -> tuple[int, int] | None:
-    """(rows, columns) of a tensor that takes low-rank noise: linear weights and embeddings, both sides at least 2."""
-    if tensor.kind not in ("linear", "embedding") or len(tensor.shape) != 2 or min(tensor.shape) < 2:
+    """(rows, columns) of a tensor that takes low-rank noise: two axes of at least 2, and neither a norm nor a bias."""
+    if tensor.kind in ("norm", "bias") or len(tensor.shape) != 2 or min(tensor.shape) < 2:
         return None
     return tensor.shape[0], tensor.shape[1]
 
