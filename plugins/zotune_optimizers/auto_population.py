@@ -7,7 +7,7 @@ model bounds (nats a token, on texts that the base model wrote; it costs forward
         where no pair differs: σ₁
     each step, with n steps to go:
         z_p of EGGROLL (eggroll.py)
-        α ← √(max(k − K, 0) / n κ), at most CATCH_UP √(k / T κ)
+        α ← √(max(k − K, 0) / n κ max(mean z², 1)), at most CATCH_UP √(k / T κ)
         θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
 
@@ -25,11 +25,11 @@ from typing import NamedTuple
 from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.eggroll import normalised, units, update
 
-LARGEST = 0.9
+LARGEST = 0.7
 """KL divergence of a member at σ₁ from the model that it perturbs, in nats a token."""
 SCALES = (1.0, 0.5, 0.25)
 """Sizes that the first step tries, in units of σ₁."""
-SHARE_OF_MAX = 0.8
+SHARE_OF_MAX = 0.85
 """k as a share of `--max-kl`: weights beyond that are never kept."""
 CATCH_UP = 4.0
 """How much longer than planned a step may be, after steps without signal."""
@@ -39,8 +39,8 @@ UNLIMITED_STEPS = 40
 """Steps that a run limited by time alone is planned with, before its pace is known."""
 FIRST_SCALE, LOWEST, HIGHEST = 2.0**-6, 2.0**-12, 4.0
 """Where the search for σ₁ begins, and its ends."""
-TRIES = 6
-NEAR = 1.4
+TRIES = 7
+NEAR = 1.15
 """The search for σ₁ ends within this factor of LARGEST."""
 
 
@@ -135,10 +135,10 @@ def step(
     z, V, weight, peak = normalised(up, down, state.V, state.weight, state.peak, beta=beta, clip=clip)
     sigma = state.sigma if state.tried else state.sigma * best_scale(scales, up, down)
     state = state._replace(sigma=sigma, tried=True, V=V, weight=weight, peak=peak, kl=kl)
-    planned = math.sqrt(state.k / (total * state.kappa))
-    alpha = math.sqrt(max(state.k - kl, 0.0) / (max(total - at.t, 1) * state.kappa))
-    alpha = min(alpha, CATCH_UP * planned)
-    if not any(z) or not alpha:
+    energy = math.fsum(x * x for x in z) / len(z)  # mean z²
+    left = max(state.k - kl, 0.0) / max(total - at.t, 1)
+    alpha = math.sqrt(min(left / max(energy, 1.0), CATCH_UP**2 * state.k / total) / state.kappa)
+    if not energy or not alpha:
         return theta, state
-    grown = state.kappa * alpha**2 * math.fsum(x * x for x in z) / len(z)
+    grown = state.kappa * alpha**2 * energy
     return theta + update(state.S, directions, z, alpha), state._replace(kl=kl + grown)

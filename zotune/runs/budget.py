@@ -20,7 +20,7 @@ from zotune.search.limits import Budget, cost_of, planned
 DEFAULT_EVALS: Final = 2400
 UNLIMITED_EVALS: Final = 600
 """Evaluations that calibration and preflight assume where a run is limited by time alone."""
-VALIDATION_SHARE: Final = 0.15
+VALIDATION_SHARE: Final = 0.1
 """The share of limited scores that the validation of a run with populations may take."""
 DEFAULT_EVAL_STEPS: Final = 50
 """Steps between two evaluations of a run that is limited by time alone."""
@@ -87,10 +87,10 @@ class RunBudget:
     def eval_steps(self) -> int:
         """Steps between two evaluations of the validation set."""
         steps = self.planned()[0]
-        most = EVALUATIONS
-        if self._batches.population.rows and self.counts_scores:  # the first validation and the last are among them
-            most = min(self._scores.validations - 1, EVALUATIONS)
-        default = max(-(-steps // most) if most < EVALUATIONS else steps // most, 1) if steps else DEFAULT_EVAL_STEPS
+        if steps and self._batches.population.rows and self.counts_scores:  # the first validation is one of them
+            default = -(-steps // min(self._scores.validations - 1, EVALUATIONS))
+        else:
+            default = max(steps // EVALUATIONS, 1) if steps else DEFAULT_EVAL_STEPS
         return self._plan.config.eval_steps or self._recorded_eval_steps or default
 
     def resume(self, journal: Journal) -> None:

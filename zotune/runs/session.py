@@ -253,6 +253,7 @@ class Session:
         evaluation, without = found
         cuda = self.loaded.device.type == "cuda"
         rows = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
+        self.validation.prefers_later = True
         self.oracle.score_members = MemberSignal(self.signal, evaluation, rows, self.processes, self._note)
         if recorded is not None:
             batches.population = PopulationPlan.from_json(recorded["population"])

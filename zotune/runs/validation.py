@@ -6,7 +6,9 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from zotune import seeds
@@ -31,14 +33,16 @@ EXAMPLES: Final = 4
 class Validation:
     """Evaluates the present weights on the validation set.
 
-    kl: measures the KL divergence from the base model, or None. bytes_sent: what these evaluations have sent to other
-    processes.
+    kl: measures the KL divergence from the base model, or None. prefers_later: whether later weights are selected where
+    their score is within a standard error of the best one: in runs whose steps have a sure direction and a bounded KL
+    divergence, the smallest of many losses of few rows is mostly luck. bytes_sent: what these evaluations have sent to
+    other processes.
     """
 
     def __init__(
         self, held_out: HeldOutSet, config: RunConfig, space: Space, kl: KLDivergence | None, processes: Processes
     ) -> None:
-        self.held_out, self.bytes_sent = held_out, 0
+        self.held_out, self.bytes_sent, self.prefers_later = held_out, 0, False
         self._config, self._space, self._kl, self._processes = config, space, kl, processes
         self._base: tuple[Outputs, Score] | None = None
         self._latest: tuple[Outputs, Score] | None = None
@@ -114,6 +118,7 @@ class Validation:
             kl=kl,
             samples=samples,
             diverged=self._diverged(outputs, score, kl),
+            error=_standard_error(score.samples) if self.prefers_later else None,
         )
 
     def _diverged(self, outputs: Mapping[str, Any], score: Score, kl: float | None) -> str:
@@ -129,6 +134,12 @@ class Validation:
 
     def _divergence(self) -> float | None:
         return self._kl() if self._kl else None
+
+
+def _standard_error(samples: Sequence[float | None] | None) -> float | None:
+    """The standard error of the mean of scores; None where there are no two."""
+    scores = [x for x in samples or () if x is not None]
+    return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
 
 
 __all__ = ["Validation"]

@@ -20,7 +20,8 @@ class Progress:
     best_loss: the smallest validation loss; best_step, best_share: the best weights, as base + share · (step - base);
     stale: evaluations of the validation set since the best one; damping: factor on the size of steps; diverged: why the
     present weights are about to be left, or ""; least, most: the smallest and the largest value that a member of a
-    population had.
+    population had; margin: the largest standard error of a validation score, in a run whose later weights are preferred
+    where they are as good.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class Progress:
     diverged: str = ""
     least: float = math.inf
     most: float = -math.inf
+    margin: float = 0.0
 
     @property
     def zero_share(self) -> float:
@@ -80,6 +82,7 @@ class ValidationResult:
     samples: tuple[float | None, ...] | None = None
     diverged: str = ""
     failed: str = ""
+    error: float | None = None
 
     def to_line(self) -> dict[str, Any]:
         """The fields that have a value, under their names in journal lines."""
@@ -98,6 +101,8 @@ class ValidationResult:
             line["ruined"] = self.diverged
         if self.failed:
             line["failed"] = self.failed
+        if self.error is not None:
+            line["error"] = self.error
         return line
 
     @classmethod
@@ -111,6 +116,7 @@ class ValidationResult:
             samples=tuple(line["samples"]) if "samples" in line else None,
             diverged=line.get("ruined", ""),
             failed=line.get("failed", ""),
+            error=line.get("error"),
         )
 
 

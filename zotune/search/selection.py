@@ -59,10 +59,13 @@ class Selection:
 
         result = ValidationResult.from_line(self.journal.take_or_append("eval", compute))
         loss = math.inf if result.loss is None else result.loss
+        p.margin = max(p.margin, result.error or 0.0)
         if p.step == 0 or loss < p.best_loss:
             p.best_loss, p.best_step, p.best_share, p.stale = loss, p.step, 1.0, 0
         else:
             p.stale += 1
+            if p.best_step and result.error is not None and loss <= p.best_loss + p.margin:
+                p.best_step, p.best_share = p.step, 1.0  # the smallest of many losses of few rows is half luck
         best = p.best_step == p.step
         self.emit(
             Evaluated(p.step, result.score, result.parts, result.kl, best, result.diverged, result.failed)
