@@ -74,6 +74,12 @@ class DataOptions:
     limit: int | None = option(None, "Use at most this many training rows.", above=0)
     train_size: int | None = option(None, "Draw exactly this many training rows.", above=0)
     k_per_class: int | None = option(None, "Draw this many training rows of each class.", above=0)
+    validation_rows: int | None = option(
+        None, "Draw at most this many validation rows.", above=0, shown="as the budget affords, at least 300"
+    )
+    test_rows: int | None = option(
+        None, "Draw at most this many test rows.", above=0, shown="as the budget affords, at least 300"
+    )
 
 
 @dataclass(frozen=True)

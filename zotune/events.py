@@ -14,9 +14,13 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the work begins, such as loading the model."""
+    """A part of the work begins, such as loading the model; it ends with the next event.
+
+    brief: whether it is shown only where it takes longer than two seconds.
+    """
 
     text: str
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class StepDone:
     evaluations: of the whole run so far; loss: mean of the values that the step asked for first, smaller is better;
     difference: the largest difference between two points of one call; zero_share: share of the steps so far without
     any difference; dropped: why the weights stayed as they were, or ""; scoring_share: share of the time spent in the
-    objective.
+    objective; seconds_left: predicted seconds until the run directory holds the result.
     """
 
     step: int
@@ -137,6 +141,7 @@ class StepDone:
     zero_share: float | None = None
     dropped: str = ""
     scoring_share: float | None = None
+    seconds_left: float | None = None
 
     def metrics(self) -> dict[str, Any]:
         """What the hook `on_step_end` receives: the values that this step has, by name."""

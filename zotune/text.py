@@ -47,6 +47,14 @@ def number(value: float, sign: bool = False) -> str:
     return "0.0000" if float(shown) == 0 else shown
 
 
+def duration(seconds: float) -> str:
+    """Seconds as text, in the two largest units that matter: 45 s, 12 min, 3 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     """An error handler of codecs: characters that an encoding lacks as ASCII that reads alike, else as escapes."""
     if not isinstance(error, UnicodeEncodeError):
@@ -69,4 +77,4 @@ def texts(completions: Sequence[Any]) -> list[str]:
     return [c if isinstance(c, str) else str(c[-1]["content"]) if c else "" for c in completions]
 
 
-__all__ = ["number", "one_line", "plain", "texts"]
+__all__ = ["duration", "number", "one_line", "plain", "texts"]

@@ -73,7 +73,7 @@ def test_an_estimate() -> None:
         "steps": 1200,
         "evaluations": 2400,
         "seconds": 0.123,
-        "memory_mb": {"model": 86.6, "probing": 0.0, "fields": 0.0},
+        "memory_mb": {"model": 86.6, "probing": 0.0, "fields": 0.0, "peak": 1234.5},
     }
     assert estimate_lines(estimate) == [
         "options other than the defaults:",
@@ -81,5 +81,5 @@ def test_an_estimate() -> None:
         "model: m (causal head), 4,224 weights tuned",
         "task: generation",
         "estimate: 1,200 steps, 2,400 evaluations, about 0.123 s",
-        "memory: model 86.6 MB, perturbation 0.0 MB, optimizer 0.0 MB",
+        "memory: model 86.6 MB, perturbation 0.0 MB, optimizer 0.0 MB; peak about 1,234 MB",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -94,3 +95,43 @@ def test_a_quiet_terminal_prints_nothing(lines: tuple[Terminal, io.StringIO]) ->
 )
 def test_numbers(value: float, sign: bool, shown: str) -> None:
     assert number(value, sign) == shown
+
+
+def test_only_a_phase_that_takes_long_is_shown(
+    lines: tuple[Terminal, io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "PHASE_SECONDS", 0.3)
+    terminal, out = lines
+    with terminal:
+        terminal(Phase("tokenising the rows", brief=True))
+        until = time.monotonic() + 20
+        while out.getvalue().count("\n") < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        monkeypatch.setattr(terminals, "PHASE_SECONDS", 60.0)
+        terminal(Phase("reading the data", brief=True))
+        terminal(Note("read"))
+    shown = out.getvalue().splitlines()
+    assert shown[0] == "· tokenising the rows"
+    assert shown[1] == "· tokenising the rows, 2 s so far"
+    assert shown[-1] == "· read"
+    assert not any("reading the data" in line for line in shown)
+
+
+def test_nothing_of_a_phase_is_shown_after_closing(
+    lines: tuple[Terminal, io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "PHASE_SECONDS", 0.5)
+    terminal, out = lines
+    with terminal:
+        terminal(Phase("writing the model", brief=True))
+    time.sleep(0.6)
+    assert out.getvalue() == ""
+
+
+def test_the_time_left_is_that_of_the_event(lines: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = lines
+    terminal(START)
+    for left in (None, 44.6, 600.0, 11_100.0):
+        terminal(StepDone(step=600, evaluations=1200, seconds_left=left))
+    shown = [line.partition("steps/s")[2].split() for line in out.getvalue().splitlines()[-4:]]
+    assert shown == [["50", "%", *text.split()] for text in ("", "45 s left", "10 min left", "3 h 5 min left")]

@@ -443,6 +443,9 @@ def test_dry_run_writes_nothing(cli: Cli, flags: Any, tmp_path: Path) -> None:
     assert estimate["evaluations"] == 12
     assert estimate["seconds"] > 0
     assert "estimate: 6 steps" in done.stderr
+    memory = estimate["memory_mb"]
+    assert memory["peak"] > 100 > memory["model"] > 0
+    assert f"peak about {memory['peak']:,.0f} MB" in done.stderr
     assert set(tmp_path.iterdir()) == before
 
 

@@ -64,7 +64,8 @@ def bench(flags: BenchFlags) -> None:
     """Measure a tuning step beside its forward passes, a textbook MeZO loop and a copy of the weights."""
     from zotune.cli.terminal import Terminal
 
-    report = measured(flags, Terminal())
+    with Terminal() as terminal:
+        report = measured(flags, terminal)
     if flags.as_json:
         print(json.dumps(report, indent=1))
         return

@@ -53,7 +53,8 @@ def check(flags: CheckFlags, settings: Mapping[str, Any]) -> None:
     from zotune.cli.terminal import Terminal
     from zotune.runs import check as runs
 
-    report = runs.check(cfg, rows=flags.rows, emit=Terminal())
+    with Terminal() as terminal:
+        report = runs.check(cfg, rows=flags.rows, emit=terminal)
     if flags.as_json:
         print(json.dumps({**report, "advice": runs.advice(report)}, indent=1))
         return

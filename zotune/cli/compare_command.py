@@ -88,16 +88,17 @@ def compare(flags: CompareFlags, settings: Mapping[str, Any]) -> None:
 
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = runs.compare(
-            flags.a,
-            flags.b,
-            split=flags.split,
-            judge=flags.judge,
-            output_dir=flags.output_dir,
-            ask=ask,
-            emit=Terminal(),
-            **settings,
-        )
+        with Terminal() as terminal:
+            result = runs.compare(
+                flags.a,
+                flags.b,
+                split=flags.split,
+                judge=flags.judge,
+                output_dir=flags.output_dir,
+                ask=ask,
+                emit=terminal,
+                **settings,
+            )
     except KeyboardInterrupt:
         print("\nzotune: interrupted before both models had generated; nothing is kept", file=sys.stderr)
         raise SystemExit(130) from None

@@ -44,12 +44,8 @@ def evaluate(flags: EvalFlags, settings: Mapping[str, Any]) -> None:
     from zotune.runs import evaluate as runs
 
     objectives: list[str | None] = [*flags.objective] or [None]
-    scores = runs.evaluate(
-        objective=objectives,
-        split=flags.split,
-        emit=Terminal(),
-        **settings,
-    )
+    with Terminal() as terminal:
+        scores = runs.evaluate(objective=objectives, split=flags.split, emit=terminal, **settings)
     if flags.as_json:
         lines = [{"objective": name, "value": s.value, "error": s.error, "rows": s.rows} for name, s in scores.items()]
         print(json.dumps(lines if len(lines) > 1 else lines[0]))

@@ -51,8 +51,11 @@ def _export_step(flags: ExportFlags, step: int) -> Path:
     directory = working_directory(run)
     if directory != Path.cwd():
         run, output = run.resolve(), output.absolute()
-    with contextlib.chdir(directory):  # the base model's relative path leads where it led in the run
-        return export_step(run, output, step, merge=flags.merge, emit=Terminal())
+    with (
+        contextlib.chdir(directory),
+        Terminal() as terminal,
+    ):  # the base model's relative path leads where it led in the run
+        return export_step(run, output, step, merge=flags.merge, emit=terminal)
 
 
 COMMAND = command("export", export, ExportFlags)

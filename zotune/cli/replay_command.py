@@ -55,7 +55,7 @@ def replay(flags: ReplayFlags) -> None:
         run, output = str(Path(run).resolve()), str(Path(output).absolute())
         base = base and _absolute(base)
         optimizer = optimizer and _absolute(optimizer)
-    with contextlib.chdir(directory):  # relative paths of the run lead where they led then
+    with contextlib.chdir(directory), Terminal() as terminal:  # relative paths of the run lead where they led then
         rebuilt = runs.replay(
             run,
             output,
@@ -67,7 +67,7 @@ def replay(flags: ReplayFlags) -> None:
             compile=flags.compile,
             trust_remote_code=flags.trust_remote_code,
             allow_pickle=flags.allow_pickle,
-            emit=Terminal(),
+            emit=terminal,
         )
     if flags.as_json:
         print(json.dumps({**asdict(rebuilt), "folder": str(rebuilt.folder)}, indent=1))

@@ -76,7 +76,7 @@ def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
         f"estimate: {estimate['steps']:,} steps, {estimate['evaluations']:,} evaluations, "
         f"about {estimate['seconds']:.3g} s",
         f"memory: model {memory['model']:.1f} MB, perturbation {memory['probing']:.1f} MB, "
-        f"optimizer {memory['fields']:.1f} MB",
+        f"optimizer {memory['fields']:.1f} MB; peak about {memory['peak']:,.0f} MB",
     ]
 
 

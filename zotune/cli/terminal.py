@@ -5,13 +5,15 @@ Knows events; knows neither who emits them nor how a result is shown.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -32,16 +34,18 @@ from zotune.events import (
     RunStarted,
     StepDone,
 )
-from zotune.text import number, plain
+from zotune.text import duration, number, plain
 
 PROGRESS_SECONDS: Final = 10.0
-"""Seconds between two plain progress lines."""
+"""Seconds between two plain progress lines of steps."""
+PHASE_SECONDS: Final = 2.0
+"""A phase that takes longer is shown, and its time after five times as long and each time that this doubles."""
 DEFAULT_STEPS: Final = 1000
 """Largest step for which there is room in a line, where the budget does not tell."""
 
 
 class Terminal:
-    """Receives the events of a run."""
+    """Receives the events of a run. As a context it is closed on leaving: nothing more is shown."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
@@ -54,13 +58,23 @@ class Terminal:
         self._first_step = 0
         self._width = len(str(DEFAULT_STEPS))
         self._total: float | None = None
+        self._watch: _PhaseWatch | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __call__(self, event: Event) -> None:
         if self.quiet:
             return
+        self._end_phase()
         match event:
             case Phase():
-                self.say(f"· {event.text}", "dim")
+                if not event.brief:
+                    self.say(f"· {event.text}", "dim")
+                self._watch = _PhaseWatch(event.text, event.brief, lambda text: self.say(text, "dim"))
             case Note():
                 self.say(f"· {event.text}")
             case RunStarted():
@@ -95,9 +109,15 @@ class Terminal:
             self.console.print(Text(plain(text), style=style))
 
     def close(self) -> None:
+        self._end_phase()
         if self._progress:
             self._progress.stop()
             self._progress = None
+
+    def _end_phase(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
 
     def _started(self, event: RunStarted) -> None:
         self._run = event
@@ -124,10 +144,10 @@ class Terminal:
                 TextColumn("{task.percentage:>3.0f} %"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[text]}", markup=False),
-                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[left]}", markup=False),
                 console=self.console,
             )
-            self._task = self._progress.add_task("", total=self._total, text="")
+            self._task = self._progress.add_task("", total=self._total, text="", left="")
             self._progress.start()
 
     def _step(self, event: StepDone) -> None:
@@ -152,14 +172,15 @@ class Terminal:
             parts.append(f"scoring {100 * min(event.scoring_share, 1):.0f} %")
         rate = (event.step - self._first_step + 1) / max(now - self._clock, 1e-9)
         parts.append(f"{rate:.1f} steps/s")
+        left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
         if self._progress:
-            self._progress.update(self._task, completed=min(used, self._total or used), text="  ".join(parts))
+            completed = min(used, self._total or used)
+            self._progress.update(self._task, completed=completed, text="  ".join(parts), left=left)
         elif now - self._last >= PROGRESS_SECONDS:
             self._last = now
             if self._total and used:
-                left = (now - self._clock) * (self._total / used - 1)
-                parts += [f"{100 * used / self._total:.0f} %", f"{left:.0f} s left"]
-            self.say("  ".join(parts))
+                parts.append(f"{100 * min(used / self._total, 1):.0f} %")
+            self.say("  ".join([*parts, *([left] if left else [])]))
 
     def _evaluated(self, event: Evaluated) -> None:
         step = f"step {event.step:>{self._width}}"
@@ -207,6 +228,29 @@ class Terminal:
     @property
     def _name(self) -> str:
         return self._run.objective if self._run else "score"
+
+
+class _PhaseWatch:
+    """Shows a phase that takes long, from a thread of its own: work that takes long calls nobody."""
+
+    def __init__(self, text: str, hidden: bool, show: Callable[[str], None]) -> None:
+        self._text, self._show, self._started = text, show, time.monotonic()
+        self._ended = threading.Event()
+        first = PHASE_SECONDS if hidden else 5 * PHASE_SECONDS
+        self._thread = threading.Thread(target=self._run, args=(first, hidden), daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """The phase is over; nothing is shown from here on."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self, due: float, hidden: bool) -> None:
+        while not self._ended.wait(max(self._started + due - time.monotonic(), 0.0)):
+            seconds = "" if hidden else f", {duration(due)} so far"
+            with contextlib.suppress(OSError, ValueError):  # the stream is closed
+                self._show(f"· {self._text}{seconds}")
+            due, hidden = (5 * due, False) if hidden else (2 * due, False)
 
 
 def _parts(parts: Sequence[tuple[str, float]]) -> str:

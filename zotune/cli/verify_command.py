@@ -26,7 +26,8 @@ def verify(flags: VerifyFlags) -> None:
     from zotune.cli.terminal import Terminal
     from zotune.runs import verify as runs
 
-    checks = runs.verify(flags.run, Terminal())
+    with Terminal() as terminal:
+        checks = runs.verify(flags.run, terminal)
     bad = sum(c.ok is False for c in checks)
     if flags.as_json:
         print(json.dumps([c.json() for c in checks], indent=1))

@@ -11,15 +11,13 @@ from zotune import declarations
 from zotune.core.space import Space
 from zotune.distributed import Processes
 from zotune.runs.plan import Plan
+from zotune.runs.set_sizes import DEFAULT_EVALS, UNLIMITED_EVALS
 from zotune.runs.training_signal import TrainingSignal
 from zotune.scoring.score_budget import ScoreBudget
 from zotune.search.batches import Batches
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget, cost_of, planned
 
-DEFAULT_EVALS: Final = 2400
-UNLIMITED_EVALS: Final = 600
-"""Evaluations that calibration and preflight assume where a run is limited by time alone."""
 VALIDATION_SHARE: Final = 0.1
 """The share of limited scores that the validation of a run with populations may take."""
 DEFAULT_EVAL_STEPS: Final = 50
@@ -79,6 +77,10 @@ class RunBudget:
     def expected_evals(self) -> int:
         """Evaluations of the whole run, as far as known before it."""
         return self.limits().evals or self.planned()[1] or UNLIMITED_EVALS
+
+    def used(self, evaluations: int) -> float:
+        """The share of the expected evaluations that so many are."""
+        return evaluations / max(self.expected_evals(), 1)
 
     def cost(self, step: int = 0, progress: float = 0.0) -> int:
         """Evaluations that a step makes. progress: the share of the budget that is used before it."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
-from zotune.events import Emit, Note, ignore
+from zotune.events import Emit, Note, Phase, ignore
 from zotune.runs.influence import check_influence
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
@@ -71,6 +71,7 @@ def check(
 
     Raises UsageError, and ObjectiveFailures where the objective fails.
     """
+    emit(Phase("reading the data", brief=True))
     plan = make_plan(cfg, objective)
     resolved = plan.objective
     if not resolved.info.validates:
@@ -139,6 +140,7 @@ def _declaration(session: Session) -> dict[str, Any]:
 def _check_values(session: Session, rows: int) -> dict[str, Any]:
     objective, task = session.plan.objective, session.task
     indices = range(min(rows, len(session.train)))
+    session.emit(Phase(f"scoring {len(indices)} rows, twice"))
     outputs = task.outputs(session.train, indices, objective.inputs)
     for text in completion_notes(session.plan.spec, outputs):
         session.emit(Note(text))
@@ -166,6 +168,7 @@ def _check_order(session: Session, rows: int) -> dict[str, Any]:
     """Compare completions before and after a perturbation, twice, and once more with the two swapped."""
     objective, size = session.plan.objective, min(rows, len(session.train))
     indices = list(range(size))
+    session.emit(Phase(f"comparing completions of {size} rows, three times"))
     before = session.signal.outputs(indices)
     with session.space.at(session.space.theta + 0.1 * _rms(session) * Noise("normal", 0, 0), None):
         after = session.signal.outputs(indices)
@@ -202,6 +205,7 @@ def _uncached_score(objective: Objective, rows: int, outputs: Mapping[str, Any])
 def _check_steps(session: Session) -> dict[str, Any]:
     """Compute steps of the configured optimizer at the present weights, and count those without any difference."""
     space, optimizer, zero, compared = session.space, session.plan.optimizer, 0, 0
+    session.emit(Phase(f"computing {STEPS} steps of {session.plan.optimizer_name}, none of which is taken"))
     state = initial_state(optimizer, space, session.oracle, _at(session, -1, Tape()))
     for t in range(STEPS):
         tape = Tape()
@@ -229,8 +233,10 @@ def _effects(session: Session) -> Iterator[PerturbationEffect]:
     def scores() -> dict[int, list[float]]:
         return {n: [session.signal.evaluate(batch).value for batch in batches[n]] for n in sizes}
 
+    session.emit(Phase(f"perturbing the weights at {len(SCALES)} scales"))
     unperturbed = scores()
-    for relative in SCALES:
+    for place, relative in enumerate(SCALES, 1):
+        session.emit(Phase(f"scale {place} of {len(SCALES)}: {relative:g} times the weights' RMS", brief=True))
         zero: dict[int, list[bool]] = {n: [] for n in sizes}
         change: dict[int, list[float]] = {n: [] for n in sizes}
         for k in range(DIRECTIONS):

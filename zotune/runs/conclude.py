@@ -12,7 +12,7 @@ from typing import Any
 
 from zotune import files, seeds
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped
-from zotune.events import Phase
+from zotune.events import Note, Phase
 from zotune.runs import export
 from zotune.runs.frozen_weights import check_frozen
 from zotune.runs.heldout import Outputs
@@ -63,6 +63,7 @@ def conclude(
         raise ObjectiveFailures(
             f"the objective failed on the test set: {error}", hint=f"zotune resume {folder} scores it again"
         ) from error
+    session.emit(Phase("computing standard errors", brief=True))
     tuned = best is not base
     difference = session.test.difference(base, best, seed) if tuned else Difference(0.0, None, None, None)
     kept = "tuned" if _wins(session, difference) and session.validation.within_max_kl() else "start"
@@ -73,6 +74,7 @@ def conclude(
             session.space.load(store.weights(0))
         step, share = (progress.best_step, progress.best_share) if kept == "tuned" else (0, 1.0)
         _record(engine.journal, {"kind": "kept", "step": step, "share": share, "weights": session.space.digest()})
+        session.emit(Phase("writing the model", brief=True))
         model_files = {} if config.journal_only else export.place(session.loaded, folder)
         model_files.pop(MODEL_CARD, None)  # peft writes one too; the run's own replaces it
         probe = _linear_probe(session, seed)
@@ -117,11 +119,14 @@ def _linear_probe(session: Session, seed: int) -> ScoreEstimate | None:
     """The test score of a linear probe on the base model's embeddings; None for other heads."""
     if session.plan.head != "embedding" or not session.test.resamples:
         return None
-    space = session.space
+    space, train = session.space, session.probe_rows()
+    if len(train) < len(session.train):
+        session.emit(Note(f"the linear probe is fitted on {len(train):,} of {len(session.train):,} training rows"))
+    session.emit(Phase("fitting a linear probe", brief=True))
     present = space.snapshot()
     space.load(session.initial_weights())
     try:
-        return session.test.linear_probe(session.train, seed)
+        return session.test.linear_probe(train, seed)
     finally:
         space.load(present)
 

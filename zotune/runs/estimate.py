@@ -13,24 +13,31 @@ from typing import Any
 from zotune import declarations
 from zotune.config import RunConfig
 from zotune.core.recipe import Noise
-from zotune.events import Emit, Note
+from zotune.events import Emit, Note, Phase
+from zotune.runs.end_time import FIT_SHARE
 from zotune.runs.influence import check_influence
+from zotune.runs.peak_memory import peak_bytes, read_longest
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
+from zotune.search.time_left import INTERPOLATED
+
+MIB = 2**20
 
 
 def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
     """Load everything, time a forward pass and a perturbation of one batch, and compute what the run would take.
 
-    Returns JSON: seconds has three significant digits, memory is in MiB. Raises what `fit` raises before its first
-    step.
+    Returns JSON: seconds has three significant digits, memory is in MiB; its peak is that of the whole process, on a
+    GPU that of the device. Raises what `fit` raises before its first step.
     """
+    emit(Phase("reading the data", brief=True))
     plan = make_plan(config)
     for note in [*plan.notes, plan.splits.summary]:
         emit(Note(note))
-    session = Session(plan, emit)
+    session = Session(plan, emit, quick=True)
     check_influence(session)
     session.choose_perturbation()
+    emit(Phase("timing a batch", brief=True))
     rows = session.batches.at(0).rows
     point = session.space.theta + 1e-3 * Noise("normal", 0, 0)
     passes = session.task.forward_passes(len(rows))
@@ -42,35 +49,43 @@ def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
         with session.space.at(point, passes):
             evaluate()
 
+    uncached = session.uncached_seconds(rows)
     forward = _seconds(evaluate)
     perturb = max(_seconds(evaluate_perturbed) - forward, 0.0)
+    read_longest(session)
     limits = session.budget.limits()
     steps, evals = session.budget.planned()
     if steps is None or evals is None:  # time alone limits the run
         cost = session.budget.cost()
         steps = max(int((limits.seconds or 0.0) / (cost * (forward + perturb) + perturb)), 1)
         evals = steps * cost
-    validation_rows = len(session.validation.held_out.rows)
-    validation = (validation_rows / len(rows)) * forward * (steps // session.budget.eval_steps() + 2)
-    seconds = evals * (forward + perturb) + steps * perturb + validation
-    seconds = seconds if limits.seconds is None else min(seconds, limits.seconds)
-    weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
+    held_out, test = len(session.validation.held_out.rows), len(session.test.rows)
+    row, whole_row = forward / len(rows), (uncached or forward) / len(rows)
+    validations = -(-steps // session.budget.eval_steps()) + 1 + INTERPOLATED * session.interpolates
+    loop = evals * (forward + perturb) + steps * perturb + validations * held_out * row
+    loop = loop if limits.seconds is None else min(loop, limits.seconds)
+    ends = 2 * test * whole_row + session.cached_rows * whole_row
+    if plan.head == "embedding" and session.test.resamples:
+        ends += FIT_SHARE * session.probe_count * (row if session.caches_training_rows else whole_row)
     tuned = sum(p.numel() * p.element_size() for p in session.space.params.values())
+    weights = sum(p.numel() * p.element_size() for p in session.loaded.model.parameters())
+    fields = tuned * declarations.optimizer_info(plan.optimizer).fields
     return {
         "config": asdict(config),
         "model": plan.model_name,
         "head": plan.head,
         "classes": list(plan.spec.classes.words) if plan.spec.classes else [],
         "task": plan.spec.kind,
-        "rows": [len(session.train), validation_rows, len(session.test.rows)],
+        "rows": [len(session.train), held_out, test],
         "tuned_weights": session.space.numel,
         "steps": steps,
         "evaluations": evals,
-        "seconds": float(f"{seconds:.3g}"),
+        "seconds": float(f"{loop + ends:.3g}"),
         "memory_mb": {
-            "model": round(weights / 2**20, 1),
-            "probing": round(session.space.perturb_bytes / 2**20, 1),
-            "fields": round(tuned * declarations.optimizer_info(plan.optimizer).fields / 2**20, 1),
+            "model": round(weights / MIB, 1),
+            "probing": round(session.space.perturb_bytes / MIB, 1),
+            "fields": round(fields / MIB, 1),
+            "peak": round(peak_bytes(session) / MIB, 1),
         },
     }
 

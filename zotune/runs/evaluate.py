@@ -15,7 +15,7 @@ from zotune.config import RunConfig
 from zotune.data.records import Record, rename_columns
 from zotune.data.sources import DataSource, load_source
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
-from zotune.events import Emit, Note, ignore
+from zotune.events import Emit, Note, Phase, ignore
 from zotune.options import convert
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
@@ -83,6 +83,7 @@ def evaluate(
     if classes is not None:
         cfg = replace(cfg, labels=own.labels)
     task = resolve_task.parse_task(cfg.task)
+    emit(Phase("reading the data", brief=True))
     source, name, rows = evaluation_rows(cfg, split)
     for note in source.notes:
         emit(Note(note))
@@ -115,9 +116,11 @@ def evaluate(
     inputs, takes_all = inputs_of([part for each in resolved for part in each.each])
     for note in [*spec.notes, *resolve_task.unused_columns(spec, rows, inputs, takes_all, cfg.columns)]:
         emit(Note(note))
+    emit(Phase("loading the model", brief=True))
     loaded = load_model(cfg, model_files, spec)
     for note in (*(spec.classes.notes if spec.classes else ()), *loaded.notes):
         emit(Note(note))
+    emit(Phase("reading the prompts and tokenising the rows", brief=True))
     spec, notes = settle_chat(loaded, spec, rows)
 
     def make_task(length: int) -> build.Task:
@@ -132,9 +135,11 @@ def evaluate(
     wants = frozenset().union(*(g.inputs for g in resolved))
     for note in resolve_task.reference_note(spec, {name: rows}, frozenset().union(*(g.required for g in resolved))):
         emit(Note(note))
+    emit(Phase(f"running the model on {len(encoded):,} rows", brief=True))
     outputs = task_model.outputs(encoded, range(len(encoded)), wants)
     for text in completion_notes(spec, outputs):
         emit(Note(text))
+    emit(Phase("scoring the outputs and computing standard errors", brief=True))
     try:
         scores = {g.name: _score(HeldOutSet(task_model, encoded, g), outputs, cfg.seed) for g in resolved}
     finally:

@@ -25,11 +25,12 @@ from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
 from zotune.runs import run_directory
 from zotune.runs.conclude import conclude
+from zotune.runs.end_time import EndTime
 from zotune.runs.heldout import Outputs
 from zotune.runs.influence import check_influence
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
-from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts
+from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
 from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.reopen import open_journal, restore
@@ -82,10 +83,13 @@ def fit(
     if processes.rank:
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
-    config = with_recorded_length(with_recorded_prompts(cfg, folder), folder) if resume else cfg
+    config = (
+        with_recorded_rows(with_recorded_length(with_recorded_prompts(cfg, folder), folder), folder) if resume else cfg
+    )
     header = read_header(folder) if resume else None
     classes = fixed_classes(header) if header else None
-    plan = processes.on_each(lambda: make_plan(config, objective, optimizer, classes=classes))
+    emit(Phase("reading the data", brief=True))
+    plan = processes.on_each(lambda: make_plan(config, objective, optimizer, classes=classes, reduces=not resume))
     for note in [*plan.notes, plan.splits.summary]:
         emit(Note(note))
     run = _Run(folder, resume, force, stop, started)
@@ -118,10 +122,13 @@ def _fit(session: Session, run: _Run) -> Result:
     processes, emit, folder = session.processes, session.emit, run.folder
     if processes.size > 1:
         emit(Note(f"{processes.size} processes share the {SPLIT_NAMES[processes.split]}"))
+    emit(Phase("hashing the weights", brief=True))
+    with session.clock.measure("weights"):
+        header = json.loads(json.dumps(header_of(session)))
     emit(Phase("scoring the base model on the test set"))
-    header = json.loads(json.dumps(header_of(session)))
     try:
-        base = session.test.score()
+        with session.clock.measure("test"):
+            base = session.test.score()
     except ObjectiveError as error:
         raise ObjectiveFailures(f"the objective failed on the test set: {error}", hint=CHECK) from error
     for text in completion_notes(session.plan.spec, base[0]):
@@ -168,6 +175,7 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
     session.choose_perturbation()
     if not run.resume:
         check_influence(session)
+    engine.hooks.seconds_after = EndTime(session, session.clock, engine.progress, base[1])
     if not processes.rank:
         session.start_objective(folder, run.stop)
         engine.hooks.emit = MetricsLog(folder, journal, engine.progress, session.validation, plan.objective, emit)

@@ -50,6 +50,8 @@ class HeldOutSet:
 
     scores_counted: whether the number of scores is limited, so that nothing is scored twice: neither after a failure
     nor on resamples. processes: each runs the model on some of the rows; the first one scores.
+
+    score_seconds: of the objective's latest call, without the model.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class HeldOutSet:
     ) -> None:
         self.task, self.rows, self.objective, self.scores_counted = task, rows, objective, scores_counted
         self._processes = processes
+        self.score_seconds = 0.0
         self._baseline: Sequence[Any] | None = None
         self._jackknifed: list[tuple[Outputs, list[float]]] = []  # the latest two, the base model's among them
 
@@ -220,7 +223,10 @@ class HeldOutSet:
         return values
 
     def _score(self, outputs: Outputs) -> Score:
-        return score_once(self._processes, lambda: self._score_here(outputs))
+        started = time.monotonic()
+        score = score_once(self._processes, lambda: self._score_here(outputs))
+        self.score_seconds = time.monotonic() - started
+        return score
 
     def _score_here(self, outputs: Outputs) -> Score:
         if self._baseline is None:

@@ -6,7 +6,7 @@ Knows sessions; takes no step.
 from __future__ import annotations
 
 from zotune.errors import UsageError
-from zotune.events import Note
+from zotune.events import Note, Phase
 from zotune.models.weight_check import names_of
 from zotune.runs.session import Session
 from zotune.tasks.unread_weights import unread_weights
@@ -18,6 +18,7 @@ def check_influence(session: Session) -> None:
     may read what the scores of the task do not."""
     if "model" in session.plan.objective.inputs:
         return
+    session.emit(Phase("checking that the tuned weights influence the scores", brief=True))
     tuned = session.space.params
     unread = unread_weights(session.task, session.train, tuned)
     if len(unread) == len(tuned):

@@ -15,7 +15,7 @@ from zotune.config import RunConfig
 from zotune.core.space import Space
 from zotune.data.model_classes import has_default_names
 from zotune.data.task import TaskSpec
-from zotune.events import Emit, Phase
+from zotune.events import Emit, Note, Phase
 from zotune.models import adapters, loading
 from zotune.models.class_names import saved_class_names
 from zotune.models.loaded_model import LoadedModel
@@ -23,8 +23,11 @@ from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import base_weights
 from zotune.runs.plan import Plan
 from zotune.runs.recorded import class_names
+from zotune.runs.set_sizes import draw
 from zotune.tasks import build, linear_probe
 
+PROBE_ROWS: Final = 10_000
+"""Training rows that the initial head is fitted on at most, whatever the budget: a resumed run has the same head."""
 COPY_BYTES: Final = 64 << 20
 COPY_SHARE: Final = 1 / 16
 """Bytes of tuned weights, and their share of the model's, up to which a copy of the initial ones stays in memory."""
@@ -45,8 +48,11 @@ class ModelSource:
         loaded = load_model(config, plan.model_files, plan.spec)
         if config.init == "linear-probe" and self._probe is None:
             self._emit(Phase("fitting a linear probe as the initial head"))
-            task = self._make_task(loaded)
-            layer = linear_probe.write(task, task.rows(plan.splits.train))
+            task, train = self._make_task(loaded), plan.splits.train
+            rows = draw(train, PROBE_ROWS, config.seed, "initial probe")
+            if len(rows) < len(train):
+                self._emit(Note(f"the initial head is fitted on {len(rows):,} of {len(train):,} training rows"))
+            layer = linear_probe.write(task, task.rows(rows))
             if loaded.linear_head is not None and plan.spec.classes:
                 loaded.set_class_names(list(plan.spec.classes.words))
             self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
@@ -69,6 +75,11 @@ class InitialWeights:
         self._copy: Mapping[str, torch.Tensor] | None = None
         if few or config.quantize:
             self._copy = {n: p.detach().cpu().clone() for n, p in space.params.items()}
+
+    @property
+    def copied(self) -> bool:
+        """Whether a copy is kept, so that no model is loaded again."""
+        return self._copy is not None
 
     def __call__(self) -> Mapping[str, torch.Tensor]:
         if self._copy is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from zotune.config import RunConfig
 from zotune.data.model_classes import FixedClasses
 from zotune.data.readers import data_suffix
+from zotune.data.records import Record
 from zotune.data.splits import Splits, load_splits
 from zotune.data.task import TaskSpec
 from zotune.errors import OptionError
@@ -21,6 +22,7 @@ from zotune.models.adapters import AdapterConfig
 from zotune.models.heads import Head
 from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import check_tune
+from zotune.runs.set_sizes import affordable_rows, draw, note_on_sets
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective
@@ -71,11 +73,13 @@ def plan(
     optimizer: str | Optimizer | None = None,
     *,
     classes: FixedClasses | None = None,
+    reduces: bool = True,
 ) -> Plan:
     """Resolve a configuration and check everything that needs no weights.
 
     objective, optimizer: objects in place of the configuration's names. classes: those of a run that is resumed or
-    replayed. Raises UsageError.
+    replayed. reduces: whether held-out sets are reduced to what the budget affords, where the configuration has no
+    numbers; a resumed run keeps the sets that it has. Raises UsageError.
     """
     check_tune(config.tune)
     task = resolve_task.parse_task(config.task)
@@ -114,7 +118,10 @@ def plan(
     if not train:
         raise OptionError(f"--shots {config.shots} leaves no training row", hint="fewer demonstrations, or more rows")
     test = parts["test"][: resolved.info.test_rows]
-    splits = replace(splits, train=train, validation=parts["validation"], test=test)
+    before = len(parts["validation"]), len(test)
+    validation, test, config = _reduced(config, resolved, parts["validation"], test, reduces)
+    notes += note_on_sets(before, (len(validation), len(test)))
+    splits = replace(splits, train=train, validation=validation, test=test)
     if resolved.ordered and wanted == "auto" and spec.kind != "generation":  # auto calibrates by values or by KL
         notes.append(f"{resolved.name} compares and has no values: --optimizer rank-sgd is used")
         wanted, options = "rank-sgd", {"points": resolved.info.candidates}
@@ -132,6 +139,21 @@ def plan(
             part.info.check(len(spec.classes.values))
     name = wanted if isinstance(wanted, str) else type(wanted).__name__
     return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes))
+
+
+def _reduced(
+    config: RunConfig, objective: Objective, validation: list[Record], test: list[Record], reduces: bool
+) -> tuple[list[Record], list[Record], RunConfig]:
+    """The validation and test set, drawn where they have more rows than the configuration or the budget allows, and the
+    configuration with the numbers of rows that were drawn."""
+    most = affordable_rows(config, objective.info.batch_size) if reduces else max(len(validation), len(test))
+    few = draw(validation, config.validation_rows or most, config.seed, "validation rows")
+    few_test = draw(test, config.test_rows or most, config.seed, "test rows")
+    if len(few) < len(validation):
+        config = replace(config, validation_rows=len(few))
+    if len(few_test) < len(test):
+        config = replace(config, test_rows=len(few_test))
+    return few, few_test, config
 
 
 def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:

@@ -14,6 +14,7 @@ from zotune.errors import ObjectiveError
 from zotune.runs.budget import RunBudget
 from zotune.runs.validation import Validation
 from zotune.search.oracle import Oracle
+from zotune.search.work_clock import WorkClock
 from zotune.tasks import build
 
 BUDGET_SHARE: Final = 0.1
@@ -30,6 +31,7 @@ class ProbeComparison:
     oracle: Oracle
     budget: RunBudget
     config: RunConfig
+    clock: WorkClock
 
     def __call__(self) -> tuple[float, float] | None:
         """The validation scores of the probe and of the base model, where the probe is better by two standard errors.
@@ -48,7 +50,8 @@ class ProbeComparison:
         if task.spec.kind != "classification" or cost > BUDGET_SHARE * self.budget.expected_evals():
             return None
         try:
-            probe = held_out.linear_probe(self.train, seeds.derive(self.config.seed, "bootstrap"))
+            with self.clock.measure("probe", len(self.train)):
+                probe = held_out.linear_probe(self.train, seeds.derive(self.config.seed, "bootstrap"))
         except ObjectiveError:
             return None
         if probe is None or base is None:

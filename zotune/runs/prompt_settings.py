@@ -39,6 +39,16 @@ def with_recorded_prompts(config: RunConfig, folder: Path) -> RunConfig:
     return config
 
 
+def with_recorded_rows(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration with the numbers of held-out rows that a run directory records, where the user gave none."""
+    path = folder / CONFIG
+    saved = read_yaml(path) if path.is_file() else {}
+    names = [
+        n for n in ("validation_rows", "test_rows") if getattr(config, n) is None and isinstance(saved.get(n), int)
+    ]
+    return replace(config, **{name: saved[name] for name in names})
+
+
 def with_recorded_length(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration with the length of rows in the header of a run's journal, where the user gave none."""
     header = _header(folder)
@@ -115,4 +125,5 @@ __all__ = [
     "recorded_demonstrations",
     "with_recorded_length",
     "with_recorded_prompts",
+    "with_recorded_rows",
 ]

@@ -31,6 +31,7 @@ from zotune.runs.plan import Plan
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
 from zotune.runs.row_wise import SET_ROWS, RowWiseTensors, row_wise, rows_of_step
+from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
 from zotune.search import checkpoint, optimizer_spec
@@ -44,17 +45,25 @@ from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
 from zotune.search.population_plan import PopulationPlan
 from zotune.search.preflight import Preflight
+from zotune.search.work_clock import WorkClock
 from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
+from zotune.tasks.frozen_prefix import MAX_BYTES
 from zotune.tasks.kl import KLDivergence
 from zotune.tasks.row_length import encode_sets
 from zotune.types import RunContext, Score
 
-DEFAULT_BATCH_SIZE: Final = 16
 DEFAULT_MAX_KL: Final = 0.3
 """Nats a token that the kept weights may diverge from the base model on generated text."""
 POPULATION_ROWS: Final = 128
 """Rows of a population in a forward pass at most: a larger batch decodes more tokens a second."""
+CACHED_ROWS: Final = 1000
+CACHED_SHARE: Final = 1 / 4
+"""The blocks before the tuned ones are computed for so many training rows, and for more where these are at most this
+share of the rows that all steps evaluate."""
+PROBE_ROWS: Final = 1000
+PROBE_SHARE: Final = 0.1
+"""A linear probe reads so many training rows, or this share of the rows that all steps evaluate."""
 CPU_ROWS: Final = 16
 """Rows of a forward pass on the CPU at most: rows are sorted by length, so small groups compute less padding."""
 
@@ -63,16 +72,25 @@ class Session:
     """A plan with its model loaded.
 
     source: loads the model again. train: the training rows; validation, test: the held-out sets; signal: the objective
-    on training rows; budget: what the limits pay for. recorded: the header of the run that is resumed. Raises
-    ModelError and OptionError.
+    on training rows; budget: what the limits pay for; clock: the seconds that its work takes. caches_training_rows:
+    whether the blocks before the tuned ones are computed once for each training row. cached_rows, cached_bytes: rows
+    for which they are computed once, and bytes that these take in a run beyond a dry run's. recorded: the header of the
+    run that is resumed. quick: a dry run, which caches few rows and measures no KL divergence. Raises ModelError and
+    OptionError.
     """
 
     def __init__(
-        self, plan: Plan, emit: Emit, processes: Processes = ALONE, recorded: Mapping[str, Any] | None = None
+        self,
+        plan: Plan,
+        emit: Emit,
+        processes: Processes = ALONE,
+        recorded: Mapping[str, Any] | None = None,
+        quick: bool = False,
     ) -> None:
         config, objective = plan.config, plan.objective
         self.plan, self.emit, self.processes = plan, emit, processes
-        self._memory_short = False
+        self._memory_short, self.clock = False, WorkClock()
+        self.caches_training_rows, self.cached_rows, self.cached_bytes = False, 0, 0
         if config.threads:
             torch.set_num_threads(config.threads)
         emit(Phase(f"loading {plan.model_name}"))
@@ -80,11 +98,18 @@ class Session:
         self.loaded = self.source.load()
         for note in self.loaded.notes:
             emit(Note(note))
+        emit(Phase("reading the prompts", brief=True))
         self.plan = plan = _with_max_kl(self._with_chat_settled(plan), new=recorded is None)
         config, counted = plan.config, plan.config.max_score_calls is not None
         sets = [plan.splits.train, plan.splits.validation, plan.splits.test]
+        emit(Phase("tokenising the rows", brief=True))
         self.task, (self.train, *others), notes = encode_sets(
-            lambda length: self._task(self.loaded, length), self._length(), config.max_length is not None, sets
+            lambda length: self._task(self.loaded, length),
+            self._length(),
+            config.max_length is not None,
+            sets,
+            (0,),
+            self._note,
         )
         for text in notes:
             emit(Note(text))
@@ -92,8 +117,6 @@ class Session:
         self.test = held_out[1]
         self.space, self._row_wise = self._tuned_space(recorded)
         self.initial_weights = InitialWeights(self.source, config, self.space)
-        if self.task.cache_prefix(self.space.params, [self.train, held_out[0].rows]):
-            emit(Note("only the last blocks are tuned: the blocks before them are computed once for each row"))
         size = config.batch_size or objective.info.batch_size or DEFAULT_BATCH_SIZE
         self.batches = Batches(len(self.train), size, config.seed, self._strata())
         self.signal = TrainingSignal(
@@ -108,7 +131,9 @@ class Session:
         self.budget = RunBudget(
             plan, self.space, self.batches, self.signal, len(held_out[0].rows), len(self.test.rows), processes
         )
-        kl = KLDivergence.for_task(self.task, self.train, processes)
+        self._cache_prefix(held_out[0].rows, quick)
+        emit(Phase("sampling texts that measure the KL divergence", brief=True))
+        kl = None if quick else KLDivergence.for_task(self.task, self.train, processes)
         self.validation = Validation(held_out[0], config, self.space, kl, processes)
         eps = declarations.eps(plan.optimizer)
         self.oracle = Oracle(
@@ -136,10 +161,24 @@ class Session:
 
     def choose_perturbation(self) -> None:
         """Find the cheapest exact way to evaluate points, and report the tensors that have to be copied."""
+        self.emit(Phase("checking how the weights can be perturbed", brief=True))
         if copied := self.perturb_mode.prepare():
             names = ", ".join(copied[:3]) + (" …" if len(copied) > 3 else "")
             text = f"{len(copied)} of {len(self.space.params)} tensors are perturbed by copy: read outside their module"
             self._note(f"{text} ({names})")
+
+    @property
+    def probe_count(self) -> int:
+        """How many training rows a linear probe is fitted on: as many as a tenth of the budget reads."""
+        share = int(PROBE_SHARE * self.budget.expected_evals() * self.batches.size)
+        return min(max(PROBE_ROWS, share), len(self.train))
+
+    def probe_rows(self) -> build.EncodedRows:
+        """The training rows that a linear probe is fitted on, drawn by seed."""
+        if self.probe_count == len(self.train):
+            return self.train
+        places = drawn_places(len(self.train), self.probe_count, self.plan.config.seed, "probe")
+        return self.train.subset(places)
 
     def start_objective(self, folder: Path, stop: Callable[[], bool]) -> None:
         """Tell the objective its run directory, when to stop waiting, and how many rows it is going to score."""
@@ -169,7 +208,7 @@ class Session:
                 save_steps=config.save_steps,
                 max_failures=config.max_failures,
                 patience=config.patience,
-                interpolate=self._interpolates(),
+                interpolate=self.interpolates,
             ),
             Hooks(
                 validate=self.validation.evaluate if self.plan.objective.info.validates else None,
@@ -178,6 +217,7 @@ class Session:
                 emit=self.emit,
                 stop=stop,
                 scores_spent=self.budget.scores_spent,
+                clock=self.clock,
             ),
         )
 
@@ -296,7 +336,43 @@ class Session:
         wanted = self.plan.config.stratify
         if wanted is None:
             wanted = declarations.optimizer_info(self.plan.optimizer).stratifies
-        return [tuple(g) for g in self.train.gold] if wanted and self.plan.spec.kind == "classification" else None
+        if not wanted or self.plan.spec.kind != "classification" or not isinstance(self.task, build.OptionTask):
+            return None
+        return self.task.strata(self.train.records)
+
+    def _cache_prefix(self, validation: build.EncodedRows, quick: bool) -> None:
+        """Compute the blocks before the tuned ones once for each row: of the training set where the steps evaluate
+        several times as many rows. quick: for a few rows, with a forecast for the others."""
+        emit, evaluated, rows = self.emit, self.budget.expected_evals() * self.batches.size, len(self.train)
+        whole = rows <= max(CACHED_ROWS, CACHED_SHARE * evaluated)
+        parts = [*([self.train] if whole else []), validation]
+        some = [self.train.subset(self.batches.at(0).rows), validation.subset(range(min(len(validation), CPU_ROWS)))]
+        emit(Phase("computing the blocks before the tuned ones, once for each row", brief=True))
+        cached = self.task.cache_prefix(self.space.params, some[-len(parts) :] if quick else parts)
+        self.caches_training_rows = cached and whole
+        if not cached:
+            return
+        kind = "row" if whole else "validation row"
+        emit(Note(f"only the last blocks are tuned: the blocks before them are computed once for each {kind}"))
+        self.cached_rows = sum(map(len, parts))
+        if quick and (prefix := self.task.forward.frozen_prefix) is not None:
+            share = self.cached_rows / max(sum(map(len, some[-len(parts) :])), 1)
+            self.cached_bytes = int(prefix.bytes * (share - 1))
+            self.caches_training_rows &= prefix.bytes * share <= MAX_BYTES
+
+    def uncached_seconds(self, rows: Sequence[int]) -> float | None:
+        """Seconds of a batch where nothing is cached; None where nothing is anyway."""
+        forward = self.task.forward
+        prefix, forward.frozen_prefix = forward.frozen_prefix, None
+        try:
+            if prefix is None:
+                return None
+            self.task.outputs(self.train, rows, self.plan.objective.inputs)
+            started = self.clock.clock()
+            self.task.outputs(self.train, rows, self.plan.objective.inputs)
+            return self.clock.clock() - started
+        finally:
+            forward.frozen_prefix = prefix
 
     def _note(self, text: str) -> None:
         self.emit(Note(text))
@@ -334,10 +410,13 @@ class Session:
         config = self.plan.config
         if not config.preflight or self.test.scores_counted or self.plan.objective.ordered:
             return None
-        probe = ProbeComparison(self.validation, self.train, self.batches.size, self.oracle, self.budget, config)
+        probe = ProbeComparison(
+            self.validation, self.train, self.batches.size, self.oracle, self.budget, config, self.clock
+        )
         return Preflight(self.space, self.oracle, self.batches, self.budget.expected_evals(), self.budget.cost, probe)
 
-    def _interpolates(self) -> bool:
+    @property
+    def interpolates(self) -> bool:
         """Whether weights between the base model and the last step are evaluated at the end; not where scores are
         counted."""
         wanted = self.plan.config.interpolate

@@ -5,15 +5,20 @@ Knows row indices and seeds; knows no data, no model and no optimizer.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import random
 from collections.abc import Hashable, Sequence
+from typing import Final
 
 from zotune import seeds
 from zotune.errors import UsageError
 from zotune.search.population_plan import PopulationPlan
 from zotune.types import Batch
+
+MANY_ROWS: Final = 50_000
+"""From here on a stratified sample is drawn without an order of all rows."""
 
 
 class Batches:
@@ -63,7 +68,17 @@ class Batches:
         return [row for _, row in sorted(places)]
 
     def _sample(self, rng: random.Random, count: int) -> Batch:
+        if self._members and self.rows > MANY_ROWS:
+            return Batch(tuple(self._first(rng, count)))
         return Batch(tuple(self._spread(rng)[:count] if self._members else rng.sample(range(self.rows), count)))
+
+    def _first(self, rng: random.Random, count: int) -> list[int]:
+        """The first rows of an order such as `_spread` returns, without the rest of it."""
+        places: list[tuple[float, int]] = []
+        for members in self._members:
+            drawn, offset = rng.sample(members, min(count, len(members))), rng.random()
+            places += [((k + offset) / len(members), row) for k, row in enumerate(drawn)]
+        return [row for _, row in sorted(places)[:count]]
 
     def at(self, step: int, draw: int = 0) -> Batch:
         """The batch of a step. Draw 0 runs through epochs without replacement; other draws are independent samples."""
@@ -94,9 +109,10 @@ class Batches:
 
     def reseeded(self, by: int) -> Batches:
         """The same batches with `by` added to the seed."""
-        other = Batches(self.rows, self.size, self.seed + by, self.strata)
-        other.population = self.population
-        return other
+        batches = copy.copy(self)  # keeps the rows of each stratum
+        batches.seed = self.seed + by
+        batches._epoch = functools.lru_cache(2)(batches._permutation)
+        return batches
 
     def cost(self, batch: Batch) -> int:
         """Evaluations that one point costs on this batch: ⌈rows / size⌉."""

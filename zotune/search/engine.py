@@ -7,6 +7,7 @@ forward pass.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from zotune import declarations
 from zotune.core import state_codec
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
-from zotune.events import Initialized, PreflightDone, StepDone
+from zotune.events import Initialized, Phase, PreflightDone, StepDone
 from zotune.search import calibration, preflight
 from zotune.search.batches import Batches
 from zotune.search.checkpoint import Store
@@ -30,6 +31,7 @@ from zotune.search.oracle import Oracle, partners
 from zotune.search.progress import Outcome, Progress, ValidationResult
 from zotune.search.rollback import roll_back
 from zotune.search.selection import Selection
+from zotune.search.time_left import LoopWork
 from zotune.types import Optimizer
 
 SCORES_SPENT = "score calls"
@@ -59,7 +61,7 @@ class Engine:
         self.settings, self.hooks = settings or Settings(), hooks or Hooks()
         self.progress = Progress()
         self.state: Any = None
-        self._planned: tuple[Budget, int | None] | None = None
+        self._planned: tuple[Budget, tuple[int | None, int | None]] | None = None
         self._initialized = False
         self._saved = self._validated = -1
         self._failures = 0
@@ -76,6 +78,8 @@ class Engine:
         p, settings = self.progress, self.settings
         self._clock = time.monotonic() - p.seconds
         if not self._initialized:
+            if self.journal.replaying:
+                self.hooks.emit(Phase("replaying the recorded steps", brief=True))
             try:
                 self._extend_budget()
                 self.initialize()
@@ -85,6 +89,7 @@ class Engine:
                 return Outcome("interrupted", p)
         if p.diverged:  # the checkpoint that was restored was written just before a rollback
             self._roll_back()
+        self._phase(f"computing step {p.step + 1}")
         while not (reason := self._end_reason()):
             try:
                 self.step()
@@ -96,8 +101,10 @@ class Engine:
                 return Outcome("interrupted", p)
             if p.step % max(settings.eval_steps, 1) == 0:
                 self._validate()
+                self._phase(f"computing step {p.step + 1}")
             if p.step % (settings.save_steps or max(settings.eval_steps, 1)) == 0 and not self.journal.replaying:
                 self._save()
+                self._phase(f"computing step {p.step + 1}")
             if not self.journal.replaying and self.hooks.stop():
                 self._save()
                 return Outcome("interrupted", p)
@@ -137,6 +144,7 @@ class Engine:
     def initialize(self) -> None:
         """Calibrate where asked to, and compute the optimizer's first state."""
         self._calibrate()
+        self._phase("computing the optimizer's first state")
         tape = self.journal.next_tape("init")
         try:
             self.state = self._initial_state(tape)
@@ -150,6 +158,7 @@ class Engine:
     def step(self) -> None:
         """Take one step, or drop it where the objective fails. Raises ObjectiveFailures where too many failed."""
         p, journal = self.progress, self.journal
+        started, before = self.hooks.clock.clock(), self.oracle.evaluations
         recorded, tape = journal.peek("step"), journal.next_tape("step")
         self.oracle.begin(tape, p.step)
         at = At(self.space, self.batches, tape, p.step, self._planned_steps(), self._used())
@@ -183,6 +192,9 @@ class Engine:
             self.state = self.space.assign(theta, state)
         p.step += 1
         p.evaluations = self.oracle.evaluations
+        if not recorded:
+            clock = self.hooks.clock
+            clock.record("evaluation", clock.clock() - started, max(p.evaluations - before, 1))
         self._count(line, dropped)
 
     def _count(self, line: Mapping[str, Any], dropped: str) -> None:
@@ -207,7 +219,8 @@ class Engine:
                 zero_share = round(p.zero_share, 4)
             if calls and calls[0]:
                 loss = math.fsum(calls[0]) / len(calls[0])
-        self.hooks.emit(StepDone(p.step, p.evaluations, loss, difference, zero_share, dropped))
+        left = None if self.journal.replaying else self.seconds_left()
+        self.hooks.emit(StepDone(p.step, p.evaluations, loss, difference, zero_share, dropped, seconds_left=left))
         self._failures += bool(dropped) and not self.journal.replaying
         if dropped and self._failures > self.settings.max_failures:
             raise ObjectiveFailures(
@@ -221,6 +234,8 @@ class Engine:
         calibrate = self.hooks.calibrate
         if calibrate is None:
             return
+
+        self._phase("calibrating the learning rate and the perturbation scale")
 
         def compute() -> Mapping[str, Any]:
             try:
@@ -247,6 +262,7 @@ class Engine:
         if run is None or (self.journal.replaying and self.journal.next != "preflight"):
             return  # a recorded run without a line had nothing to report
         before = self.oracle.evaluations
+        self._phase("preflight: evaluating steps that are not taken")
         try:
             result = None if self.journal.replaying else run(self.optimizer, self.state, self._planned_steps())
         except ObjectiveError as error:
@@ -278,7 +294,9 @@ class Engine:
         if self._validated == p.step or self.journal.next not in ("eval", ""):
             return  # done before the restored checkpoint, or left out by a process that stopped here
         selection = self._selection(self.hooks.validate)
-        diverged = selection.evaluate().diverged
+        self._phase("scoring the validation set")
+        with contextlib.nullcontext() if self.journal.replaying else self.hooks.clock.measure("validation"):
+            diverged = selection.evaluate().diverged
         self._validated = p.step
         if p.best_step == p.step:  # in a replay too: the best checkpoint may be lost
             self._save()
@@ -291,6 +309,7 @@ class Engine:
     def _interpolate(self, selection: Selection) -> None:
         """Evaluate interpolated weights; where they are the best, the checkpoint of this step records that."""
         p = self.progress
+        self._phase("scoring weights between the base model and the last step")
         selection.interpolate()
         if p.best_step == p.step and p.best_share != 1.0:
             self._saved = -1
@@ -333,8 +352,12 @@ class Engine:
         return cost_of(self.optimizer, self.space, self.batches, step, progress)
 
     def _planned_steps(self) -> int | None:
+        return self._plan()[0]
+
+    def _plan(self) -> tuple[int | None, int | None]:
+        """Steps and evaluations that the budget pays for, None where time alone limits them."""
         if self._planned is None or self._planned[0] != self.budget:  # a second fit extends the budget
-            self._planned = self.budget, planned(self.budget, self._cost)[0]
+            self._planned = self.budget, planned(self.budget, self._cost)
         return self._planned[1]
 
     def _used(self) -> float:
@@ -348,6 +371,8 @@ class Engine:
         if self._saved == p.step:
             return
         self._saved = p.step
+        self._phase("writing a checkpoint")
+        started = self.hooks.clock.clock()
         self.journal.sync()
         meta = {
             "step": p.step,
@@ -358,6 +383,17 @@ class Engine:
             "weights": self.space.digest(),
         }
         self.store.save(self.space, p.step, meta, keep=p.best_step)
+        self.hooks.clock.record("checkpoint", self.hooks.clock.clock() - started)
+
+    def seconds_left(self) -> float:
+        """Predicted seconds until the run has ended, from what its work has taken so far."""
+        work = LoopWork.of(self.progress, self.budget, self._plan(), self.settings, self.hooks.validate is not None)
+        return work.seconds_left(self.hooks.clock) + self.hooks.seconds_after()
+
+    def _phase(self, text: str) -> None:
+        """Tell the user what begins, unless it is only read from the journal."""
+        if not self.journal.replaying:
+            self.hooks.emit(Phase(text, brief=True))
 
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Take over the counters and the state of a checkpoint whose weights are loaded, and move the journal's cursor

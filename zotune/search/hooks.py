@@ -11,6 +11,7 @@ from typing import Any
 
 from zotune.events import Calibrated, Emit, PreflightDone, ignore
 from zotune.search.progress import ValidationResult
+from zotune.search.work_clock import WorkClock
 from zotune.types import Optimizer
 
 
@@ -40,7 +41,8 @@ class Hooks:
     the first step; called with optimizer, state and planned steps. emit: receives the events of the run. stop: asked
     after each step whether the run is interrupted. scores_spent: asked before each step, with the evaluations that it
     makes, whether the budget of scores no longer pays for it. Instead of stopping after a step, an objective that waits
-    for an answer may raise Stopped: the step did not happen then.
+    for an answer may raise Stopped: the step did not happen then. clock: measures the parts of the loop; seconds_after:
+    predicted seconds of the work after it.
     """
 
     validate: Callable[[], ValidationResult] | None = None
@@ -49,6 +51,8 @@ class Hooks:
     emit: Emit = ignore
     stop: Callable[[], bool] = field(default=lambda: False)
     scores_spent: Callable[[int], bool] = field(default=lambda evaluations: False)
+    clock: WorkClock = field(default_factory=WorkClock)
+    seconds_after: Callable[[], float] = field(default=lambda: 0.0)
 
 
 __all__ = ["Hooks", "Settings"]

@@ -41,4 +41,13 @@ def task_class(spec: TaskSpec, head: Head) -> type[OptionTask] | type[Generation
     return LabelWordClassification if head in LM_HEADS else HeadClassification
 
 
-__all__ = ["SAMPLING_TEMPERATURE", "EncodedRows", "GenerationTask", "HeadClassification", "Task", "build", "task_class"]
+__all__ = [
+    "SAMPLING_TEMPERATURE",
+    "EncodedRows",
+    "GenerationTask",
+    "HeadClassification",
+    "OptionTask",
+    "Task",
+    "build",
+    "task_class",
+]

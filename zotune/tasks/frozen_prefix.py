@@ -76,6 +76,11 @@ class FrozenPrefix:
     def __contains__(self, row: Tokens) -> bool:
         return row in self._states
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stored states."""
+        return sum(x.numel() * x.element_size() for x in self._states.values())
+
     def fill(self, rows: Iterable[Tokens], run: Callable[[Sequence[Tokens]], Any], micro_batch: int) -> bool:
         """Store the states of all rows, in order of (length, tokens).
 
@@ -89,7 +94,7 @@ class FrozenPrefix:
             inputs.append(args[0] if args else kwargs["hidden_states"])
 
         handle = self.blocks[self.first].register_forward_pre_hook(keep, with_kwargs=True)
-        total = 0
+        total, length = 0, sum(map(len, missing))
         try:
             for start in range(0, len(missing), micro_batch):
                 part = missing[start : start + micro_batch]
@@ -98,7 +103,8 @@ class FrozenPrefix:
                 for row, hidden in zip(part, inputs[0], strict=True):
                     self._states[row] = hidden[: len(row)].clone()
                     total += self._states[row].numel() * hidden.element_size()
-                if total > MAX_BYTES:
+                expected = length * inputs[0].shape[-1] * inputs[0].element_size()
+                if max(total, expected) > MAX_BYTES:
                     self._states.clear()
                     return False
         finally:

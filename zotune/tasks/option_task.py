@@ -100,6 +100,10 @@ class OptionTask(ModelTask):
         uniform = torch.tensor(seeds.uniform(draws * width, self.seed, "prediction", row), dtype=torch.float64)
         return -(-uniform.log()).log().float().view(draws, width)
 
+    def strata(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
+        """The indices of each record's correct options; no record is tokenised."""
+        return [tuple(self._correct(r, self._options(r))) for r in records]
+
     def _options(self, record: Record) -> Sequence[str]:
         """The options of a record: the words of the classes, or in multiple choice the record's own options."""
         return self.spec.classes.words if self.spec.classes else option_texts(record, self.spec.choices)
