@@ -109,6 +109,73 @@ def test_a_long_prompt_loses_its_own_beginning_and_no_control_token(families: Fa
     assert "dog" in text
 
 
+TURNS: list[dict[str, str]] = [
+    {"role": "system", "content": "the cast"},
+    {"role": "user", "content": "the cat sat . the man ran . the dog saw the cat"},
+    {"role": "assistant", "content": "it was so good"},
+    {"role": "user", "content": "who saw the dog"},
+]
+
+
+def shown(loaded: Any, messages: list[dict[str, str]]) -> str:
+    return str(loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+@pytest.mark.parametrize("answer", ["", "yes"])
+def test_a_long_conversation_loses_its_oldest_turns_whole(families: Families, answer: str) -> None:
+    """The begin token, the system message and the turns that stay are those that the template writes for them."""
+    loaded = chat_model(families)
+    messages = [*TURNS, *([{"role": "assistant", "content": answer}] if answer else [])]
+    rows = build.build(loaded, SPEC, 24, 4).rows([{"messages": messages}])
+    expected = shown(loaded, [TURNS[0], TURNS[3]])
+    assert rows.truncated == 1
+    assert list(rows.tokens[0][0]) == ids(loaded, expected)
+    for encoded in rows.tokens[0][1]:
+        assert list(encoded.ids) == ids(loaded, expected)[: len(encoded.ids)]
+    whole = build.build(loaded, SPEC, 60, 4).rows([{"messages": messages}])
+    assert (whole.truncated, list(whole.tokens[0][0])) == (0, ids(loaded, shown(loaded, TURNS)))
+
+
+def test_of_a_long_last_message_the_beginning_is_lost(families: Families) -> None:
+    loaded = chat_model(families)
+    last = {"role": "user", "content": "the cat sat . " * 5 + "who saw the dog"}
+    rows = build.build(loaded, SPEC, 24, 4).rows([{"messages": [TURNS[0], last]}])
+    text = loaded.tokenizer.decode(rows.tokens[0][0])
+    assert (rows.truncated, len(rows.tokens[0][0])) == (1, 24 - SPEC.max_new_tokens)
+    assert text.startswith("<s> plot : the cast . question :")
+    assert text.endswith("who saw the dog answer :")
+
+
+def test_a_system_message_without_room_for_a_prompt_is_refused(families: Families) -> None:
+    system = {"role": "system", "content": "the cat sat . " * 9}
+    with pytest.raises(OptionError, match=r"alone is longer than --max-length"):
+        build.build(chat_model(families), SPEC, 24, 4).rows([{"messages": [system, TURNS[3]]}])
+
+
+def test_demonstrations_in_a_chat_are_left_out_whole(families: Families) -> None:
+    loaded = chat_model(families)
+    examples = (*example_messages(SPEC, ROWS[1]), *example_messages(SPEC, ROWS[1]))
+    spec = replace(SPEC, example_messages=examples)
+    one = shown(loaded, [*examples[2:], {"role": "user", "content": ROWS[0]["prompt"]}])
+    task = build.build(loaded, spec, len(ids(loaded, one)) + SPEC.max_new_tokens, 4)
+    rows = task.rows(ROWS[:1])
+    assert (rows.truncated, list(rows.tokens[0][0])) == (1, ids(loaded, one))
+
+
+def test_a_prompt_with_control_tokens_of_its_own_keeps_them(families: Families) -> None:
+    """A prompt that was rendered beforehand loses words in the middle of its longest turn."""
+    loaded = chat_model(families)
+    text = (
+        "<s> plot : the cast </s> <mask> question : the cat sat . " + "the man ran . " * 5 + "who </s> <mask> answer :"
+    )
+    spec = replace(SPEC, chat_template="off")
+    rows = build.build(loaded, spec, 24, 4).rows([{"prompt": text, "completion": "yes"}])
+    read = loaded.tokenizer.decode(rows.tokens[0][0])
+    assert (rows.truncated, len(rows.tokens[0][0])) == (1, 24 - SPEC.max_new_tokens)
+    assert read.startswith("<s> plot : the cast </s> <mask> question : the")
+    assert read.endswith("who </s> <mask> answer :")
+
+
 @pytest.mark.parametrize(
     ("changes", "rows", "state", "note"),
     [

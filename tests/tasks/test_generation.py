@@ -297,8 +297,7 @@ def test_a_long_conversation_loses_its_beginning(families: Families) -> None:
     messages = [{"role": "question", "content": "the film " * 9}, {"role": "question", "content": "who ran"}]
     rows = task.rows([{"messages": messages}])
     assert rows.truncated == 1
-    assert len(rows.tokens[0][0]) == 12
-    assert loaded.tokenizer.decode(rows.tokens[0][0]).endswith("<s> question : who ran </s> <s> answer :")
+    assert loaded.tokenizer.decode(rows.tokens[0][0]) == "<s> question : who ran </s> <s> answer :"
 
 
 def test_a_completion_longer_than_the_limit_is_refused(families: Families) -> None:

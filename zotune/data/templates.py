@@ -46,7 +46,7 @@ class FilledTemplate:
 
     spans: (start, end) of each column's text; target: (start, end) of the answer, None where the text has none; pair:
     where the second text of a pair starts, None for a single text; content: (start, end) of the prompt inside a chat,
-    None for a text without a chat template.
+    of which nothing else may be left out; None for a text without a chat template.
     """
 
     text: str
@@ -59,7 +59,8 @@ class FilledTemplate:
         """The text before a position, without a target."""
         spans = {name: (a, min(b, end)) for name, (a, b) in self.spans.items() if a < end}
         pair = self.pair if self.pair is not None and self.pair < end else None
-        return FilledTemplate(self.text[:end], spans, None, pair)
+        content = None if self.content is None else (min(self.content[0], end), min(self.content[1], end))
+        return FilledTemplate(self.text[:end], spans, None, pair, content)
 
     def after(self, text: str) -> FilledTemplate:
         """The text after another one, which belongs to no column."""

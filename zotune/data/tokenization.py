@@ -3,16 +3,17 @@
 Prompt and answer are tokenized together and split by character offset: tokenized apart, the last token of the prompt
 and the first of the answer could be other tokens. A text that is too long loses tokens of demonstrations first (the
 oldest first), then of the column that the task names, then of the longest columns; the answer and the template's own
-words stay.
+words stay. Of a chat nothing but the contents of messages is lost, and no control token.
 
 Knows tokenizers; knows no task and no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor
 from zotune.data.templates import SHOTS, FilledTemplate
 from zotune.errors import OptionError
 from zotune.models.configuration import config_value
+
+EncodedT = TypeVar("EncodedT")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,37 @@ class Encoding:
     ids: tuple[int, ...]
     target_positions: tuple[int, ...]
     truncated: bool
+
+
+CONTROL: Final = re.compile(r"<\|[^|<>]{1,40}\|>|\[/?[A-Z_]{2,20}\]|<</?[A-Z]+>>|</?[a-z]+_of_[a-z]+>")
+"""Marks that chat templates write between messages, such as <|im_start|>, [INST] or <start_of_turn>."""
+HEADER: Final = 4
+"""Tokens that stay after a control token where a text with control tokens is shortened: the name of a role."""
+
+
+class TooLongError(OptionError):
+    """A text that is longer than the limit without anything that may be left out."""
+
+
+def first_that_fits(
+    candidates: Iterable[FilledTemplate], encode: Callable[[FilledTemplate], tuple[EncodedT, bool]]
+) -> tuple[EncodedT, bool]:
+    """The first of some texts that is encoded whole, else the last one, shortened; and whether anything was left out.
+
+    encode: returns the encoded text and whether it was shortened. Raises TooLongError of the last one.
+    """
+    for place, candidate in enumerate(candidates):
+        try:
+            encoded, shortened = encode(candidate)
+            error = None
+        except TooLongError as failure:
+            error = failure
+            continue
+        if not shortened:
+            return encoded, place > 0
+    if error is not None:
+        raise error
+    return encoded, True
 
 
 class PromptTokenizer:
@@ -45,6 +79,9 @@ class PromptTokenizer:
         self.pad = tokenizer.pad_token_id or 0
         self.typed = "token_type_ids" in config_value(tokenizer, "model_input_names", ())
         self.vocabulary: int | None = None
+        added = config_value(tokenizer, "added_tokens_decoder") or {}
+        self._special = {i for i, token in added.items() if config_value(token, "special", False)}
+        self._special -= {tokenizer.unk_token_id}
 
     def encode(
         self, filled: FilledTemplate, special: bool = True, limit: int | None = None, tail: bool = True
@@ -76,13 +113,27 @@ class PromptTokenizer:
             return Encoding(tuple(ids), tuple(positions), False)
         end = filled.target[0] if filled.target else len(filled.text)
         continued_at = filled.content[1] if filled.content else None if tail else end
-        dropped = self._to_drop(filled, offsets, set(positions), excess, continued_at)
+        control, marks = self._control_tokens(filled.text, ids, offsets)
+        if marks and filled.content is None and not tail:
+            dropped = _inside_of_turns(offsets, set(positions), control, excess)
+        else:
+            dropped = self._to_drop(filled, offsets, set(positions) | control, excess, continued_at)
         if len(dropped) < excess:
             text = filled.text[slice(*filled.target)] if filled.target else filled.text
-            raise OptionError(f"{text[:60]!r} alone is longer than --max-length {limit}", hint="a larger --max-length")
+            raise TooLongError(f"{text[:60]!r} alone is longer than --max-length {limit}", hint="a larger --max-length")
         kept = [i for i in range(len(ids)) if i not in dropped]
         new_position = {old: new for new, old in enumerate(kept)}
         return Encoding(tuple(ids[i] for i in kept), tuple(new_position[i] for i in positions), True)
+
+    def _control_tokens(
+        self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+    ) -> tuple[set[int], bool]:
+        """Indices of the control tokens that stand in a text itself, and whether some separate the turns of a chat:
+        begin and end tokens may stand in any text."""
+        control = {i for i, token in enumerate(ids) if token in self._special and offsets[i][1] > offsets[i][0]}
+        marks = {i for match in CONTROL.finditer(text) for i in _overlapping(offsets, match.span())}
+        ends = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id}
+        return control | marks, bool(marks) or any(ids[i] not in ends for i in control)
 
     def _with_offsets(self, filled: FilledTemplate, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids, and the (start, end) of each in the text; (0, 0) for special tokens."""
@@ -127,17 +178,18 @@ class PromptTokenizer:
         self,
         filled: FilledTemplate,
         offsets: Sequence[tuple[int, int]],
-        answer: set[int],
+        kept: set[int],
         excess: int,
         continued_at: int | None,
     ) -> set[int]:
         """Indices of `excess` tokens to leave out, fewer where there are not as many.
 
-        continued_at: the position where an answer follows. A column that ends there, such as a prompt that is the whole
-        text, loses its beginning, as demonstrations do; the others lose their end.
+        kept: tokens that stay, such as the answer's; continued_at: the position where an answer follows. A column that
+        ends there, such as a prompt that is the whole text, loses its beginning, as demonstrations do; the others lose
+        their end.
         """
         by_column = {
-            name: [i for i in _overlapping(offsets, span) if i not in answer and offsets[i][0] >= span[0]]
+            name: [i for i in _overlapping(offsets, span) if i not in kept and offsets[i][0] >= span[0]]
             for name, span in filled.spans.items()
             if span[1] > span[0]
         }
@@ -146,8 +198,8 @@ class PromptTokenizer:
             from_start = name == SHOTS or filled.spans[name][1] == continued_at
             tokens = by_column[name] if from_start else by_column[name][::-1]
             dropped |= set(tokens[: excess - len(dropped)])
-        if len(dropped) < excess:  # then text of no column, from the beginning
-            rest = [i for i, (a, b) in enumerate(offsets) if b > a and i not in answer and i not in dropped]
+        if len(dropped) < excess and filled.content is None:  # then text of no column, from the beginning
+            rest = [i for i, (a, b) in enumerate(offsets) if b > a and i not in kept and i not in dropped]
             dropped |= set(rest[: excess - len(dropped)])
         return dropped
 
@@ -181,6 +233,24 @@ class PromptTokenizer:
         return ((before == 1) & (separator.sum(1, keepdim=True) > 1)).long()
 
 
+def _inside_of_turns(offsets: Sequence[tuple[int, int]], answer: set[int], control: set[int], excess: int) -> set[int]:
+    """Indices of `excess` tokens to leave out of a text that holds control tokens itself, fewer where there are not as
+    many: from the middle of its longest stretches without any, so that every turn keeps its beginning and its end."""
+    stretches: list[list[int]] = [[]]
+    for i, (a, b) in enumerate(offsets):
+        if i in control or i in answer:
+            stretches.append([])
+        elif b > a:
+            stretches[-1].append(i)
+    dropped: set[int] = set()
+    for stretch in sorted(stretches, key=len, reverse=True):
+        inner = stretch[HEADER:-1]
+        count = min(excess - len(dropped), len(inner))
+        start = (len(inner) - count) // 2
+        dropped |= set(inner[start : start + count])
+    return dropped
+
+
 def _overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
     """Indices of the tokens that share a character with the span."""
     start, end = span
@@ -194,4 +264,4 @@ def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tens
     return {name: x.to(device) for name, x in batch.items()}
 
 
-__all__ = ["Encoding", "PromptTokenizer"]
+__all__ = ["CONTROL", "Encoding", "PromptTokenizer", "TooLongError", "first_that_fits"]

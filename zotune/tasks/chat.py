@@ -13,15 +13,14 @@ from typing import Any, Final
 
 from zotune.data.records import Record
 from zotune.data.task import TaskSpec
-from zotune.data.templates import SHOTS, FilledTemplate
+from zotune.data.templates import FilledTemplate
+from zotune.data.tokenization import CONTROL
 from zotune.errors import DataError, ModelError, OptionError
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 
 MARK: Final = "zotune0mark0"
 """Text that stands for a message to find its place in a rendered chat; no template changes it."""
-CONTROL: Final = re.compile(r"<\|[^|<>]{1,40}\|>|\[/?[A-Z_]{2,20}\]|<</?[A-Z]+>>|</?[a-z]+_of_[a-z]+>")
-"""Marks that chat templates write between messages, such as <|im_start|>, [INST] or <start_of_turn>."""
 RESERVED: Final = frozenset(
     [
         *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
@@ -37,7 +36,7 @@ class ChatTemplate:
 
     def __init__(self, loaded: LoadedModel, spec: TaskSpec) -> None:
         self.tokenizer, self.source, self.spec = loaded.tokenizer, loaded.source, spec
-        self._place = functools.lru_cache(4)(self._find_place)
+        self._place = functools.lru_cache(64)(self._find_place)
         self._examples: list[Record] = [dict(m) for m in spec.example_messages]
 
     @property
@@ -66,11 +65,12 @@ class ChatTemplate:
         between = whole[len(prompt) : whole.find(MARK)] if whole.startswith(prompt) and MARK in whole else ""
         return between if between.isspace() else ""
 
-    def render(self, messages: Sequence[Record], examples: bool = True) -> str:
+    def render(self, messages: Sequence[Record], examples: bool = True, skip: int = 0) -> str:
         """Messages as text up to where the answer starts, with the run's system message and, if `examples`, its
-        demonstrations. Raises ModelError or DataError."""
+        demonstrations. skip: messages left out at their beginning, demonstrations first. Raises ModelError or
+        DataError."""
         try:
-            text = self._apply(self._complete(messages, examples))
+            text = self._apply(self._complete(messages, examples, skip))
         except Exception as error:  # templates raise errors of any kind
             if not self.exists:
                 raise ModelError(
@@ -86,16 +86,35 @@ class ChatTemplate:
             )
         return text
 
-    def wrap(self, filled: FilledTemplate, examples: bool = True) -> FilledTemplate:
-        """A filled template as one turn of the user; its answer, if it has one, follows as the model's turn."""
+    def conversations(self, messages: Sequence[Record], examples: bool = True) -> Iterator[FilledTemplate]:
+        """A conversation up to where the answer starts, then the same without its oldest turns, as long as the last
+        turn of the user is left; the system message stays. The column "messages" is the last message."""
+        turns = self._turns(messages, examples)
+        first = turns[0]["role"] if turns else ""
+        starts = [0, *(i for i in range(1, len(turns)) if turns[i]["role"] == first)]
+        for skip in starts:
+            text = self.render(messages, examples, skip)
+            start, end = self._find_last(messages, text, examples, skip)
+            spans = {"messages": (start, end)} if end > start else {}
+            yield FilledTemplate(text, spans, content=(start, end))
+
+    def wraps(self, filled: FilledTemplate, examples: bool = True) -> Iterator[FilledTemplate]:
+        """A filled template as one turn of the user; its answer, if it has one, follows as the model's turn. Then the
+        same without its first demonstration, without the first two, and so on."""
+        demonstrations = self._examples if examples else ()
+        skips = [i for i, message in enumerate(demonstrations) if message["role"] == "user"]
+        for skip in [*(skips or [0]), *([len(demonstrations)] if skips else [])]:
+            yield self._wrap(filled, examples, skip)
+
+    def _wrap(self, filled: FilledTemplate, examples: bool, skip: int) -> FilledTemplate:
         end = filled.target[0] if filled.target else len(filled.text)
         content = filled.text[:end].rstrip()
-        place = self._place(examples)
-        text = self.render([{"role": "user", "content": content}], examples)
+        place = self._place(examples, skip)
+        text = self.render([{"role": "user", "content": content}], examples, skip)
         inner = content.strip()
-        start = text.find(inner, place[0]) if inner else place[0]
+        start = text.find(inner, place) if inner else place
         if start < 0:  # the template changes the text
-            wrapped = FilledTemplate(text, {SHOTS: (0, len(text))})
+            wrapped = FilledTemplate(text, content=(len(text), len(text)))
         else:
             shift = start - (len(content) - len(content.lstrip()))
             last = start + len(inner)
@@ -104,8 +123,6 @@ class ChatTemplate:
                 for name, (a, b) in filled.spans.items()
                 if a < len(content) and min(b + shift, last) > max(a + shift, start)
             }
-            if place[1]:
-                spans = {SHOTS: place[1], **spans}
             wrapped = FilledTemplate(text, spans, content=(start, last))
         return wrapped if filled.target is None else self.answer(wrapped, filled.text[slice(*filled.target)])
 
@@ -146,14 +163,18 @@ class ChatTemplate:
         )
         return text
 
-    def _complete(self, messages: Sequence[Record], examples: bool) -> list[Record]:
-        """The system message, then demonstrations, then the messages. Without a system role, the system message becomes
-        the beginning of the first user message."""
+    def _turns(self, messages: Sequence[Record], examples: bool) -> list[Record]:
+        """Demonstrations and messages, without the system message."""
+        rest = messages[1:] if messages and messages[0]["role"] == "system" else messages
+        return [*(self._examples if examples else ()), *rest]
+
+    def _complete(self, messages: Sequence[Record], examples: bool, skip: int = 0) -> list[Record]:
+        """The system message, then demonstrations, then the messages, without the first `skip` of both. Without a
+        system role, the system message becomes the beginning of the first user message."""
         first = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
-        rest = list(messages[len(first) :])
         if not first and self.spec.system:
             first = [{"role": "system", "content": self.spec.system}]
-        turns = [*(self._examples if examples else ()), *rest]
+        turns = self._turns(messages, examples)[skip:]
         if not first or not turns or not self.exists or self.reads_system:
             return [*first, *turns]
         content, system = turns[0]["content"], first[0]["content"]
@@ -161,17 +182,23 @@ class ChatTemplate:
             return [*first, *turns]
         return [{**turns[0], "content": f"{system}\n\n{content}"}, *turns[1:]]
 
-    def _find_place(self, examples: bool) -> tuple[int, tuple[int, int] | None]:
-        """Where the text of a plain prompt starts in its chat, and the (start, end) of the demonstrations before it."""
-        text = self.render([{"role": "user", "content": MARK}], examples)
-        start = max(text.find(MARK), 0)
-        if not examples or not self._examples:
-            return start, None
-        first = str(self._examples[0]["content"])
-        begin = max(text.find(first), 0)
-        last = str(self._examples[-1]["content"])
-        end = text.rfind(last, begin, start)
-        return start, (begin, end + len(last) if end >= 0 else start)
+    def _find_place(self, examples: bool, skip: int) -> int:
+        """Where the text of a plain prompt starts in its chat."""
+        return max(self.render([{"role": "user", "content": MARK}], examples, skip).find(MARK), 0)
+
+    def _find_last(self, messages: Sequence[Record], text: str, examples: bool, skip: int) -> tuple[int, int]:
+        """The (start, end) of the last message in a rendered conversation; its end twice where the template changes
+        the message."""
+        nowhere = len(text), len(text)
+        if not messages or not isinstance(inner := messages[-1].get("content"), str) or not inner.strip():
+            return nowhere
+        inner = inner.strip()
+        try:
+            marked = self._apply(self._complete([*messages[:-1], {**messages[-1], "content": MARK}], examples, skip))
+        except Exception:  # templates raise errors of any kind
+            return nowhere
+        start = marked.find(MARK)
+        return (start, start + len(inner)) if start >= 0 and text.startswith(inner, start) else nowhere
 
 
 def settle_chat(loaded: LoadedModel, spec: TaskSpec, records: Sequence[Record]) -> tuple[TaskSpec, list[str]]:

@@ -7,6 +7,7 @@ share it, and the global generators are restored. Knows models, tokens and recor
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from zotune import seeds
 from zotune.data.answers import reference_texts
 from zotune.data.records import Record
 from zotune.data.task import TaskSpec
-from zotune.data.templates import SHOTS, FilledTemplate
+from zotune.data.templates import FilledTemplate
+from zotune.data.tokenization import Encoding, first_that_fits
 from zotune.errors import DataError, OptionError
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults, score_processors
 from zotune.models.library_calls import quiet
@@ -66,14 +68,7 @@ class GenerationTask(ModelTask):
         `tokens` holds for each record (prompt ids, reference, pair): at most one EncodedAnswer as the reference; two,
         chosen and rejected, or none as the pair.
         """
-        filled = [self._prompt(r) for r in records]
-        # An end token after the prompt of a causal model would end the text.
-        tail = self.loaded.head != "causal"
-        encode = self.forward.tokenizer.encode
-        encodings = [
-            encode(f, self._adds_special_tokens(r), self._prompt_length, tail=tail)
-            for f, r in zip(filled, records, strict=True)
-        ]
+        encodings = [self._encode_prompt(r) for r in records]
         references = [reference_completions(r) for r in records]
         answers = [
             ([*self._encode_reference(r, group[:1])], [*self._encode_pair(r)])
@@ -81,15 +76,28 @@ class GenerationTask(ModelTask):
         ]
         tokens = [
             (e.ids, *(tuple(answer for answer, _ in part) for part in parts))
-            for e, parts in zip(encodings, answers, strict=True)
+            for (e, _, _), parts in zip(encodings, answers, strict=True)
         ]
         gold = [list(range(len(group))) for group in references]
         truncated = sum(
-            e.truncated or any(shortened for part in parts for _, shortened in part)
-            for e, parts in zip(encodings, answers, strict=True)
+            truncated or any(shortened for part in parts for _, shortened in part)
+            for (_, _, truncated), parts in zip(encodings, answers, strict=True)
         )
-        prompts = [f.text[slice(*f.content)] if f.content else f.text for f in filled]
+        prompts = [text for _, text, _ in encodings]
         return EncodedRows(records, prompts, gold, references, tokens, truncated)
+
+    def _encode_prompt(self, record: Record) -> tuple[Encoding, str, bool]:
+        """A prompt's tokens, its text as objectives get it, and whether it was shortened."""
+        # An end token after the prompt of a causal model would end the text.
+        tail, special = self.loaded.head != "causal", self._adds_special_tokens(record)
+
+        def encode(filled: FilledTemplate) -> tuple[tuple[Encoding, str], bool]:
+            encoding = self.forward.tokenizer.encode(filled, special, self._prompt_length, tail=tail)
+            inner = filled.text[slice(*filled.content)] if filled.content and "messages" not in record else ""
+            return (encoding, inner or filled.text), encoding.truncated
+
+        (encoding, text), truncated = first_that_fits(self._prompts(record), encode)
+        return encoding, text, truncated
 
     def _encode_reference(self, record: Record, references: Sequence[str]) -> Iterator[tuple[EncodedAnswer, bool]]:
         for text in references:
@@ -112,19 +120,19 @@ class GenerationTask(ModelTask):
         """Whether the tokenizer adds its special tokens; a chat template has written them already."""
         return "messages" not in record and not self.spec.system and not self._wrapped(record)
 
-    def _prompt(self, record: Record) -> FilledTemplate:
-        """The prompt's text. Messages that are too long lose their beginning, as demonstrations do."""
+    def _prompts(self, record: Record) -> Iterator[FilledTemplate]:
+        """The prompt's text; then, in a chat, the same without its oldest turns, as far as that goes."""
         if "messages" in record:
-            text = self.chat.render(prompt_messages(record))
-            return FilledTemplate(text, {SHOTS: (0, len(text))})
+            yield from self.chat.conversations(prompt_messages(record))
+            return
         filled = self.spec.template.fill(record, "completion", "", "drop")
         prompt = filled.truncate(len(filled.text.rstrip(" ")))
         if self._wrapped(record):
-            return self.chat.wrap(prompt)
-        if self.spec.system:
-            text = self.chat.render([{"role": "user", "content": prompt.text}], examples=False)
-            return FilledTemplate(text, {SHOTS: (0, len(text))})
-        return prompt.prepend(self.spec.demonstrations) if self.spec.demonstrations else prompt
+            yield from self.chat.wraps(prompt)
+        elif self.spec.system:
+            yield from self.chat.conversations([{"role": "user", "content": prompt.text}], examples=False)
+        else:
+            yield prompt.prepend(self.spec.demonstrations) if self.spec.demonstrations else prompt
 
     def _encode_completion(self, record: Record, text: str) -> tuple[EncodedAnswer, bool]:
         """A completion after its prompt, tokenised together, and whether they were shortened."""
@@ -134,11 +142,12 @@ class GenerationTask(ModelTask):
             if filled.target is None:  # the template has no place for the completion
                 filled = _appended(filled, text)
             filled = filled.prepend(self.spec.demonstrations) if self.spec.demonstrations else filled
-        elif self._wrapped(record):
-            filled = self.chat.answer(self._prompt(record), text)
-        else:
-            filled = _appended(self._prompt(record), text)
-        return self.teacher_forcing.encode(filled, special=special)
+            return self.teacher_forcing.encode(filled, special=special)
+        answered = (
+            self.chat.answer(prompt, text) if self._wrapped(record) else _appended(prompt, text)
+            for prompt in self._prompts(record)
+        )
+        return first_that_fits(answered, lambda filled: self.teacher_forcing.encode(filled, special=special))
 
     def sequences(self, rows: EncodedRows) -> set[Tokens]:
         """Empty: generated tokens are not known beforehand."""
@@ -374,7 +383,7 @@ def completion_notes(spec: TaskSpec, outputs: Mapping[str, Any]) -> list[str]:
 def _appended(filled: FilledTemplate, answer: str) -> FilledTemplate:
     """A text with an answer at its end."""
     start = len(filled.text)
-    return FilledTemplate(filled.text + answer, filled.spans, (start, start + len(answer)))
+    return replace(filled, text=filled.text + answer, target=(start, start + len(answer)))
 
 
 def _is_chat(record: Record) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from zotune.data.records import Record
 from zotune.data.task import TaskSpec
 from zotune.data.templates import Template
+from zotune.data.tokenization import first_that_fits
 from zotune.errors import ModelError
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
@@ -70,7 +71,8 @@ class WordedOptions(OptionTask):
         if self.spec.chat_template != "on":
             return self.teacher_forcing.encode(filled, demonstrations)
         examples = template is self.spec.template
-        return self.teacher_forcing.encode(self.chat.wrap(filled, examples), special=False)
+        wrapped = self.chat.wraps(filled, examples)
+        return first_that_fits(wrapped, lambda text: self.teacher_forcing.encode(text, special=False))
 
     def sequences(self, rows: EncodedRows) -> set[Tokens]:
         """All token sequences that the model reads to score these rows."""
