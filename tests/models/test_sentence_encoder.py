@@ -178,3 +178,24 @@ def test_a_hub_id_reads_the_same_files(families: Families, tmp_path: Path, monke
     (absent / "sentence_bert_config.json").unlink()
     with pytest.raises(ModelError, match=r"sentence_bert_config\.json of 'some/encoder' is not in the cache"):
         loading.load("some/encoder", None, "embedding", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "sentence_xlm-roberta_config.json"])
+def test_texts_are_read_up_to_the_encoders_own_length(families: Families, tmp_path: Path, name: str) -> None:
+    folder = encoder(families, tmp_path / "m", old_form("mean"))
+    (folder / name).write_text(json.dumps({"max_seq_length": 6, "do_lower_case": False}))
+    loaded = load(folder)
+    task = build.build(loaded, classification("{text}", WORDS), 90, 8)
+    rows = task.rows([{"text": text, "label": 0} for text in TEXTS])
+    short = [loaded.tokenizer.decode(loaded.tokenizer(text)["input_ids"][1:-1][:4]) for text in TEXTS]
+    for i, text in enumerate(short):
+        ids = loaded.tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            hidden = loaded.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        words = [loaded.model(**loaded.tokenizer(w, return_tensors="pt")).last_hidden_state[0].mean(0) for w in WORDS]
+        right = torch.stack([torch.cosine_similarity(hidden.mean(0), w, dim=0) for w in words])
+        torch.testing.assert_close(task.logits(rows, [i])[0] / 20, right.detach(), rtol=0, atol=1e-5)
+    assert rows.truncated == 2
+    (folder / name).write_text(json.dumps({"max_seq_length": "long"}))
+    with pytest.raises(ModelError, match="max_seq_length must be a number of tokens, got 'long'"):
+        load(folder)

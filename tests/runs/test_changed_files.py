@@ -65,7 +65,7 @@ def test_a_header_without_hashes_of_files_is_not_compared(model: Path, toy: Path
     bodies = [dict(line) for line in Journal.open(path, read_only=True).lines]
     path.unlink()
     shutil.rmtree(tmp_path / "out/checkpoint-2")
-    journal = Journal.create(path, {k: v for k, v in bodies[0].items() if not k.endswith("_files")})
+    journal = Journal.create(path, {k: v for k, v in bodies[0].items() if not k.endswith(("_files", "_folders"))})
     for body in bodies[1:]:
         journal.append(body)
     journal.close()
@@ -98,6 +98,55 @@ def test_changed_helper_modules_and_programs_are_refused_by_name(model: Path, to
             file.write("# changed\n")
         with pytest.raises(RunFolderError, match=rf"another {name} \(objective files\)"):
             zotune.fit(**{**run, "max_steps": 3}, resume="last")
+
+
+OPTIMIZER = """
+from dataclasses import dataclass
+from small_steps import SIZE
+@dataclass(frozen=True)
+class Own:
+    eps: float = 1e-3
+    def init(self, theta):
+        return None
+    def step(self, theta, oracle, state, at):
+        z = at.normal()
+        up, down = oracle(theta + self.eps * z, theta - self.eps * z)
+        return theta - SIZE * ((up - down) / (2 * self.eps)) * z, state
+"""
+
+
+def test_a_changed_helper_of_an_optimizer_is_refused_by_name(model: Path, toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_rule.py").write_text(OPTIMIZER)
+    (tmp_path / "small_steps.py").write_text("SIZE = 1e-4\n")
+    run = usual(model, toy, tmp_path, optimizer=f"{tmp_path}/own_rule.py:Own")
+    del run["learning_rate"]
+    zotune.fit(**run)
+    assert list(header(tmp_path / "out")["optimizer_files"]) == ["small_steps.py"]
+    assert zotune.fit(**{**run, "max_steps": 3}, resume="last").steps == 3
+    (tmp_path / "small_steps.py").write_text("SIZE = 1e-3\n")
+    with pytest.raises(RunFolderError, match=r"another small_steps.py \(optimizer files\)"):
+        zotune.fit(**{**run, "max_steps": 4}, resume="last")
+
+
+def test_a_changed_reward_model_is_refused_by_name(
+    model: Path, tiny_classifier: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    reward = Path(shutil.copytree(tiny_classifier, tmp_path / "reward"))
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"the {w}"}) + "\n" for w in ("film", "plot", "cast") * 4))
+    own = {
+        "objective": "reward-model",
+        "objective_args": {"model": str(reward), "reward_label": "LABEL_1"},
+        "max_new_tokens": 2,
+    }
+    run = usual(tiny_llama, data, tmp_path, **own)
+    zotune.fit(**run)
+    assert list(header(tmp_path / "out")["objective_folders"]) == [str(reward)]
+    tensors = load_file(reward / "model.safetensors")
+    tensors["classifier.bias"] += 1.0
+    save_file(tensors, reward / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunFolderError, match=r"another .*reward \(objective folders\)"):
+        zotune.fit(**{**run, "max_steps": 3}, resume="last")
 
 
 def test_force_does_not_accept_other_frozen_weights(model: Path, toy: Path, tmp_path: Path) -> None:

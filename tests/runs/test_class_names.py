@@ -216,6 +216,25 @@ def test_a_drawn_head_is_replayed_verified_and_exported(
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
+@pytest.mark.parametrize("head", ["classification", "embedding"])
+def test_an_exported_adapter_names_its_classes(head: str, tiny_encoder: Path, tmp_path: Path) -> None:
+    words = ("fine", "awful", "so-so")
+    records = [{"text": r["text"], "label": words[i % 3]} for i, r in enumerate(rows(60))]
+    data = write_jsonl(tmp_path / "data.jsonl", records)
+    init = {"embedding": "linear-probe"}.get(head, "none")
+    run, _ = fit(tiny_encoder, data, tmp_path / "run", head=head, init=init, peft="lora", objective="cross-entropy")
+    export(run, tmp_path / "exported")
+    part = [r for r in records if r["label"] != "awful"]
+
+    def loss(model: Path) -> float:
+        path = str(write_jsonl(tmp_path / "part.jsonl", part))
+        return zotune.evaluate(model=str(model), dataset=path, objective="cross-entropy", head=head).value
+
+    assert loss(tmp_path / "exported") == pytest.approx(loss(run), abs=1e-6)
+    with pytest.raises(DataError, match="label 'bad' is no class of the model"):
+        accuracy(tmp_path / "exported", [{"text": "a", "label": "bad"}], tmp_path / "other.jsonl", head=head)
+
+
 def test_the_names_of_a_linear_head_are_exported(tiny_encoder: Path, tmp_path: Path) -> None:
     words = ("fine", "awful", "so-so")
     records = [{"text": r["text"], "label": words[i % 3]} for i, r in enumerate(rows(60))]

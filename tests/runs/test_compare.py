@@ -156,6 +156,30 @@ def test_a_judge(two: Any, data: Path, judge: Path, tmp_path: Path, monkeypatch:
     assert (tmp_path / "asked.txt").read_text() == before, "the judge is not asked again"
 
 
+def test_demonstrations_stand_before_every_prompt(two: Any, data: Path, judge: Path, tmp_path: Path) -> None:
+    """Both models answer as `zotune.evaluate` with the same demonstrations lets them."""
+    train = [{"prompt": f"question : was the {w} good ? answer :", "completion": " yes"} for w in WORDS]
+    write_jsonl(tmp_path / "folder" / "train.jsonl", train)
+    shutil.copyfile(data, tmp_path / "folder" / "test.jsonl")
+    options: dict[str, Any] = {"dataset": str(tmp_path / "folder"), "max_new_tokens": 5}
+    compared: dict[str, Any] = {**options, "judge": f"{judge}:better", "output_dir": str(tmp_path / "out")}
+    compare(*map(str, two), shots=2, **compared)
+    kept = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
+    for model, side in zip(two, "ab", strict=True):
+        heard: dict[int, list[str]] = {}
+        for shots in (0, 2):
+
+            def hear(completions: list[str], into: list[str] = heard.setdefault(shots, [])) -> list[float]:  # noqa: B008
+                into += completions
+                return [0.0 for _ in completions]
+
+            zotune.evaluate(model=str(model), shots=shots, objective=hear, **options)
+        assert [k[side] for k in kept] == heard[2]
+        assert heard[0] != heard[2]
+    with pytest.raises(RunFolderError, match="made with another demonstrations"):
+        compare(*map(str, two), shots=3, **compared)
+
+
 def test_a_model_and_its_copy(shared: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     model = shared / "models/stories260K/hf"
     if not model.is_dir():

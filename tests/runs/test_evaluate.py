@@ -142,3 +142,32 @@ def test_rows_without_a_reference_are_named_and_not_scored(objective: str, tiny_
     assert score.value == pytest.approx(alone.value)
     assert score.rows == (4 if objective == "perplexity" else 3)
     assert not any("reference text" in text for text in notes)
+
+
+def test_labels_name_options_as_in_all_rows_of_the_data(tiny_llama: Path, tmp_path: Path) -> None:
+    """The training rows show that options count from 1; the scored rows alone could count from 0."""
+    gold: list[list[int]] = []
+
+    def seen(labels: list[int]) -> list[float]:
+        gold.append(labels)
+        return [0.0 for _ in labels]
+
+    records = [{"q": "the film was", "a": "good", "b": "bad", "c": "dull", "label": i} for i in (1, 2, 3, 1, 2)]
+    for split, part in (("train", records[:3]), ("test", records[3:])):
+        write_jsonl(tmp_path / "split" / f"{split}.jsonl", part)
+    write_jsonl(tmp_path / "whole.jsonl", records)
+    options = {"model": str(tiny_llama), "choices": "a,b,c", "template": "{q} {choice}", "objective": seen}
+    for dataset, more in (("split", {}), ("whole.jsonl", {}), ("whole.jsonl", {"limit": 2})):
+        zotune.evaluate(dataset=str(tmp_path / dataset), **options, **more)
+    assert gold == [[0, 1], [0, 1, 2, 0, 1], [0, 1]]
+
+
+def test_classes_of_label_words_are_those_of_all_rows(tiny_llama: Path, tmp_path: Path) -> None:
+    records = [{"text": "the film was", "label": word} for word in ("bad", "good", "dull", "bad", "good")]
+    for split, part in (("train", records[:3]), ("test", records[3:])):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", part)
+    options = {"model": str(tiny_llama), "dataset": str(tmp_path / "data"), "objective": "cross-entropy"}
+    options["template"] = "{text} {label}"
+    assert zotune.evaluate(**options) == zotune.evaluate(**options, labels="bad,dull,good")
+    write_jsonl(tmp_path / "data" / "train.jsonl", [{"text": "no label here"}])
+    assert zotune.evaluate(**options) == zotune.evaluate(**options, labels="bad,good")

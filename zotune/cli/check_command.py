@@ -71,6 +71,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"speed       {report['rows']} rows in {report['seconds']:.3f} s, {row_ms:.1f} ms per row",
         f"repeatable  {'yes' if report['deterministic'] else 'NO: the same rows got another score'}",
     ]
+    if chat := report.get("chat_template"):
+        out.append(f"chat        {chat['plain_prompts']} for plain prompts, template {chat['hash']}")
     if report["level"] == "order":
         decided = report["rows"] - report["not_applicable"] - report["undecided"]
         out.append(f"decided     {decided} of {report['different']} different pairs")

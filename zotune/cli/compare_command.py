@@ -27,7 +27,7 @@ SETTINGS = {
     name: replace(o, first=0)
     for name, o in config.select(
         *("dataset", "limit", "task", "template", "columns", "system", "max_length", "max_new_tokens", "stop"),
-        *("chat_template", "chat_args"),
+        *("chat_template", "chat_args", "shots"),
         *("temperature", "top_p", "eval_batch_size", "score_concurrency", "score_batch_size", "score_timeout"),
         *("seed", "device", "dtype", "trust_remote_code", "allow_pickle"),
         dataset="Prompts: file, directory of splits or hub id.",

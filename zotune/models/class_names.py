@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from zotune.models.loaded_model import LINEAR_HEAD
@@ -27,7 +28,10 @@ def saved_class_names(files: ModelFiles) -> list[str] | None:
     """
     if files.head not in ("classification", "embedding"):
         return None
-    config = saved_config(files)
+    named_by = files
+    if files.adapter and (files.adapter / "config.json").is_file():
+        named_by = replace(files, source=str(files.adapter), folder=files.adapter)
+    config = saved_config(named_by)
     names = config.get("id2label")
     named: list[str] = []
     if isinstance(names, dict):

@@ -17,6 +17,10 @@ def save(loaded: LoadedModel, folder: Path) -> None:
     with quiet():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        if not (folder / "config.json").exists() and (
+            loaded.head == "classification" or loaded.linear_head is not None
+        ):
+            loaded.unwrapped.config.save_pretrained(folder)  # an adapter's own files do not name its classes
     for name, path in loaded.encoder.files.items():  # transformers does not save them
         if name != "config.json":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

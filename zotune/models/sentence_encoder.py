@@ -29,20 +29,26 @@ FLAGS = {
 """The older form of a pooling configuration: a flag for each mode."""
 MODULES = "modules.json"
 CONFIG = "config_sentence_transformers.json"
-SETTINGS = "sentence_bert_config.json"
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names of the settings of the transformer, the first that is there counts; the hub has the first name alone."""
 
 
 @dataclass(frozen=True)
 class SentenceEncoder:
     """How an encoder turns the hidden states of a text into one vector.
 
-    pooling: over which tokens; prompt: text before every text; lowercase: whether texts are lowered first; files: the
-    files that were read, by their names in the model's folder; notes: what the user must know.
+    pooling: over which tokens; prompt: text before every text; lowercase: whether texts are lowered first; max_length:
+    tokens of a text that it reads at most, special tokens included, None where its files do not tell; files: the files
+    that were read, by their names in the model's folder; notes: what the user must know.
     """
 
     pooling: PoolingMode = "mean"
     prompt: str = ""
     lowercase: bool = False
+    max_length: int | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -87,7 +93,11 @@ def read_sentence_encoder(source: str, folder: Path | None, revision: str = "mai
         if not (config := files.mapping(name)):
             raise ModelError(f"--model {source!r} lacks {name}, which {MODULES} names for the pooling")
         pooling, include = _pooling(config, source)
-    config, settings = files.mapping(CONFIG), files.mapping(SETTINGS)
+    config = files.mapping(CONFIG)
+    settings = next(filter(None, map(files.mapping, SETTINGS if folder else SETTINGS[:1])), {})
+    length = settings.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise ModelError(f"--model {source!r}: max_seq_length must be a number of tokens, got {length!r:.40}")
     prompt, notes = _prompt(config, source)
     if prompt and not include:
         raise ModelError(
@@ -97,7 +107,7 @@ def read_sentence_encoder(source: str, folder: Path | None, revision: str = "mai
     similarity = config.get("similarity_fn_name") or "cosine"
     if similarity != "cosine" and not any(_kind(m) == "Normalize" for m in modules or ()):
         notes.append(f"embeddings are compared by their cosine; the model's own similarity is {similarity}")
-    return SentenceEncoder(pooling, prompt, bool(settings.get("do_lower_case")), files.paths, tuple(notes))
+    return SentenceEncoder(pooling, prompt, bool(settings.get("do_lower_case")), length, files.paths, tuple(notes))
 
 
 def _check_modules(modules: Any, source: str) -> str:

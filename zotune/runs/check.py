@@ -7,6 +7,7 @@ leaves the weights as they were.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 import time
@@ -18,6 +19,7 @@ from zotune.config import RunConfig
 from zotune.core.recipe import Noise
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, Phase, ignore
+from zotune.models.configuration import config_value
 from zotune.runs.influence import check_influence
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
@@ -63,6 +65,7 @@ def check(
 
     Returns JSON:
         level: "sample", "set" or "order"; asks_for: inputs; seconds: for `rows` rows; deterministic;
+        chat_template: whether plain prompts get it, and its hash;
         value, parts, lowest, highest, spread (standard deviation of rows), not_applicable (rows scored None);
         steps, zero_steps: computed steps, and those without any difference; smooth: predictions sampled for a row;
         moved: the fields of a PerturbationEffect each;
@@ -133,8 +136,18 @@ def _declaration(session: Session) -> dict[str, Any]:
         "direction": "order" if objective.ordered else objective.direction,
         "asks_for": sorted(objective.inputs) + (["every other input"] if objective.takes_all else []),
         "optimizer": session.plan.optimizer_name,
+        "chat_template": _chat(session),
         "batch_size": session.batches.size,
     }
+
+
+def _chat(session: Session) -> dict[str, str] | None:
+    """Whether plain prompts get the chat template, and its hash; None for a tokenizer without one."""
+    template = config_value(session.loaded.tokenizer, "chat_template")
+    if not template:
+        return None
+    digest = hashlib.blake2b(str(template).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return {"plain_prompts": session.plan.spec.chat_template, "hash": digest}
 
 
 def _check_values(session: Session, rows: int) -> dict[str, Any]:

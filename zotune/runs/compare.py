@@ -104,8 +104,8 @@ def compare(
     a, b: folders, run directories, adapters or hub ids. judge: `file.py:function` or `package.module:function`, as the
     objective `judge` takes it; without it a person compares, and `ask` is called with the folder once its questions
     are open and returns when the person stops. output_dir: the folder; one that holds this comparison is continued.
-    options: fields of `RunConfig`: task, template, columns, limit, max_new_tokens, stop, temperature, top_p, system,
-    seed, device, …; by default those that both run directories record.
+    options: fields of `RunConfig`: task, template, columns, limit, shots, max_new_tokens, stop, temperature, top_p,
+    system, seed, device, …; by default those that both run directories record.
 
     Ctrl-C while questions are open ends the questions; `left` counts the rows without an answer. Raises UsageError
     before a model is loaded (RunFolderError where the folder holds something else), ObjectiveFailures where the judge
@@ -115,7 +115,7 @@ def compare(
     if first.dataset is None:
         raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
     task = resolve_task.parse_task(first.task)
-    _, name, rows = evaluate.evaluation_rows(first, split)
+    source, name, rows = evaluate.evaluation_rows(first, split)
     kind = resolve_task.task_kind(first, task, rows[0])
     if kind == "classification" and not (first.task or first.labels or "label" in rows[0]):  # only a default
         kind, task = "generation", replace(task, kind="generation")
@@ -126,11 +126,18 @@ def compare(
         )
     judges = judge_of(judge, first) if judge is not None else None
     try:
-        sides = [resolve_task.resolve(side, task, {name: rows}) for side in (first, second)]
+        shots = int(options.get("shots") or 0)
+        drawn = {"train": evaluate.demonstration_rows(first, source, name)} if shots else {}
+        sides = [
+            _with_demonstrations(
+                replace(side, shots=shots), task, resolve_task.resolve(side, task, {name: rows, **drawn})
+            )
+            for side in (first, second)
+        ]
         model_files, spec, parts = sides[0]
         rows = parts[name]
         if judges is not None:
-            judges.check(resolve_task.available_fields(spec, model_files.head, parts), frozenset(rows[0]))
+            judges.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
         current = settings(first, (a, b), sides, name, rows)
         folder, created = open_folder(output_dir, a, b, current)
         try:
@@ -174,6 +181,15 @@ def _side_configs(config: RunConfig, a: str, b: str) -> list[RunConfig]:
     return [replace(side, **shared) for side in own]
 
 
+def _with_demonstrations(config: RunConfig, task: resolve_task.RequestedTask, side: Side) -> Side:
+    """The task of a model with the demonstrations of `--shots`, else with those that its run records."""
+    files, spec, parts = side
+    if not config.shots:
+        return files, replace(spec, **recorded_demonstrations(Path(str(config.model)))), parts
+    spec, _ = resolve_task.with_examples(replace(config, calibrate=False), task, spec, files.head, parts["train"])
+    return files, spec, parts
+
+
 def _generate(
     configs: Sequence[RunConfig], names: Sequence[str], sides: Sequence[Side], split: str, emit: Emit
 ) -> list[Pair]:
@@ -197,7 +213,7 @@ def _completions(
     loaded = load_model(config, model_files, spec)
     for note in loaded.notes:
         emit(Note(note))
-    spec, notes = settle_chat(loaded, replace(spec, **recorded_demonstrations(Path(str(config.model)))), rows)
+    spec, notes = settle_chat(loaded, spec, rows)
 
     def make_task(length: int) -> build.Task:
         task = build.build(loaded, spec, length, config.eval_batch_size, config.seed)

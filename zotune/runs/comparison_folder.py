@@ -66,6 +66,7 @@ def settings(
         "top_p": spec.top_p,
         "system": spec.system,
         **({"chat_template": [spec.chat_template, spec_b.chat_template]} if spec.chat_template != "off" else {}),
+        **({"demonstrations": [_shown(spec), _shown(spec_b)]} if config.shots else {}),
         **({"chat_args": dict(spec.chat_args)} if spec.chat_args else {}),
         "max_length": resolve_task.max_length(config, spec),
         "dtype": config.dtype,
@@ -73,6 +74,11 @@ def settings(
     }
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
+
+
+def _shown(spec: TaskSpec) -> str:
+    """A hash of the demonstrations before every prompt."""
+    return hash_of(json.dumps([spec.demonstrations, list(spec.example_messages)], default=str).encode())
 
 
 def open_folder(output_dir: str | None, a: str, b: str, current: Mapping[str, Any]) -> tuple[Path, bool]:

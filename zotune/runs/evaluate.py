@@ -88,14 +88,13 @@ def evaluate(
     for note in source.notes:
         emit(Note(note))
     parts = {name: rows}
-    if shots and name == cfg.train_split:
-        raise OptionError(f"--shots draws from the split {name!r}, which is scored", hint="--split test")
-    if shots and cfg.train_split not in source.splits:
-        raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
     if shots:
-        parts["train"] = rename_columns(source.splits[cfg.train_split], cfg.columns)
+        parts["train"] = demonstration_rows(cfg, source, name)
     seed = header["seed"] if header else None
-    model_files, spec, parts = resolve_task.resolve(cfg, task, parts, fixed=classes, head_seed=seed, draws=False)
+    others = {s: rename_columns(records, cfg.columns) for s, records in source.splits.items()}
+    model_files, spec, parts = resolve_task.resolve(
+        cfg, task, parts, others=others, fixed=classes, head_seed=seed, draws=False
+    )
     rows = parts[name]
     spec, _ = resolve_task.with_examples(
         replace(cfg, shots=shots), task, spec, model_files.head, parts["train"] if shots else []
@@ -164,6 +163,15 @@ def evaluation_rows(cfg: RunConfig, split: str | None) -> tuple[DataSource, str,
     return source, name, rename_columns(source.split(name), cfg.columns)[: cfg.limit]
 
 
+def demonstration_rows(cfg: RunConfig, source: DataSource, split: str) -> list[Record]:
+    """The training rows that `--shots` draws from. split: the one that is scored. Raises OptionError, DataError."""
+    if split == cfg.train_split:
+        raise OptionError(f"--shots draws from the split {split!r}, which is scored", hint="--split test")
+    if cfg.train_split not in source.splits:
+        raise DataError(f"--shots needs training rows; {source.name} has no split {cfg.train_split!r}")
+    return rename_columns(source.splits[cfg.train_split], cfg.columns)
+
+
 def with_recorded_task(cfg: RunConfig) -> RunConfig:
     """The configuration with the task options that the model's run directory records, where the user gave none."""
     path = Path(cfg.model) / CONFIG if cfg.model else None
@@ -179,4 +187,4 @@ def with_recorded_task(cfg: RunConfig) -> RunConfig:
     return with_recorded_length(replace(cfg, chat_template=chat), path.parent)
 
 
-__all__ = ["RECORDED_OPTIONS", "evaluate", "evaluation_rows", "with_recorded_task"]
+__all__ = ["RECORDED_OPTIONS", "demonstration_rows", "evaluate", "evaluation_rows", "with_recorded_task"]

@@ -6,17 +6,22 @@ Knows paths and file names; loads no model and runs no code.
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from zotune import declarations, files
 from zotune.models.gguf_files import gguf_path, is_gguf
 from zotune.models.model_files import ModelFiles
 from zotune.models.small_files import small_files
+
+LARGE: Final = 256 << 20
+"""Bytes of a file up to which all of it is hashed."""
+MODEL_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".jinja", ".py", ".gguf")
 
 
 def model_file_hashes(model: ModelFiles, revision: str | None) -> dict[str, str]:
@@ -48,6 +53,52 @@ def objective_file_hashes(
         folder = source.resolve().parent
         paths |= {str(path.relative_to(folder)): path for path in helper_modules(source)}
     return {name: files.checksum(path) for name, path in sorted(paths.items())}
+
+
+def folder_hashes(spec: str | tuple[str, ...], options: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of each model folder that an objective's name or options name, such as a reward model: over its files'
+    names, sizes and contents; of files above LARGE bytes, over their first and last MiB."""
+    hashes = {}
+    for word in (word for text in _texts([spec, dict(options)]) for word in _words(text)):
+        if (folder := _model_folder(word)) is not None:
+            digest = hashlib.blake2b(digest_size=16)
+            for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in MODEL_SUFFIXES):
+                digest.update(f"{path.relative_to(folder)} {_content(path)}\n".encode("utf-8", "surrogatepass"))
+            hashes[word] = digest.hexdigest()
+    return hashes
+
+
+def _content(path: Path) -> str:
+    size = path.stat().st_size
+    if size <= LARGE:
+        return files.checksum(path)
+    with path.open("rb") as file:
+        ends = file.read(1 << 20)
+        file.seek(-(1 << 20), 2)
+        return f"{size} {hashlib.blake2b(ends + file.read(), digest_size=16).hexdigest()}"
+
+
+def _model_folder(word: str) -> Path | None:
+    """The folder that a word names, if it holds a model."""
+    try:
+        path = Path(word).expanduser()
+        holds = word and path.is_dir() and any((path / n).is_file() for n in ("config.json", "adapter_config.json"))
+        return path if holds else None
+    except (OSError, RuntimeError, ValueError):  # too long, ~name of an unknown user, a null byte
+        return None
+
+
+def optimizer_file_hashes(optimizer: Any) -> dict[str, str]:
+    """The hash of each module that an optimizer's own file imports from its folder, by path from there; empty for an
+    optimizer that comes with zotune."""
+    if declarations.is_shipped(type(optimizer)):
+        return {}
+    try:
+        source = Path(inspect.getfile(declarations.definition(type(optimizer))))
+    except (OSError, TypeError):  # defined in a session without files
+        return {}
+    folder = source.resolve().parent
+    return {str(path.relative_to(folder)): files.checksum(path) for path in helper_modules(source)}
 
 
 def helper_modules(source: Path) -> list[Path]:
@@ -109,4 +160,10 @@ def _file(word: str) -> Path | None:
         return None
 
 
-__all__ = ["helper_modules", "model_file_hashes", "objective_file_hashes"]
+__all__ = [
+    "folder_hashes",
+    "helper_modules",
+    "model_file_hashes",
+    "objective_file_hashes",
+    "optimizer_file_hashes",
+]

@@ -125,6 +125,8 @@ def _fit(session: Session, run: _Run) -> Result:
     emit(Phase("hashing the weights", brief=True))
     with session.clock.measure("weights"):
         header = json.loads(json.dumps(header_of(session)))
+    if not run.resume:
+        check_influence(session)
     emit(Phase("scoring the base model on the test set"))
     try:
         with session.clock.measure("test"):
@@ -173,8 +175,6 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
     if run.resume:
         restore(engine, folder, run.resume, journal, session)
     session.choose_perturbation()
-    if not run.resume:
-        check_influence(session)
     engine.hooks.seconds_after = EndTime(session, session.clock, engine.progress, base[1])
     if not processes.rank:
         session.start_objective(folder, run.stop)

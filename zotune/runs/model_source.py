@@ -136,6 +136,8 @@ def load_with_classes(config: RunConfig, files: ModelFiles, class_names: Sequenc
         loaded.drawn = frozenset()
     if files.adapter:
         adapters.load(loaded, files.adapter)
+        if class_names and loaded.linear_head is not None and has_default_names(loaded.class_names):
+            loaded.set_class_names(list(class_names))  # the adapter brought the head
     return loaded
 
 

@@ -20,7 +20,7 @@ import torch
 from zotune import declarations, seeds
 from zotune.core import noise
 from zotune.models import adapters, loading
-from zotune.runs.file_hashes import model_file_hashes, objective_file_hashes
+from zotune.runs.file_hashes import folder_hashes, model_file_hashes, objective_file_hashes, optimizer_file_hashes
 from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.plan import Plan
 from zotune.runs.session import Session
@@ -55,11 +55,13 @@ def header_of(session: Session) -> dict[str, Any]:
             config.objective_args,
             [o.function for o in plan.objective.each if not declarations.is_shipped(o.function)],
         ),
+        "objective_folders": folder_hashes(config.objective, config.objective_args),
         "objective_args": config.objective_args,
         "direction": plan.objective.direction,
         "rule": plan.optimizer_name,
         "optimizer": type(plan.optimizer).__qualname__,
         "optimizer_source": source_hash(type(plan.optimizer)),
+        "optimizer_files": optimizer_file_hashes(plan.optimizer),
         "optimizer_options": _plain(plan.optimizer),
         "template": plan.spec.template.text,
         "task": _task_record(plan),

@@ -33,7 +33,7 @@ FIXED: Final = frozenset(
 """Keys of the header that recorded lines cannot be replayed without: `--force` does not change them."""
 
 
-FILES: Final = frozenset({"model_files", "objective_files"})
+FILES: Final = frozenset({"model_files", "objective_files", "objective_folders", "optimizer_files"})
 """Hashes of small files; a header that lacks them is not compared with the present ones."""
 
 SOURCES: Final = frozenset({"objective_source", "optimizer_source"})

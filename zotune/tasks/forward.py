@@ -57,7 +57,7 @@ class Forward:
         self.joint: JointForward | None = None
         self.report: Callable[[str], None] = lambda text: None
         self._rows = 1  # in the current forward pass
-        limits = [config_value(loaded.tokenizer, "model_max_length"), loaded.context_length]
+        limits = [config_value(loaded.tokenizer, "model_max_length"), loaded.context_length, loaded.encoder.max_length]
         self.model_length = min((x for x in limits if isinstance(x, int) and 0 < x < UNKNOWN_LENGTH), default=None)
         self.max_length = min(max_length, self.model_length or max_length) - loaded.virtual_tokens
         self.tokenizer = PromptTokenizer(loaded.tokenizer, self.max_length, spec.cut)

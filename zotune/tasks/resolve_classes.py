@@ -25,6 +25,7 @@ def resolve_classes(
     config: RunConfig,
     file: presets.TaskFile | None,
     record_sets: RecordSets,
+    labelled: RecordSets,
     files: ModelFiles,
     *,
     fixed: FixedClasses | None = None,
@@ -32,6 +33,7 @@ def resolve_classes(
 ) -> tuple[Classes, bool]:
     """The classes, and whether a classification head must be drawn for them.
 
+    labelled: the records and further ones, whose labels are classes where neither the run nor the model has classes.
     fixed: the classes of a run, which go before those of the model's files. draws: whether a head may be drawn. Raises
     DataError for labels that are no class, ModelError where a head is missing and may not be drawn, OptionError.
     """
@@ -49,9 +51,9 @@ def resolve_classes(
         except UsageError:
             if config.init != "linear-probe":  # a linear probe replaces the head
                 raise
-            classes, names = _data_classes(config, file, record_sets, files.head), None
+            classes, names = _data_classes(config, file, labelled, files.head), None
     else:
-        classes = _data_classes(config, file, record_sets, files.head)
+        classes = _data_classes(config, file, labelled, files.head)
     if files.head != "classification":
         return classes, False
     base = saved_class_names(replace(files, adapter=None)) if files.adapter else names

@@ -77,17 +77,19 @@ def resolve(
     task: RequestedTask,
     parts: Mapping[str, Sequence[Record]],
     *,
+    others: Mapping[str, Sequence[Record]] | None = None,
     fixed: FixedClasses | None = None,
     head_seed: int | None = None,
     draws: bool = True,
 ) -> tuple[ModelFiles, TaskSpec, RecordSets]:
     """Resolve the task of a run before the model is loaded.
 
-    parts: records by the name of their set. fixed: the classes of a run, which go before those of the model's files.
-    head_seed: the seed of a run, whose adapter may belong to a head that was drawn from it. draws: whether a
-    classification head may be drawn where the model's files hold none. Returns the model's files with its head, the
-    task specification, and the records with their columns renamed to those of the task. Raises OptionError, DataError
-    or ModelError.
+    parts: records by the name of their set. others: further records of the same data, which are not scored; their
+    labels tell classes, and how labels name an option, as in a run on all of the data. fixed: the classes of a run,
+    which go before those of the model's files. head_seed: the seed of a run, whose adapter may belong to a head that
+    was drawn from it. draws: whether a classification head may be drawn where the model's files hold none. Returns the
+    model's files with its head, the task specification, and the records with their columns renamed to those of the
+    task. Raises OptionError, DataError or ModelError.
     """
     record_sets = {name: _with_task_columns(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in record_sets.values() if r)
@@ -112,10 +114,11 @@ def resolve(
     if kind == "choice" and not choices:
         raise OptionError("multiple choice needs the columns of the options", hint="--choices choice1,choice2")
     classes = None
+    labelled = record_sets | (_labelled(others, task, kind) if others else {})
     if kind == "classification":
-        classes, new_head = resolve_classes(config, task.file, record_sets, files, fixed=fixed, draws=draws)
+        classes, new_head = resolve_classes(config, task.file, record_sets, labelled, files, fixed=fixed, draws=draws)
         files = replace(files, new_head=new_head, head_seed=head_seed if files.adapter else None)
-    choice_labels, reading = find_reading(record_sets, choices) if kind == "choice" else ("mixed", [])
+    choice_labels, reading = find_reading(labelled, choices) if kind == "choice" else ("mixed", [])
     spec = TaskSpec(
         kind,
         template,
@@ -155,6 +158,19 @@ def _prepared(rows: RecordSets, task: RequestedTask, kind: TaskKind) -> tuple[Re
     if task.kind is None and usual_columns.is_unpaired_preference(first):
         rows, notes = usual_columns.wanted_completions(rows)
     return {name: _with_completion_column(records) for name, records in rows.items()}, notes
+
+
+def _labelled(others: Mapping[str, Sequence[Record]], task: RequestedTask, kind: TaskKind) -> RecordSets:
+    """The sets among others that have labels, by names that no other set has."""
+    sets: RecordSets = {}
+    for name, records in others.items() if kind != "generation" else ():
+        try:
+            prepared, _ = _prepared({name: _with_task_columns(list(records), task.file)}, task, kind)
+        except DataError:  # rows without labels, which nothing scores
+            continue
+        if prepared[name] and "label" in prepared[name][0]:
+            sets[f"{name} (not scored)"] = prepared[name]
+    return sets
 
 
 def unused_columns(
