@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import zotune
-from zotune.errors import ObjectiveFailures, OptionError
+from zotune.errors import ObjectiveFailures, OptimizerError, OptionError
+from zotune.events import StepDone
 from zotune.testing import TinyNet, data
 
 
@@ -168,3 +169,23 @@ def test_a_cnn_is_tuned_for_accuracy_without_transformers() -> None:
     before, after = (float(line.split()[1]) for line in done.stdout.splitlines())
     assert before < 0.2
     assert after > before + 0.15
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_divergence_leaves_the_last_weights_that_could_be_scored(rate: float) -> None:
+    """At 1e30 the objective overflows, at 1e38 the weights do."""
+    events: list[Any] = []
+
+    def score(model: nn.Module, batch: Any) -> float:
+        return -float(loss(model, batch)[0]) - float((model.norm.weight**2).sum())
+
+    def tuner(net: nn.Module) -> zotune.Tuner:
+        options = {"lr": rate, "eps": 1e-2}
+        return zotune.Tuner(net, score, "mezo", data=pairs(), batch_size=6, optimizer_args=options, emit=events.append)
+
+    net, base = TinyNet(), {n: x.clone() for n, x in TinyNet().state_dict().items()}
+    diverging = tuner(net)
+    with pytest.raises((ObjectiveFailures, OptimizerError)):
+        diverging.fit(max_steps=100)
+    assert all(torch.equal(x, base[n]) for n, x in net.state_dict().items())  # step 0 was the last one that worked
+    assert sum(isinstance(e, StepDone) and not e.dropped for e in events) == 1

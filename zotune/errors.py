@@ -106,6 +106,10 @@ class ObjectiveError(ZotuneError):
     pass
 
 
+class NonFiniteScore(ObjectiveError):
+    pass
+
+
 class Stopped(ZotuneError):
     exit_code = 130
 

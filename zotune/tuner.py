@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from zotune import declarations
 from zotune.core.space import Space
+from zotune.errors import NonFiniteScore, ObjectiveError, ObjectiveFailures, OptimizerError
 from zotune.events import Emit, ignore
 from zotune.scoring.objective import wrap
 from zotune.scoring.objective_spec import spec_name
@@ -80,6 +82,7 @@ class Tuner:
         self._data, self._eval_data, self._emit = data, eval_data, emit
         self._store = checkpoint.MemoryStore()
         self._engine: Engine | None = None
+        self._first_budget: Budget
 
     def score(self, items: Sequence[Any] | None = None) -> float:
         """The objective's value of the current weights on `items`, by default on all of `data`.
@@ -106,9 +109,14 @@ class Tuner:
         the run stops. max_failures: steps that may fail.
 
         Raises UsageError without a limit, OptimizerError where the optimizer is broken, and ObjectiveFailures after too
-        many failed steps; the module then has the weights of the last good step.
+        many failed steps; the module then has the weights of the last good step. Where the weights diverged, so that
+        they or the objective's values are not finite, these are the last weights that the objective could score.
         """
-        engine = self._engine = self._engine or self._new_engine(Budget(max_steps, max_evals, max_time))
+        if self._engine is None:
+            self._first_budget = Budget(max_steps, max_evals, max_time)
+            self._store.save(self.space, 0, {"progress": {"best_step": 0}}, keep=0)
+            self._engine = self._new_engine(self._first_budget)
+        engine = self._engine
         spent = engine.progress
         engine.budget = Budget(
             max_steps and spent.step + max_steps,
@@ -117,11 +125,46 @@ class Tuner:
         )
         interpolate = declarations.optimizer_info(self.optimizer).interpolates
         engine.settings = Settings(eval_steps, eval_steps, max_failures, patience, interpolate=interpolate)
-        outcome = engine.run()
+        if engine.budget != self._first_budget:
+            self.journal.append({"kind": "budget", **asdict(engine.budget)})  # for a replay over several calls
+        try:
+            outcome = engine.run()
+        except (ObjectiveFailures, OptimizerError):
+            if self._diverged():
+                self._restore_last_good()
+            raise
         best = outcome.progress
         if self._eval_data is not None and (best.best_step, best.best_share) != (best.step, 1.0):
             self.space.load(best_weights(self._store, best))
         return outcome
+
+    def _diverged(self) -> bool:
+        """Whether the current weights, or the objective's values at them, are not finite."""
+        if not all(bool(p.data.isfinite().all()) for p in self.space.params.values()):
+            return True
+        try:
+            self._evaluate(self.batches.at(0).rows)
+        except NonFiniteScore:
+            return True
+        except ObjectiveError:
+            return False
+        return False
+
+    def _restore_last_good(self) -> None:
+        """Replay up to the weights before the last step that was taken: its evaluations were the last ones that worked.
+        Further calls of `fit` continue from there."""
+        taken = [i for i, line in enumerate(self.journal.lines) if line["kind"] == "step" and "dropped" not in line]
+        if not taken:
+            return
+        last = taken[-1]
+        step = self.journal.lines[last]["step"]
+        self.space.load(self._store.weights(0))
+        self.space.fields = {}
+        self.journal = Journal.of(self.journal.lines[:last])
+        self._engine = self._new_engine(self._first_budget)
+        self._engine.hooks.emit = ignore  # these steps have been reported
+        self._engine.replay(step)
+        self._engine.hooks.emit = self._emit
 
     def _new_engine(self, budget: Budget) -> Engine:
         hooks = Hooks(emit=self._emit)

@@ -375,6 +375,11 @@ class At(Protocol):
         ...
 
     @property
+    def damping(self) -> float:
+        """Factor by which the run scales the update that the step returns: 1, and less after a rollback."""
+        ...
+
+    @property
     def epoch(self) -> int:
         """Whole passes over the training rows before this step."""
         ...

@@ -32,7 +32,8 @@ from zotune.types import At, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.option_checks import at_least, positive, require
 from zotune_optimizers.spsa import projected_gradient
 
-QUERY_VALUE = r"q_proj|v_proj|query|value|c_attn|qkv|Wqkv|\.[qv]\."
+QUERY_VALUE = r"^(?!.*(bias$|norm|value_head|v_head)).*(q_proj|v_proj|query|value|c_attn|qkv|Wqkv|\.[qv]\.)"
+"""Weights of query and value projections: no biases, no norms, and no head that predicts the value of a state."""
 BETA1, BETA2, SIGMA = 0.9, 0.999, 1e-8
 """Adam's defaults, for mode=adam (Kingma and Ba 2015)."""
 NEW1, NEW2 = 0.1, 0.001

@@ -92,7 +92,7 @@ class MeZOSVRG:
                 pairs = [(-lr * g, z), (lr * g_base, z_base)]
             pairs.append((-lr * full[0], full[1]))  # line 7
         if isinstance(anchor, list):
-            anchor = [*anchor, *pairs]  # the updates since θ̄
+            anchor = [*anchor, *((at.damping * c, z) for c, z in pairs)]  # the updates since θ̄, as the run applies them
         losses = [*losses, (up + down) / 2]
         new_state: State = {"scale": scale, "before": before, "losses": losses, "full": full, "anchor": anchor}
         return theta + weighted_sum(pairs), new_state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -212,3 +213,56 @@ def test_order_statistics_need_no_sorting(dtype: torch.dtype) -> None:
         places = {n: min(k, p.numel() - 1) for n, p in space.params.items()}
         found = space.ordered(space.theta, places)
         assert found == {n: float(p.detach().sort().values[places[n]]) for n, p in space.params.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_no_value_below_the_overflow_becomes_infinite(dtype: torch.dtype) -> None:
+    from zotune.core import noise
+
+    words = noise.units("rounding", 7, 0, 1 << 16, torch.device("cpu"))
+    top = torch.finfo(dtype).max
+    overflow = 65520.0 if dtype == torch.float16 else (2 - 2.0**-8) * 2.0**127
+    below = torch.tensor(overflow).nextafter(torch.tensor(0.0))
+    for x in (top, below.item(), (top + below.item()) / 2, -top, -below.item()):
+        rounded = round_stochastically(torch.full((1 << 16,), x), dtype, words)
+        assert rounded.unique().tolist() == [math.copysign(top, x)]
+    for x in (overflow, -overflow, math.inf):
+        assert round_stochastically(torch.tensor([x]), dtype, words[:1]).tolist() == [math.copysign(math.inf, x)]
+
+
+def test_complex_weights_are_refused_by_name() -> None:
+    net = nn.Module()
+    net.real, net.phase = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(UsageError, match="tensor phase is complex"):
+        Space(net, 0)
+    assert set(Space(net, 0, lambda t: t.name == "real").params) == {"real"}
+
+
+def test_weights_that_share_memory_are_refused_by_name() -> None:
+    whole = torch.arange(12.0)
+    net = nn.Module()
+    net.a, net.b = nn.Parameter(whole[:8]), nn.Parameter(whole[6:])
+    with pytest.raises(UsageError, match="tensors a and b share memory"):
+        Space(net, 0)
+    net.b = nn.Parameter(net.a.data.view(2, 4).t())  # a transposed view of the same weights
+    with pytest.raises(UsageError, match="tensors a and b share memory"):
+        Space(net, 0)
+    net.b.requires_grad_(False)  # a frozen tensor would change with the tuned one
+    with pytest.raises(UsageError, match="tensors a and b share memory"):
+        Space(net, 0)
+    net.b = nn.Parameter(torch.zeros(1).expand(5))
+    with pytest.raises(UsageError, match="tensor b is expanded"):
+        Space(net, 0)
+
+
+def test_weights_in_parts_of_one_storage_and_strided_weights_are_tuned() -> None:
+    whole = torch.arange(12.0)
+    net = nn.Module()
+    net.a, net.b = nn.Parameter(whole[:6]), nn.Parameter(whole[6:])
+    columns = torch.arange(12.0).view(3, 4)
+    net.left, net.right = nn.Parameter(columns[:, :2]), nn.Parameter(columns[:, 2:])
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    space = Space(net, 0)
+    space.step = 0
+    space.assign(space.theta + 1.0)
+    assert all(torch.equal(p, before[n] + 1.0) for n, p in net.named_parameters())

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from references import Flat
+from references import Flat, load
+
+from zotune.core.recipe import Theta
+from zotune.types import TensorInfo
 
 
 @pytest.mark.parametrize("perturb", ["relative", "absolute"])
@@ -56,3 +59,16 @@ def test_dizo_and_its_rounds_of_projection(mode: str, perturb: str) -> None:
         x = at(gamma)
     ref.ends_at(x)
     assert mode == "adam" or clipped, "no ratio was clipped: the test shows less than it says"
+
+
+def test_query_and_value_weights_are_projected_and_nothing_else() -> None:
+    names = {
+        *("model.layers.0.self_attn.q_proj.weight", "encoder.layer.0.attention.self.value.weight"),
+        *("h.0.attn.c_attn.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", "layers.1.self_attn.Wqkv.weight"),
+    }
+    others = {
+        *("encoder.layer.0.attention.self.query.bias", "value_head.weight", "v_head.summary.value.weight"),
+        *("layers.0.self_attn.k_proj.weight", "layers.0.self_attn.query_norm.weight", "lm_head.weight"),
+    }
+    tensors = tuple(TensorInfo(n, (4, 4), "linear", None, "float32") for n in sorted(names | others))
+    assert set(load("dizo").projected(Theta(tensors))) == names

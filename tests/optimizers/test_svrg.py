@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from references import Flat
+import torch
+from references import Flat, load
+
+from zotune import weighted_sum
+from zotune.core.space import Space
+from zotune.events import StepDone
+from zotune.search.batches import Batches
+from zotune.search.checkpoint import MemoryStore
+from zotune.search.engine import Engine
+from zotune.search.hooks import Hooks, Settings
+from zotune.search.journal import Journal
+from zotune.search.limits import Budget
+from zotune.search.oracle import Oracle
+from zotune.search.progress import ValidationResult
+from zotune.testing import TinyNet
+from zotune.types import Score
 
 
 @pytest.mark.parametrize("full", [0, 12])
@@ -55,3 +71,41 @@ def test_zo_svrg_with_a_direction_for_each_row(full: int) -> None:
         else:
             x = x - lr * (estimate(x, ref.rows(t), t) - estimate(anchor, ref.rows(t), t) + G)
     ref.ends_at(x, anchor=anchor, G=G)
+
+
+@pytest.mark.parametrize("directions", ["shared", "independent"])
+def test_a_recomputed_anchor_equals_the_stored_one_after_a_rollback(directions: str) -> None:
+    """q = 4: the weights diverge at steps 3 and 6 of a cycle, and the steps after a rollback are scaled by the run."""
+    anchors: dict[str, list[dict[str, torch.Tensor]]] = {"stored": [], "recomputed": []}
+    for anchored, seen in anchors.items():
+        optimizer = load("mezo-svrg", q=4, lr1=1e-4, lr2=1e-4, eps=1e-2, anchor=anchored, z=directions)
+        space, batches = Space(TinyNet(), 3), Batches(24, 4, 3)
+        scores = itertools.count()
+
+        def evaluate(rows: Any, space: Space = space) -> Score:
+            return Score(sum(float(((p.detach() - 0.1 * sum(rows)) ** 2).sum()) for p in space.params.values()))
+
+        def validate(scores: Any = scores) -> ValidationResult:
+            number = next(scores)
+            return ValidationResult(0.0, -float(number < 2), diverged="diverged" if number in (2, 4) else "")
+
+        oracle = Oracle(space, evaluate, batches, "minimize")
+        store, hooks = MemoryStore(), Hooks(validate=validate)
+        engine = Engine(
+            *(space, optimizer, oracle, batches, Budget(steps=12), Journal.create(None, {}), store),
+            *(Settings(eval_steps=2), hooks),
+        )
+
+        def record(event: Any, engine: Engine = engine, space: Space = space, seen: Any = seen) -> None:
+            if isinstance(event, StepDone):
+                anchor = engine.state["anchor"]
+                point = space.theta - weighted_sum(anchor) if isinstance(anchor, list) else anchor
+                seen.append(space.value(point))
+
+        hooks.emit = record
+        engine.run()
+        assert engine.progress.damping == 0.0625
+    assert len(anchors["stored"]) == len(anchors["recomputed"]) == 12
+    for stored, recomputed in zip(anchors["stored"], anchors["recomputed"], strict=True):
+        for name, x in stored.items():
+            assert (recomputed[name] - x).abs().max() <= 1e-6 * x.abs().max()

@@ -47,6 +47,9 @@ from zotune.errors import RecipeError, UsageError
 
 BATCH = 8
 """Terms of a weighted sum that one call of a kernel adds."""
+FLOAT16_MAX, FLOAT16_OVERFLOW = 65504.0, 65520.0
+BFLOAT16_MAX, BFLOAT16_OVERFLOW = (2 - 2.0**-7) * 2.0**127, (2 - 2.0**-8) * 2.0**127
+"""The largest value of a dtype, and the value from which rounding to the nearest gives infinity."""
 
 
 @dataclass(frozen=True)
@@ -360,16 +363,17 @@ def function(text: str, dtype: torch.dtype, *, fused: bool) -> Callable[..., Non
 def round_stochastically(x: Tensor, dtype: torch.dtype, words: Tensor) -> Tensor:
     """float32 `x` rounded up or down to bfloat16 or float16, with a probability by distance.
 
-    words: int32 random words, one for each element. Values that `dtype` holds exactly are unchanged. Raises UsageError
-    for another dtype.
+    words: int32 random words, one for each element. Values that `dtype` holds exactly are unchanged; a value becomes
+    infinite only where rounding to the nearest value makes it so. Raises UsageError for another dtype.
     """
     if dtype == torch.bfloat16:
         rounded = ((x.view(torch.int32) + (words & 0xFFFF)) & -0x10000).view(torch.float32)
-        return torch.where(torch.isfinite(x), rounded, x).to(dtype)
+        rounded = rounded.clamp(-BFLOAT16_MAX, BFLOAT16_MAX)
+        return torch.where(x.abs() < BFLOAT16_OVERFLOW, rounded, x).to(dtype)
     if dtype == torch.float16:
         exponent = ((x.view(torch.int32) >> 23) & 0xFF).clamp_min(127 - 14)  # subnormals share the smallest quantum
         quantum = ((exponent - 10) << 23).view(torch.float32)
         uniform = (words & 0x1FFF).to(torch.float32) * 2.0**-13
-        rounded = torch.floor(x / quantum + uniform) * quantum
-        return torch.where(torch.isfinite(x), rounded, x).to(dtype)
+        rounded = (torch.floor(x / quantum + uniform) * quantum).clamp(-FLOAT16_MAX, FLOAT16_MAX)
+        return torch.where(x.abs() < FLOAT16_OVERFLOW, rounded, x).to(dtype)
     raise UsageError(f"weights of dtype {dtype} cannot be tuned; use float32, bfloat16, float16 or float64")

@@ -87,7 +87,8 @@ class Space:
 
     module: any torch module. select: which floating-point parameters are tuned; by default those that require grad.
     seed: the run seed, part of every noise key. chunk: elements that an uncompiled recipe evaluates at a time, a power
-    of two. compile: whether recipes are compiled. Raises UsageError where no weight is selected.
+    of two. compile: whether recipes are compiled. Raises UsageError where no weight is selected, and where a selected
+    one is complex or shares memory with another tensor. A tensor that is not contiguous is copied to contiguous memory.
 
     step: the present step, part of the key of stochastic rounding. max_in_forward: the most forward passes of an
     evaluation for which weights are perturbed in the pass; an evaluation of more passes uses a copy. small: elements up
@@ -105,11 +106,13 @@ class Space:
         if chunk < 32 or chunk & (chunk - 1):
             raise UsageError(f"chunk must be a power of two of at least 32, got {chunk}")
         infos = describe(module)
-        chosen = {
+        selected = {
             name: p
             for name, p in named_tensors(module).items()
-            if p.is_floating_point() and p.numel() and (select(infos[name]) if select else p.requires_grad)
+            if p.numel() and (select(infos[name]) if select else p.requires_grad)
         }
+        _check_tunable(module, selected)
+        chosen = {name: p for name, p in selected.items() if p.is_floating_point()}
         if not chosen:
             raise UsageError("no weight is left to tune", hint="loosen --tune, or set requires_grad on some parameters")
         self.seed, self.step = seed, -1
@@ -344,6 +347,52 @@ class Space:
         """Recipes prepared to run on the tuned tensors, with these fields, by default the stored ones."""
         base = {name: p.data for name, p in self.params.items()}
         return Evaluation(outputs, base, self.fields if fields is None else fields, self.kernels, self._key_tables)
+
+
+def _check_tunable(module: nn.Module, selected: Mapping[str, Tensor]) -> None:
+    """Raise UsageError for a selected tensor that is complex, or whose memory another tensor, or another element of
+    its own, uses too: noise for one would change the other."""
+    for name, p in selected.items():
+        if p.is_complex():
+            raise UsageError(f"tensor {name} is complex: only real weights can be tuned", hint="leave it out of --tune")
+    storages: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, x in [*named_tensors(module).items(), *module.named_buffers()]:
+        if x.numel() and x.layout == torch.strided and x.device.type != "meta":
+            storages.setdefault(x.untyped_storage().data_ptr(), []).append((name, x.detach()))
+    for tensors in storages.values():
+        for name, x in tensors:
+            if name not in selected:
+                continue
+            if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)):
+                raise UsageError(f"tensor {name} is expanded: its elements share memory and cannot be tuned one by one")
+            for other, y in tensors:
+                if other != name and _overlap(x, y):
+                    raise UsageError(
+                        f"tensors {name} and {other} share memory, so that tuning one changes the other",
+                        hint="make them one parameter, or clone one",
+                    )
+
+
+def _overlap(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors of one storage have an element in common."""
+    (x_low, x_high), (y_low, y_high) = _byte_range(x), _byte_range(y)
+    if x_high <= y_low or y_high <= x_low:
+        return False
+    if x.is_contiguous() and y.is_contiguous():
+        return True
+    size, low = x.element_size(), min(x_low, y_low)
+    if y.element_size() != size or (x_low - y_low) % size:
+        return True
+    used = torch.zeros((max(x_high, y_high) - low) // size, dtype=torch.bool)
+    used.as_strided(x.shape, x.stride(), (x_low - low) // size).fill_(True)
+    return bool(used.as_strided(y.shape, y.stride(), (y_low - low) // size).any())
+
+
+def _byte_range(x: Tensor) -> tuple[int, int]:
+    """The first byte of a tensor in its storage, and the first one after it."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    start, size = int(x.storage_offset()), x.element_size()
+    return start * size, (start + int(last) + 1) * size
 
 
 def _disagreeing(names: list[str], agrees: Callable[[Sequence[str]], bool]) -> list[str]:

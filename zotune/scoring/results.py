@@ -14,7 +14,7 @@ from numbers import Real
 from typing import Any, Final
 
 from zotune.declarations import plain, scalar
-from zotune.errors import ObjectiveError
+from zotune.errors import NonFiniteScore, ObjectiveError
 from zotune.types import Score
 
 LARGEST: Final = 1e100
@@ -87,9 +87,9 @@ def _number(name: str, x: Any) -> float:
     except OverflowError:  # a whole number may be larger than any float
         value = math.inf
     if not math.isfinite(value):
-        raise ObjectiveError(f"objective {name!r} returned {value}")
+        raise NonFiniteScore(f"objective {name!r} returned {value}")
     if abs(value) > LARGEST:
-        raise ObjectiveError(f"objective {name!r} returned {value}; scores lie between -{LARGEST:g} and {LARGEST:g}")
+        raise NonFiniteScore(f"objective {name!r} returned {value}; scores lie between -{LARGEST:g} and {LARGEST:g}")
     return value
 
 

@@ -27,7 +27,8 @@ class At:
     """The moment of a step, with the noise, the batches and the reductions that the step may ask for.
 
     t: the step, from 0 (-1 in init); total: planned steps, None where only time limits the run; progress: share of the
-    budget that is used, in [0, 1). batch: the step's batch, by default the one that `batches` draws for t.
+    budget that is used, in [0, 1). batch: the step's batch, by default the one that `batches` draws for t. damping:
+    factor on the step's update, below 1 after a rollback.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class At:
         total: int | None,
         progress: float,
         batch: Batch | None = None,
+        damping: float = 1.0,
     ) -> None:
-        self.t, self.total, self.progress = t, total, progress
+        self.t, self.total, self.progress, self.damping = t, total, progress, damping
         self._space, self._batches, self._tape = space, batches, tape
         self._batch = batch or batches.at(t)
 

@@ -161,7 +161,7 @@ class Engine:
         started, before = self.hooks.clock.clock(), self.oracle.evaluations
         recorded, tape = journal.peek("step"), journal.next_tape("step")
         self.oracle.begin(tape, p.step)
-        at = At(self.space, self.batches, tape, p.step, self._planned_steps(), self._used())
+        at = At(self.space, self.batches, tape, p.step, self._planned_steps(), self._used(), damping=p.damping)
         dropped = ""
         if recorded and "dropped" in recorded:
             dropped = recorded["dropped"]

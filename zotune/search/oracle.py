@@ -19,7 +19,7 @@ from zotune.core.joint_forward import JointForward
 from zotune.core.population import Population
 from zotune.core.recipe import Directions, PerTensor, Recipe, concrete
 from zotune.core.space import Space
-from zotune.errors import ObjectiveError, UsageError
+from zotune.errors import NonFiniteScore, ObjectiveError, UsageError
 from zotune.search.batches import Batches
 from zotune.search.journal import Tape
 from zotune.types import Batch, Direction, Score
@@ -281,7 +281,7 @@ class Oracle:
     def _score(self, rows: Sequence[int]) -> Score:
         score = self._evaluate(rows)
         if not math.isfinite(score.value):
-            raise ObjectiveError(f"the objective returned {score.value}")
+            raise NonFiniteScore(f"the objective returned {score.value}")
         return score
 
     def _value(self, rows: Sequence[int]) -> float:
