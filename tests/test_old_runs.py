@@ -22,6 +22,7 @@ import pytest
 from fixtures.make_runs import KINDS, RUNS, SHARED, checkpoint_hashes, model_hashes, rounding, zotune
 
 MAY_DIFFER = {"versions", "objective_source", "optimizer_source", "model_files", "objective_files"}
+MAY_DIFFER |= {"objective_folders", "optimizer_files"}
 """What the header may record of a newer version: libraries, and hashes of source files."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,22 @@ def test_divergence_leaves_the_last_weights_that_could_be_scored(rate: float) ->
         diverging.fit(max_steps=100)
     assert all(torch.equal(x, base[n]) for n, x in net.state_dict().items())  # step 0 was the last one that worked
     assert sum(isinstance(e, StepDone) and not e.dropped for e in events) == 1
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_divergence_in_the_last_steps_leaves_the_last_weights_that_could_be_scored(rate: float) -> None:
+    """Fewer steps fail than `max_failures`, so `fit` ends as usual; a second call continues from these weights."""
+
+    def score(model: nn.Module, batch: Any) -> float:
+        return -float(loss(model, batch)[0]) - float((model.norm.weight**2).sum())
+
+    net, base = TinyNet(), {n: x.clone() for n, x in TinyNet().state_dict().items()}
+    options = {"lr": rate, "eps": 1e-2}
+    tuner = zotune.Tuner(net, score, "mezo", data=pairs(), batch_size=6, optimizer_args=options)
+    try:
+        outcome = tuner.fit(max_steps=4)
+        assert outcome.progress.dropped == 3
+    except OptimizerError:  # the step itself gives infinite weights
+        assert rate == 1e38
+    assert all(torch.equal(x, base[n]) for n, x in net.state_dict().items())
+    assert math.isfinite(tuner.score())

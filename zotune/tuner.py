@@ -110,7 +110,8 @@ class Tuner:
 
         Raises UsageError without a limit, OptimizerError where the optimizer is broken, and ObjectiveFailures after too
         many failed steps; the module then has the weights of the last good step. Where the weights diverged, so that
-        they or the objective's values are not finite, these are the last weights that the objective could score.
+        they or the objective's values are not finite, these are the last weights that the objective could score, also
+        where no error is raised.
         """
         if self._engine is None:
             self._first_budget = Budget(max_steps, max_evals, max_time)
@@ -133,10 +134,17 @@ class Tuner:
             if self._diverged():
                 self._restore_last_good()
             raise
+        if self._eval_data is None and self._failed_last() and self._diverged():
+            self._restore_last_good()
         best = outcome.progress
         if self._eval_data is not None and (best.best_step, best.best_share) != (best.step, 1.0):
             self.space.load(best_weights(self._store, best))
         return outcome
+
+    def _failed_last(self) -> bool:
+        """Whether the last step was dropped."""
+        steps = (line for line in reversed(self.journal.lines) if line["kind"] == "step")
+        return "dropped" in next(steps, {})
 
     def _diverged(self) -> bool:
         """Whether the current weights, or the objective's values at them, are not finite."""

@@ -380,6 +380,12 @@ class At(Protocol):
         ...
 
     @property
+    def interpolated(self) -> bool:
+        """Whether a rollback has interpolated the weights toward the base model since the last step: they differ from
+        those that the state was computed with."""
+        ...
+
+    @property
     def epoch(self) -> int:
         """Whole passes over the training rows before this step."""
         ...

@@ -71,7 +71,9 @@ class MeZOSVRG:
 
     def step(self, theta: Theta, oracle: Oracle, state: State, at: At) -> tuple[Recipe, State]:
         scale, before, losses = self.annealed(state, at)  # Algorithm 4
-        if at.t % self.q == 0 or state["full"] is None:  # None: the full step was dropped
+        # Weights that a rollback interpolated are no sum of updates since θ̄: a full step takes a new one.
+        lost = at.interpolated and self.anchor == "recomputed"
+        if at.t % self.q == 0 or state["full"] is None or lost:  # None: the full step was dropped
             z = at.normal()
             up, down = oracle(theta + self.eps * z, theta - self.eps * z, batch=self.full_batch(at))
             g = (up - down) / (2 * self.eps)  # (6)

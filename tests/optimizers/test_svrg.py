@@ -109,3 +109,43 @@ def test_a_recomputed_anchor_equals_the_stored_one_after_a_rollback(directions: 
     for stored, recomputed in zip(anchors["stored"], anchors["recomputed"], strict=True):
         for name, x in stored.items():
             assert (recomputed[name] - x).abs().max() <= 1e-6 * x.abs().max()
+
+
+def test_a_recomputed_anchor_is_taken_anew_where_a_rollback_interpolates() -> None:
+    """q = 4: at step 6, in the middle of a cycle, the run returns to weights between the base model and step 6."""
+    optimizer = load("mezo-svrg", q=4, lr1=1e-4, lr2=1e-4, eps=1e-2, anchor="recomputed")
+    space, batches = Space(TinyNet(), 3), Batches(24, 4, 3)
+    scores, seen = itertools.count(), []
+
+    def evaluate(rows: Any) -> Score:
+        return Score(sum(float(((p.detach() - 0.1 * sum(rows)) ** 2).sum()) for p in space.params.values()))
+
+    def validate() -> ValidationResult:  # base, steps 2, 4 and 6, then half of the way to step 6, which is the best
+        number = next(scores)
+        return ValidationResult(0.0, {0: 0.0, 4: -2.0}.get(number, 1.0), diverged="diverged" if number == 3 else "")
+
+    engine = Engine(
+        *(space, optimizer, Oracle(space, evaluate, batches, "minimize"), batches, Budget(steps=10)),
+        *(Journal.create(None, {}), MemoryStore(), Settings(eval_steps=2, interpolate=True), Hooks(validate=validate)),
+    )
+
+    def record(event: Any) -> None:
+        anchor = engine.state["anchor"] if isinstance(event, StepDone) and event.step > 4 else None
+        if anchor is not None:
+            seen.append((event.step, space.value(space.theta - weighted_sum(anchor)), space.snapshot()))
+
+    engine.hooks.emit = record
+    before: dict[str, torch.Tensor] = {}
+    original = engine.step
+
+    def step() -> None:
+        if engine.progress.step == 6:
+            before.update(space.snapshot())
+        original()
+
+    engine.step = step  # type: ignore[method-assign]
+    engine.run()
+    assert any(line["kind"] == "rollback" and line["share"] == 0.5 for line in engine.journal.lines)
+    (after,) = [anchor for step, anchor, _ in seen if step == 7]
+    for name, x in before.items():
+        assert (after[name] - x).abs().max() <= 1e-6 * x.abs().max()

@@ -128,6 +128,42 @@ def test_a_changed_helper_of_an_optimizer_is_refused_by_name(model: Path, toy: P
         zotune.fit(**{**run, "max_steps": 4}, resume="last")
 
 
+def test_an_option_whose_default_has_changed_keeps_its_recorded_value(
+    model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DiZO's default pattern once matched biases, too."""
+    from zotune_optimizers.dizo import QUERY_VALUE, DiZO
+
+    run = usual(model, toy, tmp_path, optimizer="dizo", optimizer_args={"interval": 1, "iters": 1})
+    now = DiZO.__init__.__defaults__
+    with monkeypatch.context() as older:
+        old = tuple("query|value" if value == QUERY_VALUE else value for value in now or ())
+        older.setattr(DiZO.__init__, "__defaults__", old)
+        zotune.fit(**run)
+        shutil.copytree(tmp_path / "out", tmp_path / "same")
+        zotune.fit(**{**run, "max_steps": 4, "output_dir": str(tmp_path / "same")}, resume="last")
+    assert header(tmp_path / "out")["optimizer_options"]["pattern"] == "query|value"
+    zotune.fit(**{**run, "max_steps": 4}, resume="last")
+    weights = [load_file(tmp_path / name / "checkpoint-4/tuned.safetensors") for name in ("out", "same")]
+    assert all(bool((x == weights[1][name]).all()) for name, x in weights[0].items())
+    with pytest.raises(RunFolderError, match="another pattern"):
+        zotune.fit(**{**run, "optimizer_args": {**run["optimizer_args"], "pattern": QUERY_VALUE}}, resume="last")
+
+
+def test_python_resumes_from_another_directory_as_the_command_does(
+    model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = {**usual(model, toy, tmp_path), "model": "model", "dataset": toy.name, "output_dir": "out"}
+    zotune.fit(**run)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert zotune.fit(**{**run, "max_steps": 3, "output_dir": "../out"}, resume="last").steps == 3
+    assert zotune.fit(**{**run, "max_steps": 4}, resume="../out/checkpoint-3").steps == 4
+    assert Path.cwd() == tmp_path / "elsewhere"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_changed_reward_model_is_refused_by_name(
     model: Path, tiny_classifier: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +172,9 @@ def test_a_changed_reward_model_is_refused_by_name(
     data.write_text("".join(json.dumps({"prompt": f"the {w}"}) + "\n" for w in ("film", "plot", "cast") * 4))
     own = {
         "objective": "reward-model",
+        "task": "generation",
+        "template": "{prompt}",
+        "labels": None,
         "objective_args": {"model": str(reward), "reward_label": "LABEL_1"},
         "max_new_tokens": 2,
     }

@@ -69,6 +69,34 @@ def test_a_run_with_a_rollback_resumes_to_the_same_bits(diverging: Any, tmp_path
         assert (folder / "model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(("rate", "steps"), [(1.0, 8), (1e-3, 2)])
+def test_a_run_killed_anywhere_resumes_with_a_larger_budget(
+    diverging: Any, tmp_path: Path, rate: float, steps: int
+) -> None:
+    """After any line: before and between interpolated evaluations, before a rollback, before the end."""
+    options = {**diverging, "learning_rate": rate, "interpolate": True, "rollback": 1.0, "objective": "cross-entropy"}
+    zotune.fit(**{**options, "max_steps": steps})
+    texts = (tmp_path / "out/journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(text)["body"]["kind"] for text in texts]
+    assert "between" in kinds
+    assert ("rollback" in kinds) == (rate == 1.0)
+    after = {kind: k for k, kind in enumerate(kinds[:-1], 1)} | {"step": kinds.index("step") + 1}
+    after |= {f"first {kind}": kinds.index(kind) + 1 for kind in ("eval", "between", "rollback") if kind in kinds}
+    for k in sorted(set(after.values())):
+        folder = tmp_path / f"cut{k}"
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(b"".join(texts[:k]))
+        settings = {**options, "max_steps": steps + 2, "output_dir": str(folder), "resume": "last"}
+        assert zotune.fit(**settings).steps == steps + 2, kinds[k - 1]
+        (end,) = [line for line in lines(folder, "end") if line["step"] == steps + 2]
+        assert [line["step"] for line in lines(folder, "step")] == list(range(steps + 2))
+        assert {line["step"] for line in lines(folder, "eval")} >= set(range(0, steps + 3, 2))
+        before = (folder / "journal.jsonl").read_bytes()
+        zotune.fit(**settings)
+        assert (folder / "journal.jsonl").read_bytes() == before, "a second resume has nothing to do"
+        assert replay(folder, tmp_path / f"replayed{k}", step=steps + 2).weights == end["weights"]
+
+
 def test_rollback_0_switches_it_off(diverging: Any, tmp_path: Path) -> None:
     zotune.fit(objective="cross-entropy", rollback=0.0, **diverging)
     assert lines(tmp_path / "out", "rollback") == []

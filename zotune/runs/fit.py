@@ -32,11 +32,12 @@ from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
-from zotune.runs.recorded import fixed_classes, read_header
+from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
 from zotune.runs.session import Session
+from zotune.runs.working_directory import working_directory
 from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
 from zotune.search import checkpoint
 from zotune.search.journal import Journal
@@ -83,24 +84,13 @@ def fit(
     if processes.rank:
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
-    config = (
-        with_recorded_rows(with_recorded_length(with_recorded_prompts(cfg, folder), folder), folder) if resume else cfg
-    )
-    header = read_header(folder) if resume else None
-    classes = fixed_classes(header) if header else None
-    emit(Phase("reading the data", brief=True))
-    plan = processes.on_each(lambda: make_plan(config, objective, optimizer, classes=classes, reduces=not resume))
-    for note in [*plan.notes, plan.splits.summary]:
-        emit(Note(note))
-    run = _Run(folder, resume, force, stop, started)
-    try:
-        with contextlib.ExitStack() as locks:
-            if resume:
-                processes.on_first(lambda: locks.enter_context(lock.held(folder)))
-            return _fit(processes.on_each(lambda: Session(plan, emit, processes, header)), run)
-    finally:
-        plan.objective.close()
-        gc.collect()  # model and session refer to each other, and the next run in this process needs their memory
+    directory = working_directory(folder) if resume else Path.cwd()
+    if directory == Path.cwd():
+        return _run(cfg, objective, optimizer, _Run(folder, resume, force, stop, started), processes, emit)
+    checkpoint_path = resume if resume in (None, "last") else str(Path(str(resume)).resolve())
+    run = _Run(folder.resolve(), checkpoint_path, force, stop, started)
+    with contextlib.chdir(directory):  # relative paths lead where they led in the run
+        return _run(cfg, objective, optimizer, run, processes, emit)
 
 
 @dataclass(frozen=True)
@@ -112,6 +102,38 @@ class _Run:
     force: bool
     stop: Callable[[], bool]
     started: float
+
+
+def _run(
+    cfg: RunConfig,
+    objective: ObjectiveSpec | None,
+    optimizer: str | Optimizer | None,
+    run: _Run,
+    processes: Processes,
+    emit: Emit,
+) -> Result:
+    """Plan a run, load its model and tune it."""
+    folder, resume = run.folder, run.resume
+    config = (
+        with_recorded_rows(with_recorded_length(with_recorded_prompts(cfg, folder), folder), folder) if resume else cfg
+    )
+    header = read_header(folder) if resume else None
+    classes = fixed_classes(header) if header else None
+    defaults = recorded_defaults(folder, header, optimizer or config.optimizer) if header else {}
+    emit(Phase("reading the data", brief=True))
+    plan = processes.on_each(
+        lambda: make_plan(config, objective, optimizer, classes=classes, reduces=not resume, recorded=defaults)
+    )
+    for note in [*plan.notes, plan.splits.summary]:
+        emit(Note(note))
+    try:
+        with contextlib.ExitStack() as locks:
+            if resume:
+                processes.on_first(lambda: locks.enter_context(lock.held(folder)))
+            return _fit(processes.on_each(lambda: Session(plan, emit, processes, header)), run)
+    finally:
+        plan.objective.close()
+        gc.collect()  # model and session refer to each other, and the next run in this process needs their memory
 
 
 CHECK = "zotune check tries an objective on a few rows"

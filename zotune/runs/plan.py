@@ -6,10 +6,11 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from zotune.config import RunConfig
 from zotune.data.model_classes import FixedClasses
@@ -74,12 +75,14 @@ def plan(
     *,
     classes: FixedClasses | None = None,
     reduces: bool = True,
+    recorded: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Resolve a configuration and check everything that needs no weights.
 
     objective, optimizer: objects in place of the configuration's names. classes: those of a run that is resumed or
     replayed. reduces: whether held-out sets are reduced to what the budget affords, where the configuration has no
-    numbers; a resumed run keeps the sets that it has. Raises UsageError.
+    numbers; a resumed run keeps the sets that it has. recorded: the options of that run's optimizer, which stand where
+    the user gives none: a default may have been another one. Raises UsageError.
     """
     check_tune(config.tune)
     task = resolve_task.parse_task(config.task)
@@ -96,6 +99,8 @@ def plan(
     if resolved.ordered and wanted == "rank-sgd":
         options.setdefault("points", resolved.info.candidates)
     chosen = optimizer_spec.resolve(wanted, options, config.learning_rate, config.eps)
+    if recorded and isinstance(wanted, str):
+        chosen = optimizer_spec.with_recorded(chosen, recorded, options, config.learning_rate, config.eps)
     optimizer_spec.check_needs(chosen, resolved)
     optimizer_spec.calibrated(chosen, config.learning_rate, config.eps)
     notes = _check_data_source(config)

@@ -14,9 +14,13 @@ from zotune.config import RunConfig
 from zotune.data.classes import is_numeric
 from zotune.data.model_classes import FixedClasses
 from zotune.errors import RunFolderError
-from zotune.runs.run_directory import JOURNAL
+from zotune.runs.run_directory import CONFIG, JOURNAL
 from zotune.search.journal import Journal
+from zotune.search.optimizer_spec import NAMES
+from zotune.yaml_file import read_yaml
 
+FLAGS: Final = {"learning_rate": NAMES["lr"], "eps": NAMES["eps"]}
+"""Options of a run that set an option of its optimizer."""
 REQUIRED: Final = frozenset(
     [
         *("model", "revision", "head", "dtype", "quantize", "versions", "task", "base_weights", "frozen_weights"),
@@ -74,4 +78,23 @@ def read_header(run: str | Path) -> dict[str, Any] | None:
         return None
 
 
-__all__ = ["REQUIRED", "class_names", "complete_header", "config_of", "fixed_classes", "read_header"]
+def recorded_defaults(folder: Path, header: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
+    """The values of the optimizer's options that a run took by default, so that a resumed run has them again where a
+    newer version has other defaults; empty for another optimizer or an instance."""
+    if not isinstance(optimizer, str) or optimizer != header.get("rule") or not (folder / CONFIG).is_file():
+        return {}
+    saved, options = read_yaml(folder / CONFIG), header.get("optimizer_options")
+    given = set(saved.get("optimizer_args") or ())
+    given |= {name for key, names in FLAGS.items() if saved.get(key) is not None for name in names}
+    return {name: value for name, value in options.items() if name not in given} if isinstance(options, dict) else {}
+
+
+__all__ = [
+    "REQUIRED",
+    "class_names",
+    "complete_header",
+    "config_of",
+    "fixed_classes",
+    "read_header",
+    "recorded_defaults",
+]

@@ -28,7 +28,8 @@ class At:
 
     t: the step, from 0 (-1 in init); total: planned steps, None where only time limits the run; progress: share of the
     budget that is used, in [0, 1). batch: the step's batch, by default the one that `batches` draws for t. damping:
-    factor on the step's update, below 1 after a rollback.
+    factor on the step's update, below 1 after a rollback; interpolated: whether the weights were interpolated toward
+    the base model since the last step, by a rollback.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class At:
         damping: float = 1.0,
     ) -> None:
         self.t, self.total, self.progress, self.damping = t, total, progress, damping
+        self.interpolated = False
         self._space, self._batches, self._tape = space, batches, tape
         self._batch = batch or batches.at(t)
 

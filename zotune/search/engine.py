@@ -88,6 +88,7 @@ class Engine:
             except Stopped:
                 return Outcome("interrupted", p)
         if p.diverged:  # the checkpoint that was restored was written just before a rollback
+            self._extend_budget()
             self._roll_back()
         self._phase(f"computing step {p.step + 1}")
         while not (reason := self._end_reason()):
@@ -108,12 +109,15 @@ class Engine:
             if not self.journal.replaying and self.hooks.stop():
                 self._save()
                 return Outcome("interrupted", p)
+        ended = self.budget
         if p.step % max(settings.eval_steps, 1):
             self._validate()
         if settings.interpolate and p.step and self.hooks.validate is not None:
             selection = self._selection(self.hooks.validate)
             if not selection.is_interpolated:
                 self._interpolate(selection)
+        if self._extend_budget() or self.budget != ended:  # the run was killed here, and resumed with a larger budget
+            return self._run()
 
         def end() -> Mapping[str, Any]:
             self._save()
@@ -144,6 +148,7 @@ class Engine:
     def initialize(self) -> None:
         """Calibrate where asked to, and compute the optimizer's first state."""
         self._calibrate()
+        self._extend_budget()
         self._phase("computing the optimizer's first state")
         tape = self.journal.next_tape("init")
         try:
@@ -162,6 +167,7 @@ class Engine:
         recorded, tape = journal.peek("step"), journal.next_tape("step")
         self.oracle.begin(tape, p.step)
         at = At(self.space, self.batches, tape, p.step, self._planned_steps(), self._used(), damping=p.damping)
+        at.interpolated = self._is_interpolated()
         dropped = ""
         if recorded and "dropped" in recorded:
             dropped = recorded["dropped"]
@@ -196,6 +202,16 @@ class Engine:
             clock = self.hooks.clock
             clock.record("evaluation", clock.clock() - started, max(p.evaluations - before, 1))
         self._count(line, dropped)
+
+    def _is_interpolated(self) -> bool:
+        """Whether a rollback has loaded interpolated weights since the last step that was taken."""
+        for place in range(self.journal.cursor - 1, 0, -1):
+            line = self.journal.lines[place]
+            if line["kind"] == "rollback":
+                return bool(line.get("share", 1.0) != 1.0)
+            if line["kind"] == "step" and "dropped" not in line:
+                break
+        return False
 
     def _count(self, line: Mapping[str, Any], dropped: str) -> None:
         """Update the counters by the line of a step, and emit its event."""
@@ -259,6 +275,7 @@ class Engine:
     def _preflight(self) -> None:
         """Evaluate some steps that are not taken. No weight and no later number depends on them."""
         run = self.hooks.preflight
+        self._extend_budget()
         if run is None or (self.journal.replaying and self.journal.next != "preflight"):
             return  # a recorded run without a line had nothing to report
         before = self.oracle.evaluations
@@ -283,7 +300,9 @@ class Engine:
         return initial_state(self.optimizer, self.space, self.oracle, at)
 
     def _selection(self, validate: Callable[[], ValidationResult]) -> Selection:
-        return Selection(self.space, self.journal, self.store, self.progress, validate, self.hooks.emit)
+        return Selection(
+            self.space, self.journal, self.store, self.progress, validate, self.hooks.emit, self._extend_budget
+        )
 
     def _validate(self) -> None:
         """Evaluate the validation set, unless that is done for this step; roll back where the weights diverged."""
@@ -291,6 +310,7 @@ class Engine:
         if self.hooks.validate is None:
             p.best_step = p.step
             return
+        self._extend_budget()
         if self._validated == p.step or self.journal.next not in ("eval", ""):
             return  # done before the restored checkpoint, or left out by a process that stopped here
         selection = self._selection(self.hooks.validate)
@@ -302,6 +322,7 @@ class Engine:
             self._save()
         if p.step and diverged and self._used() < 1.0:
             p.diverged = diverged
+            self._extend_budget()
             if self.journal.next == "between" or (self.settings.interpolate and not self.journal.replaying):
                 self._interpolate(selection)
             self._roll_back()
@@ -317,6 +338,7 @@ class Engine:
 
     def _roll_back(self) -> None:
         """Continue from the best weights and the optimizer's state there, with smaller steps."""
+        self._extend_budget()
         evaluations = self.oracle.evaluations  # init, where it runs again, must not count again
         self.state, event = roll_back(
             self.space, self.optimizer, self.journal, self.store, self.progress, self._initial_state

@@ -6,6 +6,7 @@ Knows plugins, options and declarations; knows no weights and no run.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,20 @@ def resolve(
     if declarations.plugin_problem("optimizer", optimizer):
         raise OptionError(f"optimizer {spec!r} has no init(theta) and step(theta, oracle, state, at)")
     return optimizer  # type: ignore[no-any-return]
+
+
+def with_recorded(
+    optimizer: Any, recorded: Mapping[str, Any], options: Mapping[str, Any], lr: Any = None, eps: Any = None
+) -> Any:
+    """The optimizer with the options that a run recorded, except those that the user gives: `options`,
+    `--learning-rate` and `--eps`. An optimizer that is no dataclass is returned as it is."""
+    if not dataclasses.is_dataclass(optimizer) or isinstance(optimizer, type):
+        return optimizer
+    own = set(options) | {n for value, what in ((lr, "lr"), (eps, "eps")) if value is not None for n in NAMES[what]}
+    values = {f.name: recorded[f.name] for f in dataclasses.fields(optimizer) if f.init and f.name in recorded}
+    present = {name: value for name, value in values.items() if name not in own}
+    plain = json.loads(json.dumps(dataclasses.asdict(optimizer), default=str))
+    return dataclasses.replace(optimizer, **{n: v for n, v in present.items() if plain.get(n) != v})
 
 
 def calibrated(optimizer: Any, lr: float | str | None, eps: float | str | None) -> dict[str, str]:

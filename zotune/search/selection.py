@@ -35,7 +35,8 @@ def best_weights(store: Store, progress: Progress) -> Mapping[str, Any]:
 class Selection:
     """Evaluates the present weights on the validation set and records the best ones in `progress`.
 
-    validate: scores the present weights; called only where the journal does not hold the result already.
+    validate: scores the present weights; called only where the journal does not hold the result already. before_line:
+    called before the journal is read: a run that was killed and got a larger budget has a line of it anywhere.
     """
 
     space: Space
@@ -44,6 +45,7 @@ class Selection:
     progress: Progress
     validate: Callable[[], ValidationResult]
     emit: Emit
+    before_line: Callable[[], object] = bool
 
     def evaluate(self) -> ValidationResult:
         """Evaluate the weights of the present step. Raises ObjectiveFailures where the base model cannot be scored."""
@@ -117,6 +119,7 @@ class Selection:
                 result = ValidationResult(failed=str(error))
             return {"step": p.step, "share": share, **result.to_line()}
 
+        self.before_line()
         line = self.journal.take_or_append("between", compute)
         result = ValidationResult.from_line(line)
         best = result.loss is not None and result.loss < p.best_loss
