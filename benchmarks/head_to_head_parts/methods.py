@@ -6,6 +6,7 @@ Knows how a method is called; knows no result.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,8 @@ BUILD = ROOT / "build" / "head_to_head"
 RIVALS = ROOT / "build" / "rivals"
 """The environment of TRL."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "rouge-score", "vaderSentiment")
-VALIDATIONS = 20
-"""Validations of a run with a score limit at most, whose rows are paid beside the budget."""
+VALIDATION_SHARE, STEP_ROWS, ROUNDED = 0.1, 128, 40
+"""What `zotune fit` may spend of a score limit on validation, and rows of a step; limits are rounded up to ROUNDED."""
 
 Choice = Mapping[str, Any]
 
@@ -123,6 +124,13 @@ def write_objective(task: Task, path: Path) -> None:
     )
 
 
+def score_limit(budget: int, test_rows: int) -> int:
+    """--max-score-calls that leave `budget` completions for training and calibration: the test set is scored twice, and
+    the rows of one step are kept back."""
+    scores = (budget + 2 * test_rows + STEP_ROWS) / (1 - VALIDATION_SHARE)
+    return ROUNDED * math.ceil(scores / ROUNDED)
+
+
 def folder_of(task: Task, method: Method, choice: Choice, seed: int, budget: int) -> Path:
     chosen = "-".join(f"{k}={v:g}" for k, v in choice.items()) or "default"
     folder = BUILD / "runs" / task.name / method.name / chosen / str(seed)
@@ -149,12 +157,11 @@ def job_of(task: Task, method: Method, choice: Choice, seed: int, budgets: Seque
     write_objective(task, home / "objective.py")
     flags = ["-m", settings["model"], "-d", str(home / "data"), "-o", f"{home / 'objective.py'}:reward"]
     flags += ["--max-new-tokens", str(task.tokens), "--seed", str(seed)]
-    validation, test = len(records["validation"]), len(records["test"])
     if method.name == "random-search":
         flags += ["--optimizer", "random-search", "--optimizer-arg", f"sigma={choice['sigma']}"]
         flags += ["--max-evals", str(budgets[-1] // 16), "--batch-size", "16", "--no-preflight"]
     else:
-        flags += ["--max-score-calls", str(budgets[-1] + VALIDATIONS * validation + 2 * test)]
+        flags += ["--max-score-calls", str(score_limit(budgets[-1], len(records["test"])))]
     held_out = [r["prompt"] for split in ("validation", "test") for r in records[split]]
     return {**settings, "flags": flags, "held_out": held_out}
 

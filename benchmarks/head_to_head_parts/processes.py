@@ -31,16 +31,23 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def memory_mib() -> float:
+    """The resident memory of this process at present, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
 def run_jobs(path: str, job: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Run the jobs of a JSON file one after the other, each in a forked process.
 
     job: does the work of one job's settings and returns what it counted. FOLDER/cost.json gets that and the CPU seconds
-    of the imports (start_seconds) and of the job (cpu_seconds), its peak memory and that of the imports, in MiB.
+    of the imports (start_seconds) and of the job (cpu_seconds), its peak memory, and the memory that it began with,
+    after the imports, in MiB.
     """
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    start, imported = cpu_seconds(), peak_mib()
+    start, imported = cpu_seconds(), memory_mib()
     for settings in json.loads(Path(path).read_text()):
         child = os.fork()
         if child:
