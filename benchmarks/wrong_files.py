@@ -43,7 +43,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import transformers
-from wrong_file_kinds import adapter_kinds, data_kinds, encoder_kinds, label_kinds, model_kinds, prompt_kinds, run_kinds
+from wrong_file_kinds import (
+    adapter_kinds,
+    data_kinds,
+    encoder_kinds,
+    label_kinds,
+    lora_run_kinds,
+    model_kinds,
+    prompt_kinds,
+    run_kinds,
+)
 from wrong_file_kinds.tiny_models import Base
 from wrong_file_kinds.variant import KINDS, Draw, Variant
 
@@ -51,7 +60,10 @@ import zotune
 from zotune.cli import app
 from zotune.errors import ZotuneError
 
-MODULES = (adapter_kinds, data_kinds, encoder_kinds, label_kinds, model_kinds, prompt_kinds, run_kinds)
+MODULES = (
+    *(adapter_kinds, data_kinds, encoder_kinds, label_kinds),
+    *(lora_run_kinds, model_kinds, prompt_kinds, run_kinds),
+)
 CLASSES = ("right", "refusal", "silent", "traceback", "unnamed refusal", "needless refusal")
 FAULTS = ("silent", "traceback")
 TOLERANCE = 1e-3

@@ -22,7 +22,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any], name
     """Change the tensors of a file."""
     tensors = load_file(folder / name)
     change(tensors)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / name, {"format": "pt"})
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / name, {"format": "pt"})
 
 
 def nli_data(draw: Draw) -> tuple[str, list[int]]:
@@ -159,7 +159,8 @@ def config_shape(draw: Draw) -> Variant:
     before = json.loads((folder / "config.json").read_text())[key]
     after = before + draw.choice((4, 8, 16))
     edit_json(folder / "config.json", **{key: after, "head_dim": None})
-    return scored_by_loss(draw, name, right=None, refusal=("shape", "size", "hidden"), about=f"{name}, {key}={after}")
+    words = ("by its config.json", "size", "hidden")
+    return scored_by_loss(draw, name, right=None, refusal=words, about=f"{name}, {key}={after}")
 
 
 @kind

@@ -23,7 +23,7 @@ def run(draw: Draw) -> Path:
         rows = [{**r, "label": tiny.NAMES[r["label"]]} for r in tiny.nli_rows()] * 3
         lines = "".join(json.dumps(r) + "\n" for r in rows)
         data = draw.base.root / "run_data"
-        data.mkdir()
+        data.mkdir(parents=True)
         for name in ("train", "validation", "test"):
             (data / f"{name}.jsonl").write_text(lines)
         flags = ["-o", "cross-entropy", "--max-steps", "2", "--optimizer", "mezo", "--optimizer-arg", "lr=1e-4"]

@@ -13,7 +13,7 @@ from conftest import rows, write_jsonl
 from safetensors.torch import load_file, save_file
 
 import zotune
-from zotune.errors import DataError, ModelError
+from zotune.errors import DataError, ModelError, RunFolderError
 from zotune.events import Event, Note
 from zotune.runs.export import export
 from zotune.runs.replay import replay
@@ -233,6 +233,22 @@ def test_an_exported_adapter_names_its_classes(head: str, tiny_encoder: Path, tm
     assert loss(tmp_path / "exported") == pytest.approx(loss(run), abs=1e-6)
     with pytest.raises(DataError, match="label 'bad' is no class of the model"):
         accuracy(tmp_path / "exported", [{"text": "a", "label": "bad"}], tmp_path / "other.jsonl", head=head)
+
+
+def test_a_run_of_an_adapter_on_another_base_model_is_refused(named: Path, tmp_path: Path) -> None:
+    """Same shapes, other weights: nothing but the journal tells that it is another model."""
+    data = write_jsonl(
+        tmp_path / "data.jsonl", [{"text": r["text"], "label": NAMES[i % 3]} for i, r in enumerate(rows(40))]
+    )
+    run, _ = fit(named, data, tmp_path / "run", peft="lora", objective="cross-entropy")
+    score = {"model": str(run), "dataset": str(data), "objective": "cross-entropy"}
+    zotune.evaluate(**score)
+    path = named / "model.safetensors"
+    tensors = load_file(path)
+    tensors["bert.encoder.layer.0.output.dense.weight"][0] += 0.1
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(RunFolderError, match="the weights that were not tuned differ from those that the run had"):
+        zotune.evaluate(**score)
 
 
 def test_the_names_of_a_linear_head_are_exported(tiny_encoder: Path, tmp_path: Path) -> None:

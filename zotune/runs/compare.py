@@ -33,9 +33,11 @@ from zotune.humans.preferences import WinRate
 from zotune.models.model_files import ModelFiles
 from zotune.runs import evaluate
 from zotune.runs.comparison_folder import RESULT, Pair, Side, open_folder, read_pairs, settings, write_pairs
+from zotune.runs.frozen_weights import check_loaded
 from zotune.runs.model_source import load_model
 from zotune.runs.preference_source import Preferences, ask_judge, ask_person, judge_of
 from zotune.runs.prompt_settings import recorded_demonstrations
+from zotune.runs.recorded import read_header
 from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
 from zotune.tasks.generation import completion_notes, prompt_messages
@@ -211,6 +213,8 @@ def _completions(
 ) -> list[str]:
     """The completions of one model, which is in memory only inside this function."""
     loaded = load_model(config, model_files, spec)
+    if model_files.adapter and (header := read_header(str(config.model))):  # its base model may have changed since
+        check_loaded(loaded.model, header, str(config.model))
     for note in loaded.notes:
         emit(Note(note))
     spec, notes = settle_chat(loaded, spec, rows)

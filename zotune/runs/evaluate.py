@@ -17,6 +17,7 @@ from zotune.data.sources import DataSource, load_source
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, Phase, ignore
 from zotune.options import convert
+from zotune.runs.frozen_weights import check_loaded
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
 from zotune.runs.plan import embedded_data, inputs_of
@@ -117,6 +118,8 @@ def evaluate(
         emit(Note(note))
     emit(Phase("loading the model", brief=True))
     loaded = load_model(cfg, model_files, spec)
+    if header and model_files.adapter:  # whose base model may have changed since
+        check_loaded(loaded.model, header, str(cfg.model))
     for note in (*(spec.classes.notes if spec.classes else ()), *loaded.notes):
         emit(Note(note))
     emit(Phase("reading the prompts and tokenising the rows", brief=True))

@@ -276,21 +276,13 @@ class Session:
         return space(config.tune), None
 
     def _plan_populations(self, recorded: Mapping[str, Any] | None) -> None:
-        """Find out whether rows can have directions of their own, where the optimizer asks for populations, and fix how
-        many rows a step scores. A resumed run keeps to what it recorded."""
+        """Fix how many rows of a population a step scores, where rows can have directions of their own. A resumed run
+        keeps to what it recorded."""
         config, objective, batches = self.plan.config, self.plan.objective, self.batches
-        info = declarations.optimizer_info(self.plan.optimizer)
-        planned = recorded is None or recorded.get("population")
-        possible = info.populations and planned and config.perturb in ("auto", "population")
-        found = row_wise(self.task, self.train, self.space) if possible else None
-        if found is None:
-            if possible:
-                self._note(
-                    "rows of one pass cannot have directions of their own in this model: points are used instead"
-                )
+        if self._row_wise is None:
             batches.population = PopulationPlan(max_kl=config.max_kl or 0.0)
             return
-        evaluation, without = found
+        evaluation, without = self._row_wise
         cuda = self.loaded.device.type == "cuda"
         rows = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
         self.validation.prefers_later = True
