@@ -19,7 +19,7 @@ FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "ru
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
     *("events", "options", "version", "files"),
-    *("plugin_options", "yaml_file"),
+    *("plugin_options", "yaml_file", "scales"),
 }
 """Modules of the package's root that lie below all folders."""
 ABOVE = {"tuner", "testing", "__init__", "__main__"}
@@ -29,6 +29,7 @@ LIGHT = {
     "options",
     "plugin_options",
     "yaml_file",
+    "scales",
     "files",
     "events",
     "declarations",
@@ -216,7 +217,15 @@ def test_plugins_are_short_and_cite() -> None:
     for path in (root / "zotune_optimizers").glob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) < 150, path
-        if path.stem not in ("__init__", "option_checks", "spsa", "matrices", "auto_calibration", "auto_population"):
+        if path.stem not in (
+            "__init__",
+            "option_checks",
+            "spsa",
+            "matrices",
+            "auto_calibration",
+            "auto_scales",
+            "auto_population",
+        ):
             assert "Differs from the paper:" in text, path
             assert "Evaluations a step" in text, path
             assert "Extra memory" in text, path

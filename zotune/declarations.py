@@ -122,7 +122,16 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         stratifies=bool(_capability(optimizer, "stratifies", default.stratifies)),
         interpolates=bool(_capability(optimizer, "interpolates", default.interpolates)),
         populations=bool(_capability(optimizer, "populations", default.populations)),
+        affine=bool(_capability(optimizer, "affine", default.affine)),
     )
+
+
+def unrecorded(target: Any) -> dict[str, Any]:
+    """Options of an optimizer that are younger than recorded runs, each with the value that such runs had: the class
+    attribute `unrecorded`."""
+    cls: Any = target if inspect.isclass(target) else type(target)
+    values = _static(cls, "unrecorded")
+    return dict(values) if isinstance(values, Mapping) and "unrecorded" not in options(cls) else {}
 
 
 def step_cost(optimizer: Any, theta: Any, at: Callable[[], Any]) -> int | None:
@@ -151,6 +160,16 @@ def description(optimizer: Any, state: Any) -> dict[str, float]:
     if not isinstance(numbers, Mapping) or not all(isinstance(x, int | float) for x in numbers.values()):
         raise UsageError(f"{name_of(optimizer)}: describe must return numbers by name, got {numbers!r:.80}")
     return {str(name): float(x) for name, x in numbers.items()}
+
+
+def warning(optimizer: Any, state: Any) -> str:
+    """What an optimizer's method `warning(state)` says of the state after init; "" where it has none. Raises UsageError
+    where it returns anything but a text."""
+    warns = _capability(optimizer, "warning", None)
+    text = warns(state) if callable(warns) else ""
+    if not isinstance(text, str):
+        raise UsageError(f"{name_of(optimizer)}: warning must return a text, got {text!r:.80}")
+    return text
 
 
 def eps(optimizer: Any) -> Any:

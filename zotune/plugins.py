@@ -39,6 +39,7 @@ PUBLIC: Final = (
     "zotune.errors",
     "zotune.hookspecs",
     "zotune.humans.ratings",
+    "zotune.scales",
     "zotune.scoring.functions",
     "zotune.tasks.text_classifier",
     "zotune.testing",

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from zotune import declarations
-from zotune.bench.workbench import PROBLEMS, Bench, Discard, FirstStep, LiveTensors, TinyNet, Weights, data, same
+from zotune.bench.workbench import PROBLEMS, ROWS, Bench, Discard, FirstStep, LiveTensors, TinyNet, Weights, data, same
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.events import RolledBack
@@ -234,6 +234,30 @@ class OptimizerContract:
         actual = bench.run().weights()
         for name, expected in new.items():
             torch.testing.assert_close(actual[name], torch.as_tensor(expected), rtol=1e-12, atol=1e-13)
+
+    def test_an_affine_change_of_the_objective_changes_no_decision(self) -> None:
+        """For optimizers that declare `affine`: L + 1000, L - L0 and 10^6 L end with the loss of L to 1e-3, and 2^k L
+        with its bits."""
+        if not declarations.optimizer_info(self.optimizer()).affine:
+            return
+        start = self.bench().loss(range(ROWS)).value
+
+        def run(factor: float, shift: float) -> Bench:
+            def evaluate(rows: Sequence[int]) -> Score:
+                score = bench.loss(rows)
+                samples = tuple(None if s is None else factor * s + shift for s in score.samples or ())
+                return Score(factor * score.value + shift, samples)
+
+            bench = self.bench(steps=self.long // 8, dtype=torch.float64, evaluate=evaluate)
+            return bench.run()
+
+        plain = run(1.0, 0.0)
+        end = plain.loss(range(ROWS)).value
+        for factor, shift in ((1.0, 1000.0), (1.0, -start), (1e6, 0.0)):
+            other = run(factor, shift).loss(range(ROWS)).value
+            assert abs(other - end) < 1e-3, f"{factor:g} L + {shift:g} ends with {other:.4f}, L with {end:.4f}"
+        for factor in (2.0**-12, 2.0**20):
+            assert same(run(factor, 0.0).weights(), plain.weights()), f"{factor:g} L gives other weights than L"
 
     def test_it_converges_on_four_small_problems(self) -> None:
         for name, problem in PROBLEMS.items():

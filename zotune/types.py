@@ -144,6 +144,7 @@ class OptimizerInfo:
     interpolates: whether weights between the base model and the last step are evaluated at the end, unless the user
         decides.
     populations: whether it asks `at.population` and evaluates populations where rows have directions of their own.
+    affine: whether a shift and a positive factor of the objective change none of its decisions.
     """
 
     needs: Needs = "values"
@@ -153,6 +154,7 @@ class OptimizerInfo:
     stratifies: bool = False
     interpolates: bool = False
     populations: bool = False
+    affine: bool = False
 
 
 @dataclass(frozen=True)
@@ -323,6 +325,11 @@ class Oracle(Protocol):
         (None: not applicable) for each point. Raises ObjectiveError where an evaluation fails."""
         ...
 
+    def spread(self, point: Recipe, batch: Batch | None = None) -> tuple[float, float | None]:
+        """The value of a point and the standard deviation of its rows' values; None: the objective scores the rows
+        together, or fewer than two have a value."""
+        ...
+
     def rank(self, *points: Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
         """The place of each point, 0 the best; equal points share a place, None: unranked."""
         ...
@@ -478,7 +485,9 @@ class Optimizer(Protocol[State]):
 
     Capabilities that it may declare: see `OptimizerInfo`; and `forwards`, evaluations of one batch at one point that a
     step costs, or, where steps differ, a method `cost(theta, at)` that returns them for the step to come; and a method
-    `describe(state)` that returns numbers by name about the state after init, which are shown to the user.
+    `describe(state)` that returns numbers by name about the state after init, which are shown to the user; and
+    `warning(state)`, a line for the user about that state, or "". Options that came later than recorded runs stand in a
+    class attribute `unrecorded`, a mapping with the values that such runs had.
     """
 
     @property

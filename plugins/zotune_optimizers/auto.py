@@ -1,7 +1,7 @@
 """auto: two-point steps whose sizes are calibrated before the first step. SPSA: Spall 1992; one running mean of g²:
 Dbouk et al. 2026, arXiv:2605.03869.
 
-    once (auto_calibration.py):
+    once (auto_scales.py):
         D: perturbation size of each tensor;  ε: perturbation scale in units of D;  κ: displacement cap in units of D
         ρ ← min(ε, κ / √Σ s(t)²)
     each step:
@@ -15,8 +15,8 @@ A random walk of such steps ends about κ D away from the base model. This displ
 predicts whether tuning ruins a model. D is measured in units of what the model tolerates, so one κ fits every model
 and every subset of its weights.
 
-Evaluations a step: 2; the calibration takes one of the base model and two for each size that it tries. Extra memory:
-none.
+Evaluations a step: 2; the calibration takes one of the base model and two for each size that it tries, each for every
+batch of its rows. Extra memory: none.
 
 Differs from the paper: SPSA is the estimate alone and the running mean of g² is MEAZO's; sizes, cap and schedule are
 zotune's own.
@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from zotune.types import At, Batch, Oracle, Recipe, Theta
+from zotune_optimizers import auto_calibration, auto_scales
 from zotune_optimizers import auto_population as population
-from zotune_optimizers.auto_calibration import calibrate
 from zotune_optimizers.auto_population import SHARE_OF_MAX, PopulationState
-from zotune_optimizers.option_checks import at_least, fraction, positive
+from zotune_optimizers.option_checks import at_least, fraction, positive, require
 
 HOLD = 0.7
 """Share of the budget before steps shrink: most of the signal is gathered at full size, the end averages noise out."""
@@ -60,12 +60,13 @@ class State(NamedTuple):
     weight: float  # 1 − βᵗ: total weight of v
     moved: float  # Σ (step size)²: squared displacement in units of D
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
+    short: str = ""  # what the user should know of a calibration that the budget cut short
 
 
 @dataclass(frozen=True)
 class Auto:
     cap: float = 3.0  # κ: displacement at the end of the budget, in units of what the model tolerates
-    tolerance: float = 0.05  # τ: share of |L(θ₀)| that the perturbation of one group may cost on average
+    tolerance: float = 0.05  # τ: share of a row's spread that the perturbation of one group may cost on average
     eps: float = 2.0  # ε: largest perturbation scale, in the same units
     beta: float = 0.95  # β: memory of g²
     clip: float = 3.0  # c: largest normalised step
@@ -73,18 +74,22 @@ class Auto:
     rows: int = 64  # rows of the calibration's batch
     drift: float = 0.5  # k: KL divergence from the base model in nats a token, where it can be measured
     share: float = 0.25  # share of the budget that the calibration may take
+    edition: int = 2  # calibration: 2, or 1 as in runs that record none
 
     needs: ClassVar[str] = "comparisons"
     interpolates: ClassVar[bool] = True
     populations: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     stratifies: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+    unrecorded: ClassVar[Mapping[str, object]] = {"edition": 1}
 
     def __post_init__(self) -> None:
         positive("auto", cap=self.cap, drift=self.drift, tolerance=self.tolerance, eps=self.eps, clip=self.clip)
         positive("auto", share=self.share)
         fraction("auto", beta=self.beta)
         at_least(1, "auto", bands=self.bands, rows=self.rows)
+        require(self.edition in (1, 2), f"auto: edition must be 1 or 2, got {self.edition}")
 
     def cost(self, theta: Theta, at: At) -> int:
         size = at.population
@@ -94,7 +99,8 @@ class Auto:
         if at.population.rows:
             return population.start(theta, oracle, at, SHARE_OF_MAX * at.max_kl if at.max_kl else self.drift / 2)
         limit = math.inf if at.total is None else self.share * POINTS * at.total
-        sizes = calibrate(
+        calibrate = auto_calibration.calibrate if self.edition == 1 else auto_scales.calibrate
+        D, eps, cap, numbers, *notes = calibrate(
             theta,
             oracle,
             at,
@@ -106,8 +112,8 @@ class Auto:
             kl=self.drift,
             limit=limit,
         )
-        rho = min(sizes.eps, sizes.cap / math.sqrt(MEAN_SQUARE * max(at.total or UNLIMITED_STEPS, 1)))
-        return State(sizes.D, sizes.eps, rho, sizes.cap, 0.0, 0.0, 0.0, sizes.numbers)
+        rho = min(eps, cap / math.sqrt(MEAN_SQUARE * max(at.total or UNLIMITED_STEPS, 1)))
+        return State(D, eps, rho, cap, 0.0, 0.0, 0.0, numbers, *notes)
 
     def describe(self, state: State | PopulationState) -> dict[str, float]:
         """What the calibration measured and chose. Scales and displacements are in units of D, or of S."""
@@ -115,6 +121,10 @@ class Auto:
             return {**state.found, "perturbation scale": state.sigma, "KL that the run may spend": state.k}
         chosen = {"perturbation scale": state.eps, "first step": state.rho, "displacement cap": state.cap}
         return {**state.found, **chosen}
+
+    def warning(self, state: State | PopulationState) -> str:
+        """What the user should know of a calibration that the budget cut short, or ""."""
+        return "" if isinstance(state, PopulationState) else state.short
 
     def step(
         self, theta: Theta, oracle: Oracle, state: State | PopulationState, at: At

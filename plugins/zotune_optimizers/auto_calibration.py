@@ -1,4 +1,5 @@
-"""The calibration of `auto`: how far the weights can be perturbed before the model gets worse.
+"""The calibration of `auto` in its first edition, for runs that recorded it: how far the weights can be perturbed
+before the model gets worse. New runs have that of auto_scales.py.
 
     groups: tensors by band of layers, kind and role (weight or bias)
     C(Δ): mean of L(θ₀ ± Δ z; B) − L(θ₀; B), z ~ Rademacher. The slope cancels, so this is the cost of curvature.

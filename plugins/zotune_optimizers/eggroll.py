@@ -96,6 +96,7 @@ class Eggroll:
     schedule: Schedule = "constant"  # of α over the budget
 
     needs: ClassVar[str] = "comparisons"
+    affine: ClassVar[bool] = True
     populations: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

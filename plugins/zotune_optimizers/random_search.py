@@ -29,6 +29,7 @@ class RandomSearch:
     n: int = 5  # N: candidates a step
 
     needs: ClassVar[str] = "comparisons"
+    affine: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("random-search", sigma=self.sigma)

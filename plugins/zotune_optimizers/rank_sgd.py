@@ -47,6 +47,7 @@ class RankSGD:
     schedule: Schedule = "linear"  # of η over the budget
 
     needs: ClassVar[str] = "order"
+    affine: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("rank-sgd", lr=self.lr, eps=self.eps, gamma=self.gamma)

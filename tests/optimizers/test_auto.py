@@ -1,4 +1,4 @@
-"""`auto` is its docstring: calibration, cap and steps, against plain references in float64."""
+"""`auto` is its docstring: calibration of both editions, cap and steps, against plain references in float64."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 from references import Reference, load, quadratic
+from zotune_optimizers.auto_population import best_scale
+from zotune_optimizers.eggroll import normalised
 
 from zotune.cli.terminal import Terminal
-from zotune.events import Initialized
+from zotune.errors import OptionError
+from zotune.events import Initialized, Note
+from zotune.scales import deviation, largest_tolerated
+from zotune.search import optimizer_spec
 from zotune.testing import Bench
+from zotune.types import Score
 
 
-def test_auto_is_its_docstring() -> None:
+def test_the_first_edition_is_its_docstring() -> None:
     tau, eps, cap, beta, c, rows = 0.003, 0.5, 0.05, 0.9, 1.5, 12
     options = {
+        "edition": 1,
         "share": 100.0,
         "tolerance": tau,
         "eps": eps,
@@ -63,9 +70,9 @@ def test_auto_is_its_docstring() -> None:
     ref.agrees()
 
 
-def test_auto_in_units_of_drift_where_the_objective_says_nothing_of_scale() -> None:
+def test_the_first_edition_in_units_of_kl() -> None:
     k, cap, eps = 0.5, 3.0, 2.0
-    ref = Reference(load("auto", drift=k, share=100.0, bands=1, beta=0.9, clip=1.5), steps=6)
+    ref = Reference(load("auto", edition=1, drift=k, share=100.0, bands=1, beta=0.9, clip=1.5), steps=6)
     start = {n: w.copy() for n, w in ref.theta.items()}
 
     def moved(x: Any) -> float:
@@ -104,6 +111,135 @@ def test_auto_in_units_of_drift_where_the_objective_says_nothing_of_scale() -> N
         gone += step * step
         ref.theta = ref.moved({n: -step * x for n, x in D.items()}, z)
     ref.agrees()
+
+
+@pytest.mark.parametrize("kl", [False, True])
+def test_auto_is_its_docstring(kl: bool) -> None:
+    """Each scale is the largest power of two below which all are tolerated: the reference tries one after the other."""
+    tau, eps, cap, k = 0.003, 0.5, 0.05, 0.3
+    options = {"share": 100.0, "tolerance": tau, "eps": eps, "cap": cap, "drift": k, "rows": 12, "bands": 2}
+    ref = Reference(load("auto", **options), steps=6)
+    start = {n: w.copy() for n, w in ref.theta.items()}
+    batch = ref.bench.batches.sample(-1, 12).rows
+
+    def far(x: Any) -> float:
+        return 3 * sum(float(((x[n] - w) ** 2).sum()) for n, w in start.items())
+
+    space = ref.bench.space
+    if kl:
+        ref.bench.oracle._kl = lambda: far({n: p.detach().double().numpy() for n, p in space.params.items()})
+    clean, unit = (0.0, 1.0) if kl else (quadratic(start, batch), 0.0)
+    measure = far if kl else (lambda x: quadratic(x, batch))
+
+    def points(u: dict[str, float], scale: float, draw: int) -> list[Any]:
+        z = ref.noise("rademacher", -1, draw)
+        return [ref.moved({n: s * scale * u[n] for n in u}, z) for s in (1, -1)]
+
+    def cost(u: dict[str, float], scale: float, draw: int) -> float:
+        return sum(measure(x) - clean for x in points(u, scale, draw)) / 2
+
+    groups: dict[Any, list[str]] = {}
+    for t in ref.kinds.values():
+        band = 0 if t.block is None else 1 + t.block
+        groups.setdefault((band, t.kind, t.name.split(".")[-1]), []).append(t.name)
+    u: dict[str, float] = {}
+    for names in groups.values():
+        rms = {n: math.sqrt((start[n] ** 2).mean()) for n in names}
+        typical = math.sqrt(sum(r * r for r in rms.values()) / len(names))
+        u |= {n: max(rms[n], 0.1 * typical) for n in names}
+    if not kl:  # the objective gives one number for all rows, and twelve rows have no parts
+        unit = deviation([clean, *(measure(x) for draw in (0, 1) for x in points(u, 0.25, draw))])
+    joint, single = (0.4 * k, k / 10) if kl else (5 * tau * unit, tau * unit)
+
+    def largest(u: dict[str, float], draw: int, limit: float, ends: tuple[int, int]) -> float:
+        fits = [2.0**e for e in range(*ends) if cost(u, 2.0**e, draw) <= limit]
+        return max(fits)
+
+    s = largest(u, len(groups), joint, (-10, 3))
+    D: dict[str, float] = {}
+    for draw, names in enumerate(groups.values()):
+        only = {n: x if n in names else 0.0 for n, x in u.items()}
+        D |= {n: largest(only, draw, single, (-10, 3)) * u[n] for n in names}
+    scale = largest(D, len(groups), joint, (-10, 0))
+    assert scale <= eps
+    assert s > 0
+    cap = min(cap, scale * math.sqrt(k / cost(D, scale, len(groups)))) if kl else cap * math.sqrt(6 / 600)
+    ref.bench.run()
+    state = ref.bench.engine.state
+    assert dict(state.D.values) == pytest.approx(D, rel=1e-12)
+    assert (state.eps, state.cap) == (scale, pytest.approx(cap, rel=1e-9))
+    assert state.rho == pytest.approx(min(scale, cap / math.sqrt(0.8 * 6)), rel=1e-9)
+    assert state.short == ""
+
+
+@pytest.mark.parametrize("steps", [3, 6, 20, 60, 200, 800])
+def test_no_perturbation_scale_is_used_that_was_not_evaluated(steps: int) -> None:
+    """In a short run too; and a run whose budget cuts the calibration short says how many evaluations it takes."""
+    bench, events = Bench(load("auto"), steps=steps), list[Any]()
+    bench.engine.hooks.emit = events.append
+    moved: list[float] = []
+    evaluate, start = bench.oracle._evaluate, {n: w.double() for n, w in bench.weights().items()}
+
+    def spied(rows: Any) -> Score:
+        gap = [float((p.detach().double() - start[n]).abs().max()) for n, p in bench.space.params.items()]
+        moved.append(max(gap))
+        return evaluate(rows)
+
+    bench.oracle._evaluate = spied
+    bench.engine.hooks.stop = lambda: True  # after the first step
+    bench.run()
+    state = bench.engine.state
+    perturbed = state.eps * max(state.D.values.values())
+    assert any(x == pytest.approx(perturbed, rel=1e-3) for x in moved[:-2])
+    assert moved[-1] == pytest.approx(perturbed, rel=1e-3)
+    notes = [e.text for e in events if isinstance(e, Note)]
+    assert bool(state.short) == (steps < 800)
+    assert notes == ([state.short] if state.short else [])
+    assert not notes or "a whole one takes about" in notes[0]
+
+
+def test_a_group_that_was_measured_keeps_what_was_measured() -> None:
+    """The budget ends within the search: each scale is one that was evaluated and tolerated."""
+    for budget in range(1, 12):
+        tried: list[float] = []
+
+        def cost(scale: float, tried: list[float] = tried) -> float:
+            tried.append(scale)
+            return scale * scale
+
+        found = largest_tolerated(cost, 0.05, 2.0**-5, 2.0**-10, 4.0, lambda n=budget, t=tried: len(t) < n)  # type: ignore[misc]
+        assert len(tried) <= budget
+        assert found == (max(x for x in tried if x * x <= 0.05), found.scale**2)
+        assert budget < 4 or found.scale == 0.125
+    assert largest_tolerated(lambda s: s, 1e-9, 1.0, 0.125, 4.0, lambda: True) == (0.125, 0.125)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(2.0**-30, 0.0), (2.0**40, 0.0), (1.0, 1000.0), (1e6, -7.0)])
+def test_populations_do_not_depend_on_a_shift_or_a_factor(factor: float, shift: float) -> None:
+    scales = [1.0, 0.5, 0.25] * 4
+    up = [0.31, 0.92, 0.15, 0.77, None, 0.4, 0.33, 0.21, 0.95, 0.5, 0.12, 0.66]
+    down = [0.25, 0.9, 0.55, 0.71, 0.3, 0.44, None, 0.29, 0.91, 0.1, 0.19, 0.6]
+
+    def changed(values: list[float | None]) -> list[float | None]:
+        return [None if v is None else factor * v + shift for v in values]
+
+    assert best_scale(scales, changed(up), changed(down)) == best_scale(scales, up, down)
+    plain = normalised(up, down, 0.0, 0.0, 0.0, beta=0.8, clip=3.0)
+    other = normalised(changed(up), changed(down), 0.0, 0.0, 0.0, beta=0.8, clip=3.0)
+    if shift == 0.0:  # a power of two: the same bits
+        assert other.z == plain.z
+    assert other.z == pytest.approx(plain.z, abs=1e-9)
+
+
+def test_the_edition_of_a_run_is_that_which_it_recorded() -> None:
+    recorded = {"cap": 3.0, "tolerance": 0.05}
+    auto: Any = load("auto")
+    assert auto.edition == 2
+    assert optimizer_spec.with_recorded(auto, recorded, {}).edition == 1
+    assert optimizer_spec.with_recorded(auto, {**recorded, "edition": 2}, {}).edition == 2
+    assert optimizer_spec.with_recorded(load("auto", cap=1.0), recorded, {"cap": 1.0}).cap == 1.0
+    with pytest.raises(OptionError, match="edition must be 1 or 2, got 3"):
+        load("auto", edition=3)
 
 
 def test_auto_stays_within_its_cap() -> None:

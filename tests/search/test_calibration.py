@@ -54,21 +54,39 @@ def test_a_run_ends_as_far_from_the_base_as_one_perturbation_reaches(rule: Any, 
 
 
 def test_the_largest_tolerated_scale_is_chosen() -> None:
-    for bend in (1e-2, 1.0, 100.0):  # L = 1 + bend |θ − θ₀|² / d: ±ε z costs bend ε²
+    """L of row i = i + bend |θ − θ₀|² / d: ±ε z costs bend ε², and the spread of a row is that of its indices."""
+    spread = math.sqrt(sum((i - 11.5) ** 2 for i in range(24)) / 23)
+    for bend in (1.0, 100.0, 1e4):
         bench = Bench(mezo.MeZO())
         start = {n: w.double() for n, w in bench.weights().items()}
 
         def loss(rows: Any, bench: Bench = bench, start: Any = start, bend: float = bend) -> Score:
             far = sum(float((p.detach().double() - start[n]).square().sum()) for n, p in bench.space.params.items())
-            return Score(1.0 + bend * far / bench.space.numel)
+            samples = tuple(i + bend * far / bench.space.numel for i in rows)
+            return Score(sum(samples) / len(samples), samples)
 
         bench.oracle._evaluate = loss
         typical = math.sqrt(sum(float(w.square().sum()) for w in start.values()) / bench.space.numel)
         options = dict(calibration(bench, lr=None).run().options)
-        grid = [typical * 2.0**-k for k in range(12)]
-        tolerated = [e for e in grid if bend * e * e <= 0.05]
-        assert options["eps"] == pytest.approx(max(tolerated, default=grid[10]), rel=1e-6)
+        grid = [typical * 2.0**-k for k in range(11)]
+        tolerated = [e for e in grid if bend * e * e <= 0.1 * spread]
+        assert options["eps"] == pytest.approx(max(tolerated), rel=1e-6)
         assert set(options) == {"eps"}
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 1000.0), (2.0**20, 0.0), (1e-6, -3.0)])
+def test_a_shift_and_a_factor_of_the_objective_change_no_scale(factor: float, shift: float) -> None:
+    def chosen(factor: float, shift: float) -> dict[str, float]:
+        bench = Bench(mezo.MeZO(), dtype=torch.float64)
+
+        def loss(rows: Any) -> Score:
+            samples = tuple(factor * x + shift for x in bench.loss(rows).samples or ())
+            return Score(math.fsum(samples) / len(samples), samples)
+
+        bench.oracle._evaluate = loss
+        return dict(calibration(bench, lr=None).run().options)
+
+    assert chosen(factor, shift) == chosen(1.0, 0.0)
 
 
 def test_a_flat_objective_has_no_learning_rate() -> None:

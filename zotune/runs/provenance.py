@@ -109,10 +109,13 @@ def source_hash(target: Any) -> str:
 
 
 def _plain(optimizer: Any) -> Any:
+    """The options of an optimizer, without those that have the value of runs which recorded none."""
+    before = declarations.unrecorded(optimizer)
     try:
-        return json.loads(json.dumps(asdict(optimizer)))
+        values = json.loads(json.dumps(asdict(optimizer)))
     except TypeError:
         return {}
+    return {name: value for name, value in values.items() if name not in before or before[name] != value}
 
 
 def environment() -> dict[str, Any]:

@@ -180,7 +180,13 @@ def recorded_optimizer(spec: str | Optimizer | None, header: Mapping[str, Any]) 
         raise OptionError(f"the run's optimizer is {name}", hint=f"--optimizer {name} allows running this file")
     wanted = spec or name
     try:
-        return optimizer_spec.resolve(wanted, header["optimizer_options"] if isinstance(wanted, str) else {})
+        if not isinstance(wanted, str):
+            return optimizer_spec.resolve(wanted, {})
+        recorded = header["optimizer_options"]
+        optimizer: Optimizer = optimizer_spec.with_recorded(
+            optimizer_spec.resolve(wanted, recorded), recorded, recorded
+        )
+        return optimizer
     except UsageError as error:
         raise RunFolderError(f"the run's optimizer {name} cannot be loaded: {error}") from None
 

@@ -1,8 +1,9 @@
 """Calibration: `--learning-rate auto` and `--eps auto`, for any optimizer, from some fifty evaluations.
 
     s   = RMS of all tuned weights
+    U   = spread (standard deviation) of one row's value at θ (zotune/scales.py)
     C(e) = mean of L(θ ± e z) − L(θ), or the mean KL divergence at θ ± e z where that is measured
-    ε  ← the largest of … s/16, s/8, s/4 … s with C(ε) at most 5 % of |L(θ)| (of the KL divergence: 0.05 nats a token)
+    ε  ← the largest of … s/64, s/32, s/16 … s with C(ε) at most 0.1 U (of the KL divergence: 0.05 nats a token)
     η  ← such that a random walk of all steps ends as far from the base model as ε z reaches: ‖θ_T − θ₀‖ = ε √d
 
 The distance of a step is found in two parts: one step with η = 1, then up to ten steps, which are undone, with an η
@@ -27,29 +28,28 @@ from torch import Tensor
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, UsageError
 from zotune.events import Calibrated
+from zotune.scales import largest_tolerated, level
 from zotune.search.batches import Batches
 from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
 from zotune.search.oracle import Oracle
 
-TOLERANCE = 0.05
-"""Share of the objective, or nats a token, that a perturbation may cost on average."""
-DIRECTIONS = 2
-"""Directions over which that cost is averaged, each with both signs."""
+TOLERANCE, KL_TOLERANCE = 0.1, 0.05
+"""What a perturbation may cost on average: as a share of the spread of a row, and in nats a token."""
 ROWS = 64
 """Rows of the batch on which it is measured."""
-LARGE_BUDGET = 40
+LARGE_BUDGET = 8
 """A budget of so many evaluations a row affords that batch; a smaller one uses the batch size of the run."""
-FIRST_SCALE, SMALLEST_SCALE, FALLBACK_RMS = 1 / 8, 1 / 1024, 1e-2
+FIRST_SCALE, SMALLEST_SCALE, FALLBACK_RMS = 1 / 32, 1 / 1024, 1e-2
 """The first and the smallest ε that are tried, in units of the weights' RMS; the RMS where all weights are 0."""
 STEPS = 10
 """Steps that are taken to measure a distance, at most; four at most are tried to find one that moves the weights."""
 FIRST_STEPS = 4
 REACH = 0.5
 """The distance that these steps should go, as a share of ε √d."""
-SHARE = 0.05
-"""Share of the budget for these steps; the search for ε may cost as much again."""
+SHARE, SHARE_OF_EPS = 0.05, 0.1
+"""Share of the budget for these steps, and for the search for ε."""
 UNLIMITED_STEPS = 300
 """Steps that are assumed for a run that only time limits."""
 
@@ -105,28 +105,27 @@ class Calibration:
         rms, sizes = at.rms(theta).values, {t.name: t.numel for t in theta.tensors}
         scale = math.sqrt(sum(rms[n] ** 2 * k for n, k in sizes.items()) / self.space.numel) or FALLBACK_RMS
         batch = at.large(ROWS if self.evals >= LARGE_BUDGET * ROWS else self.batches.size)
-        base_loss = None if uses_kl else self.oracle(theta, batch=batch)[0]
-        limit = TOLERANCE * (1.0 if base_loss is None else abs(base_loss))
-        most = self.oracle.evaluations + SHARE * self.evals
+        value, limit, z = 0.0, KL_TOLERANCE, at.normal()
+        most = self.oracle.evaluations + SHARE_OF_EPS * self.evals
+        if not uses_kl:
+            value, spread = level(theta, self.oracle, at, batch, FIRST_SCALE * scale)
+            limit = TOLERANCE * spread
 
         def cost(eps: float) -> float:
-            values: list[float] = []
-            for k in range(DIRECTIONS):
-                points = theta + eps * at.normal(k), theta - eps * at.normal(k)
-                values += self.oracle.kl(*points) if uses_kl else self.oracle(*points, batch=batch)
-            return math.fsum(values) / len(values) - (base_loss or 0.0)
+            points = theta + eps * z, theta - eps * z
+            up, down = self.oracle.kl(*points) if uses_kl else self.oracle(*points, batch=batch)
+            return ((up - value) + (down - value)) / 2
 
-        first = scale * FIRST_SCALE
-        eps = first
-        paid = cost(eps)
-        while paid > limit and eps > scale * SMALLEST_SCALE and self.oracle.evaluations < most:
-            eps /= 2
-            paid = cost(eps)
-        while paid <= limit and first <= eps < scale and self.oracle.evaluations < most:
-            if (larger := cost(2 * eps)) > limit:
-                break
-            eps, paid = 2 * eps, larger
-        return eps, paid, base_loss
+        once = 2 if uses_kl else 2 * at.cost(batch)
+        chosen = largest_tolerated(
+            cost,
+            limit,
+            FIRST_SCALE * scale,
+            SMALLEST_SCALE * scale,
+            scale,
+            lambda: self.oracle.evaluations + once <= most,
+        )
+        return chosen.scale, chosen.cost, None if uses_kl else value
 
     def _choose_lr(self, options: Mapping[str, float], distance: float) -> float:
         """The learning rate at which all steps move the weights by `distance`."""

@@ -18,7 +18,7 @@ from zotune import declarations
 from zotune.core import state_codec
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped, UsageError
-from zotune.events import Initialized, Phase, PreflightDone, StepDone
+from zotune.events import Initialized, Note, Phase, PreflightDone, StepDone
 from zotune.search import calibration, preflight
 from zotune.search.batches import Batches
 from zotune.search.checkpoint import Store
@@ -159,6 +159,8 @@ class Engine:
         self.journal.take_or_append("init", lambda: {"tape": tape.entries})
         self._initialized = True
         self.hooks.emit(Initialized(tuple(declarations.description(self.optimizer, self.state).items())))
+        if text := declarations.warning(self.optimizer, self.state):
+            self.hooks.emit(Note(text))
 
     def step(self) -> None:
         """Take one step, or drop it where the objective fails. Raises ObjectiveFailures where too many failed."""

@@ -57,9 +57,11 @@ def with_recorded(
     optimizer: Any, recorded: Mapping[str, Any], options: Mapping[str, Any], lr: Any = None, eps: Any = None
 ) -> Any:
     """The optimizer with the options that a run recorded, except those that the user gives: `options`,
-    `--learning-rate` and `--eps`. An optimizer that is no dataclass is returned as it is."""
+    `--learning-rate` and `--eps`. Options that came later than the run have the value that it had. An optimizer that is
+    no dataclass is returned as it is."""
     if not dataclasses.is_dataclass(optimizer) or isinstance(optimizer, type):
         return optimizer
+    recorded = {**declarations.unrecorded(optimizer), **recorded}
     own = set(options) | {n for value, what in ((lr, "lr"), (eps, "eps")) if value is not None for n in NAMES[what]}
     values = {f.name: recorded[f.name] for f in dataclasses.fields(optimizer) if f.init and f.name in recorded}
     present = {name: value for name, value in values.items() if name not in own}

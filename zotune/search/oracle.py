@@ -20,6 +20,7 @@ from zotune.core.population import Population
 from zotune.core.recipe import Directions, PerTensor, Recipe, concrete
 from zotune.core.space import Space
 from zotune.errors import NonFiniteScore, ObjectiveError, UsageError
+from zotune.scales import deviation
 from zotune.search.batches import Batches
 from zotune.search.journal import Tape
 from zotune.types import Batch, Direction, Score
@@ -107,6 +108,25 @@ class Oracle:
             return tuple(tuple(None if v is None else float(v) for v in row) for row in rows)
         values = self._tape.take("values", lambda: self._values(recipes, batch))
         return tuple(float(v) for v in values)
+
+    def spread(self, point: types.Recipe, batch: Batch | None = None) -> tuple[float, float | None]:
+        """The value of a point, and the standard deviation of the values of its rows.
+
+        The deviation is None where the objective scores the rows together, or fewer than two have a value. It counts as
+        an evaluation of the point. Raises UsageError for an objective that gives an order, ObjectiveError.
+        """
+        if self._compare is not None:
+            raise UsageError("this objective compares points and has no value for a single one")
+        batch, recipe = batch or self._batch, concrete(point)
+        self.evaluations += self._batches.cost(batch)
+
+        def compute(rows: Sequence[int]) -> list[float | None]:
+            score = self._score(rows)
+            valid = [s for s in score.samples or () if s is not None]
+            return [self._sign * score.value, deviation(valid) if len(valid) > 1 else None]
+
+        value, spread = self._tape.take("spread", lambda: self._each([recipe], batch, compute))[0]
+        return float(value), None if spread is None else float(spread)
 
     def rank(self, *points: types.Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
         """The rank of each point: 0 is the best, equal points share a rank, None where a point is unranked.
