@@ -444,7 +444,7 @@ def test_dry_run_writes_nothing(cli: Cli, flags: Any, tmp_path: Path) -> None:
     assert estimate["seconds"] > 0
     assert "estimate: 6 steps" in done.stderr
     memory = estimate["memory_mb"]
-    assert memory["peak"] > 100 > memory["model"] > 0
+    assert memory["peak"] > 100 > memory["model"] >= 0
     assert f"peak about {memory['peak']:,.0f} MB" in done.stderr
     assert set(tmp_path.iterdir()) == before
 
