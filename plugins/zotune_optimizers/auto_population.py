@@ -31,6 +31,8 @@ SCALES = (1.0, 0.5, 0.25)
 """Sizes that the first step tries, in units of σ₁."""
 SHARE_OF_MAX = 0.85
 """k as a share of `--max-kl`: weights beyond that are never kept."""
+SLOWER = 1.7
+"""Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
 CATCH_UP = 4.0
 """How much longer than planned a step may be, after steps without signal."""
 MEASURED = 12
@@ -55,6 +57,8 @@ class PopulationState(NamedTuple):
     V: float  # running mean of D²
     weight: float  # of V: 1 − βᵗ
     peak: float  # largest V̂ so far
+    first: float  # mean loss of the first population
+    best: float  # smallest loss of a member so far
     tried: bool  # whether σ is chosen
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
 
@@ -72,7 +76,7 @@ def start(theta: Theta, oracle: Oracle, at: At, k: float) -> PopulationState:
         "KL of a step of that size": moved,
         "rows a step": at.population.rows,
     }
-    return PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, False, numbers)
+    return PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, 0.0, math.inf, False, numbers)
 
 
 def _largest_scale(theta: Theta, oracle: Oracle, at: At, S: PerTensor) -> tuple[float, float]:
@@ -133,10 +137,14 @@ def step(
     scales = [1.0] * pairs if state.tried else [SCALES[p % len(SCALES)] for p in range(pairs)]
     up, down = oracle.population(directions, state.S.map(lambda s: state.sigma * s), scales=scales)
     z, V, weight, peak = normalised(up, down, state.V, state.weight, state.peak, beta=beta, clip=clip)
+    losses = [x for x in (*up, *down) if x is not None]
+    mean, best = math.fsum(losses) / len(losses), min(state.best, *losses)
+    first = state.first if state.tried else mean
+    room = (mean - best) / (first - best) if first > best else 1.0
     sigma = state.sigma if state.tried else state.sigma * best_scale(scales, up, down)
-    state = state._replace(sigma=sigma, tried=True, V=V, weight=weight, peak=peak, kl=kl)
+    state = state._replace(sigma=sigma, tried=True, V=V, weight=weight, peak=peak, kl=kl, first=first, best=best)
     energy = math.fsum(x * x for x in z) / len(z)  # mean z²
-    left = max(state.k - kl, 0.0) / max(total - at.t, 1)
+    left = max(state.k - kl, 0.0) / max(total - at.t, 1) * min(max(SLOWER * room, 0.0), 1.0) ** 2
     alpha = math.sqrt(min(left / max(energy, 1.0), CATCH_UP**2 * state.k / total) / state.kappa)
     if not energy or not alpha:
         return theta, state
