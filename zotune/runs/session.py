@@ -286,6 +286,8 @@ class Session:
         cuda = self.loaded.device.type == "cuda"
         rows = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
         self.validation.prefers_later = True
+        if isinstance(self.task, build.GenerationTask):  # a step decodes as many rows: the processor can
+            self.task.forward.set_micro_batch(config.eval_batch_size)
         self.oracle.score_members = MemberSignal(self.signal, evaluation, rows, self.processes, self._note)
         if recorded is not None:
             batches.population = PopulationPlan.from_json(recorded["population"])

@@ -105,6 +105,10 @@ class Forward:
         with self.frozen_prefix.feed(rows) if self.frozen_prefix and stored else contextlib.nullcontext():
             return self.loaded.model(**inputs, **arguments)
 
+    def set_micro_batch(self, rows: int) -> None:
+        """Rows of a forward pass from here on, at most."""
+        self.micro_batch = self._configured = rows
+
     @contextlib.contextmanager
     def one_pass(self) -> Iterator[None]:
         """Inside the block, the rows of a call make one forward pass in their own order, in this process alone, and
