@@ -225,6 +225,7 @@ def test_plugins_are_short_and_cite() -> None:
             "auto_calibration",
             "auto_scales",
             "auto_population",
+            "auto_member_scale",
         ):
             assert "Differs from the paper:" in text, path
             assert "Evaluations a step" in text, path

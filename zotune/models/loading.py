@@ -15,6 +15,8 @@ import torch
 
 from zotune.errors import ModelError, nearest
 from zotune.models.configuration import config_value
+from zotune.models.cpu_dtype import FASTER, bfloat16_gain, quantized_in_file, saved_as_bfloat16
+from zotune.models.cpu_dtype import note as dtype_note
 from zotune.models.gguf_files import forget_quantization, gguf_options, gguf_path, size_note
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet, silent_stderr
@@ -60,7 +62,8 @@ def load(
 ) -> LoadedModel:
     """The model in eval mode on its device, and its tokenizer. Global random generators are left as they were.
 
-    source, folder: of ModelFiles. dtype: "auto" is float32 on the CPU and the saved dtype elsewhere. device_map:
+    source, folder: of ModelFiles. dtype: "auto" is the saved dtype, and on the CPU float32, except for a large model
+    that generates text and whose files hold no more than bfloat16, where the processor is faster in it. device_map:
     spreads the model over several devices by accelerate. quantize: "4bit" or "8bit" base weights by bitsandbytes, for
     an adapter. classes: size of the classification head that is wanted; one of another size is refused. new_head: draw
     the head from `seed`: the tensors that the files lack, and those whose sizes depend on the number of classes.
@@ -74,7 +77,9 @@ def load(
     place, gguf = gguf_options(source)
     common |= gguf
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle or gguf else True, **common}
-    options["dtype"] = _parse_dtype(dtype, torch.float32 if target.type == "cpu" else "auto")
+    plain = dtype == "auto" and target.type == "cpu" and not (quantize or device_map)
+    halved = plain and not gguf and saved_as_bfloat16(folder, head) and bfloat16_gain() >= FASTER
+    options["dtype"] = _parse_dtype(dtype, torch.float32 if target.type == "cpu" and not halved else "auto")
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     if device_map:
@@ -107,13 +112,15 @@ def load(
         raise ModelError(f"--model {source!r} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
     if gguf:
         forget_quantization(model)
+        if plain and quantized_in_file(gguf_path(source, revision), model, head) and bfloat16_gain() >= FASTER:
+            model, halved = model.to(torch.bfloat16), True
     _set_padding(model, tokenizer)
     if device_map or quantize:
         target = _input_device(model, source)
     else:
         model.to(target)
     loaded = LoadedModel(model.eval(), tokenizer, head, source, folder, target)
-    loaded.notes, loaded.drawn = (*notes, *encoder.notes), drawn
+    loaded.notes, loaded.drawn = (*notes, *encoder.notes, *([dtype_note(bfloat16_gain())] if halved else [])), drawn
     if gguf and (path := gguf_path(source, revision)):
         loaded.notes = (*loaded.notes, size_note(path, model))
     loaded.encoder = encoder

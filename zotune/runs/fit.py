@@ -118,6 +118,8 @@ def _run(
         with_recorded_rows(with_recorded_length(with_recorded_prompts(cfg, folder), folder), folder) if resume else cfg
     )
     header = read_header(folder) if resume else None
+    if header and config.dtype == "auto" and not config.quantize:
+        config = replace(config, dtype=str(header["dtype"]).removeprefix("torch."))
     classes = fixed_classes(header) if header else None
     defaults = recorded_defaults(folder, header, optimizer or config.optimizer) if header else {}
     emit(Phase("reading the data", brief=True))

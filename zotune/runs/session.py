@@ -99,6 +99,9 @@ class Session:
         for note in self.loaded.notes:
             emit(Note(note))
         emit(Phase("reading the prompts", brief=True))
+        if plan.config.dtype == "auto" and not plan.config.quantize:  # a resumed run must not measure again
+            dtype = str(next(iter(self.loaded.model.parameters())).dtype).removeprefix("torch.")
+            plan = self.plan = replace(plan, config=replace(plan.config, dtype=dtype))
         self.plan = plan = _with_max_kl(self._with_chat_settled(plan), new=recorded is None)
         config, counted = plan.config, plan.config.max_score_calls is not None
         sets = [plan.splits.train, plan.splits.validation, plan.splits.test]
