@@ -7,7 +7,9 @@ model bounds (nats a token, on texts that the base model wrote; it costs forward
         where no pair differs: σ₁
     each step, with n steps to go:
         z_p of EGGROLL (eggroll.py)
-        α ← √(max(k − K, 0) / n κ max(mean z², 1)), at most CATCH_UP √(k / T κ)
+        r: what is left of the way from the first mean reward to a member's best; f: see LONG
+        α² ← max(k − K, 0) / n κ max(mean z², 1) · max(min(SLOWER r, 1)², f), at most CATCH_UP² k / T κ;
+            without the second factor where K ≤ FREE k
         θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
 
@@ -28,8 +30,13 @@ from zotune_optimizers.eggroll import normalised, units, update
 
 SHARE_OF_MAX = 0.85
 """k as a share of `--max-kl`: weights beyond that are never kept."""
-SLOWER = 1.7
+SLOWER = 1.4
 """Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
+FREE = 0.15
+"""Share of k that is spent without becoming slower."""
+SHORT, LONG = 1280, 0.3
+"""f = LONG (rows of the run / SHORT − 1) within 0 and 1: in long runs steps do not become as small, for sampled rewards
+gain where greedy ones have nothing left to."""
 CATCH_UP = 4.0
 """How much longer than planned a step may be, after steps without signal."""
 MEASURED = 12
@@ -90,8 +97,10 @@ def step(
     room = (mean - best) / (first - best) if first > best else 1.0
     sigma = state.sigma if state.tried else state.sigma * best_scale(scales, up, down)
     state = state._replace(sigma=sigma, tried=True, V=V, weight=weight, peak=peak, kl=kl, first=first, best=best)
+    floor = min(max(LONG * (total * len(losses) / SHORT - 1), 0.0), 1.0)
     energy = math.fsum(x * x for x in z) / len(z)  # mean z²
-    left = max(state.k - kl, 0.0) / max(total - at.t, 1) * min(max(SLOWER * room, 0.0), 1.0) ** 2
+    speed = max(min(SLOWER * room, 1.0) ** 2, floor) if kl > FREE * state.k else 1.0
+    left = max(state.k - kl, 0.0) / max(total - at.t, 1) * speed
     alpha = math.sqrt(min(left / max(energy, 1.0), CATCH_UP**2 * state.k / total) / state.kappa)
     if not energy or not alpha:
         return theta, state
