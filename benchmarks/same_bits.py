@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,13 @@ PLACES = ["a park", "the big forest", "an old house", "the beach", "a little tow
 
 @dataclass(frozen=True)
 class Case:
-    """One run. model: a folder beside the checkout without which the case is skipped."""
+    """One run. model: a folder beside the checkout without which the case is skipped. newer: options that keep former
+    bits, which former versions do not know."""
 
     name: str
     options: tuple[str, ...]
     model: str | None = None
+    newer: tuple[str, ...] = ()
 
 
 def _embedded(name: str, options: str) -> Case:
@@ -92,7 +94,10 @@ CASES = (
         "--seed 9",
     ),
     _embedded("zo-adamu", "--optimizer zo-adamu --lr 1e-5 --max-evals 30 --seed 10"),
-    _embedded("bfloat16", "--optimizer mezo --lr 1e-3 --dtype bfloat16 --max-evals 20 --seed 11"),
+    replace(
+        _embedded("bfloat16", "--optimizer mezo --lr 1e-3 --dtype bfloat16 --max-evals 20 --seed 11"),
+        newer=("--rounding", "1"),
+    ),
 )
 
 
@@ -113,7 +118,9 @@ def run(case: Case, checkout: Path, folder: Path, threads: int) -> Path:
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     model = ("-m", str((ROOT / case.model).resolve())) if case.model else ()
     fixed = ("--threads", str(threads), "--device", "cpu", "--output-dir", "run", "--quiet")
-    command = [sys.executable, "-m", "zotune", "fit", *case.options, *model, *fixed]
+    known = (checkout / "zotune/config.py").read_text(encoding="utf-8")
+    newer = case.newer if all(x.removeprefix("--") + ": " in known for x in case.newer[::2]) else ()
+    command = [sys.executable, "-m", "zotune", "fit", *case.options, *newer, *model, *fixed]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     if done.returncode:
         raise RuntimeError(f"{checkout}: exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-600:]}")

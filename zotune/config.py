@@ -206,6 +206,13 @@ class OptimizerOptions:
         old_values={"together": "joint"},
         choices=["auto", "population", "forward", "copy", "joint"],
     )
+    rounding: int = option(
+        2,
+        "Version of the stochastic rounding of bfloat16 and float16 weights. 2 keeps updates of 1e-8 of a weight on "
+        "average; 1 repeats runs of earlier versions.",
+        least=1,
+        most=2,
+    )
     seed: int = option(0, "Random seed of data order, noise and sampling.", first=8)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from zotune.core.codegen import round_stochastically
 from zotune.core.recipe import Noise, only, sqrt
+from zotune.core.rounding import round_value
 from zotune.core.space import Space, canonical_name, describe, named_tensors
 from zotune.errors import UsageError
 from zotune.testing import TinyNet, Weights
@@ -167,12 +167,12 @@ def test_stochastic_rounding_is_unbiased_and_keeps_exact_values(dtype: torch.dty
 
     words = noise.units("rounding", 99, 0, 1 << 16, torch.device("cpu"))
     for x in (1.0 + 1e-4, -0.3333, 3e-5, 123.456, 2047.7 if dtype == torch.float16 else 2047.1):
-        rounded = round_stochastically(torch.full((1 << 16,), x), dtype, words)
+        rounded = round_value(torch.full((1 << 16,), x), dtype, words)
         gap = float(torch.finfo(dtype).eps) * abs(x)
         assert len(rounded.unique()) <= 2
         assert abs(rounded.double().mean().item() - x) < 0.02 * gap + 1e-9
     exact = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0)).to(dtype).float()
-    assert torch.equal(round_stochastically(exact, dtype, words).float(), exact)
+    assert torch.equal(round_value(exact, dtype, words).float(), exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -224,10 +224,10 @@ def test_no_value_below_the_overflow_becomes_infinite(dtype: torch.dtype) -> Non
     overflow = 65520.0 if dtype == torch.float16 else (2 - 2.0**-8) * 2.0**127
     below = torch.tensor(overflow).nextafter(torch.tensor(0.0))
     for x in (top, below.item(), (top + below.item()) / 2, -top, -below.item()):
-        rounded = round_stochastically(torch.full((1 << 16,), x), dtype, words)
+        rounded = round_value(torch.full((1 << 16,), x), dtype, words)
         assert rounded.unique().tolist() == [math.copysign(top, x)]
     for x in (overflow, -overflow, math.inf):
-        assert round_stochastically(torch.tensor([x]), dtype, words[:1]).tolist() == [math.copysign(math.inf, x)]
+        assert round_value(torch.tensor([x]), dtype, words[:1]).tolist() == [math.copysign(math.inf, x)]
 
 
 def test_complex_weights_are_refused_by_name() -> None:

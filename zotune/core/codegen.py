@@ -43,26 +43,24 @@ from zotune.core.recipe import (
     Theta,
     WeightedSum,
 )
-from zotune.errors import RecipeError, UsageError
+from zotune.core.rounding import change_of, round_sum, round_value
+from zotune.errors import RecipeError
 
 BATCH = 8
 """Terms of a weighted sum that one call of a kernel adds."""
-FLOAT16_MAX, FLOAT16_OVERFLOW = 65504.0, 65520.0
-BFLOAT16_MAX, BFLOAT16_OVERFLOW = (2 - 2.0**-7) * 2.0**127, (2 - 2.0**-8) * 2.0**127
-"""The largest value of a dtype, and the value from which rounding to the nearest gives infinity."""
 
 
 @dataclass(frozen=True)
 class Output:
     """A recipe and where its values go.
 
-    target: "theta" or "field NAME" in place, or "out", a tensor of its own. rounded: whether values are rounded
-    stochastically, with the step's noise, where the target is narrower than the arithmetic.
+    target: "theta" or "field NAME" in place, or "out", a tensor of its own. rounded: the version of stochastic rounding
+    (`rounding`), with the step's noise, where the target is narrower than the arithmetic; 0: none.
     """
 
     recipe: Recipe
     target: str
-    rounded: bool = False
+    rounded: int = 0
 
 
 @dataclass(frozen=True)
@@ -206,13 +204,20 @@ def lower(outputs: Sequence[Output], absent: Collection[str] = ()) -> Program:
     absent: inputs ("field NAME", "outer J") that the tensors at hand lack; they read as 0. Raises RecipeError.
     """
     w = _Writer(absent)
-    values = [w.value(o.recipe) for o in outputs]
+    changes = [change_of(o.recipe) if o.rounded > 1 else None for o in outputs]
+    values = [
+        w.value(o.recipe) if change is None else f"{w.load('theta')}, {w.value(change)}"
+        for o, change in zip(outputs, changes, strict=True)
+    ]
     stores = []
-    for j, (o, value) in enumerate(zip(outputs, values, strict=True)):
+    for j, (o, value, change) in enumerate(zip(outputs, values, changes, strict=True)):
         target = w.argument(f"out {j}" if o.target == "out" else o.target)
-        if len(outputs) > 1 and isinstance(o.recipe, Theta | Field):
+        if len(outputs) > 1 and change is None and isinstance(o.recipe, Theta | Field):
             value = w.let(f"apart({value})")  # no view of memory that another line overwrites
-        if o.rounded:
+        if o.rounded > 1:
+            value += "" if change is not None else f", {w.number(Constant(0.0))}"
+            value = f"rounded_sum({value}, {target}, i, {w.stream(ROUNDING)})"
+        elif o.rounded:
             value = f"rounded({value}, {target}, i, {w.stream(ROUNDING)})"
         stores.append(f"store({target}, {value})")
     arguments = [*w.inputs.values(), "s", "k", "n"]
@@ -325,7 +330,14 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
             return x
         if not isinstance(x, Tensor) or x.dim() == 0:
             x = torch.zeros(like.shape, dtype=dtype, device=like.device) + x
-        return round_stochastically(x, like.dtype, noise.draw("rounding", i, k0, k1))
+        return round_value(x, like.dtype, noise.draw("rounding", i, k0, k1))
+
+    def rounded_sum(a: Any, b: Any, like: Tensor, i: Any, k0: Any, k1: Any) -> Any:
+        if like.dtype == dtype:
+            return a + b
+        if not isinstance(a, Tensor) or a.dim() == 0:
+            a = torch.zeros(like.shape, dtype=dtype, device=like.device) + a
+        return round_sum(a, b, like.dtype, noise.rounding_words(i, k0, k1))
 
     def store(target: Tensor, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -348,6 +360,7 @@ def vocabulary(dtype: torch.dtype, fused: bool) -> dict[str, Any]:
         "units_rademacher": units("rademacher"),
         "place": place,
         "rounded": rounded,
+        "rounded_sum": rounded_sum,
         "store": store,
     }
 
@@ -358,22 +371,3 @@ def function(text: str, dtype: torch.dtype, *, fused: bool) -> Callable[..., Non
     exec(compile(text, f"<recipe {abs(hash((text, dtype, fused))):x}>", "exec"), names)
     kernel: Callable[..., None] = names["kernel"]
     return kernel
-
-
-def round_stochastically(x: Tensor, dtype: torch.dtype, words: Tensor) -> Tensor:
-    """float32 `x` rounded up or down to bfloat16 or float16, with a probability by distance.
-
-    words: int32 random words, one for each element. Values that `dtype` holds exactly are unchanged; a value becomes
-    infinite only where rounding to the nearest value makes it so. Raises UsageError for another dtype.
-    """
-    if dtype == torch.bfloat16:
-        rounded = ((x.view(torch.int32) + (words & 0xFFFF)) & -0x10000).view(torch.float32)
-        rounded = rounded.clamp(-BFLOAT16_MAX, BFLOAT16_MAX)
-        return torch.where(x.abs() < BFLOAT16_OVERFLOW, rounded, x).to(dtype)
-    if dtype == torch.float16:
-        exponent = ((x.view(torch.int32) >> 23) & 0xFF).clamp_min(127 - 14)  # subnormals share the smallest quantum
-        quantum = ((exponent - 10) << 23).view(torch.float32)
-        uniform = (words & 0x1FFF).to(torch.float32) * 2.0**-13
-        rounded = (torch.floor(x / quantum + uniform) * quantum).clamp(-FLOAT16_MAX, FLOAT16_MAX)
-        return torch.where(x.abs() < FLOAT16_OVERFLOW, rounded, x).to(dtype)
-    raise UsageError(f"weights of dtype {dtype} cannot be tuned; use float32, bfloat16, float16 or float64")

@@ -99,14 +99,15 @@ class Evaluation:
         """Evaluate on whole tensors. outs: by name, for a single output with target "out".
 
         Small tensors with the same numbers are concatenated and evaluated in one call, for many calls would cost more
-        than their arithmetic.
+        than their arithmetic; not so of kernels from C++, whose calls are cheap.
         """
         bunches: dict[tuple[object, ...], list[str]] = {}
         for name in names:
             group = self._group.get(name)
             if group is None:
                 continue
-            if group.program.buffered or self._base[name].numel() > SMALL:
+            alone = self._kernels.from_source(group.program.text, self._base[name].device)
+            if alone or group.program.buffered or self._base[name].numel() > SMALL:
                 bunches[(name,)] = [name]
             else:
                 bunches.setdefault((id(group), *group.numbers(name)), []).append(name)

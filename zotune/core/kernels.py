@@ -1,15 +1,17 @@
 """Kernels: programs that run as plain Python or compiled into one kernel each.
 
-A compiled program is one pass over memory, noise included, compiled once for all tensors and all numbers. A new program
-first runs both ways on test values, and its kernel is used only where every bit agrees. A fault of the compiler (none
-installed, an error, other bits, unexpected arguments) costs time alone: the source then runs as plain Python, and
-`notes` holds the reason.
+A compiled program is one pass over memory, noise included, compiled once for all tensors and all numbers: by torch's
+compiler, or from C++ (`cpu_source`) where weights below float32 are rounded on a CPU. A new program first runs both
+ways on test values, and its kernel is used only where every bit agrees. A fault of the compiler (none installed, an
+error, other bits, unexpected arguments) costs time alone: the source then runs as plain Python, and `notes` holds the
+reason.
 
 Knows flat tensors, programs and products of factors; knows no model.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from zotune.core import noise
 from zotune.core.codegen import function
+from zotune.core.cpu_kernels import CpuKernel
 
 CHUNK = 1 << 18
 """Elements that an uncompiled program evaluates at a time: a few megabytes of temporaries, which fit into the cache. A
@@ -35,6 +38,11 @@ WORTH = 5e9
 is 40 s of work against at most some 15 s of compiling."""
 UNKNOWN_EVALS = 10_000
 """Evaluations that are assumed for a run whose number of evaluations is unknown."""
+
+ROUNDED = " rounded"
+"""What the text of a program holds that rounds stochastically."""
+TESTED = (1 << 14) + 13
+"""Elements on which a C++ kernel is compared with plain Python."""
 
 TERMS = 8
 """Products that one compiled pass sums, each in a register."""
@@ -56,6 +64,7 @@ class Kernels:
         self.notes: list[str] = []
         self._plain: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
         self._kernels: dict[tuple[Any, ...], Fused | None] = {}
+        self._cpu: dict[tuple[Any, ...], CpuKernel | None] = {}
         self._counted: Tensor | None = None
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
@@ -91,6 +100,9 @@ class Kernels:
         indices of the elements (int64, below 2**32) where these are not contiguous.
         """
         like = tensors[0]
+        if self.compile and (written := self._cpu_for(text, dtype, tensors, s, k)):
+            written(tensors, s, k, None if places is None else places.to(torch.int32))  # wraps
+            return
         if self.compile and like.numel() > 1 and (places is None or like.device.type == "cpu"):
             count = self._count(like) if places is None else places.float()
             exact = places is None or int(places.max()) <= 1 << 24  # float32 holds all integers up to here
@@ -116,6 +128,49 @@ class Kernels:
             self._counted = torch.arange(COUNTED, dtype=torch.float32)  # kernels read integers slowly
         return self._counted[: like.numel()]
 
+    def _cpu_for(
+        self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor
+    ) -> CpuKernel | None:
+        """The C++ kernel of a program that rounds on a CPU, or None for other programs and where compiling failed."""
+        if dtype != torch.float32 or not all(self.from_source(text, x.device) for x in tensors):
+            return None
+        signature = (text, dtype, tuple(x.dtype for x in tensors))
+        if signature not in self._cpu:
+            start = time.monotonic()
+            self._announce()
+            try:
+                self._cpu[signature] = self._build_cpu(text, tensors, s, k)
+            except Exception:  # a compiler may raise anything; torch's own kernels or plain Python give the same bits
+                self._cpu[signature] = None
+            self.seconds += time.monotonic() - start
+        return self._cpu[signature]
+
+    def _build_cpu(self, text: str, tensors: Sequence[Tensor], s: Tensor, k: Tensor) -> CpuKernel:
+        """Raises RuntimeError where the kernel writes other bits than plain Python."""
+        kernel = CpuKernel(text, [x.dtype for x in tensors])
+        self.compilations += 1
+        k = k.clone()
+        k[-1] += 7  # a start and a length inside of a run
+        values = [_special_values(x.new_empty(TESTED), j) for j, x in enumerate(tensors)]
+        expected = [x.clone() for x in values]
+        self.plain(text, torch.float32)(*expected, *Numbers.of(s, k).arguments(s, expected[0]))
+        places = torch.arange(TESTED, dtype=torch.int32) + k[-1]
+        for indices in (None, places):
+            own = [x.clone() for x in values]
+            kernel(own, s, k, indices)
+            if not all(_same_bits(a, b) for a, b in zip(own, expected, strict=True)):
+                raise RuntimeError("the compiled kernel gives other bits")
+        return kernel
+
+    def from_source(self, text: str, device: torch.device) -> bool:
+        """Whether a program is compiled from C++: one that rounds, on a CPU."""
+        return self.compile and ROUNDED in text and device.type == "cpu"
+
+    def _announce(self) -> None:
+        """Tell the user, once, why nothing happens for some seconds."""
+        if not self._kernels and not self._cpu:
+            self.on_note("compiling the arithmetic of perturbations and steps (once, takes some seconds)")
+
     def _fused_for(
         self, text: str, dtype: torch.dtype, tensors: Sequence[Tensor], s: Tensor, k: Tensor
     ) -> Fused | None:
@@ -130,8 +185,7 @@ class Kernels:
         """The kernel for this signature, built the first time, or None where that failed."""
         if signature not in self._kernels:
             start = time.monotonic()
-            if not self._kernels:
-                self.on_note("compiling the arithmetic of perturbations and steps (once, takes some seconds)")
+            self._announce()
             try:
                 self._kernels[signature] = build(*signature)
             except Exception as error:  # a compiler may raise anything, and the run does not need it
@@ -186,8 +240,7 @@ class Kernels:
         guarded(*arguments)
         plain(*expected)
         for a, b in zip(written, expected, strict=True):
-            same = (a.view(_bits(a.dtype)) == b.view(_bits(b.dtype))) | (a.isnan() & b.isnan())
-            if not same.all():
+            if not _same_bits(a, b):
                 raise RuntimeError("the compiled kernel gives other bits")
         if len(entered) != 1:
             raise RuntimeError("the compiler was entered again in the first call")
@@ -321,6 +374,21 @@ def _test_values(like: Tensor, j: int) -> Tensor:
 
 def _normal(count: int, j: int, device: torch.device) -> Tensor:
     return noise.units("normal", noise.stream_key(0, 0, j, "normal", 0), 0, count, device).float() / 7000
+
+
+def _special_values(like: Tensor, j: int) -> Tensor:
+    """The same, and the smallest numbers, the largest ones, infinities and NaN."""
+    z, run = _test_values(like, j), 1 << 9
+    limits = torch.finfo(z.dtype)
+    z[-run:] = torch.arange(run, dtype=_bits(z.dtype)).view(z.dtype)  # subnormal
+    z[-2 * run : -run] = -z[-run:]
+    z[-3 * run : -2 * run] = torch.tensor([limits.max, limits.min, math.inf, -math.inf, math.nan]).repeat(run)[:run]
+    return z
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one dtype have the same bits; NaN equals NaN."""
+    return bool(((a.view(_bits(a.dtype)) == b.view(_bits(b.dtype))) | (a.isnan() & b.isnan())).all())
 
 
 def _bits(dtype: torch.dtype) -> torch.dtype:

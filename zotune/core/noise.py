@@ -157,6 +157,33 @@ def units(kind: str, key: int, start: int, count: int, device: torch.device) -> 
     return draw(kind, Span(start % BLOCK, count, device), *block_key(key, start))
 
 
+SHARERS: Final = 4
+"""Elements that share one hashed word of `rounding_words`, each with its bytes in another order."""
+LANES: Final = 16
+"""Elements side by side that have words of their own."""
+
+
+def rounding_words(where: Span | Tensor, k0: Any, k1: Any) -> Tensor:
+    """Random words of 30 bits for stochastic rounding, below 2**30: int32, shape (count,). Arguments as for `draw`.
+
+    Elements i, i + 16, i + 32 and i + 48 of a run of 64 share a hashed word, rotated by 0, 8, 16 and 24 bits. Each word
+    is uniform; whether two sharers are rounded up correlates by at most 2**-8.
+    """
+    if isinstance(where, Tensor):
+        w = hash32(((where >> 2) & 0x3FFFFFF0) | (where & 15), k0, k1)
+        return _rotated(w, (where >> 1) & 24)
+    run, count = SHARERS * LANES, where.count
+    first, last = where.start // run, -(-(where.start + count) // run)
+    w = _words(first * LANES, (last - first) * LANES, where.device, k0, k1)
+    rotations = 8 * _bit_index(where.device)[:SHARERS, None]
+    return _rotated(w.view(-1, 1, LANES), rotations).reshape(-1)[where.start - first * run :][:count]
+
+
+def _rotated(w: Tensor, by: Tensor) -> Tensor:
+    """The upper 30 bits of words rotated to the left."""
+    return (((w << by) | (((w >> 1) & 0x7FFFFFFF) >> (31 - by))) >> 2) & 0x3FFFFFFF
+
+
 _BITS: dict[torch.device, Tensor] = {}
 
 

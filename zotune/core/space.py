@@ -32,6 +32,7 @@ from zotune.core.evaluation import SMALL, Evaluation, Keys, compute_dtype
 from zotune.core.in_forward import InForward, outputs_of, same_outputs
 from zotune.core.kernels import CHUNK, Kernels
 from zotune.core.recipe import Field, Noise, Only, PerTensor, Recipe, Theta, scalar_at
+from zotune.core.rounding import VERSION
 from zotune.core.state_codec import map_recipes
 from zotune.errors import UsageError
 from zotune.types import TensorInfo
@@ -87,12 +88,13 @@ class Space:
 
     module: any torch module. select: which floating-point parameters are tuned; by default those that require grad.
     seed: the run seed, part of every noise key. chunk: elements that an uncompiled recipe evaluates at a time, a power
-    of two. compile: whether recipes are compiled. Raises UsageError where no weight is selected, and where a selected
-    one is complex or shares memory with another tensor. A tensor that is not contiguous is copied to contiguous memory.
+    of two. compile: whether recipes are compiled. rounding: the version of stochastic rounding. Raises UsageError where
+    no weight is selected, and where a selected one is complex or shares memory with another tensor. A tensor that is
+    not contiguous is copied to contiguous memory.
 
-    step: the present step, part of the key of stochastic rounding. max_in_forward: the most forward passes of an
-    evaluation for which weights are perturbed in the pass; an evaluation of more passes uses a copy. small: elements up
-    to which a tensor is always perturbed by copy.
+    step: the present step, part of the key of stochastic rounding; rounding: its version, 0 where no weight is rounded.
+    max_in_forward: the most forward passes of an evaluation for which weights are perturbed in the pass; an evaluation
+    of more passes uses a copy. small: elements up to which a tensor is always perturbed by copy.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Space:
         select: Callable[[TensorInfo], bool] | None = None,
         chunk: int = CHUNK,
         compile: bool = False,
+        rounding: int = VERSION,
     ) -> None:
         if chunk < 32 or chunk & (chunk - 1):
             raise UsageError(f"chunk must be a power of two of at least 32, got {chunk}")
@@ -125,7 +128,7 @@ class Space:
         self.max_in_forward: float = 1
         self.small = SMALL
         self._key_tables = Keys(self.key)
-        self._rounded = any(p.dtype != compute_dtype(p.dtype) for p in chosen.values())
+        self.rounding = rounding if any(p.dtype != compute_dtype(p.dtype) for p in chosen.values()) else 0
         self._keys = {name: seeds.name_key(name) for name in chosen}
         if len(set(self._keys.values())) != len(self._keys):
             raise UsageError("two parameter names have the same 64-bit hash; rename one")
@@ -222,7 +225,7 @@ class Space:
             yield
             return
         in_forward = self.in_forward if forwards is not None and forwards <= self.max_in_forward else None
-        evaluation = self.evaluation([Output(point, "out", self._rounded)])
+        evaluation = self.evaluation([Output(point, "out", self.rounding)])
         copied = list(self.params) if in_forward is None else [n for n in self.params if n not in in_forward.names]
         for name in copied:
             if name not in self._copy:
@@ -244,7 +247,7 @@ class Space:
             for name, p in self.params.items():
                 outs[name].copy_(p.data)
         else:
-            self.evaluation([Output(point, "out", self._rounded)]).run_all(list(self.params), outs)
+            self.evaluation([Output(point, "out", self.rounding)]).run_all(list(self.params), outs)
 
     def perturb_in_forward(self, forward: Callable[[], Any]) -> list[str]:
         """Test which tensors can be perturbed in the forward pass, and perturb those that way from here on.
@@ -308,7 +311,7 @@ class Space:
                 masks[path] = PerTensor({n: float(n in old[recipe.path]) for n in self.params})
         fields = {path: self._allocate(path, masks.get(path)) for path in targets}
         resized = {path: self._allocate(path, mask) for path, mask in masks.items() if path not in targets}
-        outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", self._rounded)]
+        outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", self.rounding)]
         outputs += [Output(recipe, f"field {path}") for path, recipe in targets.items()]
         with _uninterrupted():
             if outputs:

@@ -32,7 +32,7 @@ from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
-from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults
+from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults, recorded_rounding
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
@@ -121,6 +121,7 @@ def _run(
     if header and config.dtype == "auto" and not config.quantize:
         config = replace(config, dtype=str(header["dtype"]).removeprefix("torch."))
     classes = fixed_classes(header) if header else None
+    config = replace(config, rounding=recorded_rounding(header)) if header else config
     defaults = recorded_defaults(folder, header, optimizer or config.optimizer) if header else {}
     emit(Phase("reading the data", brief=True))
     plan = processes.on_each(

@@ -77,6 +77,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "eval_steps": session.budget.eval_steps(),
         "seed": config.seed,
         "noise": noise.VERSION,
+        **({"rounding": space.rounding} if space.rounding > 1 else {}),
         "dtype": str(next(iter(space.params.values())).dtype),
         "parallel": f"batch over {processes.size}" if processes.size > 1 and processes.split == "batch" else None,
         **({"population": population} if (population := session.batches.population.to_json()) else {}),

@@ -65,6 +65,11 @@ def fixed_classes(header: Mapping[str, Any]) -> FixedClasses | None:
     return FixedClasses(tuple(labels[0]), tuple(labels[1]), "the run", numbered)
 
 
+def recorded_rounding(header: Mapping[str, Any]) -> int:
+    """The version of the run's stochastic rounding: 1 where a header does not name it."""
+    return int(header.get("rounding", 1))
+
+
 def read_header(run: str | Path) -> dict[str, Any] | None:
     """The header of a run directory's journal, or None where the folder holds none that can be read."""
     path = Path(run) / JOURNAL
@@ -97,4 +102,5 @@ __all__ = [
     "fixed_classes",
     "read_header",
     "recorded_defaults",
+    "recorded_rounding",
 ]

@@ -32,7 +32,7 @@ from zotune.runs.model_source import load_recorded
 from zotune.runs.plan import EMBEDDED
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.provenance import environment
-from zotune.runs.recorded import complete_header, config_of, fixed_classes
+from zotune.runs.recorded import complete_header, config_of, fixed_classes, recorded_rounding
 from zotune.runs.run_directory import CONFIG, JOURNAL, check_files
 from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
@@ -68,7 +68,8 @@ def rebuild(
     header = journal.header
     _check_match(loaded, optimizer, header)
     names = set(header["tensors"])
-    space = ReplayedSpace(loaded.model, header["seed"], lambda t: t.name in names, compile=compile)
+    rounding = recorded_rounding(header)
+    space = ReplayedSpace(loaded.model, header["seed"], lambda t: t.name in names, compile=compile, rounding=rounding)
     others = {n: p for n, p in named_tensors(loaded.model).items() if n not in names}
     if space.digest() != header["base_weights"] or checkpoint.digest(others) != header["frozen_weights"]:
         raise RunFolderError(

@@ -255,7 +255,7 @@ class Session:
 
         def space(tune: str) -> Space:
             names = trainable_names(self.loaded, tune, config.embeddings)
-            return Space(self.loaded.model, config.seed, lambda t: t.name in names)
+            return Space(self.loaded.model, config.seed, lambda t: t.name in names, rounding=config.rounding)
 
         wanted = recorded is None or bool(recorded.get("population"))
         asked = declarations.optimizer_info(optimizer).populations and config.perturb in ("auto", "population")
