@@ -117,7 +117,7 @@ def test_a_name_and_its_alias_exclude_each_other() -> None:
     [
         ({"modle": "x"}, "unknown option 'modle' .did you mean 'model'"),
         ({"max_evals": "many"}, "--max-evals must be a whole number, got 'many'"),
-        ({"perturb": "togther"}, "--perturb must be auto, forward, copy or joint, got 'togther'"),
+        ({"perturb": "togther"}, "--perturb must be auto, population, forward, copy or joint, got 'togther'"),
         ({"eps": float("inf")}, "--eps must be a finite number or auto, got inf"),
         ({"max_failures": -1}, "--max-failures must be 0 or more, got -1"),
         ({"top_p": 0.0}, r"--top-p must be in \(0, 1\], got 0.0"),
