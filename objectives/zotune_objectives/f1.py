@@ -10,7 +10,8 @@ its own, so it never raises during a run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,18 +34,23 @@ class F1:
 
     def __call__(self, predictions: Sequence[int | None], labels: Sequence[int]) -> float:
         """A float in [0, 1]."""
-        gold, predicted = list(labels), [-1 if p is None else p for p in predictions]
+        predicted = [-1 if p is None else p for p in predictions]
+        hits = Counter(g for g, p in zip(labels, predicted, strict=True) if g == p)
+        of_gold, of_predicted = Counter(labels), Counter(predicted)
+
+        def f1(classes: Iterable[int]) -> float:
+            right = total = 0
+            for c in classes:
+                right += hits[c]
+                total += of_gold[c] + of_predicted[c]  # 2·TP + FP + FN
+            return 2 * right / total if total else 0.0
+
         if self.average == "binary":
-            return _f1(gold, predicted, {self.positive})
-        classes = sorted((set(gold) | set(predicted)) - {-1})
+            return f1((self.positive,))
+        classes = sorted((of_gold.keys() | of_predicted.keys()) - {-1})
         if self.average == "micro":
-            return _f1(gold, predicted, set(classes))
-        weights = [gold.count(c) if self.average == "weighted" else 1 for c in classes]
-        total = sum(w * _f1(gold, predicted, {c}) for c, w in zip(classes, weights, strict=True))
-        return total / sum(weights) if sum(weights) else 0.0
-
-
-def _f1(gold: list[int], predicted: list[int], classes: set[int]) -> float:
-    hits = sum(g == p and g in classes for g, p in zip(gold, predicted, strict=True))
-    total = sum(g in classes for g in gold) + sum(p in classes for p in predicted)  # 2·TP + FP + FN
-    return 2 * hits / total if total else 0.0
+            return f1(classes)
+        weights = [of_gold[c] if self.average == "weighted" else 1 for c in classes]
+        sum_of_weights = sum(weights)
+        total = sum(w * f1((c,)) for c, w in zip(classes, weights, strict=True))
+        return total / sum_of_weights if sum_of_weights else 0.0

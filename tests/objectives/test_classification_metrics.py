@@ -88,3 +88,57 @@ def test_cross_entropy_is_the_loss_of_each_row() -> None:
     score = objective.score(3, {"losses": [0.25, None, 0.75]})
     assert objective.direction == "minimize"
     assert score == Score(0.5, (0.25, None, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments"),
+    [
+        ("accuracy", {}),
+        ("mcc", {}),
+        ("f1", {}),
+        ("f1", {"average": "micro"}),
+        ("f1", {"average": "weighted"}),
+        ("f1", {"average": "binary"}),
+        ("f1,accuracy", {}),
+    ],
+)
+def test_scores_of_many_sets_are_those_of_each(spec: str, arguments: dict[str, object]) -> None:
+    """The same bits, and those of scikit-learn; predictions outside the classes included."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    calls = objective_spec.Calls()
+    names = spec.split(",")
+    objective = objective_spec.resolve(
+        names if len(names) > 1 else spec, arguments, None, calls, (0.7, 0.3) if len(names) > 1 else ()
+    )
+    expected = {
+        "accuracy": accuracy_score,
+        "mcc": matthews_corrcoef,
+        "f1": lambda y, p: f1_score(y, p, average=arguments.get("average", "macro"), zero_division=0.0),
+        "f1,accuracy": lambda y, p: 0.7 * f1_score(y, p, average="macro") + 0.3 * accuracy_score(y, p),
+    }[spec]
+    for trial in range(12):
+        rng = random.Random(trial)
+        classes = 2 if arguments.get("average") == "binary" else 2 + trial % 5
+        labels = [rng.randrange(classes) for _ in range(1 + 3 * trial)] + [0, 1]
+        sets = [
+            {
+                "predictions": [rng.randrange(classes) for _ in labels],
+                "labels": labels,
+                "completions": ["x"] * len(labels),
+            }
+            for _ in range(6)
+        ]
+        found = objective.scores(len(labels), sets)
+        assert found == [objective.score(len(labels), x) for x in sets]
+        assert [x.value for x in found] == pytest.approx([expected(labels, x["predictions"]) for x in sets], abs=1e-12)
+        sets.append({"predictions": [None, *labels[1:]], "labels": labels, "completions": ["x"] * len(labels)})
+        assert objective.scores(len(labels), sets) == [objective.score(len(labels), x) for x in sets]
+
+
+def test_a_failure_in_one_of_many_sets_is_named() -> None:
+    objective = objective_spec.resolve("mcc", {})
+    with pytest.raises(ObjectiveError, match=r"mcc.*no row has a label"):
+        objective.scores(
+            2, [{"predictions": [0, 1], "labels": [0, 1]}, {"predictions": [0, 1], "labels": [None, None]}]
+        )

@@ -68,7 +68,8 @@ class TrainingSignal:
         if not self.smooth:
             return score_once(self._processes, lambda: objective.score(count, outputs))
         sampled = task.sample_predictions(self.rows, indices, outputs["logits"], self.smooth)
-        return score_once(self._processes, lambda: mean_score([objective.score(count, outputs | x) for x in sampled]))
+        sets = [outputs | x for x in sampled]
+        return score_once(self._processes, lambda: mean_score(objective.scores(count, sets)))
 
     def outputs(self, indices: Sequence[int]) -> dict[str, Any]:
         """The model's outputs for these training rows, for `compare`."""

@@ -81,6 +81,26 @@ class Objective:
         """The score of these rows. Raises ObjectiveError."""
         return read(self.name, self.result(rows, inputs), rows)
 
+    def scores(self, rows: int, sets: Sequence[Mapping[str, Any]]) -> list[Score]:
+        """The score of each of several sets of inputs of the same rows, such as sampled predictions.
+
+        The values are those of `score`. Objectives that come with zotune are called for all sets in one go: their
+        surroundings are put back once. Raises ObjectiveError.
+        """
+        return [read(self.name, result, rows) for result in self.results(rows, sets)]
+
+    def results(self, rows: int, sets: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """What the function returns for each of several sets of inputs, not yet read. Raises ObjectiveError."""
+        inputs, limits = self.inputs, self._limits
+        separate = self.takes_all or "model" in inputs or limits.timeout or declarations.is_async(self.function)
+        if separate or not declarations.is_shipped(self.function) or self.stand_ins or self._caches_rows():
+            return [self.result(rows, x) for x in sets]
+        with self.meter.clock():
+            self.meter.rows += rows * len(sets)
+            arguments = [own_inputs(self._arguments(x)) for x in sets]
+            results: list[Any] = self._isolated({}, lambda: [call(self.function, x, rows, limits) for x in arguments])
+            return results
+
     def result(self, rows: int, inputs: Mapping[str, Any]) -> Any:
         """What the function returns for these rows, not yet read; cached rows are not scored again. Raises
         ObjectiveError."""
@@ -176,9 +196,13 @@ class Objective:
 
     def _call(self, arguments: Mapping[str, Any], rows: int) -> Any:
         arguments = own_inputs({**arguments, **trl_arguments.stand_ins(self.stand_ins, arguments, rows)})
+        return self._isolated(arguments, lambda: call(self.function, arguments, rows, self._limits))
+
+    def _isolated(self, arguments: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """What calls of the function return; afterwards its surroundings are as before. Raises ObjectiveError."""
         try:
             with self.isolation.around(self.name, arguments):
-                return call(self.function, arguments, rows, self._limits)
+                return compute()
         except (ObjectiveError, SideEffectError, Stopped):
             raise
         except (Exception, SystemExit) as error:  # the user's code may raise anything and must not end the run
@@ -209,7 +233,14 @@ class Sum(Objective):
         return self.parts
 
     def score(self, rows: int, inputs: Mapping[str, Any]) -> Score:
-        results = [part.result(rows, inputs) for part in self.parts]
+        return self._sum([part.result(rows, inputs) for part in self.parts], rows)
+
+    def scores(self, rows: int, sets: Sequence[Mapping[str, Any]]) -> list[Score]:
+        by_part = [part.results(rows, sets) for part in self.parts]
+        return [self._sum(results, rows) for results in zip(*by_part, strict=True)]
+
+    def _sum(self, results: Sequence[Any], rows: int) -> Score:
+        """The score of the sum, from what each part returned."""
         columns = [read_list(part.name, x, rows) for part, x in zip(self.parts, results, strict=True)]
         empty = [column is not None and all(x is None for x in column) for column in columns]
         scores = [
