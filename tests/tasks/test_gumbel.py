@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from zotune.core import noise
 from zotune.tasks.gumbel import GumbelNoise
 
 CPU = torch.device("cpu")
@@ -44,3 +46,11 @@ def test_top_p_leaves_the_most_probable_tokens() -> None:
     counts = drawn(keys, p.log().repeat(len(keys), 1), 0, top_p=0.7).bincount(minlength=4)
     assert counts[0] == counts[2] == 0
     assert abs(counts[1] / len(keys) - 2 / 3) < 0.03
+
+
+def test_noise_is_finite_for_every_word_of_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = torch.tensor([[0, -1, 2**31 - 1, -(2**31), 0x7FFFFF, 0x7FFFFFFF - 1, 255, 256]], dtype=torch.int32)
+    monkeypatch.setattr(noise, "hash32", lambda *_: words)
+    found = GumbelNoise([1], 1.0, 1.0, 3, CPU)(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 8))
+    assert found.isfinite().all(), "an infinite one would be drawn whatever its probability"
+    assert found.max() > 20, "rare tokens are drawn in proportion"

@@ -37,6 +37,8 @@ WIDE = 64 << 20
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Root mean square of the difference of row-wise outputs from those under written weights, at most, in units of the
 outputs' standard deviation. Below float32 written weights are rounded, rows are not."""
+VISIBLE = 0.2
+"""The same difference at most, as a share of what the members change: one tensor that is read in another way shows."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,14 @@ class RowWise:
         try:
             with self.at(population):
                 together = forward().detach().clone()
+            plain = forward().detach()
             rows = len(together) // (2 * pairs)
             for pair in (0, pairs - 1):
                 for half, sign in enumerate((1, -1)):
                     with space.at(population.member(space.theta, pair, sign)):
                         alone = forward().detach()
                     part = slice(half * pairs * rows + pair * rows, half * pairs * rows + (pair + 1) * rows)
-                    if not _close(together[part], alone[part], self._tolerance):
+                    if not _close(together[part], alone[part], plain[part], self._tolerance):
                         return False
             return self._isolated(population, forward, together, rows)
         except (RuntimeError, ValueError, IndexError, TypeError):
@@ -228,10 +231,15 @@ def _reads(module: nn.Module, name: str, space: Space) -> bool:
     return plain and module._parameters.get("weight") is space.params[name]
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Whether the root mean square of the difference is rounding."""
-    limit = tolerance * (float(b.double().std()) or 1.0)
-    return bool((a.double() - b.double()).square().mean().sqrt() <= limit)
+def _close(together: Tensor, alone: Tensor, plain: Tensor, tolerance: float) -> bool:
+    """Whether the root mean square of the difference is rounding: against the outputs' spread, and against what the
+    member's weights change of those of the base weights (`plain`)."""
+    difference, change = _rms(together, alone), _rms(alone, plain)
+    return difference <= tolerance * (float(alone.double().std()) or 1.0) and difference <= VISIBLE * change
+
+
+def _rms(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).square().mean().sqrt())
 
 
 __all__ = ["Population", "RowWise", "matrix_shape"]

@@ -49,13 +49,13 @@ class MemberSignal:
         """
         pairs, signal = population.pairs, self._signal
         try:
-            draws = [self._outputs(population, rows, each, k) for k in range(signal.samples)]
+            ordered = signal.objective.ordered
+            draws = [self._outputs(population, rows, each, k) for k in range(1 if ordered else signal.samples)]
         finally:
             self._row_wise.release()
-        objective = signal.objective
-        if objective.ordered:
-            return self._compared(draws[0], pairs, each)
-        values = [self._values(outputs, pairs, each) for outputs in draws]
+        if ordered:
+            return self._processes.on_first(lambda: self._compared(draws[0], pairs, each))
+        values = self._processes.on_first(lambda: [self._values(outputs, pairs, each) for outputs in draws])
         return [_mean(column) for column in zip(*values, strict=True)]
 
     def _outputs(self, population: Population, rows: Sequence[int], each: int, draw: int) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class MemberSignal:
         completions = outputs["completions"]
         candidates = [[completions[i], completions[half + i]] for i in range(half)]
         inputs = {name: _first_half(value, half) for name, value in outputs.items()}
-        strengths = self._processes.on_first(lambda: list(self._signal.objective.compare(inputs, candidates)))
+        strengths = self._signal.objective.compare(inputs, candidates)
         shares = [None if s is None else win_shares(s) for s in strengths]
         columns = [[None if s is None else s[side] for s in shares] for side in (0, 1)]
         return [_mean(column[k : k + each]) for column in columns for k in range(0, half, each)]

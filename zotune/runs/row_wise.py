@@ -15,6 +15,7 @@ from zotune.core.population import Population, RowWise, matrix_shape
 from zotune.core.recipe import Directions
 from zotune.core.space import Space
 from zotune.tasks import build
+from zotune.tasks.generation import PAIRS
 
 SIZES: Final = (128, 64, 32, 16)
 """Rows that a step may score, the first that leaves STEPS steps of the budget."""
@@ -23,11 +24,22 @@ SET_ROWS: Final = 8
 """Rows a member where sets are scored and a row's credit would cost too many calls."""
 CHECK_PAIRS: Final = 2
 CHECK_SIZE: Final = 0.02
-"""Size of the directions of the check, in units of a matrix's RMS: small enough for cached steps to stay comparable."""
+ROUNDED_SIZE: Final = 0.1
+"""Sizes of the directions of the check, in units of a matrix's RMS: small enough for cached steps to stay comparable,
+and below float32 large enough to stand out from rounding."""
 
+COMPLETIONS: Final = frozenset({"completions", "completion_ids"})
 
 RowWiseTensors = tuple[RowWise, frozenset[str]]
 """The row-wise evaluation of members, and the tuned matrices that take no part in it."""
+
+
+def reads_rows(task: build.Task, inputs: frozenset[str]) -> bool:
+    """Whether an objective with these inputs reads of the model what one pass of rows gives: its completions where text
+    is generated, else outputs of a forward pass; never the model itself."""
+    if isinstance(task, build.GenerationTask):
+        return bool(inputs & COMPLETIONS) and not inputs & {"model", "losses", *PAIRS}
+    return "model" not in inputs
 
 
 def row_wise(task: build.Task, rows: build.EncodedRows, space: Space) -> RowWiseTensors | None:
@@ -36,7 +48,7 @@ def row_wise(task: build.Task, rows: build.EncodedRows, space: Space) -> RowWise
 
     Costs a few forward passes of four rows; nothing is scored.
     """
-    forward = _forward(task, rows)
+    forward = _forward(task, rows) if _same_sequences(task, rows) else None
     matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
     if forward is None or not matrices:
         return None
@@ -46,10 +58,17 @@ def row_wise(task: build.Task, rows: build.EncodedRows, space: Space) -> RowWise
         shapes = {t.name: s for t in space.theta.tensors if t.name not in without and (s := matrix_shape(t))}
         if not shapes:
             return None
-        sizes = {n: CHECK_SIZE * _rms(space.params[n]) or CHECK_SIZE for n in shapes}
+        wide = all(p.dtype in (torch.float32, torch.float64) for p in space.params.values())
+        size = CHECK_SIZE if wide else ROUNDED_SIZE
+        sizes = {n: size * _rms(space.params[n]) or size for n in shapes}
         agrees = evaluation.agrees(Population(Directions(shapes, CHECK_PAIRS, -1, 1 << 20), sizes), forward)
         evaluation.release()
     return (evaluation, without) if agrees else None
+
+
+def _same_sequences(task: build.Task, rows: build.EncodedRows) -> bool:
+    """Whether every row is as many sequences of a forward pass, so that equal shares of a pass are rows."""
+    return isinstance(task, build.GenerationTask) or len({len(x) for x in rows.options}) == 1
 
 
 def _forward(task: build.Task, rows: build.EncodedRows) -> Callable[[], Tensor] | None:

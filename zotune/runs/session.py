@@ -30,7 +30,7 @@ from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
-from zotune.runs.row_wise import SET_ROWS, RowWiseTensors, row_wise, rows_of_step
+from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, RowWiseTensors, reads_rows, row_wise, rows_of_step
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
@@ -64,6 +64,7 @@ share of the rows that all steps evaluate."""
 PROBE_ROWS: Final = 1000
 PROBE_SHARE: Final = 0.1
 """A linear probe reads so many training rows, or this share of the rows that all steps evaluate."""
+NO_ROWS: Final = "rows of one pass cannot have directions of their own in this model: points are used instead"
 CPU_ROWS: Final = 16
 """Rows of a forward pass on the CPU at most: rows are sorted by length, so small groups compute less padding."""
 
@@ -91,6 +92,7 @@ class Session:
         self.plan, self.emit, self.processes = plan, emit, processes
         self._memory_short, self.clock = False, WorkClock()
         self.caches_training_rows, self.cached_rows, self.cached_bytes = False, 0, 0
+        self.members: MemberSignal | None = None
         if config.threads:
             torch.set_num_threads(config.threads)
         emit(Phase(f"loading {plan.model_name}"))
@@ -194,6 +196,9 @@ class Session:
         """Take over what earlier processes have recorded. The present weights must be the initial ones."""
         self.validation.resume(journal)
         self.budget.resume(journal)
+        if self.members is not None:
+            steps = [line for line in journal.lines if line["kind"] == "step"]
+            self.members.rows = steps[-1].get("in_pass", self.members.rows) if steps else self.members.rows
 
     def engine(self, journal: Journal, store: checkpoint.Store, stop: Callable[[], bool]) -> Engine:
         """The search of this session. stop: asked after each step."""
@@ -259,10 +264,10 @@ class Session:
 
         wanted = recorded is None or bool(recorded.get("population"))
         asked = declarations.optimizer_info(optimizer).populations and config.perturb in ("auto", "population")
-        generates = isinstance(self.task, build.GenerationTask) and not self.plan.objective.inputs.isdisjoint(
-            {"completions", "completion_ids"}
-        )
-        possible = asked and wanted and (generates or self.plan.optimizer_name != "auto")
+        inputs = self.plan.objective.inputs
+        generates = isinstance(self.task, build.GenerationTask) and not inputs.isdisjoint(COMPLETIONS)
+        by_rows = reads_rows(self.task, inputs) and (generates or self.plan.optimizer_name != "auto")
+        possible = asked and wanted and by_rows
         if possible:
             tune = "matrices" if generates and config.tune == "auto" and not has_adapter(self.loaded) else config.tune
             tuned = space(tune)
@@ -270,38 +275,49 @@ class Session:
                 return tuned, found
         if config.perturb == "population":
             raise OptionError(
-                "--perturb population: this optimizer asks for no population, or rows of one pass cannot have "
-                "directions of their own in this model",
+                "--perturb population: this optimizer asks for no population, the objective reads more than each row's "
+                "own outputs, or rows of one pass cannot have directions of their own in this model",
                 hint="--perturb auto",
             )
         if possible:
-            self._note("rows of one pass cannot have directions of their own in this model: points are used instead")
+            self._note(NO_ROWS)
         return space(config.tune), None
 
     def _plan_populations(self, recorded: Mapping[str, Any] | None) -> None:
-        """Fix how many rows of a population a step scores, where rows can have directions of their own. A resumed run
-        keeps to what it recorded."""
+        """Fix how many rows a population scores in a step and how many a forward pass holds; a resumed run keeps to
+        what it recorded. Where hidden states of frozen blocks are fed in by now, rows are tried once more."""
         config, objective, batches = self.plan.config, self.plan.objective, self.batches
-        if self._row_wise is None:
+        fed = self.task.forward.frozen_prefix is not None
+        found = row_wise(self.task, self.train, self.space) if fed and self._row_wise else self._row_wise
+        if found is None:
+            if self._row_wise:
+                self._note(NO_ROWS)
             batches.population = PopulationPlan(max_kl=config.max_kl or 0.0)
             return
-        evaluation, without = self._row_wise
+        evaluation, without = found
+        if without:
+            names = ", ".join(sorted(without)[:3]) + (" …" if len(without) > 3 else "")
+            self._note(f"{len(without)} matrices have no directions of their own for each row and stay: {names}")
         cuda = self.loaded.device.type == "cuda"
-        rows = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
+        most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
         self.validation.prefers_later = True
         if isinstance(self.task, build.GenerationTask):  # a step decodes as many rows: the processor can
             self.task.forward.set_micro_batch(config.eval_batch_size)
-        self.oracle.score_members = MemberSignal(self.signal, evaluation, rows, self.processes, self._note)
         if recorded is not None:
             batches.population = PopulationPlan.from_json(recorded["population"])
-            return
-        sets = objective.info.level == "set" and (objective.info.fast is False or self.budget.counts_scores)
+        else:
+            sets = objective.info.level == "set" and (objective.info.fast is False or self.budget.counts_scores)
 
-        def steps(count: int) -> int | None:
-            batches.population = PopulationPlan(count, SET_ROWS if sets else 1, without, config.max_kl or 0.0)
-            return self.budget.planned()[0]
+            def steps(count: int) -> int | None:
+                each = SET_ROWS if sets else 1
+                batches.population = PopulationPlan(count, each, without, config.max_kl or 0.0, most)
+                return self.budget.planned()[0]
 
-        rows_of_step(steps)
+            rows_of_step(steps)
+        in_pass = batches.population.in_pass
+        members = MemberSignal(self.signal, evaluation, in_pass, self.processes, self._note)
+        self.oracle.score_members, self.oracle.rows_in_pass = members, lambda: members.rows
+        self.members = members
 
     def _with_chat_settled(self, plan: Plan) -> Plan:
         """The plan with the chat template of plain prompts chosen, and the choice recorded in its configuration."""

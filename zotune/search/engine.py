@@ -188,6 +188,9 @@ class Engine:
             line: dict[str, Any] = {"step": p.step, "evals": self.oracle.evaluations, "tape": tape.entries}
             if dropped:
                 line["dropped"] = dropped
+            in_pass = self.oracle.rows_in_pass
+            if in_pass and in_pass() != self.batches.population.in_pass:  # memory was short
+                line["in_pass"] = in_pass()
             if self.budget.seconds is not None:
                 line["seconds"] = round(p.seconds, 3)
             return line

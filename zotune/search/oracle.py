@@ -50,7 +50,7 @@ class Oracle:
 
     evaluations: evaluations so far (one batch at one point counts one). joint: evaluates several points in one forward
     pass, where that is switched on. score_members: scores a population with a direction for each row, where that is
-    switched on; without, each member is evaluated under written weights.
+    switched on; without, each member is evaluated under written weights. rows_in_pass: rows of such a pass at most.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Oracle:
         self.unit = unit
         self.joint: JointForward | None = None
         self.score_members: ScoreMembers | None = None
+        self.rows_in_pass: Callable[[], int] | None = None
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._retries, self._passes = retries, passes
@@ -213,7 +214,10 @@ class Oracle:
         if self.score_members is not None:
             score = self.score_members
             values = self._retried(lambda: [*score(population, rows, each)])
-            out = [None if v is None else self._sign * v for v in values]
+            if self._compare is not None:  # the share that a member wins against its partner
+                out = [None if v is None else self.unit * (1.0 - v) for v in values]
+            else:
+                out = [None if v is None else self._sign * v for v in values]
         else:
             out = self._written_members(population, rows, each)
         scored = len(partners(out))

@@ -11,17 +11,22 @@ from typing import Any
 
 from zotune.types import PopulationSize
 
+IN_PASS = 128
+"""Rows of a forward pass at most, where the header does not tell."""
+
 
 @dataclass(frozen=True)
 class PopulationPlan:
     """rows: training rows that all members together score in a step; 0 where rows of one pass cannot have directions
     of their own. each: rows a member. without: names of tuned matrices that stay as they are, for they read all rows
-    alike. max_kl: the KL divergence from the base model that kept weights may have, in nats a token; 0: no limit."""
+    alike. max_kl: the KL divergence from the base model that kept weights may have, in nats a token; 0: no limit.
+    in_pass: rows of a forward pass at most; bits depend on it."""
 
     rows: int = 0
     each: int = 1
     without: frozenset[str] = frozenset()
     max_kl: float = 0.0
+    in_pass: int = IN_PASS
 
     @property
     def size(self) -> PopulationSize:
@@ -31,14 +36,16 @@ class PopulationPlan:
         """The plan as the journal's header holds it; None where there are no populations."""
         if not self.rows:
             return None
-        return {"rows": self.rows, "each": self.each, "without": sorted(self.without), "max_kl": self.max_kl}
+        plan = {"rows": self.rows, "each": self.each, "without": sorted(self.without), "max_kl": self.max_kl}
+        return plan if self.in_pass == IN_PASS else {**plan, "in_pass": self.in_pass}
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any] | None) -> PopulationPlan:
         """The plan that a header holds; without one there are no populations."""
         if not recorded:
             return cls()
-        return cls(recorded["rows"], recorded["each"], frozenset(recorded["without"]), recorded["max_kl"])
+        in_pass = recorded.get("in_pass", IN_PASS)
+        return cls(recorded["rows"], recorded["each"], frozenset(recorded["without"]), recorded["max_kl"], in_pass)
 
 
 __all__ = ["PopulationPlan"]

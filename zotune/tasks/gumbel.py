@@ -14,6 +14,10 @@ from torch import Tensor
 
 from zotune.core import noise
 
+LARGEST = 1 - 2.0**-24
+"""The largest uniform number: the float32 below 1. A number that rounds to 1 would make the noise infinite, and numbers
+near 0, where a float32 resolves finely, stand for the largest noise: what decides which token is drawn."""
+
 
 class GumbelNoise:
     """Adds Gumbel noise to the scores of the next token, as a logits processor of transformers that a greedy `generate`
@@ -38,8 +42,8 @@ class GumbelNoise:
         position, count = input_ids.shape[1] - self.start, scores.shape[1]
         tokens = torch.arange(count, dtype=torch.int64, device=scores.device) + position * count
         word = noise.hash32(tokens.to(torch.int32)[None], self._k0, self._k1)
-        uniform = ((word >> 8) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
-        return scaled - torch.log(-torch.log(uniform))
+        uniform = (word & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=LARGEST)
+        return scaled - torch.log(-torch.log1p(-uniform))
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:

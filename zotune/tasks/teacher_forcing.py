@@ -94,14 +94,16 @@ class TeacherForcing:
     @retries_smaller
     @torch.no_grad()
     def log_probabilities(self, answers: Sequence[EncodedAnswer]) -> list[float]:
-        """Σ log p of each answer's tokens, in nats. Answers that read the same ids share one row of a forward pass."""
-        unique: dict[tuple[Tokens, Tokens], list[int]] = {}
-        for k, answer in enumerate(answers):
-            unique.setdefault(answer[:2], []).append(k)
-        sequences, out = list(unique), [0.0] * len(answers)
+        """Σ log p of each answer's tokens, in nats. Answers that read the same ids share one row of a forward pass,
+        except in a pass whose rows may have weights of their own."""
+        unique: dict[tuple[int, Tokens, Tokens], list[int]] = {}
+        for k, (ids, decoder_ids, *_) in enumerate(answers):
+            unique.setdefault((k if self.forward.in_one_pass else 0, ids, decoder_ids), []).append(k)
+        sequences, groups = [(ids, decoder_ids) for _, ids, decoder_ids in unique], list(unique.values())
+        out = [0.0] * len(answers)
 
         def sums(places: list[int]) -> list[list[float]]:
-            answers_of = [[answers[k] for k in unique[sequences[p]]] for p in places]
+            answers_of = [[answers[k] for k in groups[p]] for p in places]
             positions = sorted({p for group in answers_of for a in group for p in a.positions})
             logits = self._logits([sequences[p] for p in places], positions)
             # One column a position where the model left out the other logits.
@@ -117,8 +119,8 @@ class TeacherForcing:
             return [[float(next(parts).sum()) for _ in group] for group in answers_of]
 
         lengths = [len(ids) + len(decoder_ids) for ids, decoder_ids in sequences]
-        for sequence, values in zip(sequences, self.forward.map_rows(lengths, sums), strict=True):
-            for k, value in zip(unique[sequence], values, strict=True):
+        for group, values in zip(groups, self.forward.map_rows(lengths, sums), strict=True):
+            for k, value in zip(group, values, strict=True):
                 out[k] = value
         return out
 

@@ -88,12 +88,12 @@ class WordedOptions(OptionTask):
         chosen = [rows.tokens[i] for i in indices]
         width = max(len(answers) for answers, _ in chosen)
         flat = [answer for answers, neutral in chosen for answer in (*answers, *neutral)]
-        sums = dict(zip(map(id, flat), self.teacher_forcing.log_probabilities(flat), strict=True))
+        sums = iter(self.teacher_forcing.log_probabilities(flat))
         out = torch.full((len(indices), width), -torch.inf)
         for row, (answers, neutral) in enumerate(chosen):
+            totals, base = [next(sums) for _ in answers], [next(sums) for _ in neutral]
             for k, answer in enumerate(answers):
-                total = sums[id(answer)]
-                out[row, k] = total - sums[id(neutral[k])] if neutral else total / len(answer.targets)
+                out[row, k] = totals[k] - base[k] if neutral else totals[k] / len(answer.targets)
         return out
 
 
