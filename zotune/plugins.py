@@ -41,6 +41,7 @@ PUBLIC: Final = (
     "zotune.humans.ratings",
     "zotune.scales",
     "zotune.scoring.functions",
+    "zotune.scoring.partial_scores",
     "zotune.tasks.text_classifier",
     "zotune.testing",
     "zotune.text",

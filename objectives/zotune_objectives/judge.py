@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import zotune
 from zotune.errors import ObjectiveError, OptionError
 from zotune.scoring.functions import UserFunction, find, select_rows
+from zotune.scoring.partial_scores import Report, reporter
 from zotune.text import texts
 
 FIRST, SECOND, TIE = 0, 1, -1
@@ -67,19 +68,29 @@ class Judge:
         pairs = [(candidates[row][a], candidates[row][b]) for row, a, b in games]
         swapped = [_is_swapped(prompts[row], *pair) for (row, _, _), pair in zip(games, pairs, strict=True)]
         shown = [[b, a] if swap else [a, b] for (a, b), swap in zip(pairs, swapped, strict=True)]
-        verdicts = self._verdicts([row for row, _, _ in games], shown, {"prompts": prompts, **columns})
+        report = reporter()
+
+        def on_part(first: int, verdicts: Sequence[Any]) -> None:
+            if all(len(row) == 2 for row in candidates) and all(v in (FIRST, SECOND, TIE) for v in verdicts):
+                won = [_won(v, swapped[first + k]) for k, v in enumerate(verdicts)]
+                report(first, [[w, 1 - w] for w in won])  # one game a row
+
+        rows = [row for row, _, _ in games]
+        verdicts = self._verdicts(rows, shown, {"prompts": prompts, **columns}, on_part)
         strengths = [[0.0] * len(row) for row in candidates]
         for (row, a, b), verdict, swap in zip(games, verdicts, swapped, strict=True):
-            won = 0.5 if verdict == TIE else float((verdict == FIRST) != swap)
+            won = _won(verdict, swap)
             strengths[row][a] += won
             strengths[row][b] += 1 - won
         return [[s / (len(row) - 1) for s in row] for row in strengths]
 
-    def _verdicts(self, rows: Sequence[int], pairs: Sequence[Any], inputs: Mapping[str, Any]) -> list[float]:
+    def _verdicts(
+        self, rows: Sequence[int], pairs: Sequence[Any], inputs: Mapping[str, Any], report: Report
+    ) -> list[float]:
         """The judge's verdict on each pair. rows: the row of each pair."""
         count = len(inputs["prompts"])
         inputs = {name: select_rows(values, rows, count) for name, values in inputs.items()}
-        verdicts = self._judge.scores({**inputs, "completions": pairs}, len(pairs))
+        verdicts = self._judge.scores({**inputs, "completions": pairs}, len(pairs), report)
         wrong = [v for v in verdicts if v not in (FIRST, SECOND, TIE)]
         if wrong:
             raise ObjectiveError(
@@ -87,6 +98,11 @@ class Judge:
                 hint="0: the first is better, 1: the second, -1: a tie",
             )
         return [float(v) for v in verdicts if v is not None]
+
+
+def _won(verdict: float, swapped: bool) -> float:
+    """What the first candidate of a pair won."""
+    return 0.5 if verdict == TIE else float((verdict == FIRST) != swapped)
 
 
 def _is_swapped(prompt: Any, first: Any, second: Any) -> bool:

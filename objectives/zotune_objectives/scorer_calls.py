@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from zotune.errors import OptionError
+from zotune.scoring.partial_scores import reporter
 from zotune.types import Level, ObjectiveInfo
 from zotune_objectives.scorer_rows import Rows
 
@@ -89,9 +90,15 @@ def score_in_parts(
     After a failed call no further call starts, running calls finish, and the error is raised. An interrupt aborts
     running calls.
     """
-    cancellation = Cancellation()
+    cancellation, report = Cancellation(), reporter()
     parts = split(len(rows), batch_size, concurrency)
-    scores = run(lambda part: score(rows[part], cancellation), parts, concurrency, cancellation)
+
+    def scored(part: slice) -> list[float | None]:
+        scores = score(rows[part], cancellation)
+        report(part.start, scores)
+        return scores
+
+    scores = run(scored, parts, concurrency, cancellation)
     return [x for part in scores for x in part]
 
 

@@ -95,4 +95,4 @@ def rows_of_step(planned_steps: Callable[[int], int | None]) -> int:
     return SIZES[-1]
 
 
-__all__ = ["SET_ROWS", "row_wise", "rows_of_step"]
+__all__ = ["COMPLETIONS", "SET_ROWS", "SIZES", "reads_rows", "row_wise", "rows_of_step"]

@@ -18,6 +18,7 @@ ENVIRONMENT: Final = "env.json"
 JOURNAL: Final = "journal.jsonl"
 METRICS: Final = "metrics.jsonl"
 COMPLETIONS: Final = "completions.jsonl"
+PENDING_SCORES: Final = "pending_scores.jsonl"
 RESULT: Final = "result.json"
 MODEL_CARD: Final = "README.md"
 _BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp"}

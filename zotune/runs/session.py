@@ -30,10 +30,12 @@ from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
-from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, RowWiseTensors, reads_rows, row_wise, rows_of_step
+from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, SIZES, RowWiseTensors, reads_rows, row_wise, rows_of_step
+from zotune.runs.run_directory import PENDING_SCORES
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
+from zotune.scoring.pending_scores import PendingScores
 from zotune.search import checkpoint, optimizer_spec
 from zotune.search.batches import Batches
 from zotune.search.calibration import Calibration
@@ -93,6 +95,7 @@ class Session:
         self._memory_short, self.clock = False, WorkClock()
         self.caches_training_rows, self.cached_rows, self.cached_bytes = False, 0, 0
         self.members: MemberSignal | None = None
+        self.pending: PendingScores | None = None
         if config.threads:
             torch.set_num_threads(config.threads)
         emit(Phase(f"loading {plan.model_name}"))
@@ -189,7 +192,9 @@ class Session:
         """Tell the objective its run directory, when to stop waiting, and how many rows it is going to score."""
         steps, _ = self.budget.planned()
         planned = (steps or 0) * self.batches.size + len(self.test.rows)
+        self.pending = PendingScores(folder / PENDING_SCORES)
         for part in self.plan.objective.each:
+            part.pending.scores = None if part.info.fast else self.pending
             part.start(RunContext(folder, self._note, stop, self.plan.config.seed, planned))
 
     def resume(self, journal: Journal) -> None:
@@ -226,6 +231,8 @@ class Session:
                 stop=stop,
                 scores_spent=self.budget.scores_spent,
                 clock=self.clock,
+                step_begins=lambda after: self.pending.begin(after) if self.pending else None,
+                step_recorded=lambda: self.pending.end() if self.pending else None,
             ),
         )
 
@@ -311,7 +318,12 @@ class Session:
             def steps(count: int) -> int | None:
                 each = SET_ROWS if sets else 1
                 batches.population = PopulationPlan(count, each, without, config.max_kl or 0.0, most)
-                return self.budget.planned()[0]
+                try:
+                    return self.budget.planned()[0]
+                except OptionError:  # too few scores for a step of so many rows
+                    if count == SIZES[-1]:
+                        raise
+                    return 0
 
             rows_of_step(steps)
         in_pass = batches.population.in_pass

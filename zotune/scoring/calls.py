@@ -23,9 +23,11 @@ from typing import Any, Final
 from zotune import declarations
 from zotune.errors import ObjectiveError, OptionError
 from zotune.scoring.isolation import grad_mode
+from zotune.scoring.partial_scores import Report, ignore
+from zotune.scoring.pending_scores import MISSING
 from zotune.types import CallOption
 
-ROW = ("prompts", "completions", "references", "labels", "candidates", "batch")
+ROW = ("prompts", "completions", "completion_ids", "references", "labels", "candidates", "batch")
 """The inputs that identify a row; `batch` holds its whole record."""
 
 GRACE_SECONDS: Final = 1.0
@@ -74,15 +76,13 @@ class Meter:
 class Cache:
     """The scores of the last `capacity` rows, by row key."""
 
-    MISSING: Final = object()
-
     def __init__(self, capacity: int = 1 << 17) -> None:
         self._capacity = capacity
         self._scores: OrderedDict[str, Any] = OrderedDict()
 
     def get(self, keys: Sequence[str]) -> list[Any]:
         """The score of each key; MISSING where there is none."""
-        return [self._scores.get(key, self.MISSING) for key in keys]
+        return [self._scores.get(key, MISSING) for key in keys]
 
     def clear(self) -> None:
         self._scores.clear()
@@ -108,29 +108,39 @@ def select_rows(values: Any, indices: Sequence[int], rows: int) -> Any:
     return values
 
 
-def call(function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls) -> Any:
-    """`function(**inputs)`, awaited if it is async.
+def call(
+    function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls, report: Report = ignore
+) -> Any:
+    """`function(**inputs)`, awaited if it is async. report: takes scores of rows before the call ends.
 
     The time limit of a plain function holds by a thread. Raises ObjectiveError after the time limit, and whatever the
     function raises.
     """
     if declarations.is_async(function):
-        return _run_coroutine(_call_in_parts(function, inputs, rows, calls))
+        return _run_coroutine(_call_in_parts(function, inputs, rows, calls, report))
     if calls.timeout:
-        result = _call_in_thread(lambda **named: _complete(function(**named)), inputs, calls.timeout)
+        result = _call_in_thread(lambda **named: _complete(function(**named), report), inputs, calls.timeout)
     else:
-        result = _complete(function(**inputs))
+        result = _complete(function(**inputs), report)
     if inspect.isawaitable(result):
         return _run_coroutine(_limited(result, calls.timeout))
     return result
 
 
-def _complete(result: Any) -> Any:
+def _complete(result: Any, report: Report) -> Any:
     """The result, where it is a generator as a list: its code runs inside the call."""
-    return list(result) if isinstance(result, GeneratorType) else result
+    if not isinstance(result, GeneratorType):
+        return result
+    scores = []
+    for k, score in enumerate(result):
+        scores.append(score)
+        report(k, [score])
+    return scores
 
 
-async def _call_in_parts(function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls) -> Any:
+async def _call_in_parts(
+    function: Callable[..., Any], inputs: Mapping[str, Any], rows: int, calls: Calls, report: Report
+) -> Any:
     """The scores of an async function that is called with `batch_size` rows at a time."""
     size = calls.batch_size or rows
     parts = [range(i, min(i + size, rows)) for i in range(0, rows, size)]
@@ -144,6 +154,7 @@ async def _call_in_parts(function: Callable[..., Any], inputs: Mapping[str, Any]
             scores = declarations.plain(await _limited(function(**selected), calls.timeout))
         if not isinstance(scores, list | tuple) or len(scores) != len(part):
             raise ObjectiveError(f"a call with {len(part)} rows must return as many scores, got {scores!r:.60}")
+        report(part[0], scores)
         return scores
 
     async with asyncio.TaskGroup() as group:

@@ -14,6 +14,7 @@ from typing import Any
 from zotune import plugins
 from zotune.errors import ObjectiveError
 from zotune.scoring.calls import Calls, call, select_rows
+from zotune.scoring.partial_scores import Report, ignore
 from zotune.scoring.results import read_list
 
 
@@ -37,15 +38,16 @@ class UserFunction:
     batch_size: int | None = None
     timeout: float | None = None
 
-    def scores(self, inputs: Mapping[str, Any], rows: int) -> list[float | None]:
-        """Call the function once for all rows, or in parts if it is async; one number or None for each row.
+    def scores(self, inputs: Mapping[str, Any], rows: int, report: Report = ignore) -> list[float | None]:
+        """Call the function once for all rows, or in parts if it is async; one number or None for each row. report:
+        takes the scores of a part as soon as it is there.
 
         Raises ObjectiveError for any other result and after the time limit, and whatever the function raises.
         """
         parameters = inspect.signature(self.function).parameters
         if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
             inputs = {name: value for name, value in inputs.items() if name in parameters}
-        result = call(self.function, inputs, rows, Calls(self.concurrency, self.batch_size, self.timeout))
+        result = call(self.function, inputs, rows, Calls(self.concurrency, self.batch_size, self.timeout), report)
         scores = read_list(self.name, result, rows)
         if scores is None:
             raise ObjectiveError(f"{self.name!r} must return a list with a number for each row, got {result!r:.60}")

@@ -6,6 +6,7 @@ ObjectiveError. Knows calls and results; knows no model, no data format and no o
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,15 @@ from zotune.errors import ObjectiveError, OptionError, SideEffectError, Stopped,
 from zotune.scoring import trl_arguments
 from zotune.scoring.calls import Cache, Calls, Meter, call, row_key, select_rows
 from zotune.scoring.isolation import Isolation, own_inputs
+from zotune.scoring.partial_scores import Report, ignore, reporting
+from zotune.scoring.pending_scores import MISSING, PendingSlot
 from zotune.scoring.results import read, read_list, read_order, total
 from zotune.types import Direction, ObjectiveInfo, RunContext, Score
 
+OF_WEIGHTS: Final = frozenset(
+    {"model", "logits", "losses", "chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"}
+)
+"""Inputs that depend on the weights in another way than through the completion."""
 PACKAGE: Final = Path(declarations.__file__).parent
 
 
@@ -44,6 +51,7 @@ class Objective:
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
     cache: Cache = field(default_factory=Cache, compare=False, repr=False)
     isolation: Isolation = field(default_factory=Isolation, compare=False, repr=False)
+    pending: PendingSlot = field(default_factory=PendingSlot, compare=False, repr=False)
     stand_ins: frozenset[str] = frozenset()
 
     @property
@@ -106,24 +114,35 @@ class Objective:
         ObjectiveError."""
         arguments = self._arguments(inputs)
         with self.meter.clock():
-            if not self._caches_rows():
+            if not self._keeps_rows():
                 self.meter.rows += rows
                 return self._call(arguments, rows)
-            keys = [row_key(_row(inputs, i, rows)) for i in range(rows)]
-            scores = self.cache.get(keys)
-            missing = [i for i, x in enumerate(scores) if x is Cache.MISSING]
-            self.meter.hits += rows - len(missing)
+            keys, caches = [row_key(_row(inputs, i, rows)) for i in range(rows)], self._caches_rows()
+            scores = self.cache.get(keys) if caches else [MISSING] * rows
+            missing = self._unknown(scores, keys, whole=not caches and self.info.level != "sample")
             if missing:
-                self.meter.rows += len(missing)
                 if len(missing) < rows:
                     arguments = {name: select_rows(values, missing, rows) for name, values in arguments.items()}
-                new = read_list(self.name, self._call(arguments, len(missing)), len(missing))
-                if new is None:
+                keeper = _Keeper(self, [keys[i] for i in missing], lambda part, at: read_list(self.name, part, len(at)))
+                new = keeper.call(arguments)
+                if new is None and caches:
                     raise ObjectiveError(f"objective {self.name!r} returned one number instead of one for each row")
+                if new is None:
+                    return keeper.result
                 for i, score in zip(missing, new, strict=True):
                     scores[i] = score
-                    self.cache.put(keys[i], score)
         return scores
+
+    def _unknown(self, scores: list[Any], keys: Sequence[str], whole: bool) -> list[int]:
+        """Fill in the scores that an interrupted step had; the rows without any. whole: see `PendingScores.take`."""
+        asked = [i for i, x in enumerate(scores) if x is MISSING]
+        self.meter.hits += len(scores) - len(asked)
+        self.meter.rows += len(asked)
+        if self.pending.scores is not None:
+            found = self.pending.scores.take(self.name, [keys[i] for i in asked], whole)
+            for i, score in zip(asked, found, strict=True):
+                scores[i] = score
+        return [i for i in asked if scores[i] is MISSING]
 
     def compare(
         self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], reverse: bool = False
@@ -136,25 +155,27 @@ class Objective:
         """
         rows = len(candidates)
         distinct = [sorted({str(c): c for c in row}.items(), reverse=reverse) for row in candidates]
-        strengths: list[Any] = [[0.5] * len(d) if len(d) < 2 else Cache.MISSING for d in distinct]
+        strengths: list[Any] = [[0.5] * len(d) if len(d) < 2 else MISSING for d in distinct]
         inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
         questions = [{**_row(inputs, i, rows), "candidates": [c for _, c in d]} for i, d in enumerate(distinct)]
         keys = [row_key(question) for question in questions]
         with self.meter.clock():
+            ties = sum(x is not MISSING for x in strengths)
             if self.calls.cache is not False:
-                for i, cached in enumerate(self.cache.get(keys)):
-                    if strengths[i] is Cache.MISSING and cached is not Cache.MISSING:
-                        strengths[i] = cached
-                        self.meter.hits += 1
-            missing = [i for i, x in enumerate(strengths) if x is Cache.MISSING]
+                cached = self.cache.get(keys)
+                strengths = [y if x is MISSING else x for x, y in zip(strengths, cached, strict=True)]
+            missing = self._unknown(strengths, keys, whole=False)
+            self.meter.hits -= ties
             if missing:
-                self.meter.rows += len(missing)
                 arguments = {k: select_rows(v, missing, rows) for k, v in self._arguments(inputs).items()}
-                arguments["candidates"] = [questions[i]["candidates"] for i in missing]
-                answers = read_order(self.name, self._call(arguments, len(missing)), arguments["candidates"])
-                for i, answer in zip(missing, answers, strict=True):
+                arguments["candidates"] = several = [questions[i]["candidates"] for i in missing]
+                keeper = _Keeper(
+                    self,
+                    [keys[i] for i in missing],
+                    lambda part, at: read_order(self.name, part, [several[k] for k in at]),
+                )
+                for i, answer in zip(missing, keeper.call(arguments) or (), strict=True):
                     strengths[i] = answer
-                    self.cache.put(keys[i], answer)
         return [_in_order(*row) for row in zip(candidates, distinct, strengths, strict=True)]
 
     def start(self, run: RunContext) -> None:
@@ -175,6 +196,12 @@ class Objective:
         passed = set(inputs) - {"model"} if self.takes_all else set()
         return {name: values for name, values in inputs.items() if name in passed | self.inputs}
 
+    def _keeps_rows(self) -> bool:
+        """Whether scores of rows can be kept beyond a call. A score that depends on the weights in another way than
+        through the completion cannot."""
+        by_text = "completions" in self.inputs and not self.inputs & OF_WEIGHTS
+        return by_text and self.info.level != "set" and (self.pending.scores is not None or self._caches_rows())
+
     def _caches_rows(self) -> bool:
         """Whether scores of rows are cached: where the user or the declaration asks for it, or rows are independent.
 
@@ -183,7 +210,7 @@ class Objective:
         info = self.info
         if False in (self.calls.cache, info.cacheable) or info.level == "set" or "completions" not in self.inputs:
             return False
-        if self.inputs & {"model", "logits", "losses"}:
+        if self.inputs & OF_WEIGHTS:
             return False
         declared = info.cacheable or declarations.is_async(self.function)
         return bool(self.calls.cache or declared or info.level == "sample")
@@ -194,9 +221,14 @@ class Objective:
         own = "timeout" in self.info.call_options
         return replace(self.calls, timeout=None if own else self.calls.timeout or self.info.timeout)
 
-    def _call(self, arguments: Mapping[str, Any], rows: int) -> Any:
+    def _call(self, arguments: Mapping[str, Any], rows: int, report: Report = ignore) -> Any:
         arguments = own_inputs({**arguments, **trl_arguments.stand_ins(self.stand_ins, arguments, rows)})
-        return self._isolated(arguments, lambda: call(self.function, arguments, rows, self._limits))
+
+        def compute() -> Any:
+            with reporting(report):
+                return call(self.function, arguments, rows, self._limits, report)
+
+        return self._isolated(arguments, compute)
 
     def _isolated(self, arguments: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """What calls of the function return; afterwards its surroundings are as before. Raises ObjectiveError."""
@@ -265,6 +297,47 @@ class Sum(Objective):
     def close(self) -> None:
         for part in self.parts:
             part.close()
+
+
+class _Keeper:
+    """One call of an objective whose scores of rows are kept as they arrive: in the cache, where it has one, and among
+    the pending scores of the run's step.
+
+    keys: of the rows of the call. read: reads the scores of some rows, None where they are no list. result: what the
+    objective returned.
+    """
+
+    def __init__(
+        self, objective: Objective, keys: Sequence[str], read: Callable[[Any, Sequence[int]], list[Any] | None]
+    ) -> None:
+        self.objective, self.keys, self.read = objective, keys, read
+        self.result: Any = None
+        self._kept: set[int] = set()
+
+    def call(self, arguments: Mapping[str, Any]) -> list[Any] | None:
+        """The scores of all rows, None where the objective returned no list. Raises ObjectiveError."""
+        self.result = self.objective._call(arguments, len(self.keys), self.report)
+        scores = self.read(self.result, range(len(self.keys)))
+        if scores is not None:
+            self._keep(range(len(self.keys)), scores)
+        return scores
+
+    def report(self, first: int, scores: Sequence[Any]) -> None:
+        """Scores of the rows from `first` on, before the call ends. What cannot be read is left to the call's end."""
+        places = range(first, first + len(scores))
+        with contextlib.suppress(ObjectiveError):
+            if places.stop <= len(self.keys) and (values := self.read(list(scores), places)) is not None:
+                self._keep(places, values)
+
+    def _keep(self, places: Sequence[int], scores: Sequence[Any]) -> None:
+        new = [(k, x) for k, x in zip(places, scores, strict=True) if k not in self._kept]
+        self._kept.update(k for k, _ in new)
+        objective = self.objective
+        if objective.ordered or objective._caches_rows():
+            for k, score in new:
+                objective.cache.put(self.keys[k], score)
+        if objective.pending.scores is not None:
+            objective.pending.scores.keep(objective.name, [self.keys[k] for k, _ in new], [x for _, x in new])
 
 
 def _row(inputs: Mapping[str, Any], i: int, rows: int) -> dict[str, Any]:

@@ -174,6 +174,8 @@ class Engine:
         if recorded and "dropped" in recorded:
             dropped = recorded["dropped"]
         else:
+            if not recorded:
+                self.hooks.step_begins(journal.checksum(len(journal.lines)))
             try:
                 theta, state = checked_step(self.optimizer, self.space.theta, self.oracle, self.state, at)
             except ObjectiveError as error:
@@ -196,6 +198,8 @@ class Engine:
             return line
 
         line = journal.take_or_append("step", compute)
+        if not recorded:
+            self.hooks.step_recorded()
         p.seconds = line.get("seconds", p.seconds)
         if not dropped:
             if p.damping != 1.0:

@@ -42,7 +42,8 @@ class Hooks:
     after each step whether the run is interrupted. scores_spent: asked before each step, with the evaluations that it
     makes, whether the budget of scores no longer pays for it. Instead of stopping after a step, an objective that waits
     for an answer may raise Stopped: the step did not happen then. clock: measures the parts of the loop; seconds_after:
-    predicted seconds of the work after it.
+    predicted seconds of the work after it. step_begins: called before a step is computed, with the journal's checksum;
+    step_recorded: once the journal has it.
     """
 
     validate: Callable[[], ValidationResult] | None = None
@@ -53,6 +54,8 @@ class Hooks:
     scores_spent: Callable[[int], bool] = field(default=lambda evaluations: False)
     clock: WorkClock = field(default_factory=WorkClock)
     seconds_after: Callable[[], float] = field(default=lambda: 0.0)
+    step_begins: Callable[[str], None] = field(default=lambda checksum: None)
+    step_recorded: Callable[[], None] = field(default=lambda: None)
 
 
 __all__ = ["Hooks", "Settings"]
