@@ -28,14 +28,16 @@ TRIED_ROWS: Final = 16
 
 
 def with_recorded_prompts(config: RunConfig, folder: Path) -> RunConfig:
-    """The configuration with the chat template and the length of rows that a run directory records, where the user gave
-    none. A run from before these were recorded has no chat template around plain prompts and the default length."""
+    """The configuration with the chat template and the largest KL divergence that a run directory records, where the
+    user gave none. A run from before these were recorded has no chat template around plain prompts and the default length."""
     path = folder / CONFIG
     if not path.is_file():
         return config
     saved = read_yaml(path)
     if config.chat_template == "auto":
         config = replace(config, chat_template=str(saved.get("chat_template", "off")))
+    if config.max_kl is None and isinstance(saved.get("max_kl"), int | float):  # a default of new runs alone
+        config = replace(config, max_kl=float(saved["max_kl"]))
     return config
 
 

@@ -68,7 +68,9 @@ def row_wise(task: build.Task, rows: build.EncodedRows, space: Space) -> RowWise
 
 def _same_sequences(task: build.Task, rows: build.EncodedRows) -> bool:
     """Whether every row is as many sequences of a forward pass, so that equal shares of a pass are rows."""
-    return isinstance(task, build.GenerationTask) or len({len(x) for x in rows.options}) == 1
+    if isinstance(task, build.GenerationTask) or task.spec.classes is not None:
+        return True
+    return len({len(x) for x in rows.options}) == 1
 
 
 def _forward(task: build.Task, rows: build.EncodedRows) -> Callable[[], Tensor] | None:
