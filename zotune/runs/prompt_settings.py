@@ -29,7 +29,8 @@ TRIED_ROWS: Final = 16
 
 def with_recorded_prompts(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration with the chat template and the largest KL divergence that a run directory records, where the
-    user gave none. A run from before these were recorded has no chat template around plain prompts and the default length."""
+    user gave none. A run from before these were recorded has no chat template around plain prompts and the default
+    length."""
     path = folder / CONFIG
     if not path.is_file():
         return config
