@@ -43,6 +43,8 @@ THIRD = 200
 ADAM = "Adam, back-propagated"
 PROXY = "auto, for cross-entropy"
 UNSTRATIFIED = "auto, not stratified"
+EDITION = "auto, first edition"
+"""The calibration by a share of |L|, which earlier runs recorded."""
 RATES, STEPS, SHARPNESS = (3e-5, 3e-4), 60, 20.0
 METHODS: dict[str, dict[str, Any]] = {
     "auto": {},
@@ -54,6 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mezo auto": {"optimizer": "mezo", "learning_rate": "auto", "eps": "auto"},
     **{f"auto, steps x {x:g}": {"optimizer_args": {"cap": 3 * x}} for x in (0.1, 10, 100)},
     UNSTRATIFIED: {"stratify": False},
+    EDITION: {"optimizer_args": {"edition": 1}},
     PROXY: {"objective": "cross-entropy", "guard": 0.0},
     ADAM: {},
 }
