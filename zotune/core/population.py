@@ -32,6 +32,9 @@ from zotune.core.in_forward import owners
 from zotune.core.recipe import Directions, PerTensor, Recipe, TensorInfo, Theta, direction_sum
 from zotune.core.space import Space
 
+HALF = (torch.bfloat16, torch.float16)
+FEW_TOKENS = 8
+"""Tokens of a row up to which x · v is a product and a sum."""
 WIDE = 64 << 20
 """Bytes of factors up to which they are kept in float32; above, in float16, which holds them exactly too."""
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -159,12 +162,26 @@ class RowWise:
 
             return embedding
         inputs, outputs = (left, right) if type(module).__name__ == "Conv1D" else (right, left)
+        dtype = self.space.params[name].dtype
+        if dtype in HALF:
+            # The noise may lose bits beyond those of the outputs, which are rounded anyway; sums are float32.
+            inputs = (inputs.float() * noise.NORMAL_SCALE).to(dtype)
+            outputs = (outputs.float() * (size * noise.NORMAL_SCALE**-1)).to(dtype)
+            halved = (signs / size).to(dtype)
+
+            @functools.wraps(forward)
+            def half(x: Tensor) -> Tensor:
+                out: Tensor = forward(x)
+                along = _dot(x.reshape(2, len(inputs), -1, x.shape[-1]), inputs).to(dtype).mul_(halved)
+                parts = out.view(*along.shape[:-1], out.shape[-1])
+                return parts.addcmul_(along, outputs[:, None]).view(out.shape)
+
+            return half
 
         @functools.wraps(forward)
         def linear(x: Tensor) -> Tensor:
             out: Tensor = forward(x)
-            own = x.reshape(2, len(inputs), -1, x.shape[-1])
-            along = (own * inputs[:, None].float()).sum(-1, keepdim=True)  # cheaper than a product of one column
+            along = _dot(x.reshape(2, len(inputs), -1, x.shape[-1]), inputs.float())
             return _plus(out, along.mul_(signs), outputs)
 
         return linear
@@ -210,6 +227,14 @@ class RowWise:
             own[half * pairs * rows + pair * rows :][:rows] = True
         same = torch.equal(poisoned[~own], expected[~own])
         return same and bool(poisoned[own].isnan().flatten(1).any(1).all())
+
+
+def _dot(rows: Tensor, vectors: Tensor) -> Tensor:
+    """x · v of every token with its pair's vector: (2, pairs, tokens, 1). rows: (2, pairs, tokens, n); vectors: (pairs,
+    n). Few tokens are cheaper by a product and a sum than by matrices of one column."""
+    if rows.shape[2] > FEW_TOKENS:
+        return torch.matmul(rows, vectors[:, :, None])
+    return torch.sum(rows * vectors[:, None], -1, keepdim=True, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def _plus(out: Tensor, along: Tensor, vectors: Tensor) -> Tensor:
