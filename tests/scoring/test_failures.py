@@ -684,12 +684,12 @@ def judge(tmp_path: Path) -> str:
 def test_optimizers_follow_a_judge(fit: Fit, judge: str, tmp_path: Path, optimizer: str) -> None:
     result = fit(f"{judge}:longer", optimizer=optimizer, save_total_limit=9)
     assert result.reason == "done"
-    steps = 6 * (4 if optimizer == "rank-sgd" else 2)
-    assert result.forwards > steps if optimizer == "auto" else result.forwards == steps  # auto looks at the drift first
+    if optimizer != "auto":  # which scores populations
+        assert result.forwards == 6 * (4 if optimizer == "rank-sgd" else 2)
     assert result.before.value == 0.5
     assert 0 <= result.after.value <= 1
     tapes = [kind for x in lines(tmp_path / "out") if x["kind"] == "step" for kind, _ in x["tape"]]
-    assert set(tapes) == {"ranks" if optimizer == "rank-sgd" else "values"}
+    assert set(tapes) - {"drift"} == {{"rank-sgd": "ranks", "auto": "members"}.get(optimizer, "values")}
     moved = digest(tmp_path / "out", 6) != digest(tmp_path / "out", 2)
     assert moved == (result.zero_share < 1)
     silent = fit(f"{judge}:silent", "silent", optimizer=optimizer, save_total_limit=9)

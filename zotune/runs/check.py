@@ -28,6 +28,7 @@ from zotune.scoring.objective_spec import ObjectiveSpec
 from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
+from zotune.search.oracle import partners
 from zotune.tasks.generation import completion_notes
 from zotune.types import Score
 
@@ -225,6 +226,7 @@ def _check_steps(session: Session) -> dict[str, Any]:
         checked_step(optimizer, space.theta, session.oracle, state, _at(session, t, tape))
         calls = [[v for v in values if v is not None] for kind, values in tape.entries if kind in ("values", "ranks")]
         calls = [values for values in calls if len(values) > 1]
+        calls += [[*pair] for kind, values in tape.entries if kind == "members" for pair in partners(values)]
         compared += bool(calls)
         zero += bool(calls) and all(max(values) == min(values) for values in calls)
     return {"steps": compared, "zero_steps": zero, "smooth": session.signal.smooth}
