@@ -34,7 +34,7 @@ SLOWER = 1.4
 """Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
 FREE = 0.15
 """Share of k that is spent without becoming slower."""
-SHORT, LONG = 1280, 0.3
+SHORT, LONG = 1280, 0.5
 """f = LONG (rows of the run / SHORT − 1) within 0 and 1: in long runs steps do not become as small, for sampled rewards
 gain where greedy ones have nothing left to."""
 CATCH_UP = 4.0
