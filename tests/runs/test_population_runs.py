@@ -23,7 +23,7 @@ from zotune.distributed import ALONE
 from zotune.errors import OptionError, RunFolderError
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.replay import replay
-from zotune.runs.row_wise import reads_rows, row_wise
+from zotune.runs.row_wise import reads_rows, row_wise, rows_of_step
 from zotune.runs.training_signal import TrainingSignal
 from zotune.scoring.objective import Objective, wrap
 from zotune.search.batches import Batches
@@ -314,3 +314,28 @@ def test_an_objective_that_reads_weights_in_another_way_gets_written_ones(famili
     assert b != d, "partners were scored under the same weights"
     with pytest.raises(OptionError, match="reads more than each row's"):
         zotune.fit(objective=fluent, perturb="population", output_dir=str(tmp_path / "no"), **made)
+
+
+def test_rows_of_a_step_follow_the_budget() -> None:
+    seen: list[int] = []
+
+    def by_rows(total: int) -> Callable[[int], int | None]:
+        def planned(rows: int) -> int | None:
+            seen.append(rows)
+            return total // rows
+
+        return planned
+
+    assert rows_of_step(by_rows(10_000)) == 128
+    assert rows_of_step(by_rows(800)) == 64
+    assert rows_of_step(by_rows(100)) == 16
+    assert seen[-1] == 16
+    assert rows_of_step(lambda rows: None) == 128
+    seen.clear()
+
+    def three_steps(rows: int) -> int:
+        seen.append(rows)
+        return 3
+
+    assert rows_of_step(three_steps) == 64
+    assert seen[-1] == 64

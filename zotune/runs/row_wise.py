@@ -19,6 +19,7 @@ from zotune.tasks.generation import PAIRS
 
 SIZES: Final = (128, 64, 32, 16)
 """Rows that a step may score, the first that leaves STEPS steps of the budget."""
+FEW_STEPS_ROWS: Final = 64
 STEPS: Final = 12
 SET_ROWS: Final = 8
 """Rows a member where sets are scored and a row's credit would cost too many calls."""
@@ -88,12 +89,16 @@ def _rms(x: Tensor) -> float:
 
 
 def rows_of_step(planned_steps: Callable[[int], int | None]) -> int:
-    """Rows that a step scores: the most of SIZES that leave STEPS steps. planned_steps: steps that the budget pays for
-    with so many rows; None where time alone limits them."""
+    """Rows that a step scores: the most of SIZES that leave STEPS steps, and FEW_STEPS_ROWS where the number of steps
+    is given and smaller. planned_steps: steps that the budget pays for with so many rows, None where time alone limits
+    them; its last call is with the rows that are returned."""
     for rows in SIZES:
         steps = planned_steps(rows)
         if steps is None or steps >= STEPS:
             return rows
+    if planned_steps(SIZES[0]) == planned_steps(SIZES[-1]):
+        planned_steps(FEW_STEPS_ROWS)
+        return FEW_STEPS_ROWS
     return SIZES[-1]
 
 
