@@ -28,15 +28,15 @@ from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.auto_member_scale import SCALES, best_scale, largest_scale
 from zotune_optimizers.eggroll import normalised, units, update
 
-SHARE_OF_MAX = 0.85
+SHARE_OF_MAX = 0.8
 """k as a share of `--max-kl`: weights beyond that are never kept."""
 SLOWER = 1.4
 """Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
 FREE = 0.15
 """Share of k that is spent without becoming slower."""
-SHORT, LONG = 1280, 0.5
-"""f = LONG (rows of the run / SHORT − 1) within 0 and 1: in long runs steps do not become as small, for sampled rewards
-gain where greedy ones have nothing left to."""
+SHORT, LONG = 1280, 1.0
+"""f = LONG (rows of the run / SHORT − 1) within 0 and 1: in long runs steps do not become smaller, for sampled rewards
+still gain where greedy ones cannot."""
 CATCH_UP = 4.0
 """How much longer than planned a step may be, after steps without signal."""
 MEASURED = 12
