@@ -3,11 +3,11 @@
     python benchmarks/kills.py                                               # 50 kills per case; restartable
     python benchmarks/kills.py --kills 5 --optimizers mezo --dtypes float32  # what the tests do
 
-A case is an optimizer and a dtype. Each attempt is a command line that tunes the embedded encoder in a process of its
-own. SIGKILL ends it after some seconds, or before or after a call somewhere between a forward pass and a checkpoint.
-`zotune resume` continues until the run ends; then weights, journal and metrics are compared byte by byte. The moments
-follow from the case and the number of the attempt. One JSON object per finished run goes to --out, one line per case to
-standard error.
+A case is an optimizer and a dtype, or a kind of text that `auto` scores by populations. Each attempt is a command
+line that tunes the embedded encoder, or stories260K of ../shared, in a process of its own. SIGKILL ends it after some
+seconds, or before or after a call somewhere between a forward pass and a checkpoint. `zotune resume` continues until
+the run ends; then weights, journal and metrics are compared byte by byte. The moments follow from the case and the
+number of the attempt. One JSON object per finished run goes to --out, one line per case to standard error.
 """
 
 from __future__ import annotations
@@ -42,6 +42,30 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "rank-sgd": ("points=4",),
     "auto": ("rows=16",),
 }
+TEXTS: dict[str, tuple[str, ...]] = {
+    "greedy-text": (),
+    "sampled-text": ("--temperature", "1"),
+    "set-of-texts": ("-O", "sets=true"),
+}
+"""Populations of `auto` on completions of stories260K: flags of `zotune fit`."""
+STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K" / "hf"
+SCORER = '''"""Share of vowels; of a set with sets=true: different first letters."""
+import zotune
+from zotune.types import ObjectiveInfo
+
+
+class Vowels:
+    def __init__(self, sets: bool = False) -> None:
+        self.sets = sets
+
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo(level="set" if self.sets else "sample", fast=True)
+
+    def __call__(self, completions: list[str]) -> list[float] | float:
+        if self.sets:
+            return len({c.strip()[:1] for c in completions}) / len(completions)
+        return [sum(x in "aeiou" for x in c) / max(len(c), 1) for c in completions]
+'''
 DTYPES = ("float32", "bfloat16")
 STEPS, ROWS = 8, {"train": 16, "validation": 6, "test": 6}
 COMPARED = ("journal.jsonl", "metrics.jsonl", "model.safetensors", "config.json")
@@ -162,6 +186,9 @@ class Case:
     def __init__(self, optimizer: str, dtype: str, home: Path, data: Path) -> None:
         self.name, self.home, self.log = f"{optimizer} {dtype}", home, home / "log"
         self.optimizer, self.dtype = optimizer, dtype
+        if optimizer in TEXTS:
+            self.fit = self._of_texts(TEXTS[optimizer])
+            return
         options = [x for option in OPTIMIZERS[optimizer] for x in ("--optimizer-arg", option)]
         self.fit = ["fit", "-d", str(data), "-o", "cross-entropy", "--optimizer", optimizer, *options]
         self.fit += ["--dtype", dtype, "--tune", "last:1", "--batch-size", "4", "--max-steps", str(STEPS)]
@@ -178,6 +205,19 @@ class Case:
             "1",
             "-q",
         ]
+
+    def _of_texts(self, flags: tuple[str, ...]) -> list[str]:
+        """The command line of a run with populations."""
+        prompts, scorer = self.home / "prompts", self.home / "vowels.py"
+        prompts.mkdir()
+        for split, rows in ROWS.items():
+            lines = [json.dumps({"prompt": f"One {split} day, number {i} went"}) + "\n" for i in range(rows)]
+            (prompts / f"{split}.jsonl").write_text("".join(lines))
+        scorer.write_text(SCORER)
+        flags = tuple("--objective-arg" if flag == "-O" else flag for flag in flags)
+        fit = ["fit", "-m", str(STORIES), "-d", str(prompts), "-o", f"{scorer}:Vowels", *flags]
+        fit += ["--dtype", self.dtype, "--max-steps", str(STEPS), "--eval-steps", "3", "--save-steps", "2"]
+        return [*fit, "--max-new-tokens", "6", "--compile", "off", "--threads", "1", "-q"]
 
     def whole(self) -> None:
         """The run that is left alone; and what can be counted in it."""
@@ -242,7 +282,7 @@ def small(folder: Path) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="kills for each case, at least")
-    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--optimizers", nargs="+", choices=[*OPTIMIZERS, *TEXTS], default=[*OPTIMIZERS, *TEXTS])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--out", type=Path, default=Path("kills.jsonl"))
     args = parser.parse_args(arguments)
