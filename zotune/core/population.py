@@ -32,7 +32,6 @@ from zotune.core.in_forward import owners
 from zotune.core.recipe import Directions, PerTensor, Recipe, TensorInfo, Theta, direction_sum
 from zotune.core.space import Space
 
-HALF = (torch.bfloat16, torch.float16)
 FEW_TOKENS = 8
 """Tokens of a row up to which x · v is a product and a sum."""
 WIDE = 64 << 20
@@ -162,27 +161,18 @@ class RowWise:
 
             return embedding
         inputs, outputs = (left, right) if type(module).__name__ == "Conv1D" else (right, left)
-        dtype = self.space.params[name].dtype
-        if dtype in HALF:
-            # The noise may lose bits beyond those of the outputs, which are rounded anyway; sums are float32.
-            inputs = (inputs.float() * noise.NORMAL_SCALE).to(dtype)
-            outputs = (outputs.float() * (size * noise.NORMAL_SCALE**-1)).to(dtype)
-            halved = (signs / size).to(dtype)
-
-            @functools.wraps(forward)
-            def half(x: Tensor) -> Tensor:
-                out: Tensor = forward(x)
-                along = _dot(x.reshape(2, len(inputs), -1, x.shape[-1]), inputs).to(dtype).mul_(halved)
-                parts = out.view(*along.shape[:-1], out.shape[-1])
-                return parts.addcmul_(along, outputs[:, None]).view(out.shape)
-
-            return half
+        dtype, count, width = self.space.params[name].dtype, len(left), inputs.shape[1]
+        # In half precision the noise loses bits beyond those of the outputs, which are rounded anyway.
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        v = (inputs.to(wide) * noise.NORMAL_SCALE).to(dtype)[:, None]
+        u = (outputs.to(wide)[:, None] * (signs * noise.NORMAL_SCALE**-1)).to(dtype)
 
         @functools.wraps(forward)
         def linear(x: Tensor) -> Tensor:
-            out: Tensor = forward(x)
-            along = _dot(x.reshape(2, len(inputs), -1, x.shape[-1]), inputs.float())
-            return _plus(out, along.mul_(signs), outputs)
+            out: Tensor = forward(x)  # fresh, so that the noise may be added in place
+            along = _dot(x.reshape(2, count, -1, width), v).to(dtype)
+            out.view(2, count, -1, out.shape[-1]).addcmul_(along, u)
+            return out
 
         return linear
 
@@ -231,17 +221,20 @@ class RowWise:
 
 def _dot(rows: Tensor, vectors: Tensor) -> Tensor:
     """x · v of every token with its pair's vector: (2, pairs, tokens, 1). rows: (2, pairs, tokens, n); vectors: (pairs,
-    n). Few tokens are cheaper by a product and a sum than by matrices of one column."""
+    1, n). Few tokens are cheaper by a product and a sum than by matrices of one column."""
     if rows.shape[2] > FEW_TOKENS:
-        return torch.matmul(rows, vectors[:, :, None])
-    return torch.sum(rows * vectors[:, None], -1, keepdim=True, dtype=torch.promote_types(rows.dtype, torch.float32))
+        return torch.matmul(rows, vectors.transpose(1, 2))
+    return torch.sum(rows * vectors, -1, keepdim=True, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def _plus(out: Tensor, along: Tensor, vectors: Tensor) -> Tensor:
-    """out + along · vectors, in float32 at least. out: (rows, …, n); along: (2, pairs, …, 1); vectors: (pairs, n)."""
-    total = out.reshape(*along.shape[:-1], out.shape[-1])
+    """out + along · vectors, in float32 at least; in place where `out` is float32. out: (rows, …, n); along: (2, pairs,
+    …, 1); vectors: (pairs, n)."""
+    total = out.view(*along.shape[:-1], out.shape[-1])
+    if total.dtype == torch.float32:  # the module has just made it
+        return total.addcmul_(along, vectors[:, None].float()).view(out.shape)
     wide = total if total.dtype == torch.float64 else total.float()
-    return torch.addcmul(wide, along, vectors[:, None].float()).to(out.dtype).reshape(out.shape)
+    return torch.addcmul(wide, along, vectors[:, None].float()).to(out.dtype).view(out.shape)
 
 
 def _record(leading: dict[nn.Module, set[int]], module: nn.Module, arguments: tuple[Any, ...]) -> None:
