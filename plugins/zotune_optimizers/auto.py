@@ -32,7 +32,7 @@ from typing import ClassVar, NamedTuple
 from zotune.types import At, Batch, Oracle, Recipe, Theta
 from zotune_optimizers import auto_calibration, auto_scales
 from zotune_optimizers import auto_population as population
-from zotune_optimizers.auto_population import SHARE_OF_MAX, PopulationState
+from zotune_optimizers.auto_population import PopulationState
 from zotune_optimizers.option_checks import at_least, fraction, positive, require
 
 HOLD = 0.7
@@ -97,7 +97,7 @@ class Auto:
 
     def init(self, theta: Theta, oracle: Oracle, at: At) -> State | PopulationState:
         if at.population.rows:
-            return population.start(theta, oracle, at, SHARE_OF_MAX * at.max_kl if at.max_kl else self.drift / 2)
+            return population.start(theta, oracle, at, at.max_kl or self.drift / 2)
         limit = math.inf if at.total is None else self.share * POINTS * at.total
         calibrate = auto_calibration.calibrate if self.edition == 1 else auto_scales.calibrate
         D, eps, cap, numbers, *notes = calibrate(

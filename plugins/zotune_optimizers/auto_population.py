@@ -13,9 +13,10 @@ model bounds (nats a token, on texts that the base model wrote; it costs forward
         θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
 
-Steps without signal leave K as it is, so that later ones may be longer; once most rows have the best score, differences
-and steps shrink. A run therefore ends near k, or before it with the reward at its maximum. A rare reward is met by
-large perturbations alone; a reward of form is lost under them. So the first step tries three sizes (docs/log.md).
+k is limit · MOST (SHORT / rows of the run)^⅓, within LEAST and MOST of it. Steps without signal leave K as it is, so
+that later ones may be longer; once most rows have the best score, differences and steps shrink. A run therefore ends
+near k, or before it with the reward at its maximum. A rare reward is met by large perturbations alone; a reward of
+form is lost under them. So the first step tries three sizes (docs/log.md).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.auto_member_scale import SCALES, best_scale, largest_scale
 from zotune_optimizers.eggroll import normalised, units, update
 
-SHARE_OF_MAX = 0.8
-"""k as a share of `--max-kl`: weights beyond that are never kept."""
+MOST, LEAST = 0.9, 0.5
+"""k as a share of `--max-kl` in runs of up to SHORT rows, and at least: weights beyond the limit are never kept. Chance
+has a share of a step that falls with the rows of a run, so longer runs need less KL for the same reward."""
 SLOWER = 1.4
 """Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
 FREE = 0.15
@@ -62,9 +64,11 @@ class PopulationState(NamedTuple):
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
 
 
-def start(theta: Theta, oracle: Oracle, at: At, k: float) -> PopulationState:
-    """Find σ₁ and κ by the KL divergence alone."""
+def start(theta: Theta, oracle: Oracle, at: At, limit: float) -> PopulationState:
+    """Find σ₁ and κ by the KL divergence alone. limit: of the KL divergence, in nats a token."""
     S = units(theta, at)
+    rows = (at.total or UNLIMITED_STEPS) * at.population.rows
+    k = limit * max(min(MOST * (SHORT / rows) ** (1 / 3), MOST), LEAST)
     sigma, perturbed = largest_scale(theta, oracle, at, S)
     pairs = at.population.pairs
     signs = [1.0 if p % 2 else -1.0 for p in range(pairs)]
