@@ -473,7 +473,7 @@ def test_secrets_stay_in_the_environment(
     arguments = ["fit", "-m", str(tiny_encoder), "-d", str(toy), "--labels", "bad,good", "--max-steps", "4", "--json"]
     arguments += ["-o", f"http:{server.address}", "--objective-arg", "token_env=SCORER_TOKEN", "--smooth", "0"]
     arguments += ["--objective-arg", "query_env=SCORER_QUERY", "--output-dir", str(folder), "--no-score-cache"]
-    arguments += ["--batch-size", "8"]
+    arguments += ["--batch-size", "8", "--optimizer", "mezo"]
     with pytest.raises(SystemExit) as ended:
         app.main(arguments)
     assert ended.value.code == 0

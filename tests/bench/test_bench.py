@@ -119,7 +119,7 @@ def test_evaluations_counted_are_those_declared(everything: tuple[dict[str, Any]
         assert e["as_declared"], e["name"]
         for k in e["kinds"]:
             rows = sum(rows * n for rows, n in k["passes"])
-            single = all(rows == 1 for rows, _ in k["passes"])
+            single = all(rows == 1 for rows, _ in k["passes"]) and e["name"] != "eggroll"  # whose members share passes
             assert rows == k["evaluations"] * (1 if single else found["rows"]), e["name"]
 
 

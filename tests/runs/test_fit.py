@@ -272,6 +272,9 @@ def fails_at(*calls: int) -> Callable[..., list[float]]:
     return score
 
 
+UNCALIBRATED = {"optimizer": "mezo", "learning_rate": 1e-4}
+
+
 def options(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {
         "model": str(tiny_encoder),
@@ -288,8 +291,8 @@ def options(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[
 
 
 def test_failed_scores_are_retried_then_dropped(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """Calls: 1 for the test set, 2 to 4 for calibration, 5 for the validation set, then two a step."""
-    result = zotune.fit(objective=fails_at(6, 8, 9), **options(tiny_encoder, toy, tmp_path))
+    """Calls: 1 for the test set, 2 for the validation set, then two a step."""
+    result = zotune.fit(objective=fails_at(3, 5, 6), **options(tiny_encoder, toy, tmp_path, **UNCALIBRATED))
     assert result.dropped == 1
     lines = Journal.open(tmp_path / "out/journal.jsonl", read_only=True).lines
     dropped = [x for x in lines if "dropped" in x]
@@ -298,19 +301,19 @@ def test_failed_scores_are_retried_then_dropped(tiny_encoder: Path, toy: Path, t
 
 
 def test_too_many_failures_stop_with_code_3(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    calls = range(6, 1000)
+    calls = range(3, 1000)
     with pytest.raises(
         ObjectiveFailures, match=r"3 steps failed, more than --max-failures 2.*the scorer is down"
     ) as error:
-        zotune.fit(objective=fails_at(*calls), **options(tiny_encoder, toy, tmp_path, max_failures=2))
+        zotune.fit(objective=fails_at(*calls), **options(tiny_encoder, toy, tmp_path, max_failures=2, **UNCALIBRATED))
     assert error.value.exit_code == 3
 
 
 def test_failing_on_the_test_set_exits_with_code_3(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
-    """Calls: 1 for the test set, 2 to 4 for calibration, 5 for the validation set, 12 for six steps, 1 for the
-    validation set; the next two are for the test set."""
+    """Calls: 1 for the test set, 2 for the validation set, 12 for six steps, 1 for the validation set; the next two
+    are for the test set."""
     with pytest.raises(ObjectiveFailures, match=r"failed on the test set.*scores it again"):
-        zotune.fit(objective=fails_at(19, 20), **options(tiny_encoder, toy, tmp_path, interpolate=False))
+        zotune.fit(objective=fails_at(16, 17), **options(tiny_encoder, toy, tmp_path, **UNCALIBRATED))
     assert (tmp_path / "out/checkpoint-6").is_dir()
 
 

@@ -166,7 +166,7 @@ def test_journal_only_is_small_and_replays(tiny_encoder: Path, toy: Path, tmp_pa
     assert [(c.name, c.ok) for c in verify.verify(folder)] == [("journal", True), ("model", None)]
 
 
-@pytest.mark.parametrize("rule", [{"optimizer": "zo-adamu", "eps": 1e-2}, {"optimizer": "dizo"}])
+@pytest.mark.parametrize("rule", [{"optimizer": "zo-adamu", "eps": 1e-2}, {"optimizer": "dizo", "tune": "last:1"}])
 def test_journal_only_can_be_stopped_anywhere(rule: Any, tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     usual = {**made(tiny_encoder, toy, tmp_path), **rule, "journal_only": True, "eval_steps": 3}
     zotune.fit(**{**usual, "output_dir": str(tmp_path / "whole")})
