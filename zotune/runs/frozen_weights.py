@@ -32,15 +32,17 @@ def check_frozen(space: Space, header: Mapping[str, Any]) -> None:
 def check_loaded(model: nn.Module, header: Mapping[str, Any], source: str) -> None:
     """Raise RunFolderError where a run's model, loaded again from `source`, has other frozen weights than the run had.
 
-    Of weights in another dtype than the run's nothing is known, nor of a model whose adapter replaces whole modules: it
-    keeps the replaced ones, which are drawn anew.
+    Of weights in another dtype than the run's nothing is known, nor of an adapter that replaces a head which the run
+    drew: the replaced head is drawn anew.
     """
     tuned, recorded = header.get("tensors") or {}, header.get("frozen_weights")
     parameters = named_tensors(model)
     known = recorded is not None and tuned and tuned.keys() <= parameters.keys() and not header.get("quantize")
     if not known or str(parameters[min(tuned)].dtype) != header.get("dtype"):
         return
-    if any(".original_module." in name for name in parameters):
+    task = header.get("task") or {}
+    drew = task.get("new_head") or task.get("init") == "linear-probe"
+    if drew and any(".original_module." in name for name in parameters):
         return
     if frozen_digest(model, tuned) != recorded:
         raise RunFolderError(
