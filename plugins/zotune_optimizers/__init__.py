@@ -14,7 +14,7 @@ OPTIMIZERS = (
     # summary,
     # paper
     ("auto", "auto:Auto", "2; once, for the calibration, 1 and 2 for each size tried", "none",
-     "two-point steps with calibrated sizes and capped displacement; the default",
+     "a direction for every row where text is generated, else two-point steps with calibrated sizes; the default",
      "SPSA (Spall 1992) with a running mean of g² and steps in units of the weights' RMS"),
     ("mezo", "mezo:MeZO", "2 n", "none",
      "MeZO: n-SPSA, decoupled weight decay, learning-rate schedule",

@@ -11,6 +11,8 @@ Dbouk et al. 2026, arXiv:2605.03869.
         s(t): 1, and from 70 % of the budget on falling linearly to 0
         b: 1, and from a displacement of √3 κ on falling to 0 at 2 κ
 
+On generated text the steps are those of auto_population.py: a direction for every row.
+
 A random walk of such steps ends about κ D away from the base model. This displacement, rather than the learning rate,
 predicts whether tuning ruins a model. D is measured in units of what the model tolerates, so one κ fits every model
 and every subset of its weights.

@@ -8,8 +8,9 @@ of both halves. The product with the base weights is shared by all rows; what is
     Linear      y + ± s (x · v_p) u_p        Conv1D, whose weight is transposed, y + ± s (x · u_p) v_p
     Embedding   e[i] + ± s u_p[i] v_p        a tied matrix uses the same factors in both places
 
-computed in float32 and rounded once more. `member` is the same point as written weights, which is what a population
-means; `RowWise.agrees` compares the two on a model before rows are used.
+In half precision the sizes are shared between u and v, so that neither x · v nor the factors leave the range of
+float16, and sums are float32 before they are rounded. `member` is the same point as written weights, which is what a
+population means; `RowWise.agrees` compares the two on a model before rows are used.
 
 Source: EGGROLL (arXiv:2511.16652), taken to few rows a member. Knows modules and recipes; knows no task, no text and
 no optimizer.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -164,8 +166,9 @@ class RowWise:
         dtype, count, width = self.space.params[name].dtype, len(left), inputs.shape[1]
         # In half precision the noise loses bits beyond those of the outputs, which are rounded anyway.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        v = (inputs.to(wide) * noise.NORMAL_SCALE).to(dtype)[:, None]
-        u = (outputs.to(wide)[:, None] * (signs * noise.NORMAL_SCALE**-1)).to(dtype)
+        root = math.sqrt(abs(self._of.sizes[name])) or 1.0
+        v = (inputs.to(wide) * (noise.NORMAL_SCALE * root)).to(dtype)[:, None]
+        u = (outputs.to(wide)[:, None] * (signs / (noise.NORMAL_SCALE * root))).to(dtype)
 
         @functools.wraps(forward)
         def linear(x: Tensor) -> Tensor:

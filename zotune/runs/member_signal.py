@@ -21,7 +21,7 @@ from zotune.tasks import build
 from zotune.types import Score
 
 HOPELESS = 4
-"""Rows in a row whose scores fail, from the first on, after which the others are not tried one by one."""
+"""Rows from the first on that all fail, after which the others are not tried one by one."""
 
 
 class MemberSignal:
@@ -173,13 +173,7 @@ class MemberSignal:
 
 def _score_of(signal: TrainingSignal, outputs: dict[str, Any], rows: list[int], count: int) -> Score:
     """The objective on some of `count` rows."""
-    return signal.objective.score(len(rows), {name: _selected(x, rows, count) for name, x in outputs.items()})
-
-
-def _selected(value: Any, rows: list[int], count: int) -> Any:
-    if isinstance(value, Tensor) and value.dim() and len(value) == count:
-        return value[rows]
-    return select_rows(value, rows, count)
+    return signal.objective.score(len(rows), {name: select_rows(x, rows, count) for name, x in outputs.items()})
 
 
 def _first_half(value: Any, half: int) -> Any:
