@@ -15,22 +15,18 @@ import torch
 
 from zotune import declarations
 from zotune.core.kernels import worth_compiling
-from zotune.core.space import Space
 from zotune.distributed import ALONE, Processes
 from zotune.errors import OptionError
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
-from zotune.models.adapters import has_adapter
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
-from zotune.models.trainable import trainable_names
 from zotune.runs.budget import RunBudget
 from zotune.runs.heldout import HeldOutSet
-from zotune.runs.member_signal import MemberSignal
 from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
+from zotune.runs.populations import RunPopulations
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
-from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, SIZES, RowWiseTensors, reads_rows, row_wise, rows_of_step
 from zotune.runs.run_directory import PENDING_SCORES
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.training_signal import TrainingSignal
@@ -45,7 +41,6 @@ from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
-from zotune.search.population_plan import PopulationPlan
 from zotune.search.preflight import Preflight
 from zotune.search.work_clock import WorkClock
 from zotune.tasks import build, resolve_task
@@ -57,8 +52,6 @@ from zotune.types import RunContext, Score
 
 DEFAULT_MAX_KL: Final = 0.3
 """Nats a token that the kept weights may diverge from the base model on generated text."""
-POPULATION_ROWS: Final = 128
-"""Rows of a population in a forward pass at most: a larger batch decodes more tokens a second."""
 CACHED_ROWS: Final = 1000
 CACHED_SHARE: Final = 1 / 4
 """The blocks before the tuned ones are computed for so many training rows, and for more where these are at most this
@@ -66,7 +59,6 @@ share of the rows that all steps evaluate."""
 PROBE_ROWS: Final = 1000
 PROBE_SHARE: Final = 0.1
 """A linear probe reads so many training rows, or this share of the rows that all steps evaluate."""
-NO_ROWS: Final = "rows of one pass cannot have directions of their own in this model: points are used instead"
 CPU_ROWS: Final = 16
 """Rows of a forward pass on the CPU at most: rows are sorted by length, so small groups compute less padding."""
 
@@ -94,7 +86,6 @@ class Session:
         self.plan, self.emit, self.processes = plan, emit, processes
         self._memory_short, self.clock = False, WorkClock()
         self.caches_training_rows, self.cached_rows, self.cached_bytes = False, 0, 0
-        self.members: MemberSignal | None = None
         self.pending: PendingScores | None = None
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -123,7 +114,8 @@ class Session:
             emit(Note(text))
         held_out = [HeldOutSet(self.task, rows, objective, counted, processes) for rows in others]
         self.test = held_out[1]
-        self.space, self._row_wise = self._tuned_space(recorded)
+        populations = RunPopulations(plan, self.loaded, self.task, self.train, recorded, self._note)
+        self.space = populations.space
         self.initial_weights = InitialWeights(self.source, config, self.space)
         size = config.batch_size or objective.info.batch_size or DEFAULT_BATCH_SIZE
         self.batches = Batches(len(self.train), size, config.seed, self._strata())
@@ -156,7 +148,10 @@ class Session:
             kl=kl,
             distribute=processes.map_points,
         )
-        self._plan_populations(recorded)
+        self.members = populations.members(self.batches, self.budget, self.signal, processes)
+        if self.members is not None:
+            self.validation.prefers_later = True
+            self.oracle.score_members, self.oracle.rows_in_pass = self.members, lambda: self.members.rows
         self.perturb_mode = PerturbMode(
             config, self.task, self.train, objective.inputs, self.space, self.batches, self.oracle, processes
         )
@@ -259,77 +254,6 @@ class Session:
             max_evals=limits.evals,
             max_time=limits.seconds,
         )
-
-    def _tuned_space(self, recorded: Mapping[str, Any] | None) -> tuple[Space, RowWiseTensors | None]:
-        """The tuned weights, and their evaluation row by row where the optimizer asks for populations and the model
-        allows rows of one pass to have directions of their own. A resumed run keeps to what it recorded."""
-        config, optimizer = self.plan.config, self.plan.optimizer
-
-        def space(tune: str) -> Space:
-            names = trainable_names(self.loaded, tune, config.embeddings)
-            return Space(self.loaded.model, config.seed, lambda t: t.name in names, rounding=config.rounding)
-
-        wanted = recorded is None or bool(recorded.get("population"))
-        asked = declarations.optimizer_info(optimizer).populations and config.perturb in ("auto", "population")
-        inputs = self.plan.objective.inputs
-        generates = isinstance(self.task, build.GenerationTask) and not inputs.isdisjoint(COMPLETIONS)
-        by_rows = reads_rows(self.task, inputs) and (generates or self.plan.optimizer_name != "auto")
-        possible = asked and wanted and by_rows
-        if possible:
-            tune = "matrices" if generates and config.tune == "auto" and not has_adapter(self.loaded) else config.tune
-            tuned = space(tune)
-            if found := row_wise(self.task, self.train, tuned):
-                return tuned, found
-        if config.perturb == "population":
-            raise OptionError(
-                "--perturb population: this optimizer asks for no population, the objective reads more than each row's "
-                "own outputs, or rows of one pass cannot have directions of their own in this model",
-                hint="--perturb auto",
-            )
-        if possible:
-            self._note(NO_ROWS)
-        return space(config.tune), None
-
-    def _plan_populations(self, recorded: Mapping[str, Any] | None) -> None:
-        """Fix how many rows a population scores in a step and how many a forward pass holds; a resumed run keeps to
-        what it recorded. Where hidden states of frozen blocks are fed in by now, rows are tried once more."""
-        config, objective, batches = self.plan.config, self.plan.objective, self.batches
-        fed = self.task.forward.frozen_prefix is not None
-        found = row_wise(self.task, self.train, self.space) if fed and self._row_wise else self._row_wise
-        if found is None:
-            if self._row_wise:
-                self._note(NO_ROWS)
-            batches.population = PopulationPlan(max_kl=config.max_kl or 0.0)
-            return
-        evaluation, without = found
-        if without:
-            names = ", ".join(sorted(without)[:3]) + (" …" if len(without) > 3 else "")
-            self._note(f"{len(without)} matrices have no directions of their own for each row and stay: {names}")
-        cuda = self.loaded.device.type == "cuda"
-        most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
-        self.validation.prefers_later = True
-        if isinstance(self.task, build.GenerationTask):  # a step decodes as many rows: the processor can
-            self.task.forward.set_micro_batch(config.eval_batch_size)
-        if recorded is not None:
-            batches.population = PopulationPlan.from_json(recorded["population"])
-        else:
-            sets = objective.info.level == "set" and (objective.info.fast is False or self.budget.counts_scores)
-
-            def steps(count: int) -> int | None:
-                each = SET_ROWS if sets else 1
-                batches.population = PopulationPlan(count, each, without, config.max_kl or 0.0, most)
-                try:
-                    return self.budget.planned()[0]
-                except OptionError:  # too few scores for a step of so many rows
-                    if count == SIZES[-1]:
-                        raise
-                    return 0
-
-            rows_of_step(steps)
-        in_pass = batches.population.in_pass
-        members = MemberSignal(self.signal, evaluation, in_pass, self.processes, self._note)
-        self.oracle.score_members, self.oracle.rows_in_pass = members, lambda: members.rows
-        self.members = members
 
     def _with_chat_settled(self, plan: Plan) -> Plan:
         """The plan with the chat template of plain prompts chosen, and the choice recorded in its configuration."""

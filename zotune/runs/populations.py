@@ -1,0 +1,125 @@
+"""The populations of a run: the tuned weights, whether rows of one pass have directions of their own, and how many rows
+a step scores.
+
+Knows a plan, its loaded model, task and training rows; asks for no score and runs no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from zotune import declarations
+from zotune.core.space import Space
+from zotune.distributed import Processes
+from zotune.errors import OptionError
+from zotune.models.adapters import has_adapter
+from zotune.models.loaded_model import LoadedModel
+from zotune.models.trainable import trainable_names
+from zotune.runs.budget import RunBudget
+from zotune.runs.member_signal import MemberSignal
+from zotune.runs.plan import Plan
+from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, SIZES, RowWiseTensors, reads_rows, row_wise, rows_of_step
+from zotune.runs.training_signal import TrainingSignal
+from zotune.search.batches import Batches
+from zotune.search.population_plan import PopulationPlan
+from zotune.tasks import build
+
+POPULATION_ROWS: Final = 128
+"""Rows of a population in a forward pass at most: a larger batch decodes more tokens a second."""
+NO_ROWS: Final = "rows of one pass cannot have directions of their own in this model: points are used instead"
+
+
+class RunPopulations:
+    """Chooses the tuned weights of a run, and their evaluation row by row where the optimizer asks for populations and
+    the model allows rows of one pass to have directions of their own.
+
+    recorded: the header of the run that is resumed, which keeps to what it recorded. report: shows one line to the
+    user. space: the tuned weights. Raises OptionError.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        loaded: LoadedModel,
+        task: build.Task,
+        train: build.EncodedRows,
+        recorded: Mapping[str, Any] | None,
+        report: Callable[[str], None],
+    ) -> None:
+        self._plan, self._loaded, self._task, self._train = plan, loaded, task, train
+        self._recorded, self._report = recorded, report
+        self.space, self._row_wise = self._tuned()
+
+    def _tuned(self) -> tuple[Space, RowWiseTensors | None]:
+        config = self._plan.config
+        wanted = self._recorded is None or bool(self._recorded.get("population"))
+        asked = declarations.optimizer_info(self._plan.optimizer).populations
+        inputs = self._plan.objective.inputs
+        generates = isinstance(self._task, build.GenerationTask) and not inputs.isdisjoint(COMPLETIONS)
+        by_rows = reads_rows(self._task, inputs) and (generates or self._plan.optimizer_name != "auto")
+        possible = asked and config.perturb in ("auto", "population") and wanted and by_rows
+        if possible:
+            adapter = has_adapter(self._loaded)
+            tuned = self._space("matrices" if generates and config.tune == "auto" and not adapter else config.tune)
+            if found := row_wise(self._task, self._train, tuned):
+                return tuned, found
+        if config.perturb == "population":
+            raise OptionError(
+                "--perturb population: this optimizer asks for no population, the objective reads more than each row's "
+                "own outputs, or rows of one pass cannot have directions of their own in this model",
+                hint="--perturb auto",
+            )
+        if possible:
+            self._report(NO_ROWS)
+        return self._space(config.tune), None
+
+    def _space(self, tune: str) -> Space:
+        config = self._plan.config
+        names = trainable_names(self._loaded, tune, config.embeddings)
+        return Space(self._loaded.model, config.seed, lambda t: t.name in names, rounding=config.rounding)
+
+    def members(
+        self, batches: Batches, budget: RunBudget, signal: TrainingSignal, processes: Processes
+    ) -> MemberSignal | None:
+        """Fix in `batches` how many rows a population scores in a step and how many a forward pass holds; what scores
+        the members, or None where rows have no directions of their own.
+
+        Where hidden states of frozen blocks are fed in by now, rows are tried once more.
+        """
+        config, task = self._plan.config, self._task
+        fed = task.forward.frozen_prefix is not None
+        found = row_wise(task, self._train, self.space) if fed and self._row_wise else self._row_wise
+        if found is None:
+            if self._row_wise:
+                self._report(NO_ROWS)
+            batches.population = PopulationPlan(max_kl=config.max_kl or 0.0)
+            return None
+        evaluation, without = found
+        if without:
+            names = ", ".join(sorted(without)[:3]) + (" …" if len(without) > 3 else "")
+            self._report(f"{len(without)} matrices have no directions of their own for each row and stay: {names}")
+        if isinstance(task, build.GenerationTask):  # a step decodes as many rows: the processor can
+            task.forward.set_micro_batch(config.eval_batch_size)
+        if self._recorded is not None:
+            batches.population = PopulationPlan.from_json(self._recorded["population"])
+        else:
+            rows_of_step(lambda count: self._steps(count, without, batches, budget))
+        return MemberSignal(signal, evaluation, batches.population.in_pass, processes, self._report)
+
+    def _steps(self, rows: int, without: frozenset[str], batches: Batches, budget: RunBudget) -> int | None:
+        """Steps that the budget pays for where each scores so many rows; leaves this plan in `batches`."""
+        config, objective = self._plan.config, self._plan.objective
+        sets = objective.info.level == "set" and (objective.info.fast is False or budget.counts_scores)
+        cuda = self._loaded.device.type == "cuda"
+        most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
+        batches.population = PopulationPlan(rows, SET_ROWS if sets else 1, without, config.max_kl or 0.0, most)
+        try:
+            return budget.planned()[0]
+        except OptionError:  # too few scores for a step of so many rows
+            if rows == SIZES[-1]:
+                raise
+            return 0
+
+
+__all__ = ["RunPopulations"]
