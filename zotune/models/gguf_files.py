@@ -67,7 +67,7 @@ def gguf_path(source: str, revision: str | None = None) -> Path | None:
 
 
 @functools.lru_cache(8)
-def read_gguf_config(source: str) -> dict[str, Any]:
+def read_gguf_config(source: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration in a GGUF file, an absolute path or a file of a hub id, which is downloaded. Raises ModelError:
     the package gguf is missing, the file is damaged, or transformers does not read its architecture."""
     if importlib.util.find_spec("gguf") is None:
@@ -76,13 +76,15 @@ def read_gguf_config(source: str) -> dict[str, Any]:
 
     place, options = gguf_options(source)
     try:
-        if (path := gguf_path(source)) is not None:
+        if (path := gguf_path(source, revision)) is not None:
             with path.open("rb") as file:
                 begin = file.read(4)
             if begin != b"GGUF":
                 raise ModelError(f"--model {source!r} is no GGUF file: it begins with {begin!r}")
         with quiet():
-            config: dict[str, Any] = dict(PreTrainedConfig.get_config_dict(place, **options)[0])
+            config: dict[str, Any] = dict(
+                PreTrainedConfig.get_config_dict(place, revision=revision or "main", **options)[0]
+            )
     except ModelError:
         raise
     except OSError as error:

@@ -29,7 +29,8 @@ class ModelFiles:
 
     source: the folder, GGUF file or hub id of the (base) model; folder: the folder of its files, None for a hub id;
     adapter: the folder of an adapter for it, or None. new_head: whether a classification head has to be drawn;
-    head_seed: the seed that a run's head was drawn from, None for a head that is new.
+    head_seed: the seed that a run's head was drawn from, None for a head that is new. revision: branch, tag or commit
+    of a hub id.
     """
 
     source: str
@@ -38,6 +39,7 @@ class ModelFiles:
     adapter: Path | None = None
     new_head: bool = False
     head_seed: int | None = None
+    revision: str | None = None
 
 
 def embedded_model_folder() -> Path:
@@ -51,17 +53,20 @@ def embedded_model_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False) -> ModelFiles:
+def find_model(
+    model: str | None, head: str = "auto", allow_pickle: bool = False, revision: str | None = None
+) -> ModelFiles:
     """Check a model's small files and infer its head.
 
     model: a folder, a GGUF file, a hub id or `owner/name/file.gguf` on the hub; None is the embedded encoder. head:
-    overrides the inferred head. allow_pickle: accept weights in pickle files. Raises ModelError.
+    overrides the inferred head. allow_pickle: accept weights in pickle files. revision: branch, tag or commit of a
+    hub id. Raises ModelError.
     """
     folder = embedded_model_folder() if model is None else _to_path(model)
     if model is not None and not folder.exists():
-        return _find_on_hub(model, head)
+        return _find_on_hub(model, head, revision)
     if (folder / ADAPTER_FILE).is_file():
-        return _find_adapter(folder, head, allow_pickle)
+        return _find_adapter(folder, head, allow_pickle, revision)
     if gguf := find_gguf(folder):
         config = read_gguf_config(str(gguf.resolve()))
         return ModelFiles(str(gguf), gguf.parent, parse_head(head) or infer_head(config))
@@ -75,7 +80,7 @@ def find_model(model: str | None, head: str = "auto", allow_pickle: bool = False
     return ModelFiles(str(folder), folder, parse_head(head) or infer_head(config, sentence_encoder))
 
 
-def _find_on_hub(model: str, head: str) -> ModelFiles:
+def _find_on_hub(model: str, head: str, revision: str | None) -> ModelFiles:
     """A hub id, or a GGUF file of one. Raises ModelError."""
     file = names_hub_file(model)
     if model.startswith((".", "/", "~")) or (model.count("/") > 1 and not file):
@@ -83,28 +88,30 @@ def _find_on_hub(model: str, head: str) -> ModelFiles:
     if is_gguf(model) and not file:
         raise ModelError(f"--model {model!r}: no such file", hint="a file of the hub is named OWNER/NAME/FILE.gguf")
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    if offline and not (gguf_path(model) if file else _is_cached(model)):
+    if offline and not (gguf_path(model, revision) if file else _is_cached(model, revision)):
         raise ModelError(
             f"--model {model!r}: no such folder, and HF_HUB_OFFLINE forbids downloading it from the hub",
             hint="unset HF_HUB_OFFLINE, or name a folder",
         )
-    return ModelFiles(
-        model, None, parse_head(head) or infer_head(read_gguf_config(model) if file else _hub_config(model))
-    )
+    given = parse_head(head)
+    if given is None or file:
+        config = read_gguf_config(model, revision) if file else _hub_config(model, revision)
+        given = given or infer_head(config)
+    return ModelFiles(model, None, given, revision=revision)
 
 
-def _is_cached(model: str) -> bool:
-    """Whether the configuration of a hub id has been downloaded."""
+def _is_cached(model: str, revision: str | None) -> bool:
+    """Whether the configuration of a hub id has been downloaded, in this revision."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return isinstance(try_to_load_from_cache(model, "config.json"), str)
+        return isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
     except HFValidationError:  # no name of a hub id
         return False
 
 
-def _find_adapter(folder: Path, head: str, allow_pickle: bool) -> ModelFiles:
+def _find_adapter(folder: Path, head: str, allow_pickle: bool, revision: str | None) -> ModelFiles:
     """The base model that an adapter's configuration names; the adapter's task type tells the head."""
     config = _read_config(folder / ADAPTER_FILE)
     base = config.get("base_model_name_or_path")
@@ -116,15 +123,16 @@ def _find_adapter(folder: Path, head: str, allow_pickle: bool) -> ModelFiles:
             f"{folder / ADAPTER_FILE}: its base model {base!r:.80} is an adapter, too",
             hint="merge that adapter into its base model first",
         )
-    files = find_model(base, adapter_head(config) or head if head == "auto" else head, allow_pickle)
-    return ModelFiles(files.source, files.folder, files.head, folder)
+    files = find_model(base, adapter_head(config) or head if head == "auto" else head, allow_pickle, revision)
+    return ModelFiles(files.source, files.folder, files.head, folder, revision=files.revision)
 
 
 def saved_config(files: ModelFiles) -> dict[str, Any]:
     """A model's `config.json` as saved, without the defaults that loading fills in. Raises ModelError."""
     if is_gguf(files.source):
-        return read_gguf_config(str(Path(files.source).resolve()) if files.folder else files.source)
-    return _read_config(files.folder / "config.json") if files.folder else _hub_config(files.source)
+        place = str(Path(files.source).resolve()) if files.folder else files.source
+        return read_gguf_config(place, files.revision)
+    return _read_config(files.folder / "config.json") if files.folder else _hub_config(files.source, files.revision)
 
 
 def _to_path(model: str) -> Path:
@@ -158,13 +166,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _hub_config(model: str) -> dict[str, Any]:
+def _hub_config(model: str, revision: str | None) -> dict[str, Any]:
     """The `config.json` of a hub id as a dictionary: no configuration class is created, which could be code from the
     hub. Raises ModelError."""
     from transformers import PreTrainedConfig
 
     try:
-        config: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
+        config: dict[str, Any] = PreTrainedConfig.get_config_dict(model, revision=revision or "main")[0]
     except Exception as error:  # the hub client raises exception types of its own
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(

@@ -203,7 +203,7 @@ def initial_model(config: RunConfig, header: Mapping[str, Any], folder: Path, em
         saved = replace(saved, trust_remote_code=config.trust_remote_code, allow_pickle=config.allow_pickle)
         saved = replace(saved, model=config.model, device=config.device, dtype=config.dtype)
         return Session(make_plan(saved, classes=fixed_classes(header)), emit).loaded
-    files = find_model(config.model, config.head, config.allow_pickle)
+    files = find_model(config.model, config.head, config.allow_pickle, config.model_revision)
     loaded = load_recorded(config, files, header, initial=True)
     adapter = {**task["adapter"], "targets": tuple(task["adapter"]["targets"])}
     adapters.attach(loaded, AdapterConfig(**adapter), config.seed)

@@ -94,7 +94,7 @@ def _weights(folder: Path, header: Mapping[str, Any], kept: Mapping[str, Any], e
     emit(Phase("loading the kept model"))
     config = config_of(header, str(folder))
     try:
-        loaded = load_recorded(config, find_model(config.model, config.head), header)
+        loaded = load_recorded(config, find_model(config.model, config.head, revision=config.model_revision), header)
     except ZotuneError as error:
         return Check("weights", False, str(error))
     tuned = {n: p for n, p in named_tensors(loaded.model).items() if n in header["tensors"]}

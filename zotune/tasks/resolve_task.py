@@ -94,9 +94,9 @@ def resolve(
     record_sets = {name: _with_task_columns(list(records), task.file) for name, records in parts.items()}
     first = next(r[0] for r in record_sets.values() if r)
     kind = task_kind(config, task, first)
-    files = find_model(config.model, config.head, config.allow_pickle)
+    files = find_model(config.model, config.head, config.allow_pickle, config.model_revision)
     if config.init == "linear-probe" and config.head == "auto" and files.head not in ("classification", "embedding"):
-        files = find_model(config.model, "classification", config.allow_pickle)
+        files = find_model(config.model, "classification", config.allow_pickle, config.model_revision)
     record_sets, notes = _prepared(record_sets, task, kind)
     values = task.file.values if task.file else {}
     reads_pairs = kind == "classification" and files.head == "classification" and task.file is None
