@@ -131,7 +131,8 @@ class StepDone:
     evaluations: of the whole run so far; loss: mean of the values that the step asked for first, smaller is better;
     difference: the largest difference between two points of one call; zero_share: share of the steps so far without
     any difference; dropped: why the weights stayed as they were, or ""; scoring_share: share of the time spent in the
-    objective; seconds_left: predicted seconds until the run directory holds the result.
+    objective; seconds_left: predicted seconds until the run directory holds the result; completions: generated so far
+    by this process, those of held-out rows included, None where no text is generated.
     """
 
     step: int
@@ -142,6 +143,7 @@ class StepDone:
     dropped: str = ""
     scoring_share: float | None = None
     seconds_left: float | None = None
+    completions: int | None = None
 
     def metrics(self) -> dict[str, Any]:
         """What the hook `on_step_end` receives: the values that this step has, by name."""
@@ -185,10 +187,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Outputs of the present weights for the first validation rows; follows an `Evaluated`."""
+    """Outputs of the present weights for the first validation rows; follows an `Evaluated`. generated: whether they are
+    generated text, not classes or options."""
 
     step: int
     items: tuple[Example, ...]
+    generated: bool = False
 
 
 @dataclass(frozen=True)

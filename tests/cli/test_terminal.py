@@ -9,8 +9,20 @@ import pytest
 from rich.console import Console
 
 from zotune.cli import terminal as terminals
+from zotune.cli.samples import sample_table
 from zotune.cli.terminal import Terminal
-from zotune.events import Evaluated, Interpolated, Note, Phase, RolledBack, RunStarted, StepDone
+from zotune.events import (
+    Evaluated,
+    Example,
+    Examples,
+    Finished,
+    Interpolated,
+    Note,
+    Phase,
+    RolledBack,
+    RunStarted,
+    StepDone,
+)
 from zotune.text import number
 
 START = RunStarted(
@@ -135,3 +147,36 @@ def test_the_time_left_is_that_of_the_event(lines: tuple[Terminal, io.StringIO])
         terminal(StepDone(step=600, evaluations=1200, seconds_left=left))
     shown = [line.partition("steps/s")[2].split() for line in out.getvalue().splitlines()[-4:]]
     assert shown == [["50", "%", *text.split()] for text in ("", "45 s left", "10 min left", "3 h 5 min left")]
+
+
+def test_samples_stand_side_by_side_before_and_after(lines: tuple[Terminal, io.StringIO]) -> None:
+    terminal, out = lines
+    terminal(START)
+    terminal(Evaluated(step=0, score=0.1))
+    terminal(Examples(0, (Example("Return JSON.\n\nAnna, 34", "", "Sure!\n{"),), generated=True))
+    terminal(StepDone(step=1, evaluations=8, completions=128))
+    terminal(StepDone(step=2, evaluations=16, completions=256))
+    terminal(Evaluated(step=2, score=0.9, best=True))
+    terminal(Examples(2, (Example("Return JSON.\n\nAnna, 34", "", '{"age": 34}' + "x" * 200),), generated=True))
+    terminal(Evaluated(step=4, score=0.2))
+    terminal(Examples(4, (Example("Return JSON.\n\nAnna, 34", "", "worse"),), generated=True))
+    terminal(Finished("runs/json-1", "done", "tuned"))
+    shown = out.getvalue().splitlines()
+    assert "completions/s" in next(line for line in shown if "step    2 " in line)
+    first = shown.index("answers to validation prompts:")
+    assert shown[first + 1 : first + 3] == ["  prompt      Return JSON. Anna, 34", "  base model  Sure! {"]
+    last = shown.index("answers to the same prompts at step 2:")
+    assert shown[last + 2] == "  base model  Sure! {"
+    assert shown[last + 3].startswith('  tuned       {"age": 34}xxx')
+    assert len(shown[last + 3]) <= 120
+    assert not any("worse" in line for line in shown)
+
+
+def test_a_table_of_samples_has_two_lines_a_cell() -> None:
+    old, new = Example("p " * 200, "", "a" * 300), Example("p " * 200, "", "short")
+    table = sample_table([old], [new], "tuned", 90)
+    assert [c.header for c in table.columns] == ["prompt", "base model", "tuned"]
+    out = io.StringIO()
+    Console(file=out, width=90).print(table)
+    assert len(out.getvalue().splitlines()) == 3
+    assert "reference" in [c.header for c in sample_table([old], [Example("p", "r", "c")], "tuned", 90).columns]

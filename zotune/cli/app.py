@@ -17,6 +17,7 @@ import click
 
 from zotune.cli import (
     bench_command,
+    chat_command,
     check_command,
     compare_command,
     env_command,
@@ -39,7 +40,7 @@ from zotune.version import __version__
 
 PANELS = {
     "Tune": [fit_command, resume_command, replay_command, verify_command, export_command],
-    "Score and compare": [eval_command, check_command, compare_command, rate_command, bench_command],
+    "Score and compare": [eval_command, chat_command, check_command, compare_command, rate_command, bench_command],
     "Plugins and information": [plugins_command, new_command, ls_command, env_command],
 }
 

@@ -34,6 +34,9 @@ class EvalFlags:
         shown="the task's, or accuracy",
     )
     split: str | None = option(None, "Split to score.", shown="test, else validation", group="Data")
+    save_completions: str | None = option(
+        None, "Write prompts, completions and scores to this file, a line of JSON each.", metavar="FILE", group="Output"
+    )
     as_json: bool = json_flag()
 
 
@@ -45,7 +48,13 @@ def evaluate(flags: EvalFlags, settings: Mapping[str, Any]) -> None:
 
     objectives: list[str | None] = [*flags.objective] or [None]
     with Terminal() as terminal:
-        scores = runs.evaluate(objective=objectives, split=flags.split, emit=terminal, **settings)
+        scores = runs.evaluate(
+            objective=objectives,
+            split=flags.split,
+            save_completions=flags.save_completions,
+            emit=terminal,
+            **settings,
+        )
     if flags.as_json:
         lines = [{"objective": name, "value": s.value, "error": s.error, "rows": s.rows} for name, s in scores.items()]
         print(json.dumps(lines if len(lines) > 1 else lines[0]))

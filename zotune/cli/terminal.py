@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from zotune.cli.reports import calibration_lines, preflight_lines
+from zotune.cli.samples import sample_lines, sample_table
 from zotune.events import (
     Calibrated,
     Evaluated,
@@ -40,6 +40,7 @@ PROGRESS_SECONDS: Final = 10.0
 """Seconds between two plain progress lines of steps."""
 PHASE_SECONDS: Final = 2.0
 """A phase that takes longer is shown, and its time after five times as long and each time that this doubles."""
+TUNED: Final = "tuned"
 DEFAULT_STEPS: Final = 1000
 """Largest step for which there is room in a line, where the budget does not tell."""
 
@@ -54,7 +55,10 @@ class Terminal:
         self._task: Any = None
         self._run: RunStarted | None = None
         self._base: tuple[Example, ...] = ()
-        self._clock = self._last = time.monotonic()
+        self._best: Examples | None = None
+        self._improved = False
+        self._first_completions: int | None = None
+        self._counted_from = self._clock = self._last = time.monotonic()
         self._first_step = 0
         self._width = len(str(DEFAULT_STEPS))
         self._total: float | None = None
@@ -102,6 +106,7 @@ class Terminal:
             case RolledBack():
                 self._rolled_back(event)
             case Finished():
+                self._finished(event)
                 self.close()
 
     def say(self, text: str, style: str = "") -> None:
@@ -170,8 +175,7 @@ class Terminal:
             parts.append(f"no signal {100 * event.zero_share:.0f} %")
         if event.scoring_share is not None and event.scoring_share > 0.2:
             parts.append(f"scoring {100 * min(event.scoring_share, 1):.0f} %")
-        rate = (event.step - self._first_step + 1) / max(now - self._clock, 1e-9)
-        parts.append(f"{rate:.1f} steps/s")
+        parts.append(self._rate(event, max(now - self._clock, 1e-9)))
         left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
         if self._progress:
             completed = min(used, self._total or used)
@@ -182,8 +186,19 @@ class Terminal:
                 parts.append(f"{100 * min(used / self._total, 1):.0f} %")
             self.say("  ".join([*parts, *([left] if left else [])]))
 
+    def _rate(self, event: StepDone, seconds: float) -> str:
+        """Steps a second; where text is generated, and from the second step on, completions a second."""
+        if event.completions is not None:
+            if self._first_completions is None:
+                self._first_completions, self._counted_from = event.completions, time.monotonic()
+            count, since = event.completions - self._first_completions, time.monotonic() - self._counted_from
+            if count:
+                return f"{count / max(since, 1e-9):.1f} completions/s"
+        return f"{(event.step - self._first_step + 1) / seconds:.1f} steps/s"
+
     def _evaluated(self, event: Evaluated) -> None:
         step = f"step {event.step:>{self._width}}"
+        self._improved = event.best
         if event.failed or event.score is None:
             self.say(f"{step}  validation failed: {event.failed}", "yellow")
             return
@@ -194,16 +209,24 @@ class Terminal:
     def _examples(self, event: Examples) -> None:
         if not self._base:
             self._base = event.items
-        if not self._live:
-            return
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-        for title in ("prompt", "reference", "base model", "tuned"):
-            table.add_column(title, style="dim" if title == "prompt" else "", overflow="ellipsis", no_wrap=True)
-        for base, tuned in zip(self._base, event.items, strict=True):
-            prompt = " ".join(base.prompt.split())[-60:]
-            cells = (prompt, base.reference, base.completion, tuned.completion)
-            table.add_row(*(Text(plain(cell)) for cell in cells))
-        self.console.print(table)
+            if event.generated and not self._live:
+                self.say("answers to validation prompts:")
+                self._say_lines(sample_lines(event.items, None, TUNED))
+        elif self._improved:
+            self._best = event
+        if self._live:
+            self.console.print(sample_table(self._base, event.items, TUNED, self.console.width))
+
+    def _finished(self, event: Finished) -> None:
+        """On plain terminals, the answers to the same prompts before and after."""
+        best = self._best
+        if best is not None and best.generated and not self._live:
+            self.say(f"answers to the same prompts at step {best.step}:")
+            self._say_lines(sample_lines(self._base, best.items, TUNED))
+
+    def _say_lines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.say(line)
 
     def _interpolated(self, event: Interpolated) -> None:
         if event.score is not None:

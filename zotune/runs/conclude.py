@@ -14,6 +14,7 @@ from zotune import files, seeds
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped
 from zotune.events import Note, Phase
 from zotune.runs import export
+from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.frozen_weights import check_frozen
 from zotune.runs.heldout import Outputs
 from zotune.runs.model_card import model_card
@@ -57,6 +58,7 @@ def conclude(
             session.emit(Phase("scoring the best weights on the test set"))
             session.space.load(best_weights(store, progress))
             best = session.test.score()
+            CompletionsLog(folder).add(progress.best_step, "test", "after", *best)
     except Stopped:
         reason = "interrupted"
     except ObjectiveError as error:

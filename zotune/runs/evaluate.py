@@ -5,18 +5,20 @@ Joins data, models and objectives; tunes nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints, overload
 
-from zotune import config, seeds
+from zotune import config, files, seeds
 from zotune.config import RunConfig
 from zotune.data.records import Record, rename_columns
 from zotune.data.sources import DataSource, load_source
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, Phase, ignore
 from zotune.options import convert
+from zotune.runs.completions_log import completion_rows
 from zotune.runs.frozen_weights import check_loaded
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
@@ -31,6 +33,7 @@ from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
 from zotune.tasks.generation import completion_notes
 from zotune.tasks.row_length import encode_sets
+from zotune.types import Score
 from zotune.yaml_file import read_yaml
 
 ObjectiveName = str | Callable[..., Any]
@@ -64,12 +67,14 @@ def evaluate(
     dataset: str | None = None,
     objective: ObjectiveName | Sequence[ObjectiveName | None] | None = None,
     split: str | None = None,
+    save_completions: str | None = None,
     emit: Emit = ignore,
     **options: Any,
 ) -> ScoreEstimate | dict[str, ScoreEstimate]:
     """Score a model, a run directory or an adapter on a split: test, else validation, else all rows.
 
     objective: one, or several that share the forward passes; by default the task's own metric.
+    save_completions: a file that gets a line of JSON for each row: prompt, completion, reference and scores.
     options: fields of `RunConfig`: task, template, labels, head, columns, shots, calibrate, chat_template, ….
 
     Returns a score with its standard error, or a dictionary of scores by objective where several are given. Raises
@@ -135,6 +140,10 @@ def evaluate(
     for text in [*notes, *longer]:
         emit(Note(text))
     wants = frozenset().union(*(g.inputs for g in resolved))
+    if save_completions:
+        if "completions" not in task_model.fields:
+            raise OptionError("--save-completions: this task has no completions")
+        wants |= {"completions"}
     for note in resolve_task.reference_note(spec, {name: rows}, frozenset().union(*(g.required for g in resolved))):
         emit(Note(note))
     emit(Phase(f"running the model on {len(encoded):,} rows", brief=True))
@@ -142,20 +151,39 @@ def evaluate(
     for text in completion_notes(spec, outputs):
         emit(Note(text))
     emit(Phase("scoring the outputs and computing standard errors", brief=True))
+    scores, samples = dict[str, ScoreEstimate](), dict[str, Sequence[float | None] | None]()
     try:
-        scores = {g.name: _score(HeldOutSet(task_model, encoded, g), outputs, cfg.seed) for g in resolved}
+        for g in resolved:
+            held = HeldOutSet(task_model, encoded, g)
+            score = _score(held, outputs)
+            samples[g.name] = score.samples
+            scores[g.name] = held.estimate(outputs, score, seeds.derive(cfg.seed, "bootstrap"))
     finally:
         for each in resolved:
             each.close()
+    if save_completions:
+        _save(Path(save_completions), name, outputs, samples)
     return scores if several else next(iter(scores.values()))
 
 
-def _score(held: HeldOutSet, outputs: Mapping[str, Any], seed: int) -> ScoreEstimate:
+def _score(held: HeldOutSet, outputs: Mapping[str, Any]) -> Score:
     try:
-        score = held.objective.score(len(held.rows), outputs)
+        return held.objective.score(len(held.rows), outputs)
     except ObjectiveError as error:
         raise ObjectiveFailures(str(error)) from error
-    return held.estimate(outputs, score, seeds.derive(seed, "bootstrap"))
+
+
+def _save(
+    path: Path, split: str, outputs: Mapping[str, Any], samples: Mapping[str, Sequence[float | None] | None]
+) -> None:
+    """Write a line for each completion. `score` is that of the first objective; where there are several, `scores` has
+    each by its name. Raises ZotuneError."""
+    rows = completion_rows(outputs, next(iter(samples.values())))
+    for i, row in enumerate(rows):
+        if len(samples) > 1:
+            row["scores"] = {name: scores[i] if scores else None for name, scores in samples.items()}
+    lines = (json.dumps({"set": split, **row}, ensure_ascii=False) + "\n" for row in rows)
+    files.write(path, "".join(lines), hint="--save-completions FILE, in a folder that exists")
 
 
 def evaluation_rows(cfg: RunConfig, split: str | None) -> tuple[DataSource, str, list[Record]]:

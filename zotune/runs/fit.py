@@ -24,6 +24,7 @@ from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
 from zotune.runs import run_directory
+from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.conclude import conclude
 from zotune.runs.end_time import EndTime
 from zotune.runs.heldout import Outputs
@@ -204,6 +205,7 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
     if not processes.rank:
         session.start_objective(folder, run.stop)
         engine.hooks.emit = MetricsLog(folder, journal, engine.progress, session.validation, plan.objective, emit)
+        CompletionsLog(folder).add(0, "test", "before", *base)
     sent, first = processes.sent - session.validation.bytes_sent, engine.progress.step
     emit(session.started(folder, base[1]))
     outcome = engine.run()

@@ -24,8 +24,6 @@ from zotune.tasks.kl import KLDivergence
 from zotune.text import texts
 from zotune.types import Score
 
-COMPLETIONS: Final = 8
-"""Rows of each evaluation in completions.jsonl."""
 EXAMPLES: Final = 4
 """Rows of each evaluation that an event shows."""
 
@@ -78,18 +76,18 @@ class Validation:
         kl, limit = self._divergence(), self._config.max_kl
         return kl is None or not limit or kl <= limit
 
-    def take_completions(self) -> list[dict[str, Any]]:
-        """Lines of completions.jsonl for the latest evaluation; empty where it was read from the journal."""
-        if self._latest is None:
-            return []
-        outputs, score = self._latest
-        if not isinstance(self.held_out.task, build.GenerationTask) or "completions" not in outputs:
-            return []
-        names = {"prompts": "prompt", "completions": "completion", "references": "reference"}
-        count = min(COMPLETIONS, len(self.held_out.rows))
-        rows = [{key: outputs[name][i] for name, key in names.items()} for i in range(count)]
-        scores = score.samples or (None,) * count
-        return [{**row, "score": x} for row, x in zip(rows, scores, strict=False)]
+    @property
+    def completions_generated(self) -> int | None:
+        """How many completions the task has generated, those of training rows included; None where it generates no
+        text."""
+        task = self.held_out.task
+        return task.generated if isinstance(task, build.GenerationTask) else None
+
+    @property
+    def latest(self) -> tuple[Outputs, Score] | None:
+        """Outputs and score of the latest evaluation, until its examples are taken; None where it was read from the
+        journal."""
+        return self._latest
 
     def take_examples(self) -> tuple[Example, ...]:
         """Outputs for the first rows at the latest evaluation, once; empty where it was read from the journal."""

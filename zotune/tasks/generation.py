@@ -44,7 +44,7 @@ class GenerationTask(ModelTask):
     Raises OptionError where the new tokens leave no room for a prompt.
 
     Attributes: step, the step whose randomness sampling uses; draw, the index of a sample among those of the same
-    prompt. The training signal sets both.
+    prompt; the training signal sets both. generated: completions so far.
     """
 
     fields = frozenset({"prompts", "model", "batch", "completions", "completion_ids", "references", "losses"})
@@ -61,6 +61,7 @@ class GenerationTask(ModelTask):
                 hint="a larger --max-length, or fewer new tokens",
             )
         self.prompts, self.chat = PromptCache(self.forward), ChatTemplate(loaded, spec)
+        self.generated = 0
 
     def rows(self, records: Sequence[Record]) -> EncodedRows:
         """Tokenise records.
@@ -332,6 +333,7 @@ class GenerationTask(ModelTask):
         if processors:
             arguments["logits_processor"] = score_processors(processors)
         start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
+        self.generated += len(prompts) * points
         with ignore_generation_defaults(loaded):
             ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
         completions = []
