@@ -328,6 +328,12 @@ class OutputOptions:
     journal_only: bool = option(
         False, "Write no checkpoints and no model; 'zotune replay' rebuilds the weights from the journal."
     )
+    report_to: tuple[str, ...] = option(
+        (),
+        "Tracker of steps, evaluations and samples: tensorboard, trackio, wandb, a plugin or file.py:Class; text after "
+        "a colon is its first option. Repeatable.",
+        metavar="NAME",
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from zotune.types import CallOption, Direction, Gives, Level, Needs, ObjectiveIn
 
 _DECLARATION: Final = "zotune_objective"
 _MISSING: Final = object()
-_SHIPPED: Final = frozenset({"zotune", "zotune_optimizers", "zotune_objectives"})
+TRACKER_METHODS: Final = ("on_run_start", "on_step_end", "on_evaluation", "on_run_end")
+_SHIPPED: Final = frozenset({"zotune", "zotune_optimizers", "zotune_objectives", "zotune_trackers"})
 """Packages of zotune's own distribution."""
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -178,7 +179,11 @@ def eps(optimizer: Any) -> Any:
 
 
 def plugin_problem(kind: str, target: Any) -> str:
-    """Why an object is no optimizer or objective; an empty text where it is one."""
+    """Why an object is no optimizer, objective or tracker; an empty text where it is one."""
+    if kind == "tracker":
+        missing = next((name for name in TRACKER_METHODS if not callable(_static(target, name))), None)
+        hint = "subclass zotune.types.Tracker to leave methods out"
+        return f"{name_of(target)!r} has no {missing} method ({hint})" if missing else ""
     if not callable(target) and not callable(_static(target, "step")):
         return f"the target is a {type(target).__name__}, not a class or function"
     if kind == "optimizer":

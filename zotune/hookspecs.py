@@ -19,7 +19,7 @@ hookimpl = pluggy.HookimplMarker("zotune")
 
 
 class Register(Protocol):
-    """Registers one optimizer or objective.
+    """Registers one optimizer, objective or tracker.
 
     name: what users type. target: the class or function, or "package.module:attribute". summary: one line for
     `zotune plugins`. paper, forwards, memory: source, evaluations a step and extra memory, for `zotune plugins show`.
@@ -38,6 +38,11 @@ def register_optimizers(register: Register) -> None:
 @hookspec
 def register_objectives(register: Register) -> None:
     """Called when the plugins are loaded; call register(...) for each objective."""
+
+
+@hookspec
+def register_trackers(register: Register) -> None:
+    """Called when the plugins are loaded; call register(...) for each tracker (`zotune.types.Tracker`)."""
 
 
 @hookspec

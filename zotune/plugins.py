@@ -33,7 +33,7 @@ from zotune.text import one_line
 
 T = TypeVar("T")
 GROUP = "zotune"
-KINDS = ("optimizer", "objective")
+KINDS = ("optimizer", "objective", "tracker")
 PUBLIC: Final = (
     "zotune",
     "zotune.errors",
@@ -53,7 +53,7 @@ _OBSERVERS = ("on_step_end", "on_run_end")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One registered optimizer or objective."""
+    """One registered optimizer, objective or tracker."""
 
     kind: str
     name: str
@@ -113,6 +113,14 @@ def _guarded(run: Callable[[], T]) -> T:
                 raise
             text = one_line(str(error))
             raise _PluginFault(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+
+
+def attempt(run: Callable[[], T]) -> tuple[T | None, str]:
+    """`run()`, which is a plugin's code, and "", or None and what it raised in one line. Ctrl-C of the user passes."""
+    try:
+        return _guarded(run), ""
+    except _PluginFault as error:
+        return None, str(error)
 
 
 @contextlib.contextmanager
@@ -355,7 +363,7 @@ def by_path(spec: str, kind: str) -> Any:
 
 def _no_attribute(path: str, kind: str) -> PluginError:
     """The error for a path that names no function or class in its module."""
-    what = "Class" if kind == "optimizer" else "function"
+    what = "function" if kind == "objective" else "Class"
     if not path.endswith(".py"):
         return PluginError(f"{path!r} names no {kind}; write file.py:{what} or package.module:{what}")
     if not os.path.isfile(path):
@@ -368,13 +376,13 @@ def _no_attribute(path: str, kind: str) -> PluginError:
 
 
 def _defined(path: str, kind: str) -> list[str]:
-    """The public functions and classes that a file defines, of an optimizer's file the classes; it is not run."""
+    """The public classes that a file defines, of an objective's file the functions too; it is not run."""
     try:
         with open(path, encoding="utf-8") as file:
             body = ast.parse(file.read()).body
     except (OSError, SyntaxError, ValueError):
         return []
-    kinds = (ast.ClassDef,) if kind == "optimizer" else (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef) if kind == "objective" else (ast.ClassDef,)
     return [node.name for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 

@@ -158,6 +158,63 @@ class OptimizerInfo:
 
 
 @dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker learns about a run at its start, and again when it is resumed.
+
+    name: of the run; unique, and the same when it is resumed. folder: the run directory, None for `zotune.Tuner`.
+    config: the options of the run and what follows from them, as JSON values by name. step: steps before this start.
+    message: shows one line to the user.
+    """
+
+    name: str
+    folder: Path | None
+    config: Mapping[str, Any]
+    step: int
+    message: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrackedSample:
+    """A validation row and the model's output for it. score: the row's own, None where it has none."""
+
+    prompt: str
+    completion: str
+    reference: str
+    score: float | None = None
+
+
+class Tracker(Protocol):
+    """Receives the numbers of a run: a callback, or what `--report-to` names. Subclass it to leave methods out.
+
+    A tracker that raises is reported once and not called again; the run goes on. In several processes the first calls
+    trackers. Steps count from 1, evaluations from step 0, which is the base model.
+    """
+
+    def on_run_start(self, run: TrackedRun) -> int | None:
+        """The run begins or is resumed.
+
+        Returns the last step of which the tracker's store holds everything: -1 for nothing. It then gets every step
+        and evaluation after that, those of earlier processes included. None: it gets what no process has recorded.
+        """
+        return None
+
+    def on_step_end(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        """A step was taken or dropped. metrics: "loss" (smaller is better), "difference" between points, and "dropped"
+        (1) where it was; each where it is known. Returns a reason to end the run after this step, or None."""
+        return None
+
+    def on_evaluation(self, step: int, metrics: Mapping[str, float], samples: Sequence[TrackedSample]) -> str | None:
+        """The validation set was scored after a step. metrics: "score" in the objective's own direction, "kl" from the
+        base model in nats a token, "evaluations" so far, "zero_share", and the parts of a sum; each where it is known.
+        samples: a few rows. Returns a reason to end the run, or None."""
+        return None
+
+    def on_run_end(self, summary: Mapping[str, Any]) -> None:
+        """The run ended. summary: what `zotune fit --json` prints, or {"reason": "failed"} after an error."""
+        return
+
+
+@dataclass(frozen=True)
 class Score:
     """One evaluation of an objective over some rows.
 

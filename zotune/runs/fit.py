@@ -38,12 +38,14 @@ from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
 from zotune.runs.session import Session
+from zotune.runs.tracked import past, recorded, tracked_run
 from zotune.runs.working_directory import working_directory
 from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
-from zotune.search import checkpoint
+from zotune.search import checkpoint, tracker_spec
 from zotune.search.journal import Journal
+from zotune.search.tracking import Tracking
 from zotune.tasks.generation import completion_notes
-from zotune.types import Optimizer, Score
+from zotune.types import Optimizer, Score, Tracker
 
 SPLIT_NAMES: Final = {"points": "points of each step", "batch": "rows of each batch"}
 
@@ -57,6 +59,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     resume: str | None = None,
     force: bool = False,
+    callbacks: Sequence[Tracker] = (),
     **options: Any,
 ) -> Result:
     """Tune a model's weights for an objective, with forward passes only.
@@ -67,6 +70,7 @@ def fit(
     emit: receives the events of the run (`zotune.events`).
     stop: asked after each step; once it is true the run writes a checkpoint and ends.
     resume: "last", or the path of a checkpoint.
+    callbacks: objects that receive steps and evaluations (`zotune.types.Tracker`), and may end the run.
     force: resume also where versions, data or scoring have changed; the journal records the change.
 
     The run directory holds the kept weights under their Hugging Face names. Raises UsageError before the first step,
@@ -80,29 +84,30 @@ def fit(
         cfg = configuration.resolve({**options, **by_name}, None)
     elif options:
         raise OptionError("fit takes a cfg or options, not both")
-    started = time.monotonic()
+    started, trackers = time.monotonic(), tuple(tracker_spec.check_callbacks(callbacks))
     processes = Processes.join()
     if processes.rank:
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
     directory = working_directory(folder) if resume else Path.cwd()
     if directory == Path.cwd():
-        return _run(cfg, objective, optimizer, _Run(folder, resume, force, stop, started), processes, emit)
+        return _run(cfg, objective, optimizer, _Run(folder, resume, force, stop, started, trackers), processes, emit)
     checkpoint_path = resume if resume in (None, "last") else str(Path(str(resume)).resolve())
-    run = _Run(folder.resolve(), checkpoint_path, force, stop, started)
+    run = _Run(folder.resolve(), checkpoint_path, force, stop, started, trackers)
     with contextlib.chdir(directory):  # relative paths lead where they led in the run
         return _run(cfg, objective, optimizer, run, processes, emit)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The arguments of `fit` that the parts of a run share. started: by the monotonic clock."""
+    """The arguments of `fit` that the parts of a run share. started: by the monotonic clock; trackers: callbacks."""
 
     folder: Path
     resume: str | None
     force: bool
     stop: Callable[[], bool]
     started: float
+    trackers: tuple[tuple[str, Tracker], ...] = ()
 
 
 def _run(
@@ -202,25 +207,36 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
         restore(engine, folder, run.resume, journal, session)
     session.choose_perturbation()
     engine.hooks.seconds_after = EndTime(session, session.clock, engine.progress, base[1])
+    trackers = (*plan.trackers, *run.trackers)
+    tracking = Tracking(() if processes.rank else trackers, lambda text: emit(Note(text)))
+    if trackers:
+        engine.hooks.asked_to_end = lambda: processes.any(bool(tracking.reason))
     if not processes.rank:
         session.start_objective(folder, run.stop)
-        engine.hooks.emit = MetricsLog(folder, journal, engine.progress, session.validation, plan.objective, emit)
+        engine.hooks.emit = MetricsLog(
+            folder, journal, engine.progress, session.validation, plan.objective, emit, tracking
+        )
         CompletionsLog(folder).add(0, "test", "before", *base)
     sent, first = processes.sent - session.validation.bytes_sent, engine.progress.step
-    emit(session.started(folder, base[1]))
-    outcome = engine.run()
-    if processes.size > 1 and (steps := engine.progress.step - first):
-        each = (processes.sent - session.validation.bytes_sent - sent) / steps
-        emit(Note(f"each step sent {each:.0f} bytes to the other processes, whatever the size of the model"))
+    emit(started := session.started(folder, base[1]))
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(tracking.end)  # after an error too
+        if tracking:
+            tracking.start(tracked_run(plan, started, first, emit), lambda: past(folder), recorded(journal))
+        outcome = engine.run()
+        if processes.size > 1 and (steps := engine.progress.step - first):
+            each = (processes.sent - session.validation.bytes_sent - sent) / steps
+            emit(Note(f"each step sent {each:.0f} bytes to the other processes, whatever the size of the model"))
 
-    def end() -> dict[str, Any]:
-        seconds = time.monotonic() - run.started
-        result = conclude(session, engine, outcome, store, base, folder, seconds)
-        emit(Finished(str(folder), result.reason, result.kept))
-        plugins.default().notify("on_run_end", lambda text: emit(Note(text)), summary=(summary := result.json()))
-        return summary
+        def end() -> dict[str, Any]:
+            seconds = time.monotonic() - run.started
+            result = conclude(session, engine, outcome, store, base, folder, seconds)
+            emit(Finished(str(folder), result.reason, result.kept))
+            plugins.default().notify("on_run_end", lambda text: emit(Note(text)), summary=(summary := result.json()))
+            tracking.end(summary)
+            return summary
 
-    return Result.from_json(processes.on_first(end))
+        return Result.from_json(processes.on_first(end))
 
 
 __all__ = ["fit"]

@@ -1,6 +1,7 @@
 """metrics.jsonl: a line for each step and each evaluation of a run; its completions go to completions.jsonl.
 
-Receives events, writes them down, calls the hook `on_step_end`, and passes them on; knows no optimizer and no model.
+Receives events, writes them down, calls the hook `on_step_end`, feeds trackers, and passes them on; knows no optimizer
+and no model.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from typing import Any
 
 from zotune import plugins
 from zotune.events import Emit, Evaluated, Event, Examples, Note, StepDone
-from zotune.runs.completions_log import CompletionsLog, Phase, append_lines, keep_lines
+from zotune.runs import tracked
+from zotune.runs.completions_log import ROWS, CompletionsLog, Phase, append_lines, completion_rows, keep_lines
 from zotune.runs.run_directory import METRICS
 from zotune.runs.scoring_cost import scoring_cost
 from zotune.runs.validation import Validation
 from zotune.scoring.objective import Objective
 from zotune.search.journal import Journal
 from zotune.search.progress import Progress
+from zotune.search.tracking import Tracking
 
 
 class MetricsLog:
@@ -36,8 +39,10 @@ class MetricsLog:
         validation: Validation,
         objective: Objective,
         emit: Emit,
+        tracking: Tracking | None = None,
     ) -> None:
         self._progress, self._validation, self._objective, self._emit = progress, validation, objective, emit
+        self._tracking = tracking or Tracking()
         self._metrics, self._completions = folder / METRICS, CompletionsLog(folder)
         self._started = time.monotonic()
         past = journal.lines[: journal.cursor]
@@ -56,14 +61,19 @@ class MetricsLog:
                 generated = self._validation.completions_generated
                 self._emit(replace(event, scoring_share=share, completions=generated))
             case Evaluated():
-                if latest := self._validation.latest:
+                generates, latest = self._validation.completions_generated is not None, self._validation.latest
+                if latest:
                     phase: Phase = "during" if event.step else "before"
                     self._completions.add(event.step, "validation", phase, *latest)
-                append_lines(self._metrics, [self._evaluation(event)])
+                evaluation = self._evaluation(event)
+                append_lines(self._metrics, [evaluation])
                 self._emit(event)
                 if examples := self._validation.take_examples():
-                    generates = self._validation.completions_generated is not None
                     self._emit(Examples(event.step, examples, generates))
+                samples = tuple(map(tracked.of_example, examples))
+                if latest and generates:
+                    samples = tuple(map(tracked.sample, completion_rows(latest[0], latest[1].samples, ROWS)))
+                self._tracking.send(tracked.tracked_step(evaluation, samples))
             case _:
                 self._emit(event)
 
@@ -73,6 +83,7 @@ class MetricsLog:
         short = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
         append_lines(self._metrics, [short])  # the journal has every digit
         plugins.default().notify("on_step_end", self._note, step=event.step, metrics=metrics)
+        self._tracking.send(tracked.tracked_step(short))
 
     def _evaluation(self, event: Evaluated) -> dict[str, Any]:
         row: dict[str, Any] = {"step": event.step}

@@ -28,9 +28,9 @@ from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.scoring.objective import Objective
 from zotune.scoring.objective_spec import ObjectiveSpec
-from zotune.search import optimizer_spec
+from zotune.search import optimizer_spec, tracker_spec
 from zotune.tasks import resolve_task
-from zotune.types import Optimizer
+from zotune.types import Optimizer, Tracker
 
 EMBEDDED = "MiniLM (embedded)"
 """The display name of the model that ships with the package."""
@@ -40,7 +40,8 @@ EMBEDDED = "MiniLM (embedded)"
 class Plan:
     """A run's configuration with everything that it names, resolved and checked.
 
-    optimizer_name: as the user gave it; spec: the task; notes: lines for the user.
+    optimizer_name: as the user gave it; spec: the task; notes: lines for the user; trackers:
+    what --report-to names.
     """
 
     config: RunConfig
@@ -52,6 +53,7 @@ class Plan:
     adapter: AdapterConfig
     optimizer_name: str = "auto"
     notes: tuple[str, ...] = ()
+    trackers: tuple[tuple[str, Tracker], ...] = ()
 
     @property
     def head(self) -> Head:
@@ -103,7 +105,7 @@ def plan(
         chosen = optimizer_spec.with_recorded(chosen, recorded, options, config.learning_rate, config.eps)
     optimizer_spec.check_needs(chosen, resolved)
     optimizer_spec.calibrated(chosen, config.learning_rate, config.eps)
-    notes = _check_data_source(config)
+    notes, trackers = _check_data_source(config), tuple(tracker_spec.resolve(config.report_to))
     splits = load_splits(
         config.dataset or embedded_data(),
         seed=config.seed,
@@ -143,7 +145,7 @@ def plan(
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))
     name = wanted if isinstance(wanted, str) else type(wanted).__name__
-    return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes))
+    return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes), trackers)
 
 
 def _reduced(

@@ -51,7 +51,8 @@ class ScoringCost:
 class Result:
     """The result of a run; its fields are the keys of result.json.
 
-    reason: why the run ended: "done", "patience", "score calls" or "interrupted".
+    reason: why the run ended: "done", "patience", "score calls", "tracker" (one asked for it) or
+        "interrupted".
     kept: "tuned" or "start" (the base model). The validation set selects the best tuned weights; the test set then
         decides whether they are kept, by `--guard` standard errors, and gives the scores below. A kept model's test
         score is therefore slightly optimistic.

@@ -19,6 +19,7 @@ JOURNAL: Final = "journal.jsonl"
 METRICS: Final = "metrics.jsonl"
 COMPLETIONS: Final = "completions.jsonl"
 PENDING_SCORES: Final = "pending_scores.jsonl"
+TRACKED: Final = "trackers.json"
 RESULT: Final = "result.json"
 MODEL_CARD: Final = "README.md"
 _BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp"}
@@ -101,6 +102,7 @@ __all__ = [
     "METRICS",
     "MODEL_CARD",
     "RESULT",
+    "TRACKED",
     "check_files",
     "create",
     "directory_of",

@@ -36,6 +36,8 @@ from zotune.types import Optimizer
 
 SCORES_SPENT = "score calls"
 """The reason of a run that ends because its budget of scores is spent."""
+ASKED = "tracker"
+"""The reason of a run that ends because a tracker asked for it."""
 
 
 class Engine:
@@ -375,6 +377,8 @@ class Engine:
 
         if not self.journal.replaying and self.hooks.scores_spent(cost()):
             return SCORES_SPENT
+        if not self.journal.replaying and self.hooks.asked_to_end():
+            return ASKED
         if self.settings.patience is not None and p.stale >= self.settings.patience:
             return "patience"
         return "done" if self.budget.exhausted(p.step, p.evaluations, p.seconds, cost) else ""

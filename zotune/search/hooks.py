@@ -39,11 +39,12 @@ class Hooks:
     validate: scores the present weights on the validation set; without it the last weights are the best. calibrate:
     chooses options of the optimizer before its first state. preflight: evaluates some steps that are not taken, before
     the first step; called with optimizer, state and planned steps. emit: receives the events of the run. stop: asked
-    after each step whether the run is interrupted. scores_spent: asked before each step, with the evaluations that it
-    makes, whether the budget of scores no longer pays for it. Instead of stopping after a step, an objective that waits
-    for an answer may raise Stopped: the step did not happen then. clock: measures the parts of the loop; seconds_after:
-    predicted seconds of the work after it. step_begins: called before a step is computed, with the journal's checksum;
-    step_recorded: once the journal has it.
+    after each step whether the run is interrupted. asked_to_end: asked before each step whether the run ends as if its
+    budget were used. scores_spent: asked before each step, with the evaluations that it makes, whether the budget of
+    scores no longer pays for it. Instead of stopping after a step, an objective that waits for an answer may raise
+    Stopped: the step did not happen then. clock: measures the parts of the loop; seconds_after: predicted seconds of
+    the work after it. step_begins: called before a step is computed, with the journal's checksum; step_recorded: once
+    the journal has it.
     """
 
     validate: Callable[[], ValidationResult] | None = None
@@ -51,6 +52,7 @@ class Hooks:
     preflight: Callable[[Optimizer, Any, int | None], PreflightDone | None] | None = None
     emit: Emit = ignore
     stop: Callable[[], bool] = field(default=lambda: False)
+    asked_to_end: Callable[[], bool] = field(default=lambda: False)
     scores_spent: Callable[[int], bool] = field(default=lambda evaluations: False)
     clock: WorkClock = field(default_factory=WorkClock)
     seconds_after: Callable[[], float] = field(default=lambda: 0.0)

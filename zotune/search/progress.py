@@ -122,7 +122,8 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended. reason: "done", "patience", "score calls" (their budget is spent) or "interrupted"."""
+    """How the loop ended. reason: "done", "patience", "score calls" (their budget is spent), "tracker" (one
+    asked for it) or "interrupted"."""
 
     reason: str
     progress: Progress
