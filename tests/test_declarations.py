@@ -200,6 +200,9 @@ class Declared:
     def describe(self, state: float) -> dict[str, float]:
         return {"size": self.size, "state": state}
 
+    def summarize(self, state: float) -> dict[str, float]:
+        return {"last": state}
+
     def init(self, theta: Any) -> None: ...
 
     def step(self, theta: Any, oracle: Any, state: Any, at: Any) -> Any: ...
@@ -211,6 +214,10 @@ def test_capabilities_of_an_optimizer_are_read_from_its_class() -> None:
     assert declarations.description(Declared(), 0.5) == {"size": 3, "state": 0.5}
     with pytest.raises(UsageError, match="Wordy: describe must return numbers by name"):
         declarations.description(type("Wordy", (), {"describe": lambda self, state: ["text"]})(), None)
+    assert declarations.findings(Declared(), 2) == {"last": 2.0}
+    assert declarations.findings(object(), 2) == {}
+    with pytest.raises(UsageError, match="Wordy: summarize must return numbers by name"):
+        declarations.findings(type("Wordy", (), {"summarize": lambda self, state: 1.0})(), None)
     assert declarations.eps(Declared()) is None
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zotune.version import __version__
 
 if TYPE_CHECKING:
+    from zotune.core.recipe import bits as bits
     from zotune.core.recipe import clip as clip
     from zotune.core.recipe import constant as constant
     from zotune.core.recipe import direction_sum as direction_sum
@@ -42,6 +43,7 @@ _HOME = {
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
         (
+            "bits",
             "clip",
             "constant",
             "direction_sum",
@@ -62,6 +64,7 @@ _HOME = {
 __all__ = [
     "Tuner",
     "__version__",
+    "bits",
     "clip",
     "constant",
     "direction_sum",

@@ -156,10 +156,20 @@ def declares_cost(optimizer: Any) -> bool:
 def description(optimizer: Any, state: Any) -> dict[str, float]:
     """Numbers by name that an optimizer's method `describe(state)` returns for the state after init; empty where it has
     none. Raises UsageError where it returns anything else."""
-    describe = _capability(optimizer, "describe", None)
-    numbers = describe(state) if callable(describe) else {}
+    return _numbers(optimizer, "describe", state)
+
+
+def findings(optimizer: Any, state: Any) -> dict[str, float]:
+    """Numbers by name that an optimizer's method `summarize(state)` returns for the last state; empty where it has
+    none. Raises UsageError where it returns anything else."""
+    return _numbers(optimizer, "summarize", state)
+
+
+def _numbers(optimizer: Any, method: str, state: Any) -> dict[str, float]:
+    called = _capability(optimizer, method, None)
+    numbers = called(state) if callable(called) else {}
     if not isinstance(numbers, Mapping) or not all(isinstance(x, int | float) for x in numbers.values()):
-        raise UsageError(f"{name_of(optimizer)}: describe must return numbers by name, got {numbers!r:.80}")
+        raise UsageError(f"{name_of(optimizer)}: {method} must return numbers by name, got {numbers!r:.80}")
     return {str(name): float(x) for name, x in numbers.items()}
 
 
@@ -322,6 +332,7 @@ __all__ = [
     "definition",
     "description",
     "eps",
+    "findings",
     "is_async",
     "is_shipped",
     "length",

@@ -543,7 +543,8 @@ class Optimizer(Protocol[State]):
     Capabilities that it may declare: see `OptimizerInfo`; and `forwards`, evaluations of one batch at one point that a
     step costs, or, where steps differ, a method `cost(theta, at)` that returns them for the step to come; and a method
     `describe(state)` that returns numbers by name about the state after init, which are shown to the user; and
-    `warning(state)`, a line for the user about that state, or "". Options that came later than recorded runs stand in a
+    `warning(state)`, a line for the user about that state, or ""; and `summarize(state)`, numbers by name about the
+    last state, which the end of a run shows. Options that came later than recorded runs stand in a
     class attribute `unrecorded`, a mapping with the values that such runs had.
     """
 

@@ -42,7 +42,7 @@ OPTIMIZERS = (
     ("zo-svrg", "zo_svrg:ZOSVRG", "4 × batch size, of one row each; every q-th step 2 × rows", "2 × the tuned weights",
      "variance reduction with a direction of its own for each row",
      "Liu et al. 2018, Zeroth-Order Stochastic Variance Reduction, arXiv:1805.10367"),
-    ("sparse-mezo", "sparse_mezo:SparseMeZO", "2", "none; mask=constant 1 × the tuned weights",
+    ("sparse-mezo", "sparse_mezo:SparseMeZO", "2", "none; mask=constant 1 bit a tuned weight",
      "MeZO on the smallest weights of each matrix; with mask=random, R-MeZO",
      "Liu et al. 2024, Sparse MeZO, arXiv:2402.15751"),
     ("dizo", "dizo:DiZO",

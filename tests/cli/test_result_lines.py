@@ -47,6 +47,12 @@ def test_a_result() -> None:
     ]
 
 
+def test_the_optimizer_has_a_line_where_it_says_something_about_its_last_state() -> None:
+    lines = [text for text, _ in result_lines("f1", replace(RESULT, optimizer={"observed steps": 40, "raised": 0.475}))]
+    assert "optimizer: observed steps 40, raised 0.475" in lines
+    assert not any(text.startswith("optimizer:") for text, _ in result_lines("f1", RESULT))
+
+
 def test_an_interrupted_run_and_a_run_without_a_model() -> None:
     stopped = [text for text, _ in result_lines("f1", replace(RESULT, reason="interrupted"))]
     assert stopped == [

@@ -107,7 +107,7 @@ class TimedSpace(Space):
         with self.clock("update"):
             return super().assign(theta, state)
 
-    def reduce(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def reduce(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with self.clock("norms"):
             return super().reduce(*args, **kwargs)
 

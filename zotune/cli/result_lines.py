@@ -43,6 +43,8 @@ def result_lines(name: str, result: Result) -> list[Line]:
             "",
         )
     )
+    if result.optimizer:
+        out.append((f"optimizer: {', '.join(f'{name} {value:.3g}' for name, value in result.optimizer.items())}", ""))
     if result.zero_share > MUCH_WITHOUT_SIGNAL:
         out.append(("  many steps without signal: try --eps auto, a larger --batch-size or a smoother objective", ""))
     scoring = result.scoring

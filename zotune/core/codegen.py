@@ -29,6 +29,7 @@ from torch import Tensor
 
 from zotune.core import noise
 from zotune.core.recipe import (
+    Bits,
     Constant,
     DirectionSum,
     Each,
@@ -191,6 +192,8 @@ class _Writer:
                 return out
             case Only():
                 raise RecipeError("only(...) selects what a state stores; it cannot stand inside arithmetic")
+            case Bits():
+                raise RecipeError("bits(...) is how a state stores a condition; it cannot stand inside arithmetic")
         raise RecipeError(f"not a recipe: {x!r}")
 
 

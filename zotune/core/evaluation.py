@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune.core import noise
+from zotune.core import bits, noise
 from zotune.core.codegen import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.core.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
 from zotune.core.recipe import Constant, Directions, DirectionSum, Noise, Outer, WeightedSum, scalar_at
@@ -87,7 +87,7 @@ class Evaluation:
             return
         base = self._base[name]
         count = outs[0].numel() if outs else base.numel()
-        step = self._kernels.piece(group.program.buffered, base.device)
+        step = self._kernels.piece(self._is_buffered(group.program, name), base.device)
         for first in range(start, start + count, step):
             part = slice(first, min(first + step, start + count))
             own = outs if part.stop - part.start == count else [x[first - start : part.stop - start] for x in outs]
@@ -107,7 +107,7 @@ class Evaluation:
             if group is None:
                 continue
             alone = self._kernels.from_source(group.program.text, self._base[name].device)
-            if alone or group.program.buffered or self._base[name].numel() > SMALL:
+            if alone or self._is_buffered(group.program, name) or self._base[name].numel() > SMALL:
                 bunches[(name,)] = [name]
             else:
                 bunches.setdefault((id(group), *group.numbers(name)), []).append(name)
@@ -146,7 +146,9 @@ class Evaluation:
             if what == "theta":
                 tensors.append(_part(self._base[name], part))
             elif what == "field":
-                tensors.append(_part(self._fields[which][name], part))
+                stored = self._fields[which][name]
+                packed = bits.is_packed(stored)
+                tensors.append(self._unpacked(which, name, part) if packed else _part(stored, part))
             elif what == "out":
                 tensors.append(outs[int(which)])
             elif what == "sum":
@@ -154,6 +156,20 @@ class Evaluation:
             else:
                 tensors.append(self._product(program, int(which), name, part))
         return tensors
+
+    def _is_buffered(self, program: Program, name: str) -> bool:
+        """Whether an input of a tensor is computed into a buffer before the program runs."""
+        fields = (self._fields[which][name] for what, which in program.reads if what == "field")
+        return program.buffered or any(bits.is_packed(x) for x in fields)
+
+    def _unpacked(self, path: str, name: str, part: slice) -> Tensor:
+        """A part of a one-bit field as numbers. The part starts at a whole byte, as every chunk does."""
+        p, first = self._base[name], part.start // 8
+        own = self._fields[path][name][first : bits.packed_size(part.stop)]
+        like = p.new_empty(0, dtype=compute_dtype(p.dtype))
+        out = self._kernels.buffer(f"bits {path}", 8 * own.numel(), like)
+        bits.unpack(own, out)
+        return out[: part.stop - part.start]
 
     def _run_rows(self, group: _Group, name: str, out: Tensor, rows: Tensor) -> None:
         """Evaluate on some rows of a matrix, with the noise that these elements have in the whole tensor."""
@@ -170,7 +186,9 @@ class Evaluation:
                 gathered.append(self._product_of(program, int(which), pair[0][rows], pair[1], name))
             else:
                 whole = base if what == "theta" else self._fields[which][name]
-                gathered.append(whole.index_select(0, rows).view(-1))
+                packed = bits.is_packed(whole)
+                values = bits.pick(whole, index, group.dtype) if packed else whole.index_select(0, rows).view(-1)
+                gathered.append(values)
         self._kernels.run(program.text, group.dtype, gathered, *group.row(name, 0), index)
 
     def rowwise(self, name: str) -> bool:

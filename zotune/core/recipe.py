@@ -8,7 +8,8 @@ All right-hand sides read the values from before the step.
     arithmetic   + - * / **2, abs, sign, sqrt, clip, maximum, minimum, where, <= < >= >
     sums         weighted_sum([(c, z), ...]) for any number of noises
     matrices     outer(U, V) of small random factors, each(fn, U, ...) on the factors themselves
-    fields       a recipe in a state becomes a stored tensor; only(mask, recipe) stores it for some tensors alone
+    fields       a recipe in a state becomes a stored tensor; only(mask, recipe) stores it for some tensors alone,
+                 bits(condition) with one bit an element
 
 Precision: arithmetic is float64 where the weights are float64 and float32 otherwise; `sqrt` and `/` are computed in
 float64 and rounded once. A number times a noise is exact (see `noise.coefficient`).
@@ -28,6 +29,7 @@ from zotune.errors import RecipeError
 from zotune.types import TensorInfo
 
 __all__ = [
+    "Bits",
     "Constant",
     "DirectionSum",
     "Directions",
@@ -44,6 +46,7 @@ __all__ = [
     "Theta",
     "WeightedSum",
     "absolute",
+    "bits",
     "clip",
     "concrete",
     "constant",
@@ -202,6 +205,13 @@ class Only(Recipe):
 
 
 @dataclass(frozen=True, eq=False)
+class Bits(Recipe):
+    """A field of one bit an element: see `bits`."""
+
+    condition: Recipe
+
+
+@dataclass(frozen=True, eq=False)
 class Factor:
     """A handle of one small matrix of normal noise for every tensor in `shapes`, fixed by (run seed, step, draw).
 
@@ -320,6 +330,15 @@ def only(mask: types.PerTensor, recipe: Operand) -> Recipe:
     if not isinstance(mask, PerTensor):
         raise RecipeError(f"only() takes a mask of one number a tensor (theta.per), got {type(mask).__name__}")
     return Only(mask, _lift(recipe))
+
+
+def bits(condition: Operand) -> Recipe:
+    """In a state: a field that is 1 where the condition holds (where it is not 0) and 0 elsewhere, stored as one bit an
+    element: a thirty-second of a field in float32.
+
+    `only(mask, bits(abs(theta) <= h))` stores it for some tensors alone.
+    """
+    return Bits(_lift(condition))
 
 
 def outer(left: types.Factor | Each, right: types.Factor | Each) -> Recipe:

@@ -20,23 +20,24 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from zotune import seeds
-from zotune.core import noise
+from zotune.core import bits, noise
 from zotune.core.codegen import Output
 from zotune.core.evaluation import SMALL, Evaluation, Keys, compute_dtype
 from zotune.core.in_forward import InForward, outputs_of, same_outputs
 from zotune.core.kernels import CHUNK, Kernels
-from zotune.core.recipe import Field, Noise, Only, PerTensor, Recipe, Theta, scalar_at
+from zotune.core.recipe import Bits, Field, Noise, Only, PerTensor, Recipe, Theta, scalar_at
 from zotune.core.rounding import VERSION
 from zotune.core.state_codec import map_recipes
 from zotune.errors import UsageError
 from zotune.types import TensorInfo
 
+T = TypeVar("T")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod|base_layer|_fsdp_wrapped_module)\.")
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
@@ -152,10 +153,8 @@ class Space:
             evaluation.run(name, [x.view(-1)])
         return out
 
-    def reduce(
-        self, recipe: Recipe, fold: Callable[[Tensor], Any], join: Callable[[Sequence[Any]], float]
-    ) -> dict[str, float]:
-        """One float a tensor: `fold` reduces each chunk of the recipe, `join` the results of all chunks.
+    def reduce(self, recipe: Recipe, fold: Callable[[Tensor], Any], join: Callable[[Sequence[Any]], T]) -> dict[str, T]:
+        """One value a tensor: `fold` reduces each chunk of the recipe, `join` the results of all chunks.
 
         Sums may differ in the last bits between machines, so callers journal the result.
         """
@@ -293,12 +292,15 @@ class Space:
         """
         targets: dict[str, Recipe] = {}
         masks: dict[str, PerTensor] = {}
+        conditions: dict[str, Recipe] = {}
 
         def place(path: str, recipe: Recipe) -> Field:
             if isinstance(recipe, Only):
                 masks[path] = recipe.mask
                 recipe = recipe.recipe
-            if not (isinstance(recipe, Field) and recipe.path == path):
+            if isinstance(recipe, Bits):
+                conditions[path] = recipe.condition
+            elif not (isinstance(recipe, Field) and recipe.path == path):
                 targets[path] = recipe
             return Field(path)
 
@@ -310,7 +312,9 @@ class Space:
             if path not in masks and isinstance(recipe, Field) and recipe.path in old:
                 masks[path] = PerTensor({n: float(n in old[recipe.path]) for n in self.params})
         fields = {path: self._allocate(path, masks.get(path)) for path in targets}
-        resized = {path: self._allocate(path, mask) for path, mask in masks.items() if path not in targets}
+        computed = {*targets, *conditions}
+        resized = {path: self._allocate(path, mask) for path, mask in masks.items() if path not in computed}
+        packed = {path: self._pack(recipe, masks.get(path)) for path, recipe in conditions.items()}
         outputs = [] if isinstance(theta, Theta) else [Output(theta, "theta", self.rounding)]
         outputs += [Output(recipe, f"field {path}") for path, recipe in targets.items()]
         with _uninterrupted():
@@ -318,7 +322,7 @@ class Space:
                 readable = {path: {**old.get(path, {}), **f} for path, f in fields.items()}  # old elements are read too
                 evaluation = self.evaluation(outputs, {**old, **readable})
                 evaluation.run_all(list(self.params))
-            self.fields = {path: f for path, f in {**old, **resized, **fields}.items() if path in kept}
+            self.fields = {path: f for path, f in {**old, **resized, **fields, **packed}.items() if path in kept}
         return new_state
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -332,12 +336,19 @@ class Space:
 
     def _allocate(self, path: str, mask: PerTensor | None) -> dict[str, Tensor]:
         stored = self.fields.get(path, {})
+        if any(bits.is_packed(x) for x in stored.values()):  # only(mask, field) of a one-bit field
+            return {n: x for n, x in stored.items() if mask is None or scalar_at(mask, n)}
         names = [n for n in self.params if mask is None or scalar_at(mask, n)]
         return {n: stored[n] if n in stored else self._empty_field(self.params[n]) for n in names}
 
     @staticmethod
     def _empty_field(p: Tensor) -> Tensor:
         return torch.zeros(p.shape, dtype=compute_dtype(p.dtype), device=p.device)
+
+    def _pack(self, condition: Recipe, mask: PerTensor | None) -> dict[str, Tensor]:
+        """A one-bit field: 1 where the condition, of the present weights and fields, holds."""
+        packed = self.reduce(condition, bits.pack, lambda parts: torch.cat(list(parts)))
+        return {n: x for n, x in packed.items() if mask is None or scalar_at(mask, n)}
 
     def key(self, name: str, z: Noise) -> int:
         """The 64-bit key of one tensor's noise. Rounding noise belongs to the present step."""

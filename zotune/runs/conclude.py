@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zotune import files, seeds
+from zotune import declarations, files, seeds
 from zotune.errors import ObjectiveError, ObjectiveFailures, Stopped
 from zotune.events import Note, Phase
 from zotune.runs import export
@@ -97,6 +97,7 @@ def conclude(
         seconds=seconds,
         scoring=scoring_cost(session.plan.objective, seconds),
         files=model_files,
+        optimizer=declarations.findings(engine.optimizer, engine.state),
     )
     if reason != "interrupted":
         files.write(folder / MODEL_CARD, model_card(session.plan, result))

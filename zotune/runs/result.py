@@ -62,6 +62,7 @@ class Result:
         without any difference between their points.
     best_step, best_share: the best weights are base + best_share · (step best_step - base).
     files: the checksum of each model file in the run directory; empty where the journal alone is kept.
+    optimizer: numbers by name that the optimizer gives about its last state; empty for most.
     """
 
     folder: Path | None
@@ -80,6 +81,7 @@ class Result:
     seconds: float
     scoring: ScoringCost
     files: Mapping[str, str] = field(default_factory=dict)
+    optimizer: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def after(self) -> ScoreEstimate:

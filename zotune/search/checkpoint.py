@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zotune import files
+from zotune.core.bits import is_packed, packed_size
 from zotune.core.space import Space
 from zotune.errors import RunFolderError
 from zotune.search.journal import Journal
@@ -237,10 +238,12 @@ def read(folder: Path, space: Space, journal: Journal | None = None) -> dict[str
     for saved, names in expected:
         for name in sorted(names):
             p = space.params.get(name)
-            if p is None or name not in saved or saved[name].shape != p.shape:
+            x = saved.get(name)
+            one_bit = p is not None and x is not None and saved is not weights and is_packed(x)
+            if p is None or x is None or x.shape != ((packed_size(p.numel()),) if one_bit else p.shape):
                 shape = f" of shape {tuple(p.shape)}" if p is not None else ""
                 raise RunFolderError(f"{folder} belongs to another model: no tensor {name!r}{shape}")
-            if saved is weights and saved[name].dtype != p.dtype:
+            if saved is weights and x.dtype != p.dtype:
                 raise RunFolderError(f"{folder} holds {saved[name].dtype}, the model is {p.dtype}")
     space.load(weights)
     device = {n: p.device for n, p in space.params.items()}
