@@ -1,7 +1,8 @@
 """The optimizers that ship with zotune, registered through the same entry point as any plugin's.
 
-Each algorithm has a file of its own; option_checks, spsa, matrices and auto_calibration hold what several of them share
-or one of them starts with. All of them import only what zotune makes public, as a stranger's plugin does.
+Each algorithm has a file of its own; option_checks, spsa, matrices, step_effect, sparsity, layer_ratios and the parts
+of auto hold what several of them share or one of them is built from. All of them import only what zotune makes public,
+as a stranger's plugin does.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ OPTIMIZERS = (
      "MeZO on the smallest weights of each matrix; with mask=random, R-MeZO",
      "Liu et al. 2024, Sparse MeZO, arXiv:2402.15751"),
     ("dizo", "dizo:DiZO",
-     "2; every interval-th step 2 × iters more (mode=adam: times the projected tensors)", "1 × the projected tensors",
+     "2; every interval-th step 2 × iters more (mode=adam: times the projected tensors)",
+     "1 × the projected tensors; other base: none",
      "MeZO with a learned projection of each query's and value's distance to the base model",
      "Tan et al. 2025, Harmony in Divergence, arXiv:2502.03304"),
     ("hizoo", "hizoo:HiZOO", "3", "1 × the tuned weights",

@@ -12,33 +12,56 @@ from references import Flat, load
 from zotune.core.recipe import Theta
 from zotune.types import TensorInfo
 
+VARIANTS: list[dict[str, Any]] = [
+    *({"mode": mode, "perturb": perturb} for mode in ("zo", "adam") for perturb in ("relative", "absolute")),
+    *({"reinit": reinit, "clip": False, "perturb": p} for reinit in (True, False) for p in ("relative", "absolute")),
+    *({"base": base, "reinit": reinit} for base in ("previous", "lr") for reinit in (True, False)),
+    {"reinit": False},
+    {"base": "lr", "mode": "adam", "clip": False, "reinit": False},
+    {"base": "previous", "perturb": "absolute"},
+]
 
-@pytest.mark.parametrize("perturb", ["relative", "absolute"])
-@pytest.mark.parametrize("mode", ["zo", "adam"])
-def test_dizo_and_its_rounds_of_projection(mode: str, perturb: str) -> None:
-    lr, eps, interval, iters, tau = 3e-3, 1e-2, 2, 3, 0.2
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_dizo_and_its_rounds_of_projection(variant: dict[str, Any]) -> None:
+    mode, perturb, base = variant.get("mode", "zo"), variant.get("perturb", "relative"), variant.get("base", "start")
+    reinit, clip = variant.get("reinit", True), variant.get("clip", True)
+    lr, eps, interval, iters, tau, steps = 3e-3, 1e-2, 2, 3, 0.2, 7
     rate = {"zo": 5.0, "adam": 0.05}[mode] * (1.0 if perturb == "relative" else 0.1)
+    rate *= (1.0 if clip or base == "lr" else 0.2) * (1.0 if base == "start" or mode == "adam" else 50.0)
     probe = 0.1 if perturb == "relative" else 0.01
     options = {"lr": lr, "eps": eps, "interval": interval, "iters": iters, "gamma_lr": rate, "gamma_eps": probe}
-    ref = Flat("dizo", pattern="layers", mode=mode, perturb=perturb, tau=tau, **options)
+    ref = Flat("dizo", steps, pattern="layers", tau=tau, **options, **variant)
     x, start = ref.x, ref.x.copy()
     layers = [n for n in ref.spans if "layers" in n]
     L, clipped = len(layers), 0
-    for t in range(5):
+    kept, factors, outside = None, np.ones(L), False
+    for t in range(steps):
         z, rows = ref.z(t), ref.rows(t)
-        x = x - lr * ref.slope(x, z, eps, rows) * z
+        before, change = x, -lr * ref.slope(x, z, eps, rows) * z
         if (t + 1) % interval:
+            if base == "lr":  # Table 9: every tensor's own learning rate
+                for k, n in enumerate(layers):
+                    change[ref.spans[n]] *= factors[k]
+            x = before + change
             continue
-        delta = {n: x[ref.spans[n]] - start[ref.spans[n]] for n in layers}
-        d = [math.sqrt((delta[n] ** 2).sum()) for n in layers]
-        gamma = np.array(d) if perturb == "absolute" else np.ones(L)
-        low, high = (1 - tau) * gamma, (1 + tau) * gamma
+        anchor = start if base == "start" else before
+        x = before + change
+        delta = {n: x[ref.spans[n]] - anchor[ref.spans[n]] for n in layers}
+        d = np.array([math.sqrt((delta[n] ** 2).sum()) for n in layers])
+        if base == "lr":
+            ratios = np.ones(L) if reinit else factors
+            gamma = ratios * d if perturb == "absolute" else ratios
+        else:
+            length = d if reinit or kept is None else kept  # Figure 5: γ of the round before
+            gamma = length if perturb == "absolute" else length / d
+        unit = d if perturb == "absolute" else np.ones(L)
+        low, high = (1 - tau) * unit, (1 + tau) * unit
 
-        def at(gamma: Any, x: Any = x, delta: Any = delta, d: Any = d) -> Any:
+        def at(gamma: Any, x: Any = x, anchor: Any = anchor, delta: Any = delta, unit: Any = unit) -> Any:
             moved = x.copy()
             for k, n in enumerate(layers):
-                ratio = gamma[k] / d[k] if perturb == "absolute" else gamma[k]
-                moved[ref.spans[n]] = start[ref.spans[n]] + ratio * delta[n]
+                moved[ref.spans[n]] = anchor[ref.spans[n]] + gamma[k] / unit[k] * delta[n]
             return moved
 
         def along(u: Any, gamma: Any, rows: Any = rows, at: Any = at) -> float:
@@ -55,10 +78,14 @@ def test_dizo_and_its_rounds_of_projection(mode: str, perturb: str) -> None:
                 down = m / (1 - 0.9 ** (k + 1)) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
             step = gamma - rate * down
             clipped += int(((step < low) | (step > high)).sum())
-            gamma = np.clip(step, low, high)
+            gamma = np.clip(step, low, high) if clip else step
+        outside |= bool(((gamma < low) | (gamma > high)).any())
+        kept, factors = gamma / unit * d, gamma / unit
         x = at(gamma)
     ref.ends_at(x)
     assert mode == "adam" or clipped, "no ratio was clipped: the test shows less than it says"
+    assert outside == (not clip), "without clipping a ratio leaves 1 ± τ, and with it none does"
+    assert len(ref.bench.space.fields) == (base == "start")
 
 
 def test_query_and_value_weights_are_projected_and_nothing_else() -> None:

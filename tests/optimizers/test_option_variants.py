@@ -11,9 +11,13 @@ from references import load
 from zotune.testing import Bench, OptimizerContract
 
 SPARSE = {"lr": 1e-2, "eps": 1e-2, "sparsity": 0.25}
+DIZO = {"lr": 1e-2, "eps": 1e-2, "interval": 3, "iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sparse-mezo, one-bit mask": ("sparse-mezo", {**SPARSE, "mask": "constant", "diagnose": 3}),
     "sparse-mezo, largest weights": ("sparse-mezo", {**SPARSE, "tuned": "largest", "patterns": "a=0.1,b=0.3"}),
+    "dizo, γ of the round before, unclipped": ("dizo", {**DIZO, "reinit": False, "clip": False}),
+    "dizo, from the weights before": ("dizo", {**DIZO, "base": "previous", "reinit": False}),
+    "dizo, learning rates": ("dizo", {**DIZO, "base": "lr"}),
 }
 
 
