@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypedDict
 
@@ -65,6 +66,7 @@ class DiZO:
     base: Literal["pretrained", "previous", "lr"] = "pretrained"  # of Δ: θ₀, θ_{t−1}, or learning rates [Table 9]
 
     needs: ClassVar[str] = "comparisons"
+    unrecorded: ClassVar[Mapping[str, object]] = {"reinit": True, "clip": True, "base": "pretrained"}
 
     @property
     def fields(self) -> int:

@@ -21,6 +21,7 @@ norm layers stay dense, of which the paper says nothing (option `dense`). R-MeZO
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypedDict
 
@@ -56,6 +57,7 @@ class SparseMeZO:
     diagnose: int = 0  # observe every so many steps whether they raise the loss; 0: none [Figures 2b, 5]
 
     needs: ClassVar[str] = "comparisons"
+    unrecorded: ClassVar[Mapping[str, object]] = {"tuned": "smallest", "patterns": "", "diagnose": 0}
 
     def __post_init__(self) -> None:
         positive("sparse-mezo", lr=self.lr, eps=self.eps)

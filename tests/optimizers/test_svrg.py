@@ -25,30 +25,30 @@ from zotune.testing import TinyNet
 from zotune.types import Score
 
 
-@pytest.mark.parametrize("full", [0, 12])
+@pytest.mark.parametrize(("full", "p"), [(0, 1), (12, 1), (0, 3)])
 @pytest.mark.parametrize("directions", ["shared", "independent"])
 @pytest.mark.parametrize("anchored", ["stored", "recomputed"])
-def test_mezo_svrg_with_both_kinds_of_step_and_annealing(anchored: str, directions: str, full: int) -> None:
+def test_mezo_svrg_with_both_kinds_of_step_and_annealing(anchored: str, directions: str, full: int, p: int) -> None:
     lr1, lr2, eps, q, factor, kappa, steps = 3e-3, 2e-3, 1e-2, 3, 2.0, 0.5, 13
-    options = {"lr1": lr1, "lr2": lr2, "eps": eps, "q": q, "full": full, "anneal": factor, "kappa": kappa}
+    options = {"lr1": lr1, "lr2": lr2, "eps": eps, "q": q, "full": full, "anneal": factor, "kappa": kappa, "p": p}
     ref = Flat("mezo-svrg", steps, anchor=anchored, z=directions, **options)
     x, losses, scale = ref.x, [], 1.0
-    anchor, g_full, z_full = x, 0.0, x
+    anchor, g_full = x, np.zeros_like(x)
     for t in range(steps):
         if t and t % 4 == 0 and t >= 8 and np.mean(losses[t - 4 : t]) / np.mean(losses[t - 8 : t - 4]) > kappa:
             scale /= factor
-        z = ref.z(t)
+        rows = ref.rows(t)
         if t % q == 0:
             rows = ref.bench.batches.sample(t, full).rows if full else tuple(range(24))
-            up, down = ref.L(x + eps * z, rows), ref.L(x - eps * z, rows)
-            anchor, g_full, z_full = x, (up - down) / (2 * eps), z
-            update = lr1 * scale * g_full * z_full
+            anchor = x
+            g_full = sum(ref.slope(x, ref.z(t, j), eps, rows) * ref.z(t, j) for j in range(p)) / p
+            update = lr1 * scale * g_full
         else:
-            rows, other = ref.rows(t), ref.z(t, 0 if directions == "shared" else 1)
-            up, down = ref.L(x + eps * z, rows), ref.L(x - eps * z, rows)
-            g, fixed = (up - down) / (2 * eps), ref.slope(anchor, other, eps, rows)
-            update = lr2 * scale * (g * z - fixed * other + g_full * z_full)
-        losses.append((up + down) / 2)
+            here = sum(ref.slope(x, ref.z(t, j), eps, rows) * ref.z(t, j) for j in range(p)) / p
+            others = [ref.z(t, j if directions == "shared" else p + j) for j in range(p)]
+            there = sum(ref.slope(anchor, z, eps, rows) * z for z in others) / p
+            update = lr2 * scale * (here - there + g_full)
+        losses.append(np.mean([ref.L(x + s * eps * ref.z(t, j), rows) for j in range(p) for s in (1, -1)]))
         x = x - update
     ref.ends_at(x)
     assert ref.bench.engine.state["scale"] == scale < 1.0

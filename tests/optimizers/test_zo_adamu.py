@@ -31,3 +31,20 @@ def test_zo_adamu(signed: bool) -> None:
         x = x - lr * g * d / np.sqrt(v + sigma)
         m = np.sign(g) * d if signed else d
     ref.ends_at(x, m=m)
+
+
+def test_momentum_on_the_gradient() -> None:
+    """Table 3, column g: the estimate g z in the place of both noises."""
+    lr, eps, sigma, steps, t1, t2 = 3e-3, 1e-2, 1e-6, 10, 2, 7
+    ends = {"alpha": 0.5, "beta1": 0.9, "beta2": 0.01}
+    ref = Flat("zo-adamu", steps, lr=lr, eps=eps, sigma=sigma, warmup=0.2, anneal=0.7, on="gradient", **ends)
+    x, m = ref.x, np.zeros_like(ref.x)
+    for t in range(steps):
+        c = 0.5 + 0.5 * math.cos(math.pi * min(max((t - t1) / (t2 - t1), 0.0), 1.0))
+        alpha, beta1, beta2 = (end + (1 - end) * c for end in ends.values())
+        estimate = ref.slope(x, ref.z(t), eps, ref.rows(t)) * ref.z(t)
+        inner, outer = math.sqrt(alpha) * estimate, m + math.sqrt(1 - alpha) * estimate
+        d = beta1 * inner + (1 - beta1) * outer
+        v = beta2 * inner**2 + (1 - beta2) * outer**2
+        x, m = x - lr * d / np.sqrt(v + sigma), d
+    ref.ends_at(x, m=m)
