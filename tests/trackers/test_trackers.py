@@ -201,6 +201,18 @@ def test_a_callback_gets_every_step_and_evaluation(tiny_llama: Path, toy: Path, 
     json.dumps(dict(run.config))
 
 
+@pytest.mark.parametrize("objective", ["cross-entropy", "length"])
+def test_samples_of_generated_text_are_completions(objective: str, tiny_llama: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": "the film", "completion": " was good"}) + "\n" for _ in range(40)))
+    recorder, more = Recorder(), {"objective": objective, "max_new_tokens": 4, "optimizer": "mezo"}
+    fit(tiny_llama, prompts, tmp_path / "run", recorder, max_steps=2, **more)
+    assert recorder.evaluations == [0, 2]
+    assert {s.reference for s in recorder.samples} == {" was good"}
+    assert any(s.completion for s in recorder.samples)
+    assert all((s.score is None) == (objective == "cross-entropy") for s in recorder.samples)
+
+
 def test_a_resumed_run_is_complete_for_those_that_know_what_they_hold(
     tiny_classifier: Path, toy: Path, tmp_path: Path
 ) -> None:

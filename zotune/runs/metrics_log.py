@@ -71,7 +71,7 @@ class MetricsLog:
                 if examples := self._validation.take_examples():
                     self._emit(Examples(event.step, examples, generates))
                 samples = tuple(map(tracked.of_example, examples))
-                if latest and generates:
+                if latest and "completion_ids" in latest[0]:
                     samples = tuple(map(tracked.sample, completion_rows(latest[0], latest[1].samples, ROWS)))
                 self._tracking.send(tracked.tracked_step(evaluation, samples))
             case _:
