@@ -13,14 +13,14 @@ SmolLM2-135M-Instruct, which the script downloads (200 test prompts): JSON with 
 answers (conciseness), VADER's sentiment (tone); beside the tuned models stand two demonstrations, the best of eight
 samples, and supervised tuning on the model's own rewarded samples.
 
-Ours is `zotune fit` with an objective file, --max-score-calls and --max-new-tokens. The rivals' settings are chosen on
-validation prompts with a seed of their own, at 2,560 completions (768 on SmolLM2), among those with a KL divergence of
-at most 0.5: the best mean of the greedy and the sampled reward. GRPO tunes all weights in float32 with AdamW, 32
-completions a step; it runs in an environment of its own in build/rivals, which this script makes. A budget counts the
-completions that are scored for training and calibration; those of validation and test prompts are counted apart. Every
-run's weights are judged by the same code on the test prompts: greedy reward, reward at temperature 1 (two samples a
-prompt), and KL(base ‖ tuned) in nats a token on the base model's own samples. CPU seconds are those of one thread
-without imports.
+Ours is `zotune fit` with an objective file, --max-score-calls and --max-new-tokens (ours), and the same for completions
+sampled at temperature 1 (zotune-sampled). The rivals' settings are chosen on validation prompts with a seed of their
+own, at 2,560 completions (768 on SmolLM2), among those with a KL divergence of at most 0.5: the best mean of the greedy
+and the sampled reward. GRPO tunes all weights in float32 with AdamW, 32 completions a step; it runs in an environment
+of its own in build/rivals, which this script makes. A budget counts the completions that are scored for training and
+calibration; those of validation and test prompts are counted apart. Every run's weights are judged by the same code on
+the test prompts: greedy reward, reward at temperature 1 (two samples a prompt), and KL(base ‖ tuned) in nats a token on
+the base model's own samples. CPU seconds are those of one thread without imports.
 """
 
 from __future__ import annotations

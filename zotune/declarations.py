@@ -123,6 +123,7 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         stratifies=bool(_capability(optimizer, "stratifies", default.stratifies)),
         interpolates=bool(_capability(optimizer, "interpolates", default.interpolates)),
         populations=bool(_capability(optimizer, "populations", default.populations)),
+        sharpens=bool(_capability(optimizer, "sharpens", default.sharpens)),
         affine=bool(_capability(optimizer, "affine", default.affine)),
     )
 

@@ -144,6 +144,8 @@ class OptimizerInfo:
     interpolates: whether weights between the base model and the last step are evaluated at the end, unless the user
         decides.
     populations: whether it asks `at.population` and evaluates populations where rows have directions of their own.
+    sharpens: whether it scales all logits where completions are sampled, by the tensors of `at.logit_scales`; its
+        populations then decode greedily, unless several completions a prompt are asked for.
     affine: whether a shift and a positive factor of the objective change none of its decisions.
     """
 
@@ -154,6 +156,7 @@ class OptimizerInfo:
     stratifies: bool = False
     interpolates: bool = False
     populations: bool = False
+    sharpens: bool = False
     affine: bool = False
 
 
@@ -493,6 +496,12 @@ class At(Protocol):
     @property
     def max_kl(self) -> float:
         """The KL divergence from the base model that kept weights may have, in nats a token; 0: no limit."""
+        ...
+
+    @property
+    def logit_scales(self) -> frozenset[str]:
+        """Names of the tuned tensors by which all logits are multiplied: c times their values sample as at 1/c of the
+        temperature and change no greedy completion. Empty where completions are greedy, or the model has none."""
         ...
 
     def vector(self, length: int, draw: int = 0) -> list[float]:

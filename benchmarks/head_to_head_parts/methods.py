@@ -52,6 +52,7 @@ SMOLLM2_RATES = tuple({"lr": lr, "group": 8, "prompts_a_step": 4} for lr in (1e-
 SFT_RATES = tuple({"lr": lr} for lr in (3e-6, 1e-5, 3e-5, 1e-4))
 ON_STORIES = {
     "zotune": Method("zotune", "fit_process.py"),
+    "zotune-sampled": Method("zotune-sampled", "fit_process.py", options={"flags": ["--temperature", "1"]}),
     "grpo": Method("grpo", "grpo_process.py", GRPO_RATES, rivals=True, options={"beta": 0.0, "lora": False}),
     "es": Method(
         "es",
@@ -161,7 +162,11 @@ def job_of(task: Task, method: Method, choice: Choice, seed: int, budgets: Seque
         flags += ["--optimizer", "random-search", "--optimizer-arg", f"sigma={choice['sigma']}"]
         flags += ["--max-evals", str(budgets[-1] // 16), "--batch-size", "16", "--no-preflight"]
     else:
-        flags += ["--max-score-calls", str(score_limit(budgets[-1], len(records["test"])))]
+        flags += [
+            "--max-score-calls",
+            str(score_limit(budgets[-1], len(records["test"]))),
+            *method.options.get("flags", ()),
+        ]
     held_out = [r["prompt"] for split in ("validation", "test") for r in records[split]]
     return {**settings, "flags": flags, "held_out": held_out}
 

@@ -11,13 +11,14 @@ from typing import Any
 Line = dict[str, Any]
 NAMES = {
     "zotune": "zotune, default",
+    "zotune-sampled": "zotune --temperature 1",
     "grpo": "GRPO (TRL)",
     "grpo-lora": "GRPO (TRL), LoRA",
     "sft": "supervised, own samples",
     "es": "ES at Scale",
     "random-search": "random search",
 }
-COLORS = dict(zip(NAMES, ("#c0392b", "#2c5f8a", "#6fa3d0", "#8e5ea2", "#7f8c3a", "#8a8a8a"), strict=True))
+COLORS = dict(zip(NAMES, ("#c0392b", "#e08e45", "#2c5f8a", "#6fa3d0", "#8e5ea2", "#7f8c3a", "#8a8a8a"), strict=True))
 SCORES = {"greedy": "greedy", "sampled": "sampled", "right": "right"}
 MORE = {"right": "right", "kl_unrelated": "KL on other texts"}
 UNTUNED = {"demonstrations": "two demonstrations", "best-of-eight": "best of eight"}
@@ -63,7 +64,7 @@ def tables(lines: Sequence[Line], tasks: Sequence[str]) -> str:
                 values += [cell(rows, name, 0) for name in ("completions", "held_out")]
                 values += [cell(rows, "cpu_seconds", 1), cell(rows, "peak_mib", 0)]
                 text.append(f"| {title} | {budget} | {len(rows)} | {' | '.join(values)} |")
-        text += ["", *time_to_reward(lines, task), ""]
+        text += ["", *time_to_reward(lines, task), *sampled_gains(lines, task), ""]
     return "\n".join([*text, *choices(lines, tasks)])
 
 
@@ -83,6 +84,20 @@ def time_to_reward(lines: Sequence[Line], task: str) -> list[str]:
                 reached = before + max(part, 0.0) * (after - before)
         said = "not reached" if reached is None else f"{reached:.1f} s, {reached / seconds:.2f} of its {seconds:.1f} s"
         text.append(f"- CPU seconds to GRPO's greedy reward at {budget} ({goal:.3f}): {said}")
+    return text
+
+
+def sampled_gains(lines: Sequence[Line], task: str) -> list[str]:
+    """The gain of the sampled reward as a share of GRPO's, at each number of completions."""
+    base = next(x["sampled"] for x in lines if x["key"] == [task, "base"])
+    text = []
+    for method in ("zotune", "zotune-sampled"):
+        for budget in sorted({x["key"][3] for x in runs(lines, task, method)}):
+            theirs = runs(lines, task, "grpo", budget)
+            gain = mean(theirs, "sampled") - base if theirs else 0.0
+            if gain > 0:
+                share = (mean(runs(lines, task, method, budget), "sampled") - base) / gain
+                text.append(f"- sampled gain of {NAMES[method]} at {budget}: {share:.2f} of GRPO's {gain:.3f}")
     return text
 
 

@@ -83,6 +83,7 @@ class Auto:
     populations: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     stratifies: ClassVar[bool] = True
+    sharpens: ClassVar[bool] = True
     affine: ClassVar[bool] = True
     unrecorded: ClassVar[Mapping[str, object]] = {"edition": 1}
 
@@ -120,7 +121,7 @@ class Auto:
     def describe(self, state: State | PopulationState) -> dict[str, float]:
         """What the calibration measured and chose. Scales and displacements are in units of D, or of S."""
         if isinstance(state, PopulationState):
-            return {**state.found, "perturbation scale": state.sigma, "KL that the run may spend": state.k}
+            return {**state.found, "perturbation scale": state.sigma, "KL that steps may spend": state.k}
         chosen = {"perturbation scale": state.eps, "first step": state.rho, "displacement cap": state.cap}
         return {**state.found, **chosen}
 
@@ -132,7 +133,8 @@ class Auto:
         self, theta: Theta, oracle: Oracle, state: State | PopulationState, at: At
     ) -> tuple[Recipe, State | PopulationState]:
         if isinstance(state, PopulationState):
-            return population.step(theta, oracle, state, at, beta=MEMORY, clip=self.clip)
+            limit = at.max_kl or self.drift / 2
+            return population.step(theta, oracle, state, at, limit, beta=MEMORY, clip=self.clip)
         D, eps = state.D, state.eps
         z = at.rademacher()
         up, down = oracle(theta + eps * D * z, theta - eps * D * z)

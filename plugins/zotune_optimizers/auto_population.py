@@ -12,6 +12,8 @@ model bounds (nats a token, on texts that the base model wrote; it costs forward
             without the second factor where K ≤ FREE k
         θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
+    where completions are sampled: members decode greedily, k is WALKED times as large, and after SHARPENED of the steps
+        one is taken that multiplies all logits by c (auto_sharpness.py)
 
 k is limit · MOST (SHORT / rows of the run)^⅓, within LEAST and MOST of it. Steps without signal leave K as it is, so
 that later ones may be longer; once most rows have the best score, differences and steps shrink. A run therefore ends
@@ -27,6 +29,7 @@ from typing import NamedTuple
 
 from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.auto_member_scale import SCALES, best_scale, largest_scale
+from zotune_optimizers.auto_sharpness import best_sharpness, scaled
 from zotune_optimizers.eggroll import normalised, units, update
 
 MOST, LEAST = 0.9, 0.5
@@ -41,6 +44,9 @@ SHORT, LONG = 1280, 1.0
 still gain where greedy ones cannot."""
 CATCH_UP = 4.0
 """How much longer than planned a step may be, after steps without signal."""
+WALKED, SHARPENED = 0.6, 0.85
+"""Where completions are sampled: share of k that steps may spend, the rest is for c (auto_sharpness.py); and share of
+the steps after which c is chosen."""
 MEASURED = 12
 """Measurements of K in a run."""
 UNLIMITED_STEPS = 40
@@ -62,13 +68,19 @@ class PopulationState(NamedTuple):
     best: float  # smallest loss of a member so far
     tried: bool  # whether σ is chosen
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
+    sharpness: float = 0.0  # c; 0 before it is chosen
+
+
+def _share(rows: int) -> float:
+    """k as a share of the limit, where steps may spend all of it. rows: of the run."""
+    return max(min(MOST * math.pow(SHORT / rows, 1 / 3), MOST), LEAST)
 
 
 def start(theta: Theta, oracle: Oracle, at: At, limit: float) -> PopulationState:
     """Find σ₁ and κ by the KL divergence alone. limit: of the KL divergence, in nats a token."""
     S = units(theta, at)
     rows = (at.total or UNLIMITED_STEPS) * at.population.rows
-    k = limit * max(min(MOST * (SHORT / rows) ** (1 / 3), MOST), LEAST)
+    k = limit * _share(rows) * (WALKED if at.logit_scales else 1.0)
     sigma, perturbed = largest_scale(theta, oracle, at, S)
     pairs = at.population.pairs
     signs = [1.0 if p % 2 else -1.0 for p in range(pairs)]
@@ -83,14 +95,18 @@ def start(theta: Theta, oracle: Oracle, at: At, limit: float) -> PopulationState
 
 
 def step(
-    theta: Theta, oracle: Oracle, state: PopulationState, at: At, *, beta: float, clip: float
+    theta: Theta, oracle: Oracle, state: PopulationState, at: At, limit: float, *, beta: float, clip: float
 ) -> tuple[Recipe, PopulationState]:
-    """One step, and the state after it."""
+    """One step, and the state after it. limit: of the KL divergence, in nats a token."""
     pairs = at.population.pairs
     total = at.total or max(math.ceil(at.t / at.progress) if at.progress else UNLIMITED_STEPS, at.t + 1)
+    if at.logit_scales and not state.sharpness and at.t and at.t >= SHARPENED * (total - 1):
+        c = best_sharpness(theta, oracle, at, MOST * limit)
+        return scaled(theta, at, c), state._replace(sharpness=c)
     kl = state.kl
     if at.t % max(total // MEASURED, 1) == 0 and at.t:
-        kl = max(oracle.kl(theta, counted=False)[0], 0.0)
+        unsharpened = scaled(theta, at, 1 / state.sharpness) if state.sharpness else theta
+        kl = max(oracle.kl(unsharpened, counted=False)[0], 0.0)
     directions = at.directions(pairs)
     scales = [1.0] * pairs if state.tried else [SCALES[p % len(SCALES)] for p in range(pairs)]
     up, down = oracle.population(directions, state.S.map(lambda s: state.sigma * s), scales=scales)

@@ -45,7 +45,8 @@ class Normalised(NamedTuple):
 def units(theta: Theta, at: At) -> PerTensor:
     """S of each tensor: its root mean square, at least FLOOR of the typical one."""
     rms = at.rms(theta).values
-    typical = math.sqrt(sum(r * r for r in rms.values()) / len(rms)) or 1.0
+    squares = [r * r for name, r in rms.items() if name not in at.logit_scales]
+    typical = math.sqrt(sum(squares) / max(len(squares), 1)) or 1.0
     return theta.per(lambda t: max(rms[t.name], FLOOR * typical))
 
 

@@ -125,18 +125,22 @@ def test_a_job_leaves_weights_and_its_cost_and_is_not_repeated(folders: list[Pat
 def test_the_report_interpolates_the_time_to_grpo_s_reward(tmp_path: Path) -> None:
     from head_to_head_parts import report
 
-    def line(method: str, budget: int, greedy: float, seconds: float) -> dict[str, object]:
-        scores = {"greedy": greedy, "sampled": 0.1, "kl": 0.05, "completions": budget, "held_out": 0}
+    def line(method: str, budget: int, greedy: float, seconds: float, sampled: float = 0.1) -> dict[str, object]:
+        scores = {"greedy": greedy, "sampled": sampled, "kl": 0.05, "completions": budget, "held_out": 0}
         return {"key": ["word", method, 0, budget], **scores, "cpu_seconds": seconds, "peak_mib": 500.0}
 
     lines = [
         {"key": ["word", "base"], "greedy": 0.1, "sampled": 0.1, "kl": 0.0},
-        *(line("grpo", 640, 0.6, 8.0), line("grpo", 1280, 0.95, 16.0)),
+        *(line("grpo", 640, 0.6, 8.0), line("grpo", 1280, 0.95, 16.0, 0.5)),
         *(line("zotune", 640, 0.4, 2.0), line("zotune", 1280, 0.8, 4.0)),
+        line("zotune-sampled", 1280, 0.8, 4.0, 0.4),
         {"key": ["word", "grpo", "choice", "{}"], "greedy": 0.9, "sampled": 0.5, "kl": 0.2},
     ]
     text = report.tables(lines, ["word"])
-    assert "| GRPO (TRL) | 1280 | 1 | 0.950 | 0.100 | 0.050 |" in text
+    assert "| GRPO (TRL) | 1280 | 1 | 0.950 | 0.500 | 0.050 |" in text
+    assert "sampled gain of zotune --temperature 1 at 1280: 0.75 of GRPO's 0.400" in text
+    assert "sampled gain of zotune, default at 1280: 0.00" in text
+    assert "default at 640" not in text
     assert "reward at 640 (0.600): 3.0 s, 0.38 of its 8.0 s" in text
     assert "reward at 1280 (0.950): not reached" in text
     pytest.importorskip("matplotlib")

@@ -32,13 +32,20 @@ class MemberSignal:
     loses without it, times their number: R(all) − R(all but the row), which is exact for metrics of pairs and of whole
     distributions. An order objective compares partners.
 
-    rows: rows of a forward pass at most; halved where memory is short. report: shows one line to the user.
+    rows: rows of a forward pass at most; halved where memory is short. report: shows one line to the user. temperature:
+    of completions, in place of the task's own.
     """
 
     def __init__(
-        self, signal: TrainingSignal, row_wise: RowWise, rows: int, processes: Processes, report: Callable[[str], None]
+        self,
+        signal: TrainingSignal,
+        row_wise: RowWise,
+        rows: int,
+        processes: Processes,
+        report: Callable[[str], None],
+        temperature: float | None = None,
     ) -> None:
-        self.rows = rows
+        self.rows, self._temperature = rows, temperature
         self._signal, self._row_wise, self._processes, self._report = signal, row_wise, processes, report
         self._told = False
 
@@ -81,7 +88,7 @@ class MemberSignal:
                 last = min(first + most, population.pairs)
                 part = rows[first * each : last * each]
                 with self._row_wise.at(population, first, last), self._signal.task.forward.one_pass():
-                    return part, self._signal.raw_outputs([*part, *part], draw)
+                    return part, self._signal.raw_outputs([*part, *part], draw, self._temperature)
 
             try:
                 parts = self._shared(list(firsts), compute)

@@ -20,6 +20,7 @@ from zotune.runs.budget import RunBudget
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.plan import Plan
 from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, SIZES, RowWiseTensors, reads_rows, row_wise, rows_of_step
+from zotune.runs.sharpening import logit_scales_of
 from zotune.runs.training_signal import TrainingSignal
 from zotune.search.batches import Batches
 from zotune.search.population_plan import PopulationPlan
@@ -49,6 +50,7 @@ class RunPopulations:
     ) -> None:
         self._plan, self._loaded, self._task, self._train = plan, loaded, task, train
         self._recorded, self._report = recorded, report
+        self._logit_scales: frozenset[str] = frozenset()
         self.space, self._row_wise = self._tuned()
 
     def _tuned(self) -> tuple[Space, RowWiseTensors | None]:
@@ -61,9 +63,11 @@ class RunPopulations:
         possible = asked and config.perturb in ("auto", "population") and wanted and by_rows
         if possible:
             adapter = has_adapter(self._loaded)
+            self._logit_scales = logit_scales_of(self._plan, self._task, self._train, self._recorded, self._report)
             tuned = self._space("matrices" if generates and config.tune == "auto" and not adapter else config.tune)
             if found := row_wise(self._task, self._train, tuned):
                 return tuned, found
+            self._logit_scales = frozenset()
         if config.perturb == "population":
             raise OptionError(
                 "--perturb population: this optimizer asks for no population, the objective reads more than each row's "
@@ -76,7 +80,7 @@ class RunPopulations:
 
     def _space(self, tune: str) -> Space:
         config = self._plan.config
-        names = trainable_names(self._loaded, tune, config.embeddings)
+        names = trainable_names(self._loaded, tune, config.embeddings) | self._logit_scales
         return Space(self._loaded.model, config.seed, lambda t: t.name in names, rounding=config.rounding)
 
     def members(
@@ -105,7 +109,9 @@ class RunPopulations:
             batches.population = PopulationPlan.from_json(self._recorded["population"])
         else:
             rows_of_step(lambda count: self._steps(count, without, batches, budget))
-        return MemberSignal(signal, evaluation, batches.population.in_pass, processes, self._report)
+        population = batches.population
+        decoding = population.decoding if population.logit_scales else None
+        return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding)
 
     def _steps(self, rows: int, without: frozenset[str], batches: Batches, budget: RunBudget) -> int | None:
         """Steps that the budget pays for where each scores so many rows; leaves this plan in `batches`."""
@@ -113,7 +119,8 @@ class RunPopulations:
         sets = objective.info.level == "set" and (objective.info.fast is False or budget.counts_scores)
         cuda = self._loaded.device.type == "cuda"
         most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
-        batches.population = PopulationPlan(rows, SET_ROWS if sets else 1, without, config.max_kl or 0.0, most)
+        each, limit = SET_ROWS if sets else 1, config.max_kl or 0.0
+        batches.population = PopulationPlan(rows, each, without, limit, most, self._logit_scales)
         try:
             return budget.planned()[0]
         except OptionError:  # too few scores for a step of so many rows

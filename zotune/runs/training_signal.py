@@ -87,14 +87,16 @@ class TrainingSignal:
             return [None] * len(outputs)
         return [math.fsum(row[i] for row in shares) / len(shares) for i in range(len(outputs))]
 
-    def raw_outputs(self, indices: Sequence[int], draw: int) -> Any:
-        """For generated text the ids of the completions of these training prompts, a JSON value; else the outputs."""
+    def raw_outputs(self, indices: Sequence[int], draw: int, temperature: float | None = None) -> Any:
+        """For generated text the ids of the completions of these training prompts, a JSON value; else the outputs.
+        temperature: of the completions, in place of the task's own."""
         task = self.task
         if not isinstance(task, build.GenerationTask):
             return task.outputs(self.rows, indices, self.objective.inputs)
         task.step, task.draw = self._space.step, draw
         try:
-            return task.generate([self.rows.tokens[i][0] for i in indices], indices)
+            sampling = None if temperature is None else (temperature, task.spec.top_p)
+            return task.generate([self.rows.tokens[i][0] for i in indices], indices, sampling)
         finally:
             task.step = task.draw = 0
 

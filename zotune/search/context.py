@@ -118,6 +118,12 @@ class At:
         """The KL divergence from the base model that kept weights may have, in nats a token; 0: no limit."""
         return self._batches.population.max_kl
 
+    @property
+    def logit_scales(self) -> frozenset[str]:
+        """Names of the tuned tensors by which all logits are multiplied; empty where completions are greedy, or the
+        model has none."""
+        return self._batches.population.logit_scales
+
     def vector(self, length: int, draw: int = 0) -> list[float]:
         """`length` standard normal numbers on the host, for searches over few numbers (such as DiZO's ratios)."""
         rng = random.Random(seeds.derive(self._space.seed, "vector", self.t, draw))

@@ -20,13 +20,17 @@ class PopulationPlan:
     """rows: training rows that all members together score in a step; 0 where rows of one pass cannot have directions
     of their own. each: rows a member. without: names of tuned matrices that stay as they are, for they read all rows
     alike. max_kl: the KL divergence from the base model that kept weights may have, in nats a token; 0: no limit.
-    in_pass: rows of a forward pass at most; bits depend on it."""
+    in_pass: rows of a forward pass at most; bits depend on it. logit_scales: names of tuned tensors by which all logits
+    are multiplied, where completions are sampled: members then decode at `decoding`, a temperature, instead of the
+    run's own."""
 
     rows: int = 0
     each: int = 1
     without: frozenset[str] = frozenset()
     max_kl: float = 0.0
     in_pass: int = IN_PASS
+    logit_scales: frozenset[str] = frozenset()
+    decoding: float = 0.0
 
     @property
     def size(self) -> PopulationSize:
@@ -37,15 +41,31 @@ class PopulationPlan:
         if not self.rows:
             return None
         plan = {"rows": self.rows, "each": self.each, "without": sorted(self.without), "max_kl": self.max_kl}
-        return plan if self.in_pass == IN_PASS else {**plan, "in_pass": self.in_pass}
+        if self.in_pass != IN_PASS:
+            plan["in_pass"] = self.in_pass
+        if self.logit_scales:
+            plan |= {"logit_scales": sorted(self.logit_scales), "decoding": self.decoding}
+        return plan
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any] | None) -> PopulationPlan:
         """The plan that a header holds; without one there are no populations."""
         if not recorded:
             return cls()
-        in_pass = recorded.get("in_pass", IN_PASS)
-        return cls(recorded["rows"], recorded["each"], frozenset(recorded["without"]), recorded["max_kl"], in_pass)
+        return cls(
+            recorded["rows"],
+            recorded["each"],
+            frozenset(recorded["without"]),
+            recorded["max_kl"],
+            recorded.get("in_pass", IN_PASS),
+            recorded_logit_scales(recorded),
+            recorded.get("decoding", 0.0),
+        )
 
 
-__all__ = ["PopulationPlan"]
+def recorded_logit_scales(recorded: Mapping[str, Any] | None) -> frozenset[str]:
+    """The tensors by which all logits are multiplied, of a plan that a header holds; empty without one."""
+    return frozenset((recorded or {}).get("logit_scales", ()))
+
+
+__all__ = ["PopulationPlan", "recorded_logit_scales"]
