@@ -99,8 +99,21 @@ def part(
 from benchmarks.gpu_parts import exactness  # noqa: E402, I001
 from benchmarks.gpu_parts import replays  # noqa: E402
 from benchmarks.gpu_parts import costs  # noqa: E402
+from benchmarks.gpu_parts import populations  # noqa: E402
 from benchmarks.gpu_parts import generation  # noqa: E402
 from benchmarks.gpu_parts import runs  # noqa: E402
 from benchmarks.gpu_parts import faults  # noqa: E402
 
-__all__ = ["PARTS", "Check", "Part", "costs", "exactness", "faults", "generation", "part", "replays", "runs"]
+__all__ = [
+    "PARTS",
+    "Check",
+    "Part",
+    "costs",
+    "exactness",
+    "faults",
+    "generation",
+    "part",
+    "populations",
+    "replays",
+    "runs",
+]
