@@ -304,9 +304,12 @@ def test_tables_name_every_optimizer_and_preset() -> None:
     for p in optimizers:
         row = f"| `{p.name}` | {p.summary} | {p.forwards} | {p.memory} | {p.paper} |"
         assert row in text or p.distribution != "zotune", row
-    listed = re.search(r"prompts of the papers: ([\w, ]+)\.", (DOCS / "tasks.md").read_text())
+    tasks = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    listed = re.search(r"prompts of the papers: ([\w, ]+)\.", tasks)
     assert listed
-    assert set(listed[1].split(", ")) == set(presets.names())
+    rewarded = {name for name in presets.names() if presets.load(name).reward}
+    assert set(listed[1].split(", ")) == set(presets.names()) - rewarded
+    assert set(re.findall(r"^\| `(\w+)` \| `[\w-]+`", tasks, re.M)) == rewarded
 
 
 def test_the_log_stands_newest_first_with_a_command_or_a_setting() -> None:

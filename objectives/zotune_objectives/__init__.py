@@ -124,6 +124,41 @@ def register_objectives(register: Register) -> None:
         summary="share of completions that contain a text, contains:happy; higher is better, one score per row",
     )
     register(
+        "json",
+        f"{here}.json_schema:JsonSchema",
+        summary="share of completions that are JSON of a schema, json:schema.json or by the column schema; per row",
+        paper="JSON Schema, a subset",
+    )
+    register(
+        "final-number",
+        f"{here}.final_number:FinalNumber",
+        summary="share of completions whose final number is the reference's (#### or boxed first); one score per row",
+        paper="GSM8K (arXiv:2110.14168)",
+    )
+    register(
+        "countdown",
+        f"{here}.countdown:Countdown",
+        summary="0.1 for an answer in its tags and 1 for an expression with the target's value; one score per row",
+        paper="TinyZero",
+    )
+    register(
+        "concise",
+        f"{here}.concise:Concise",
+        summary="0 without the reference's words, else higher the fewer others there are; one score per row",
+    )
+    register(
+        "vader",
+        f"{here}.vader:Vader",
+        summary="tone by VADER's lexicon, -1 to 1, in English; one score per row; needs zotune[text]",
+        paper="Hutto and Gilbert 2014, VADER",
+    )
+    register(
+        "grader",
+        f"{here}.grader:Grader",
+        summary="an OpenAI grader file, grader:grader.json: string_check, text_similarity, python, multi; per row",
+        paper="OpenAI API reference, graders",
+    )
+    register(
         "preference",
         f"{here}.preference:Preference",
         summary="share of pairs in which the chosen completion is more likely than the rejected, or the mean margin",

@@ -13,9 +13,12 @@ import yaml
 
 from zotune.data import presets
 from zotune.data.presets import LabelWord, TaskFile
+from zotune.data.synthetic import make_splits
 from zotune.errors import OptionError
 from zotune.yaml_file import read_yaml
 
+REWARDED = [name for name in presets.names() if presets.load(name).reward]
+PAPERS = [name for name in presets.names() if name not in REWARDED]
 FOLDER = Path(presets.__file__).parent / "tasks"
 FILTERS = {
     "unstop": lambda s, _: s.removesuffix("."),
@@ -53,10 +56,41 @@ def write(tmp_path: Path, text: str) -> str:
 def test_the_presets_are_those_of_the_papers() -> None:
     sentences, pairs = ["cola", "sst2", "sst5", "trec"], ["cb", "mnli", "qnli", "rte", "snli"]
     others = ["boolq", "multirc", "wic", "wsc", "copa", "record", "squad", "drop"]
-    assert presets.names() == sorted([*sentences, *pairs, *others])
+    assert sorted([*sentences, *pairs, *others]) == PAPERS
 
 
-@pytest.mark.parametrize("name", presets.names())
+def test_the_tasks_with_a_reward_suit_chat_models() -> None:
+    assert REWARDED == ["concise", "countdown", "gsm8k", "json", "sentiment", "summarize"]
+    for name in REWARDED:
+        task = presets.load(name)
+        assert task.about
+        assert task.paper
+        assert task.kind == "generation"
+        assert task.chat
+        assert task.max_new_tokens
+        assert presets.needed_columns(task)
+        for head in ("causal", "seq2seq"):
+            assert places(presets.template_for(task, head)) <= set(task.columns)
+        if task.data:
+            rows = make_splits(task.data.partition(":")[2])["test"]
+            assert all(any(n in rows[0] for n in names) for names in presets.needed_columns(task))
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        (["question", "answer"], "--task concise"),
+        (["article", "highlights"], "--task summarize"),
+        (["nums", "target"], "--task countdown"),
+        (["article"], "--task summarize is the nearest preset; it also needs completion/summary/highlights/target"),
+        (["x", "y"], "zotune ls tasks shows what each task needs"),
+    ],
+)
+def test_the_nearest_preset_is_named(columns: list[str], hint: str) -> None:
+    assert presets.nearest_task(columns).startswith(hint)
+
+
+@pytest.mark.parametrize("name", PAPERS)
 def test_every_preset_is_complete(name: str) -> None:
     task = presets.load(name)
     assert task.name == name

@@ -34,7 +34,9 @@ def fit(flags: FitFlags, settings: Mapping[str, Any]) -> None:
 
     Without --model and --dataset: the embedded encoder and its data set.
     """
-    cfg = config.resolve(settings, flags.config)
+    from zotune.runs.task_defaults import resolve_config
+
+    cfg = resolve_config(settings, flags.config)
     if flags.dry_run:
         estimate(cfg, flags)
     else:

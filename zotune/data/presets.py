@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from zotune.data.synthetic import MAKERS, PREFIX, synthetic_name
 from zotune.data.task_kinds import TARGETS, TaskKind
 from zotune.errors import OptionError, nearest
 from zotune.models.heads import HEADS, LM_HEADS
@@ -59,6 +60,9 @@ class TaskFile:
     calibration: str | None = None  # prompt without the row's content, for surface-form calibration
     objective: str | None = None  # unless -o names another; None: the run's own default
     objective_args: Mapping[str, str] = field(default_factory=dict)  # options of any objective that has them
+    reward: str | None = None  # the objective of every command, unless -o names another
+    data: str | None = None  # a synthetic data set, where no --dataset is given
+    chat: bool = False  # whether a chat template goes around the prompts of a model that has one
     stop: tuple[str, ...] = ()  # texts that end a completion
     max_new_tokens: int | None = None
 
@@ -81,6 +85,32 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long
         return False
+
+
+def needed_columns(task: TaskFile) -> list[tuple[str, ...]]:
+    """The columns that data of a task must have: for each the names that it may have."""
+    named = [names for names in task.columns.values() if "" not in names]
+    others = {c for text in task.template.values() for c in _columns_in(text, task.name)} - set(task.columns)
+    return [*named, *((c,) for c in sorted(others - {TARGETS[task.kind], "completion"}))]
+
+
+def nearest_task(columns: Iterable[str]) -> str:
+    """A hint for data with these columns: the preset of text generation or multiple choice whose columns they are, else
+    the one that lacks the fewest."""
+    found = set(columns)
+    lacking: list[tuple[int, int, str, list[str]]] = []
+    for name in names():
+        task = load(name)
+        if task.kind == "classification":
+            continue
+        needed = needed_columns(task)
+        missing = ["/".join(names) for names in needed if not found & set(names)]
+        if len(missing) < len(needed):
+            lacking.append((len(missing), -len(needed), name, missing))
+    if not lacking:
+        return "zotune ls tasks shows what each task needs"
+    count, _, name, missing = min(lacking)
+    return f"--task {name}" if not count else f"--task {name} is the nearest preset; it also needs {', '.join(missing)}"
 
 
 def template_for(task: TaskFile, head: str) -> str:
@@ -222,6 +252,15 @@ def _objective(value: Any, place: str) -> str:
     return name
 
 
+def _data(value: Any, place: str) -> str:
+    """A synthetic data set. Files are named with -d: a task file leads nowhere."""
+    text = _text(value, place)
+    if (name := synthetic_name(text)) is None or name not in MAKERS:
+        known = ", ".join(f"{PREFIX}{n}" for n in MAKERS)
+        raise OptionError(f"{place} must be one of {known}, got {text!r:.40}", hint="name files with -d instead")
+    return text
+
+
 OBJECTIVE_OPTIONS = ("normalize",)
 """Options of objectives that a task file may set. Others can name a program or a file, which a task file must not."""
 
@@ -239,6 +278,9 @@ def _objective_args(value: Any, place: str) -> dict[str, str]:
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("name", "about", "paper", "cut", "calibration"), _text),
     "objective": _objective,
+    "reward": _objective,
+    "data": _data,
+    "chat": lambda value, place: convert(value, bool, place),
     "objective_args": _objective_args,
     **dict.fromkeys(("choices", "stop"), _texts),
     "kind": lambda value, place: convert(value, TaskKind, place),
@@ -249,4 +291,4 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "max_new_tokens": lambda value, place: convert(value, int, place),
 }
 
-__all__ = ["LabelWord", "TaskFile", "load", "names", "template_for"]
+__all__ = ["LabelWord", "TaskFile", "load", "names", "nearest_task", "needed_columns", "template_for"]

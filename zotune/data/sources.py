@@ -13,6 +13,7 @@ from pathlib import Path
 from zotune.data.hub import looks_like_hub_id, read_hub
 from zotune.data.readers import SPLIT_NAMES, SUFFIXES, DataFile, data_suffix, path_type, read_data_file
 from zotune.data.records import Record, normalize
+from zotune.data.synthetic import make_splits, synthetic_name
 from zotune.errors import DataError, nearest
 
 
@@ -63,11 +64,14 @@ def load_source(source: str | Path, *, label: str = "label") -> DataSource:
     """All splits of a source, with normalized records.
 
     A file is the split "train", unless it holds an object of splits. In a folder each data file is a split named by its
-    stem; valid, val, dev, eval and validation_matched stand for validation. A text that is no path and looks like a hub
-    id is read from the hub, where `label` names the column of class numbers. Raises DataError.
+    stem; valid, val, dev, eval and validation_matched stand for validation. `synthetic:NAME` is made. A text that is no
+    path and looks like a hub id is read from the hub, where `label` names the column of class numbers. Raises
+    DataError.
     """
     if isinstance(source, str) and not source.strip():
         raise DataError(f"the path of the data is empty: {source!r}", hint="--dataset PATH or a hub id")
+    if isinstance(source, str) and (made := synthetic_name(source)) is not None:
+        return DataSource(source, {name: normalize(rows, source) for name, rows in make_splits(made).items()})
     path = to_path(source)
     kind = path_type(path)
     if kind == "file":

@@ -26,6 +26,7 @@ FILTERS: dict[str, Callable[[str], str]] = {
     "cap": lambda s: s[:1].upper() + s[1:],
     "strip": str.strip,
     "fill": lambda s: s,
+    "list": lambda s: s,
 }
 SHOTS = "shots"
 """The span name of demonstrations that stand before a prompt."""
@@ -140,6 +141,8 @@ class Template:
                 text += _filtered(answer, filters)
                 span = (start, len(text))
             else:
+                if "list" in filters and isinstance(record[name], list):
+                    record = {**record, name: ", ".join(map(str, record[name]))}
                 if isinstance(record[name], dict | list):
                     what = "an object" if isinstance(record[name], dict) else "a list"
                     raise DataError(f"the column {name!r} holds {what} where a text belongs: {record[name]!r:.80}")

@@ -114,9 +114,9 @@ def compare(
     fails.
     """
     first, second = _side_configs(configuration.resolve({"dataset": dataset, **options}, None), a, b)
-    if first.dataset is None:
-        raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
     task = resolve_task.parse_task(first.task)
+    if first.dataset is None and task.data is None:
+        raise OptionError("compare needs prompts, and no --dataset is given", hint="-d prompts.jsonl")
     source, name, rows = evaluate.evaluation_rows(first, split)
     kind = resolve_task.task_kind(first, task, rows[0])
     if kind == "classification" and not (first.task or first.labels or "label" in rows[0]):  # only a default

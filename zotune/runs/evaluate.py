@@ -22,7 +22,7 @@ from zotune.runs.completions_log import completion_rows
 from zotune.runs.frozen_weights import check_loaded
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
-from zotune.runs.plan import embedded_data, inputs_of
+from zotune.runs.plan import data_of, inputs_of
 from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demonstrations, with_recorded_length
 from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.result import ScoreEstimate
@@ -189,7 +189,7 @@ def _save(
 def evaluation_rows(cfg: RunConfig, split: str | None) -> tuple[DataSource, str, list[Record]]:
     """The data, the name of the split that is scored (test, else validation, else the first) and its rows. Raises
     DataError."""
-    source = load_source(cfg.dataset or embedded_data(), label=cfg.columns.get("label", "label"))
+    source = load_source(data_of(cfg, resolve_task.parse_task(cfg.task)), label=cfg.columns.get("label", "label"))
     name = split or next((s for s in ("test", "validation") if s in source.splits), next(iter(source.splits)))
     return source, name, rename_columns(source.split(name), cfg.columns)[: cfg.limit]
 

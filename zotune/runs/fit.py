@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from zotune import config as configuration
 from zotune import files, lock, plugins
 from zotune.config import RunConfig
 from zotune.distributed import Processes
@@ -38,6 +37,7 @@ from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
 from zotune.runs.session import Session
+from zotune.runs.task_defaults import resolve_config
 from zotune.runs.tracked import past, recorded, tracked_run
 from zotune.runs.working_directory import working_directory
 from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
@@ -81,7 +81,8 @@ def fit(
         if isinstance(objective, Sequence) and not isinstance(objective, str):
             names["objective"] = tuple(spec_name(x) for x in objective)
         by_name = {k: v for k, v in names.items() if isinstance(v, str | tuple)}
-        cfg = configuration.resolve({**options, **by_name}, None)
+        given = by_name if objective is None else {**by_name, "objective": by_name.get("objective", "cross-entropy")}
+        cfg = resolve_config({**options, **given}, None)
     elif options:
         raise OptionError("fit takes a cfg or options, not both")
     started, trackers = time.monotonic(), tuple(tracker_spec.check_callbacks(callbacks))

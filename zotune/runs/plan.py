@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zotune.config import RunConfig
+from zotune.data import presets
 from zotune.data.model_classes import FixedClasses
 from zotune.data.readers import data_suffix
 from zotune.data.records import Record
@@ -70,6 +71,11 @@ def embedded_data() -> Path:
     return Path(str(resources.files("zotune") / "data" / "support"))
 
 
+def data_of(config: RunConfig, task: resolve_task.RequestedTask) -> str | Path:
+    """The data set of a run: the user's, the task's, or the embedded one."""
+    return config.dataset or task.data or embedded_data()
+
+
 def plan(
     config: RunConfig,
     objective: ObjectiveSpec | None = None,
@@ -105,9 +111,9 @@ def plan(
         chosen = optimizer_spec.with_recorded(chosen, recorded, options, config.learning_rate, config.eps)
     optimizer_spec.check_needs(chosen, resolved)
     optimizer_spec.calibrated(chosen, config.learning_rate, config.eps)
-    notes, trackers = _check_data_source(config), tuple(tracker_spec.resolve(config.report_to))
+    notes, trackers = _check_data_source(config, task), tuple(tracker_spec.resolve(config.report_to))
     splits = load_splits(
-        config.dataset or embedded_data(),
+        data_of(config, task),
         seed=config.seed,
         columns=config.columns,
         train_split=config.train_split,
@@ -175,12 +181,22 @@ def adapter_of(config: RunConfig) -> AdapterConfig:
     return AdapterConfig(config.peft, config.lora_r, config.lora_alpha, targets, config.prefix_tokens)
 
 
-def _check_data_source(config: RunConfig) -> list[str]:
-    """Notes for the user where the embedded data are used. Raises OptionError where a data set is missing."""
+def _check_data_source(config: RunConfig, task: resolve_task.RequestedTask) -> list[str]:
+    """Notes for the user where data that ship with the package are used. Raises OptionError where a data set is
+    missing."""
     if config.dataset is not None:
         return []
+    if task.data:
+        return [f"no --dataset given: the rows of {task.data}"]
     if config.model is not None:
-        raise OptionError("--model is given but no --dataset", hint="-d FILE or a folder of splits")
+        hint = "-d FILE or a folder of splits"
+        if task.file is not None:
+            needed = ", ".join("/".join(names) for names in presets.needed_columns(task.file))
+            raise OptionError(
+                f"task {task.file.name} has no data of its own, and no --dataset is given",
+                hint=f"{hint}, with {needed}",
+            )
+        raise OptionError("--model is given but no --dataset", hint=hint)
     if data_suffix(config.train_split):
         raise OptionError("--train-split names a file, but there is no --dataset", hint=f"-d {config.train_split}")
     return ["no --model and --dataset given: the embedded MiniLM encoder and 900 messages to a shop's support"]
@@ -196,4 +212,4 @@ def _check_task(config: RunConfig, spec: TaskSpec, head: Head) -> None:
         raise OptionError("--stratify draws batches by class, and this task has none")
 
 
-__all__ = ["EMBEDDED", "Plan", "adapter_of", "embedded_data", "inputs_of", "plan"]
+__all__ = ["EMBEDDED", "Plan", "adapter_of", "data_of", "embedded_data", "inputs_of", "plan"]

@@ -53,8 +53,13 @@ class RequestedTask:
 
     def default_objective(self, kind: TaskKind) -> str:
         """The objective of the task file, else the default of the task kind."""
-        own = self.file.objective if self.file else None
+        own = (self.file.reward or self.file.objective) if self.file else None
         return own or ("cross-entropy" if kind == "generation" else "accuracy")
+
+    @property
+    def data(self) -> str | None:
+        """The task file's own data set."""
+        return self.file.data if self.file else None
 
     @property
     def objective_args(self) -> Mapping[str, str]:
@@ -133,7 +138,7 @@ def resolve(
         system=config.system and unescape(config.system),
         chat_template=convert(config.chat_template, ChatMode, "--chat-template"),
         chat_args={name: yaml_value(value) for name, value in config.chat_args.items()},
-        prompt_from_file=task.file is not None and config.template is None,
+        prompt_from_file=task.file is not None and not task.file.chat and config.template is None,
         notes=(*notes, *reading),
     )
     build.task_class(spec, files.head)  # raises OptionError where the kind and the head do not fit
@@ -284,7 +289,8 @@ def _with_task_columns(rows: list[Record], file: presets.TaskFile | None) -> lis
             continue
         if name is None:
             raise DataError(
-                f"task {file.name} needs a column {' or '.join(names)}; {describe_columns(rows)}", hint="--column"
+                f"task {file.name} needs a column {' or '.join(names)}; {describe_columns(rows)}",
+                hint=f"--column {column}=…; {presets.nearest_task(rows[0])}",
             )
         if name != column:
             renamed[column] = name
@@ -321,7 +327,8 @@ def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Rec
         if all(c in row for c in columns):
             return text
     raise OptionError(
-        f"no prompt found; {describe_columns([row])}", hint="--template '{question} Answer: {completion}'"
+        f"no prompt found; {describe_columns([row])}",
+        hint=f"--template '{{question}} Answer: {{completion}}'; {presets.nearest_task(row)}",
     )
 
 
