@@ -139,6 +139,13 @@ class GenerationOptions:
     stop: tuple[str, ...] = option((), "Text that ends a completion. Repeatable.")
     temperature: float = option(0.0, "Sampling temperature. 0: greedy.", least=0, zero="greedy")
     top_p: float = option(1.0, "Sample from the most probable tokens that hold this much probability.", above=0, most=1)
+    top_k: int = option(0, "Sample from this many most probable tokens. 0: all.", least=0, zero="all")
+    min_p: float = option(
+        0.0, "Sample from tokens with at least this share of the largest probability.", least=0, most=1, zero="all"
+    )
+    repetition_penalty: float = option(
+        1.0, "Divide the scores of tokens that prompt or completion have already by this number. 1: off.", above=0
+    )
     samples_per_prompt: int = option(
         1, "Completions sampled per training prompt.", aliases=["--num-generations"], above=0
     )
@@ -405,6 +412,9 @@ class RunConfig(
                 raise OptionError(f"{record.flag} must be a finite number or auto, got {number!r:.80}")
         if self.samples_per_prompt > 1 and self.temperature == 0:
             raise OptionError("--samples-per-prompt: greedy completions are all the same", hint="--temperature 1")
+        for flag, value in (("--top-k", self.top_k), ("--min-p", self.min_p)):
+            if value and self.temperature == 0:
+                raise OptionError(f"{flag} {value:g}: greedy completions are not sampled", hint="--temperature 1")
         if self.quantize and self.peft == "none":
             raise OptionError("--quantize freezes the weights: only an adapter can be tuned", hint="--peft lora")
         if self.device_map and self.device != "auto":

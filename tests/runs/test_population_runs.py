@@ -70,10 +70,14 @@ class Members:
             return self.signal.raw_outputs(rows, draw)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+FILTERED = {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.3}
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.8}, FILTERED], ids=["0", "0.8", "all"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "t5", "bart"])
-def test_rows_generate_what_their_members_generate(families: Families, family: str, temperature: float) -> None:
-    task, rows = generation(families, family, temperature=temperature, stop=("cat",))
+def test_rows_generate_what_their_members_generate(families: Families, family: str, sampling: Any) -> None:
+    temperature = sampling["temperature"]
+    task, rows = generation(families, family, **sampling, stop=("cat",))
     seen: list[tuple[list[int], str]] = []
 
     def objective(completions: Any, completion_ids: Any) -> list[float]:

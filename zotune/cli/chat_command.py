@@ -16,7 +16,8 @@ from zotune.options import argument, option
 from zotune.text import plain
 
 SETTINGS = config.select(
-    *("system", "chat_template", "chat_args", "max_new_tokens", "stop", "temperature", "top_p", "seed"),
+    *("system", "chat_template", "chat_args", "max_new_tokens", "stop"),
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"),
     *("device", "dtype", "trust_remote_code", "allow_pickle"),
     max_new_tokens="Maximum tokens of an answer.",
     seed="Random seed of sampling.",

@@ -16,18 +16,8 @@ from zotune.text import number
 
 SETTINGS = config.select(
     *("objective", "objective_args", "weight", "direction", "model", "dataset", "head", "task", "template"),
-    *(
-        "labels",
-        "choices",
-        "columns",
-        "system",
-        "max_length",
-        "max_new_tokens",
-        "stop",
-        "temperature",
-        "top_p",
-        "optimizer",
-    ),
+    *("labels", "choices", "columns", "system", "max_length", "max_new_tokens"),
+    *("stop", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "optimizer"),
     *("optimizer_args", "eps", "batch_size", "smooth", "tune", "peft", "score_concurrency", "score_batch_size"),
     *("chat_template", "chat_args", "shots", "calibrate"),
     *("score_timeout", "seed", "device", "dtype", "threads", "trust_remote_code", "allow_pickle"),

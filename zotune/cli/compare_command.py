@@ -28,7 +28,8 @@ SETTINGS = {
     for name, o in config.select(
         *("dataset", "limit", "task", "template", "columns", "system", "max_length", "max_new_tokens", "stop"),
         *("chat_template", "chat_args", "shots"),
-        *("temperature", "top_p", "eval_batch_size", "score_concurrency", "score_batch_size", "score_timeout"),
+        *("temperature", "top_p", "top_k", "min_p"),
+        *("repetition_penalty", "eval_batch_size", "score_concurrency", "score_batch_size", "score_timeout"),
         *("seed", "device", "dtype", "trust_remote_code", "allow_pickle"),
         dataset="Prompts: file, directory of splits or hub id.",
         limit="Compare at most this many rows.",

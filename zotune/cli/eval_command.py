@@ -15,10 +15,12 @@ from zotune.options import like, option
 SETTINGS = config.select(
     *("model", "dataset", "head", "task", "template", "labels", "choices", "columns", "system", "limit"),
     *("chat_template", "chat_args", "shots", "calibrate"),
-    *("max_length", "max_new_tokens", "stop", "temperature", "top_p", "objective_args", "eval_batch_size"),
+    *("max_length", "max_new_tokens", "stop", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+    *("samples_per_prompt", "objective_args", "eval_batch_size"),
     *("score_concurrency", "score_batch_size", "score_timeout", "score_cache", "seed", "device", "dtype"),
     *("attn_implementation", "device_map", "trust_remote_code", "allow_pickle", "model_revision"),
     limit="Score at most this many rows.",
+    samples_per_prompt="Completions sampled per prompt, whose scores are averaged.",
     seed="Random seed of demonstrations, sampling and standard errors.",
 )
 

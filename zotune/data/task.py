@@ -21,6 +21,31 @@ ChatMode = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    temperature: 0 is greedy. Of the tokens are left: the top_k most probable ones (0: all); of these the most probable
+    ones that hold the probability top_p; of these those with at least min_p times the largest probability.
+    repetition_penalty: divides positive scores of tokens that the row has already, and multiplies negative ones.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def record(self) -> dict[str, float]:
+        """The options that the bits of a run depend on beside temperature and top_p, without those that do nothing."""
+        values = {
+            "top_k": (self.top_k, 0),
+            "min_p": (self.min_p, 0.0),
+            "repetition_penalty": (self.repetition_penalty, 1.0),
+        }
+        return {name: value for name, (value, neutral) in values.items() if value != neutral}
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """What a run asks its model.
 
@@ -28,7 +53,7 @@ class TaskSpec:
     choice_labels how `label` names one; cut: the column that is shortened first; calibration: a template without the
     row's content, whose log-probabilities are subtracted from those of the answers; demonstrations: the text before
     every prompt; example_messages: the same as messages of a chat. For generation: stop (texts that end a completion),
-    max_new_tokens, temperature (0 is greedy) and top_p. For chats: system (the first message), chat_template (whether
+    max_new_tokens and the options of `Sampling`. For chats: system (the first message), chat_template (whether
     plain prompts get the model's chat template), chat_args (arguments of the template) and prompt_from_file (whether a
     task file gives the prompts). notes: how the data were read where they could be read otherwise, a sentence each.
     """
@@ -46,11 +71,19 @@ class TaskSpec:
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     system: str | None = None
     chat_template: ChatMode = "off"
     chat_args: Mapping[str, Any] = field(default_factory=dict)
     prompt_from_file: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are sampled."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
 
     @property
     def target(self) -> str:
@@ -123,4 +156,4 @@ def _check_options(place: str, record: Record, spec: TaskSpec, records: Sequence
         )
 
 
-__all__ = ["ChatMode", "TaskSpec", "check_template"]
+__all__ = ["ChatMode", "Sampling", "TaskSpec", "check_template"]

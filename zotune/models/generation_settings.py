@@ -13,13 +13,17 @@ from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 
 
-def generation_config(loaded: LoadedModel, max_new_tokens: int, temperature: float, top_p: float) -> Any:
-    """A transformers GenerationConfig: greedy at temperature 0, else sampling with `top_p`. Of the model's own
+def generation_config(
+    loaded: LoadedModel, max_new_tokens: int, temperature: float, top_p: float, top_k: int = 0, min_p: float = 0.0
+) -> Any:
+    """A transformers GenerationConfig: greedy at temperature 0, else sampling with these options. Of the model's own
     generation configuration it keeps the start and end tokens alone."""
     from transformers import GenerationConfig
 
     start, forced, *_ = (*loaded.decoder_start_ids, None, None)
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    if min_p > 0:
+        sampling["min_p"] = min_p
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,

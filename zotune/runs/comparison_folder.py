@@ -64,6 +64,7 @@ def settings(
         "max_new_tokens": spec.max_new_tokens,
         "temperature": spec.temperature,
         "top_p": spec.top_p,
+        **spec.sampling.record(),
         "system": spec.system,
         **({"chat_template": [spec.chat_template, spec_b.chat_template]} if spec.chat_template != "off" else {}),
         **({"demonstrations": [_shown(spec), _shown(spec_b)]} if config.shots else {}),

@@ -27,6 +27,7 @@ from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demon
 from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.result import ScoreEstimate
 from zotune.runs.run_directory import CONFIG
+from zotune.runs.training_signal import mean_score
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, resolve_task
@@ -74,7 +75,8 @@ def evaluate(
     """Score a model, a run directory or an adapter on a split: test, else validation, else all rows.
 
     objective: one, or several that share the forward passes; by default the task's own metric.
-    save_completions: a file that gets a line of JSON for each row: prompt, completion, reference and scores.
+    save_completions: a file that gets a line of JSON for each row: prompt, completion, reference and scores; of several
+        samples of a prompt the first, with the mean of their scores.
     options: fields of `RunConfig`: task, template, labels, head, columns, shots, calibrate, chat_template, ….
 
     Returns a score with its standard error, or a dictionary of scores by objective where several are given. Raises
@@ -147,7 +149,8 @@ def evaluate(
     for note in resolve_task.reference_note(spec, {name: rows}, frozenset().union(*(g.required for g in resolved))):
         emit(Note(note))
     emit(Phase(f"running the model on {len(encoded):,} rows", brief=True))
-    outputs = task_model.outputs(encoded, range(len(encoded)), wants)
+    draws = _draws(task_model, encoded, wants, cfg.samples_per_prompt)
+    outputs = draws[0]
     for text in completion_notes(spec, outputs):
         emit(Note(text))
     emit(Phase("scoring the outputs and computing standard errors", brief=True))
@@ -155,7 +158,7 @@ def evaluate(
     try:
         for g in resolved:
             held = HeldOutSet(task_model, encoded, g)
-            score = _score(held, outputs)
+            score = mean_score([_score(held, drawn) for drawn in draws])
             samples[g.name] = score.samples
             scores[g.name] = held.estimate(outputs, score, seeds.derive(cfg.seed, "bootstrap"))
     finally:
@@ -164,6 +167,16 @@ def evaluate(
     if save_completions:
         _save(Path(save_completions), name, outputs, samples)
     return scores if several else next(iter(scores.values()))
+
+
+def _draws(task: build.Task, rows: build.EncodedRows, wants: frozenset[str], samples: int) -> list[Mapping[str, Any]]:
+    """The outputs, so often as completions are sampled for each prompt."""
+    if not isinstance(task, build.GenerationTask):
+        return [task.outputs(rows, range(len(rows)), wants)]
+    draws: list[Mapping[str, Any]] = []
+    for task.draw in range(samples):
+        draws.append(task.outputs(rows, range(len(rows)), wants))
+    return draws
 
 
 def _score(held: HeldOutSet, outputs: Mapping[str, Any]) -> Score:

@@ -56,7 +56,7 @@ def fit(
     objective: ObjectiveSpec | None = None,
     optimizer: str | Optimizer | None = None,
     emit: Emit = ignore,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] | str | Sequence[str] = lambda: False,
     resume: str | None = None,
     force: bool = False,
     callbacks: Sequence[Tracker] = (),
@@ -68,7 +68,8 @@ def fit(
         labels, max_evals, seed, ….
     objective, optimizer: a name or an object; several objectives are summed.
     emit: receives the events of the run (`zotune.events`).
-    stop: asked after each step; once it is true the run writes a checkpoint and ends.
+    stop: asked after each step; once it is true the run writes a checkpoint and ends. A text or several are the option
+        `stop`: texts that end a completion.
     resume: "last", or the path of a checkpoint.
     callbacks: objects that receive steps and evaluations (`zotune.types.Tracker`), and may end the run.
     force: resume also where versions, data or scoring have changed; the journal records the change.
@@ -76,6 +77,9 @@ def fit(
     The run directory holds the kept weights under their Hugging Face names. Raises UsageError before the first step,
     and ObjectiveFailures where the objective fails too often.
     """
+    if not callable(stop):
+        options["stop"] = stop
+    asked = stop if callable(stop) else lambda: False
     if cfg is None:
         names = {"objective": objective, "optimizer": optimizer}
         if isinstance(objective, Sequence) and not isinstance(objective, str):
@@ -92,9 +96,9 @@ def fit(
     folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
     directory = working_directory(folder) if resume else Path.cwd()
     if directory == Path.cwd():
-        return _run(cfg, objective, optimizer, _Run(folder, resume, force, stop, started, trackers), processes, emit)
+        return _run(cfg, objective, optimizer, _Run(folder, resume, force, asked, started, trackers), processes, emit)
     checkpoint_path = resume if resume in (None, "last") else str(Path(str(resume)).resolve())
-    run = _Run(folder.resolve(), checkpoint_path, force, stop, started, trackers)
+    run = _Run(folder.resolve(), checkpoint_path, force, asked, started, trackers)
     with contextlib.chdir(directory):  # relative paths lead where they led in the run
         return _run(cfg, objective, optimizer, run, processes, emit)
 

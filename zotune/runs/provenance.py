@@ -95,6 +95,7 @@ def _task_record(plan: Plan) -> dict[str, Any]:
         record["labels"] = [list(spec.classes.values), list(spec.classes.words)]
     if spec.kind == "generation":
         record |= {n: getattr(spec, n) for n in ("stop", "max_new_tokens", "temperature", "top_p", "system")}
+        record |= spec.sampling.record()
         record["samples"] = plan.config.samples_per_prompt
     return record | ({"choices": spec.choices} if spec.choices else {}) | chat_record(spec)
 

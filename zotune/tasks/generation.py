@@ -6,7 +6,7 @@ share it, and the global generators are restored. Knows models, tokens and recor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from zotune import seeds
 from zotune.data.answers import reference_texts
 from zotune.data.records import Record
-from zotune.data.task import TaskSpec
+from zotune.data.task import Sampling, TaskSpec
 from zotune.data.templates import FilledTemplate
 from zotune.data.tokenization import Encoding, first_that_fits
 from zotune.errors import DataError, OptionError
@@ -27,7 +27,7 @@ from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.forward import retries_smaller
 from zotune.tasks.frozen_prefix import Tokens
-from zotune.tasks.gumbel import GumbelNoise
+from zotune.tasks.gumbel import GumbelNoise, RepetitionPenalty
 from zotune.tasks.model_task import ModelTask, columns_of
 from zotune.tasks.prompt_cache import PromptCache
 from zotune.tasks.teacher_forcing import EncodedAnswer, TeacherForcing
@@ -230,7 +230,7 @@ class GenerationTask(ModelTask):
     def sample_completions(self, rows: EncodedRows, indices: Sequence[int]) -> list[EncodedAnswer]:
         """Completions sampled from the current model at temperature 1, encoded for scoring; empty ones are left out."""
         prompts = [rows.tokens[i][0] for i in indices]
-        completions = self.generate(prompts, indices, (1.0, 1.0))
+        completions = self.generate(prompts, indices, Sampling(1.0))
         pairs = [(p, tuple(ids)) for p, ids in zip(prompts, completions, strict=True) if ids]
         if self.loaded.head == "seq2seq":
             return [self.teacher_forcing.decoded(p, ids) for p, ids in pairs]
@@ -241,17 +241,19 @@ class GenerationTask(ModelTask):
     @retries_smaller
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: tuple[float, float] | None = None
+        self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: Sampling | None = None
     ) -> list[list[int]]:
         """The completion's ids for each prompt, without the end token.
 
-        indices: the rows of the prompts; the first of them goes into the seed. sampling: (temperature, top-p) in place
-        of the task's own.
+        indices: the rows of the prompts; the first of them goes into the seed. sampling: in place of the task's own.
         """
-        temperature, top_p = sampling or (self.spec.temperature, self.spec.top_p)
+        chosen = sampling or self.spec.sampling
+        temperature = chosen.temperature
         if self.forward.in_one_pass:
-            return self._generate_in_one_pass(prompts, indices, temperature, top_p)
-        settings = generation_config(self.loaded, self.spec.max_new_tokens, temperature, top_p)
+            return self._generate_in_one_pass(prompts, indices, chosen)
+        settings = generation_config(
+            self.loaded, self.spec.max_new_tokens, temperature, chosen.top_p, chosen.top_k, chosen.min_p
+        )
         devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
         seed = seeds.derive(self.seed, "sampling", self.step, *self._seed_parts(indices))
         with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
@@ -259,21 +261,24 @@ class GenerationTask(ModelTask):
                 torch.manual_seed(seed)
             return self.forward.map_rows(
                 [len(p) for p in prompts],
-                lambda places: self._generate([prompts[k] for k in places], settings),
+                lambda places: self._generate([prompts[k] for k in places], settings, chosen.repetition_penalty),
                 deterministic=temperature == 0,
             )
 
     def _generate_in_one_pass(
-        self, prompts: Sequence[Tokens], indices: Sequence[int], temperature: float, top_p: float
+        self, prompts: Sequence[Tokens], indices: Sequence[int], sampling: Sampling
     ) -> list[list[int]]:
         """All prompts in one batch; sampled with noise that depends on step, row and draw alone."""
         settings, processors = generation_config(self.loaded, self.spec.max_new_tokens, 0.0, 1.0), []
         self.forward.note_rows(len(prompts))
-        if temperature > 0:
+        if sampling.temperature > 0:
             keys = [seeds.derive(self.seed, "gumbel", self.step, row, self.draw) for row in indices]
             start = max(map(len, prompts)) if self.loaded.head == "causal" else len(self.loaded.decoder_start_ids)
-            processors = [GumbelNoise(keys, temperature, top_p, start, self.loaded.device)]
-        return self._complete(prompts, settings, processors=processors)
+            noise = GumbelNoise(
+                keys, sampling.temperature, sampling.top_p, start, self.loaded.device, sampling.top_k, sampling.min_p
+            )
+            processors = [noise]
+        return self._complete(prompts, settings, 1, sampling.repetition_penalty, processors)
 
     @torch.no_grad()
     def forced_logits(self, prompts: Sequence[Tokens], tokens: int = 3) -> Tensor:
@@ -303,12 +308,14 @@ class GenerationTask(ModelTask):
             parts.append(processes.rank)
         return parts
 
-    def _generate(self, prompts: Sequence[Tokens], settings: Any) -> list[list[int]]:
+    def _generate(self, prompts: Sequence[Tokens], settings: Any, penalty: float) -> list[list[int]]:
         """One micro-batch. Points never share a sampled pass: each needs the same random numbers."""
         if settings.do_sample:
-            return self._complete(prompts, settings)
+            return self._complete(prompts, settings, 1, penalty)
         completions: list[list[int]] = self.forward.run_joint(
-            ("generate", *map(tuple, prompts)), prompts, lambda rows, points: self._complete(rows, settings, points)
+            ("generate", *map(tuple, prompts)),
+            prompts,
+            lambda rows, points: self._complete(rows, settings, points, penalty),
         )
         return completions
 
@@ -320,20 +327,27 @@ class GenerationTask(ModelTask):
         return inputs
 
     def _complete(
-        self, prompts: Sequence[Tokens], settings: Any, points: int = 1, processors: Sequence[GumbelNoise] = ()
+        self,
+        prompts: Sequence[Tokens],
+        settings: Any,
+        points: int,
+        penalty: float,
+        processors: Sequence[GumbelNoise] = (),
     ) -> list[list[int]]:
-        """Call the model's `generate`; the ids of each completion end before the first end token. processors: change
-        the scores of every next token."""
+        """Call the model's `generate`; the ids of each completion end before the first end token. penalty: of
+        repetitions; processors: change the scores of every next token after it."""
         loaded, causal = self.loaded, self.loaded.head == "causal"
         inputs = self._inputs(prompts, points)
         early = self.spec.stop and _keeps_letters(loaded.tokenizer)
         arguments: dict[str, Any] = (
             {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if early else {}
         )
-        if processors:
-            arguments["logits_processor"] = score_processors(processors)
         start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
-        self.generated += len(prompts) * points
+        penalties = [RepetitionPenalty(prompts if causal else [()] * len(prompts), penalty, start)]
+        every: list[Callable[[Any, Any], Any]] = [*(penalties if penalty != 1.0 else []), *processors]
+        if every:
+            arguments["logits_processor"] = score_processors(every)
+        self.generated += len(prompts)
         with ignore_generation_defaults(loaded):
             ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
         completions = []

@@ -23,27 +23,67 @@ class GumbelNoise:
     """Adds Gumbel noise to the scores of the next token, as a logits processor of transformers that a greedy `generate`
     calls.
 
-    keys: a 63-bit key for each row. temperature: scores are divided by it. top_p: only the most probable tokens whose
-    probabilities together reach it are left. start: tokens before the first new one.
+    keys: a 63-bit key for each row. temperature: scores are divided by it. top_k, top_p, min_p: which tokens are left,
+    as in `zotune.data.task.Sampling`. start: tokens before the first new one.
     """
 
-    def __init__(self, keys: Sequence[int], temperature: float, top_p: float, start: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        keys: Sequence[int],
+        temperature: float,
+        top_p: float,
+        start: int,
+        device: torch.device,
+        top_k: int = 0,
+        min_p: float = 0.0,
+    ) -> None:
         halves = [noise.block_key(key, 0) for key in keys]
         self._k0, self._k1 = (
             torch.tensor([pair[side] for pair in halves], dtype=torch.int32, device=device)[:, None] for side in (0, 1)
         )
         self.temperature, self.top_p, self.start = temperature, top_p, start
+        self.top_k, self.min_p = top_k, min_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores: (rows, vocabulary). Returns them with noise, in float32."""
         scaled = scores.float() / self.temperature
+        if 0 < self.top_k < scaled.shape[1]:
+            least = scaled.topk(self.top_k, -1).values[:, -1:]
+            scaled = scaled.masked_fill(scaled < least, -torch.inf)
         if self.top_p < 1.0:
             scaled = _nucleus(scaled, self.top_p)
+        if self.min_p > 0.0:
+            shares = scaled.softmax(-1)
+            scaled = scaled.masked_fill(shares < self.min_p * shares.amax(-1, keepdim=True), -torch.inf)
         position, count = input_ids.shape[1] - self.start, scores.shape[1]
         tokens = torch.arange(count, dtype=torch.int64, device=scores.device) + position * count
         word = noise.hash32(tokens.to(torch.int32)[None], self._k0, self._k1)
         uniform = (word & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=LARGEST)
         return scaled - torch.log(-torch.log1p(-uniform))
+
+
+class RepetitionPenalty:
+    """Lowers the scores of tokens that a row has already, in its prompt or in its new tokens, as a logits processor.
+
+    Padding is not part of a row, so that a row's scores do not depend on the rows beside it. prompts: the token ids of
+    each row, without padding; start: tokens before the first new one, padding included. Source: CTRL, arXiv:1909.05858.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], penalty: float, start: int) -> None:
+        self._prompts, self.penalty, self.start = prompts, penalty, start
+        self._seen: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: (rows, vocabulary)."""
+        if self._seen is None:
+            self._seen = torch.zeros_like(scores, dtype=torch.bool)
+            for row, prompt in enumerate(self._prompts):
+                self._seen[row, list(prompt)] = True
+        new = input_ids[:, self.start :]
+        if new.shape[1]:
+            self._seen.scatter_(1, new[:, -1:], True)
+        lower = torch.where(scores > 0, scores / self.penalty, scores * self.penalty)
+        return torch.where(self._seen, lower, scores)
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
@@ -53,4 +93,4 @@ def _nucleus(scores: Tensor, top_p: float) -> Tensor:
     return scores.masked_fill((before >= top_p).scatter(-1, places, before >= top_p), -torch.inf)
 
 
-__all__ = ["GumbelNoise"]
+__all__ = ["GumbelNoise", "RepetitionPenalty"]
