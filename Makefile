@@ -1,12 +1,16 @@
-# make demo: from a fresh clone to a better model.   make test: lint, types and the whole suite.
+# make demo: from a fresh clone to two better models.   make smollm2: fetch the second one.
+# make test: lint, types and the whole suite.
 root := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 python := $(root).venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types suite wheel-test gpu-check setup setup-dev clean
+.PHONY: demo smollm2 test lint types suite wheel-test gpu-check setup setup-dev clean
 
-demo: setup
-	cd $(root) && $(python) -m zotune fit --objective f1
+demo: setup smollm2
+	@bash $(root)scripts/demo.sh
+
+smollm2: setup
+	@bash $(root)scripts/smollm2.sh
 
 test: setup-dev lint types suite
 
@@ -28,10 +32,10 @@ gpu-check:
 	cd $(root) && $(if $(wildcard $(python)),$(python),python3) benchmarks/gpu_check.py --device $(DEVICE)
 
 setup:
-	@bash $(root)scripts/setup.sh minilm
+	@bash $(root)scripts/setup.sh minilm,gguf
 
 setup-dev:
-	@bash $(root)scripts/setup.sh minilm,dev
+	@bash $(root)scripts/setup.sh minilm,gguf,dev
 
 clean:
 	rm -rf $(root).venv $(root)dist

