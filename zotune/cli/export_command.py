@@ -18,11 +18,16 @@ class ExportFlags:
     """What `export` takes."""
 
     run: str = run_argument("Run directory or adapter directory.")
-    output_dir: str = option("", "Directory to write; it must not exist or must be empty.", "--output-dir", "-o")
+    output_dir: str = option(
+        "", "Directory to write, or GGUF file; it must not exist or must be empty.", "--output-dir", "-o"
+    )
     step: int | None = option(
         None, "Step whose weights to write, kept or not; the best one as it was scored.", shown="the kept weights"
     )
     merge: bool = option(False, "Merge LoRA into the base model's weights.")
+    gguf: str | None = option(
+        None, "Write a GGUF file of this type, and compare its logits with the run's.", choices=["f16", "q8_0"]
+    )
     dtype: str = like(config.run_options()["dtype"], group="Options")
 
 
@@ -32,10 +37,23 @@ def export(flags: ExportFlags) -> None:
 
     if not flags.output_dir:
         raise UsageError("zotune export: --output-dir is missing", hint="zotune export RUN -o DIRECTORY")
+    if flags.gguf is not None:
+        print(_export_gguf(flags))
+        return
     if flags.step is not None:
         print(_export_step(flags, flags.step))
         return
     print(runs.export(flags.run, flags.output_dir, merge=flags.merge, dtype=flags.dtype))
+
+
+def _export_gguf(flags: ExportFlags) -> str:
+    from zotune.models.gguf_export import GgufType
+    from zotune.options import convert
+    from zotune.runs.export_gguf import export_gguf
+
+    if flags.step is not None or flags.dtype != "auto":
+        raise UsageError("--gguf writes the kept weights in its own type", hint="leave out --step and --dtype")
+    return export_gguf(flags.run, flags.output_dir, convert(flags.gguf, GgufType, "--gguf")).text
 
 
 def _export_step(flags: ExportFlags, step: int) -> Path:
