@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from zotune.core.space import Space
@@ -95,7 +96,7 @@ class TrainingSignal:
             return task.outputs(self.rows, indices, self.objective.inputs)
         task.step, task.draw = self._space.step, draw
         try:
-            sampling = None if temperature is None else (temperature, task.spec.top_p)
+            sampling = None if temperature is None else replace(task.spec.sampling, temperature=temperature)
             return task.generate([self.rows.tokens[i][0] for i in indices], indices, sampling)
         finally:
             task.step = task.draw = 0
