@@ -143,3 +143,25 @@ def test_every_option_has_a_help_of_one_sentence_or_more_and_its_own_names() -> 
         assert record.help.endswith((".", "…")), record
         assert record.group in config.GROUPS
     assert sorted(o.first for o in records.values() if o.first) == [*range(1, 10)]  # --config is the tenth
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("600", 600.0),
+        ("90s", 90.0),
+        ("10m", 600.0),
+        ("10min", 600.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("2h 5s", 7205.0),
+    ],
+)
+def test_times_are_seconds(text: str, seconds: float) -> None:
+    assert config.resolve({"max_time": text}, None).max_time == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "10x", "ten minutes", "-5m", "0s"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--max-time must be"):
+        config.resolve({"max_time": text}, None)

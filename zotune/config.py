@@ -228,10 +228,20 @@ class BudgetOptions:
     """When a run ends."""
 
     max_evals: int | None = option(
-        None, "Budget in evaluations: one batch at one point.", first=7, above=0, shown="2400"
+        None,
+        "Budget in evaluations: one batch at one point.",
+        first=7,
+        above=0,
+        shown="2400; for generated text at most half an hour of them",
     )
     max_steps: int | None = option(None, "Budget in tuning steps.", above=0)
-    max_time: float | None = option(None, "Budget in seconds of tuning.", above=0)
+    max_time: float | None = option(
+        None,
+        "Budget in time of tuning: seconds, or 90s, 10m, 1h30m. A batch is timed once; the evaluations that fit are "
+        "planned and recorded.",
+        above=0,
+        time=True,
+    )
     max_score_calls: int | None = option(
         None, "Budget in rows that the objective scores, those of the validation and test sets included.", above=0
     )

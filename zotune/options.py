@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ class Option:
     what replaces them. group: title of the panel in the help. first: place among the main options, 0 outside of them.
     choices, above, least, most: what a value must be one of, above, at least and at most. zero: what 0 means. shown:
     the default in words. metavar: what stands for the value in the help. positional: an argument instead of a flag.
+    time: the value is a time, in seconds or such as 90s, 10m and 1h30m.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Option:
     shown: str = ""
     metavar: str = ""
     positional: bool = False
+    time: bool = False
 
     @property
     def flag(self) -> str:
@@ -88,6 +91,8 @@ class Option:
         """A value, a string or a list of strings, as the option's type. Raises OptionError."""
         if isinstance(value, str) and value in self.old_values:
             value = self.old_values[value]
+        if self.time and isinstance(value, str):
+            value = _in_seconds(value)
         return convert(value, self.type, what)
 
     def check(self, value: Any) -> None:
@@ -130,6 +135,7 @@ def option(
     shown: str = "",
     metavar: str = "",
     group: str = "",
+    time: bool = False,
 ) -> Any:
     """A dataclass field that is an option; see `Option`. flags: the field's name as a long flag by default."""
     record = Option(
@@ -149,6 +155,7 @@ def option(
         zero,
         shown,
         metavar,
+        time=time,
     )
     return _field(record)
 
@@ -236,6 +243,16 @@ def _convert_union(value: Any, args: Sequence[Any], what: str) -> Any:
     if float in possible and words:
         raise OptionError(f"{what} must be a finite number or {' or '.join(words)}, got {value!r:.80}")
     raise OptionError(problems[0])
+
+
+def _in_seconds(text: str) -> str | float:
+    """A time such as 90s, 10m or 1h30m in seconds; any other text as it is."""
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", text.replace(" ", "")
+    )
+    if match is None or not any(match.groups()):
+        return text
+    return sum(float(n) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True) if n)
 
 
 def _convert_bool(value: Any, what: str) -> bool:

@@ -38,6 +38,7 @@ from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
 from zotune.runs.session import Session
 from zotune.runs.task_defaults import resolve_config
+from zotune.runs.timed_budget import with_recorded_evals
 from zotune.runs.tracked import past, recorded, tracked_run
 from zotune.runs.working_directory import working_directory
 from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
@@ -133,6 +134,7 @@ def _run(
         config = replace(config, dtype=str(header["dtype"]).removeprefix("torch."))
     classes = fixed_classes(header) if header else None
     config = replace(config, rounding=recorded_rounding(header)) if header else config
+    config = with_recorded_evals(config, header)
     defaults = recorded_defaults(folder, header, optimizer or config.optimizer) if header else {}
     emit(Phase("reading the data", brief=True))
     plan = processes.on_each(

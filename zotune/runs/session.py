@@ -29,6 +29,7 @@ from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.prompt_settings import better_of_both, cheap
 from zotune.runs.run_directory import PENDING_SCORES
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
+from zotune.runs.timed_budget import timed_seconds, with_evals
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
 from zotune.scoring.pending_scores import PendingScores
@@ -119,6 +120,11 @@ class Session:
         self.initial_weights = InitialWeights(self.source, config, self.space)
         size = config.batch_size or objective.info.batch_size or DEFAULT_BATCH_SIZE
         self.batches = Batches(len(self.train), size, config.seed, self._strata())
+        if recorded is None and timed_seconds(plan):  # a resumed run has what was measured once
+            emit(Phase("timing a batch", brief=True))
+            arguments = (self.task, self.train, self.batches, len(others[0]), processes, self._note)
+            self.plan = plan = with_evals(plan, *arguments)
+            config = plan.config
         self.signal = TrainingSignal(
             objective,
             self.task,
