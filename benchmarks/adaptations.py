@@ -91,7 +91,7 @@ def most(folder: Path, k: int) -> int:
 
 
 def tuned(task: dict[str, Any], folder: Path, k: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-    given = {"objective": "cross-entropy", "max_evals": FORWARDS, "compile": "on", **task, **options}
+    given = {"objective": "cross-entropy", "max_evals": FORWARDS, "compile": "on", "init": "none", **task, **options}
     run = str(folder / "run")
     rows = {"dataset": str(folder / "fit"), "k_per_class": k, "batch_size": BATCH, "seed": seed}
     result = zotune.fit(output_dir=run, eval_steps=FORWARDS // 6, **rows, **given)

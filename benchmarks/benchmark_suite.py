@@ -65,10 +65,12 @@ STORIES = ("word", "rougeL", "reward-model")
 
 def cases() -> dict[str, dict[str, Any]]:
     """Options of `zotune.fit` for the cases whose data exist."""
-    found: dict[str, dict[str, Any]] = {f"support-{goal}": {"objective": goal} for goal in ("f1", "accuracy")}
+    found: dict[str, dict[str, Any]] = {
+        f"support-{goal}": {"objective": goal, "init": "none"} for goal in ("f1", "accuracy")
+    }
     if SHARED.is_dir():
         sst2 = {"dataset": str(SHARED / "sst2"), "task": "sst2", "head": "embedding", "train_size": 1000}
-        found |= {f"sst2-{goal}": {**sst2, "objective": goal} for goal in ("cross-entropy", "accuracy")}
+        found |= {f"sst2-{goal}": {**sst2, "objective": goal, "init": "none"} for goal in ("cross-entropy", "accuracy")}
         cola = {"dataset": str(SHARED / "cola"), "task": "cola", "head": "embedding", "init": "linear-probe"}
         found["cola-f1"] = {**cola, "objective": "f1", "train_size": 1000}
     if rewards.MODEL.is_dir():

@@ -27,6 +27,7 @@ from zotune.runs import check
 from zotune.runs.plan import embedded_data
 
 OBJECTIVES, SEEDS, FORWARDS, PROBES = ("cross-entropy", "accuracy", "f1"), 2, 1200, 200
+BUDGET: dict[str, Any] = {"max_evals": FORWARDS, "threads": 1, "init": "none"}
 WHOLE = ("billing", "delivery")
 DATA = ""
 MEZO = {"objective": "accuracy", "optimizer": "mezo", "smooth": 0, "threads": 1}
@@ -53,7 +54,7 @@ def scores(model: str | None) -> dict[str, list[float | None]]:
 def tuned(objective: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
-        result = zotune.fit(dataset=DATA, objective=objective, seed=seed, max_evals=FORWARDS, threads=1, output_dir=run)
+        result = zotune.fit(dataset=DATA, objective=objective, seed=seed, output_dir=run, **BUDGET)
         return {"kept": result.kept, "zero": result.zero_share, "seconds": result.seconds, **scores(run)}
 
 

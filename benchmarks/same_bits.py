@@ -70,12 +70,14 @@ class Case:
 
 def _embedded(name: str, options: str) -> Case:
     """A case on the embedded encoder and data, without a preflight."""
-    return Case(name, ("-o", "cross-entropy", "--no-preflight", "--eval-steps", "5", *options.split()))
+    return Case(
+        name, ("-o", "cross-entropy", "--no-preflight", "--eval-steps", "5", "--init", "none", *options.split())
+    )
 
 
 CASES = (
-    Case("default", ("-o", "f1", "--max-evals", "400", "--seed", "3")),
-    Case("lora", ("-o", "f1", "--peft", "lora", "--max-evals", "120", "--seed", "4")),
+    Case("default", ("-o", "f1", "--max-evals", "400", "--seed", "3", "--init", "none")),
+    Case("lora", ("-o", "f1", "--peft", "lora", "--max-evals", "120", "--seed", "4", "--init", "none")),
     Case(
         "generation",
         (

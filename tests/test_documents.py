@@ -123,57 +123,58 @@ RUN = (
         "higher is better",
         "maximize",
         "auto",
-        4224,
-        8,
+        6528,
+        9,
         400,
         200,
         300,
         16,
         0.4899,
         max_evals=2400,
+        probe_score=0.7438,
     ),
     *(
-        Evaluated(step, score, best=step in (360, 600, 720, 840, 960, 1080))
+        Evaluated(step, score)
         for step, score in {
-            0: 0.5303,
-            120: 0.5228,
-            240: 0.4926,
-            360: 0.5337,
-            480: 0.5294,
-            600: 0.5419,
-            720: 0.6013,
-            840: 0.6046,
-            960: 0.6276,
-            1080: 0.6348,
-            1113: 0.6348,
+            0: 0.7710,
+            120: 0.7382,
+            240: 0.7550,
+            360: 0.7480,
+            480: 0.7214,
+            600: 0.7408,
+            720: 0.7521,
+            840: 0.7441,
+            960: 0.7251,
+            1080: 0.7277,
+            1114: 0.7270,
         }.items()
     ),
-    PreflightDone(12, 16, 1200, 0.0, 0.52, 18.0, linear_probe=0.7710, base_score=0.5303),
-    Interpolated(1113, 0.5, 0.5468),
-    Interpolated(1113, 0.75, 0.5944),
+    PreflightDone(12, 16, 1200, 0.0, 0.30, 11.0),
+    Interpolated(1114, 0.5, 0.7562),
 )
 """Events of the run that the README and the quickstart show."""
 
 
 def test_transcripts_have_the_words_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    before, tuned, probe = (ScoreEstimate(*s, rows=300) for s in ((0.4899, 0.0307), (0.5992, 0.0303), (0.7438, 0.0282)))
+    base, probe = (ScoreEstimate(*s, rows=300) for s in ((0.4899, 0.0307), (0.7438, 0.0282)))
     result = Result(
         Path("runs/f1-1"),
         "done",
-        "tuned",
-        before,
-        tuned,
-        Difference(0.1093, 0.0265, 0.0593, 0.1656),
+        "start",
         probe,
-        1113,
-        2399,
+        probe,
+        Difference(0.0, None, None, None),
+        probe,
+        1114,
+        2400,
         0,
         0.0,
-        1080,
+        0,
         1.0,
-        219.0,
+        202.0,
         ScoringCost(0, 0, 0.0, 0.0, {}),
         {"model.safetensors": ""},
+        base=base,
     )
     terminal = Terminal()
     for event in RUN:

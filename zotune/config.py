@@ -163,9 +163,9 @@ class TuningOptions:
         False, "Draw a new classification head for the classes of the data, where the model has a head of its own."
     )
     init: str = option(
-        "none",
-        "linear-probe: initialize the head by logistic regression.",
-        choices=["none", "linear-probe"],
+        "auto",
+        "Initial head. linear-probe: logistic regression; auto: where that has the better validation score.",
+        choices=["auto", "none", "linear-probe"],
     )
     peft: str = option(
         "none",

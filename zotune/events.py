@@ -36,7 +36,8 @@ class RunStarted:
 
     better: how values of the objective compare, in words; direction: "order" where the objective only compares;
     tuned_weights: scalars in all tuned tensors, of which there are `tensors`; max_steps, max_evals, max_time: the
-    budget, in steps, evaluations and seconds, None where it has no such limit.
+    budget, in steps, evaluations and seconds, None where it has no such limit. test_score: of the base model;
+    probe_score: of the linear probe that tuning starts from, None where it starts from the base model.
     """
 
     folder: str
@@ -57,6 +58,7 @@ class RunStarted:
     max_steps: int | None = None
     max_evals: int | None = None
     max_time: float | None = None
+    probe_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from zotune.runs.run_directory import RESULT
 from zotune.runs.verify import verify
 from zotune.search.journal import Journal
 
-OPTIONS = {"labels": "awful film,lovely film", "eval_steps": 1, "batch_size": 8, "preflight": False, "max_steps": 3}
+OPTIONS: dict[str, Any] = {"labels": "awful film,lovely film", "eval_steps": 1, "batch_size": 8, "max_steps": 3}
+OPTIONS |= {"preflight": False, "init": "none"}
 
 
 def test_a_base_model_that_the_validation_set_selects_is_not_scored_again(

@@ -31,7 +31,19 @@ QUICK = ("--max-steps", 6, "--eval-steps", 2, "--batch-size", 8)
 
 @pytest.fixture
 def flags(tiny_encoder: Path, toy: Path) -> tuple[object, ...]:
-    return ("fit", "-m", tiny_encoder, "-d", toy, "--labels", "awful film,lovely film", *QUICK, "--no-preflight")
+    return (
+        "fit",
+        "-m",
+        tiny_encoder,
+        "-d",
+        toy,
+        "--labels",
+        "awful film,lovely film",
+        *QUICK,
+        "--no-preflight",
+        "--init",
+        "none",
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -197,7 +209,7 @@ value = 3
         (["--peft", "lora", "--lora-r", "0"], 2, "--lora-r must be positive, got 0"),
         (["--peft", "prefix"], 2, "--peft prefix needs a model with the head"),
         (["--peft", "lora", "--lora-target-modules", "nope"], 2, "--lora-target-modules"),
-        (["--init", "probe"], 2, "--init must be none or linear-probe"),
+        (["--init", "probe"], 2, "--init must be auto, none or linear-probe"),
         (["--task", "sst22"], 2, "did you mean 'sst2'?"),
         (["--task", "copa"], 2, "task copa needs a column premise; columns found: text, label"),
         (["--task", "generation"], 2, "generates no text"),
@@ -285,6 +297,7 @@ def options(tiny_encoder: Path, toy: Path, tmp_path: Path, **more: Any) -> dict[
         "batch_size": 8,
         "smooth": 0,
         "preflight": False,
+        "init": "none",
         "output_dir": str(tmp_path / "out"),
         **more,
     }
@@ -604,7 +617,7 @@ def test_initial_weights_are_copied_if_few_and_loaded_again_if_not(
             monkeypatch.setattr(model_source, "COPY_SHARE", 0)
         del loaded[:], fitted[:]
         result = zotune.fit(
-            objective="accuracy", init="linear-probe", **options(tiny_encoder, toy, tmp_path / name, eval_steps=2)
+            objective="accuracy", **options(tiny_encoder, toy, tmp_path / name, eval_steps=2, init="linear-probe")
         )
         lines[name] = list(Journal.open(Path(result.folder) / "journal.jsonl", read_only=True).lines)[1:]
         assert any(x["kind"] == "between" for x in lines[name])

@@ -64,7 +64,8 @@ def test_every_part_of_a_run_has_a_phase_and_every_step_the_time_left(options: d
         "scoring weights between the base model and the last step",
         "computing standard errors",
         "writing the model",
-        "fitting a linear probe",
+        "fitting a linear probe as the initial head",
+        "scoring the linear probe on the test set",
     ):
         assert text in phases(events), text
     left = [e.seconds_left for e in events if isinstance(e, StepDone)]

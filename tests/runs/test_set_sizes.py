@@ -99,7 +99,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_on_large_data_resumes_with_a_larger_budget_on_the_same_rows(tmp_path: Path) -> None:
     run, events = tmp_path / "run", list[Event]()
     options: dict[str, Any] = {"dataset": str(write(tmp_path / "d.jsonl", 600)), "threads": 1, "batch_size": 4}
-    options |= {"output_dir": str(run), "optimizer": "mezo", "learning_rate": 1e-3, "tune": "last:1"}
+    options |= {"output_dir": str(run), "optimizer": "mezo", "learning_rate": 1e-3, "tune": "last:1", "init": "none"}
     zotune.fit(**options, max_steps=2, emit=events.append)
     notes = [e.text for e in events if isinstance(e, Note)]
     assert any("the blocks before them are computed once for each validation row" in text for text in notes)

@@ -160,6 +160,7 @@ def test_a_better_linear_probe_is_offered(minilm: Path, tmp_path: Path) -> None:
         dataset=str(tmp_path),
         objective="accuracy",
         max_evals=82,
+        init="none",
         output_dir=str(tmp_path / "out"),
         eval_steps=1000,
         interpolate=False,

@@ -29,8 +29,12 @@ def result_lines(name: str, result: Result) -> list[Line]:
         ]
     out = [("", ""), (f"test {name} ({result.before.rows} rows, ± one standard error)", "bold")]
     after = "bold green" if result.kept == "tuned" else ""
-    rows = [("base model", result.before, "", ""), ("kept weights", result.after, after, "")]
-    if result.probe is not None:
+    if result.base is not None:
+        rows = [("base model", result.base, "", ""), ("linear probe", result.before, "", "   where tuning started")]
+    else:
+        rows = [("base model", result.before, "", "")]
+    rows.append(("kept weights", result.after, after, ""))
+    if result.probe is not None and result.base is None:
         rows.append(("linear probe", result.probe, "", "   logistic regression on the base model's embeddings"))
     out += [(f"  {title:<13} {scored(s)}{parts_text(s.parts)}{note}", style) for title, s, style, note in rows]
     out += [(verdict(result), ""), (decided_by(result), "")]

@@ -62,6 +62,7 @@ class Terminal:
         self._first_step = 0
         self._width = len(str(DEFAULT_STEPS))
         self._total: float | None = None
+        self._start = "the base model"  # where tuning starts
         self._watch: _PhaseWatch | None = None
 
     def __enter__(self) -> Terminal:
@@ -136,6 +137,9 @@ class Terminal:
             f"{event.validation_rows} validation, {event.test_rows} test"
         )
         self.say(f"base model: test {event.objective} {number(event.test_score)} ({event.better})")
+        if event.probe_score is not None:
+            self._start = "the linear probe"
+            self.say(f"linear probe: test {event.objective} {number(event.probe_score)}, where tuning starts")
         self.say(f"run directory: {event.folder}")
         self._begin()
 
@@ -231,13 +235,13 @@ class Terminal:
     def _interpolated(self, event: Interpolated) -> None:
         if event.score is not None:
             best = "  best so far" if event.best else ""
-            where = f"  interpolated, {event.share:g} of the distance from the base model"
+            where = f"  interpolated, {event.share:g} of the distance from {self._start}"
             self.say(f"step {event.step:>{self._width}}  {self._score('validation', event.score)}{where}{best}")
 
     def _rolled_back(self, event: RolledBack) -> None:
-        weights = f"step {event.to_step}" if event.to_step else "the base model"
+        weights = f"step {event.to_step}" if event.to_step else self._start
         if event.share != 1.0:
-            weights += f", {event.share:g} of its distance from the base model"
+            weights += f", {event.share:g} of its distance from {self._start}"
         self.say(
             f"step {event.step:>{self._width}}  diverged: {event.why}; restored the best checkpoint ({weights}), "
             f"step size x {event.damping:.2g}",

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from zotune.config import RunConfig
@@ -76,13 +76,13 @@ def check(
     Raises UsageError, and ObjectiveFailures where the objective fails.
     """
     emit(Phase("reading the data", brief=True))
-    plan = make_plan(cfg, objective)
+    plan = make_plan(replace(cfg, init="none") if cfg.init == "auto" else cfg, objective)
     resolved = plan.objective
     if not resolved.info.validates:
         raise OptionError(f"objective {resolved.name!r} asks a person; there is nothing to check before a run")
     for note in plan.notes:
         emit(Note(note))
-    session = Session(plan, emit)
+    session = Session(plan, emit, scores_base=False)
     try:
         check_influence(session)
         outcome = _check_order(session, rows) if resolved.ordered else _check_values(session, rows)

@@ -69,7 +69,7 @@ def conclude(
     tuned = best is not base
     difference = session.test.difference(base, best, seed) if tuned else Difference(0.0, None, None, None)
     kept = "tuned" if _wins(session, difference) and session.validation.within_max_kl() else "start"
-    base_score = session.test.estimate(*base, seed)
+    start_score = session.test.estimate(*base, seed)
     probe, model_files = None, {}
     if reason != "interrupted":
         if kept == "start" and tuned:
@@ -79,13 +79,13 @@ def conclude(
         session.emit(Phase("writing the model", brief=True))
         model_files = {} if config.journal_only else export.place(session.loaded, folder)
         model_files.pop(MODEL_CARD, None)  # peft writes one too; the run's own replaces it
-        probe = _linear_probe(session, seed)
+        probe = start_score if session.base is not None else _linear_probe(session, seed)
     result = Result(
         folder=folder,
         reason=reason,
         kept=kept,
-        before=base_score,
-        tuned=session.test.estimate(*best, seed) if tuned else base_score,
+        before=start_score,
+        tuned=session.test.estimate(*best, seed) if tuned else start_score,
         difference=difference,
         probe=probe,
         steps=progress.step,
@@ -98,6 +98,7 @@ def conclude(
         scoring=scoring_cost(session.plan.objective, seconds),
         files=model_files,
         optimizer=declarations.findings(engine.optimizer, engine.state),
+        base=None if session.base is None else session.test.estimate(*session.base, seed),
     )
     if reason != "interrupted":
         files.write(folder / MODEL_CARD, model_card(session.plan, result))

@@ -58,7 +58,8 @@ class EndTime:
 
     @property
     def _probes(self) -> bool:
-        return self.session.plan.head == "embedding" and self.session.test.resamples
+        session = self.session
+        return session.plan.head == "embedding" and session.base is None and session.test.resamples
 
     def _probe(self) -> float:
         """Seconds of the linear probe; where none was fitted before the loop, by those of the test set."""

@@ -22,7 +22,7 @@ from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
-from zotune.runs import run_directory
+from zotune.runs import initial_head, run_directory
 from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.conclude import conclude
 from zotune.runs.end_time import EndTime
@@ -32,7 +32,7 @@ from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
-from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults, recorded_rounding
+from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults, recorded_init, recorded_rounding
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
@@ -133,7 +133,8 @@ def _run(
     if header and config.dtype == "auto" and not config.quantize:
         config = replace(config, dtype=str(header["dtype"]).removeprefix("torch."))
     classes = fixed_classes(header) if header else None
-    config = replace(config, rounding=recorded_rounding(header)) if header else config
+    if header:
+        config = replace(config, rounding=recorded_rounding(header), init=recorded_init(header, config.init))
     config = with_recorded_evals(config, header)
     defaults = recorded_defaults(folder, header, optimizer or config.optimizer) if header else {}
     emit(Phase("reading the data", brief=True))
@@ -146,7 +147,8 @@ def _run(
         with contextlib.ExitStack() as locks:
             if resume:
                 processes.on_first(lambda: locks.enter_context(lock.held(folder)))
-            return _fit(processes.on_each(lambda: Session(plan, emit, processes, header)), run)
+            head = initial_head.read(folder) if header else None
+            return _fit(processes.on_each(lambda: Session(plan, emit, processes, header, head=head)), run)
     finally:
         plan.objective.close()
         gc.collect()  # model and session refer to each other, and the next run in this process needs their memory
@@ -165,7 +167,8 @@ def _fit(session: Session, run: _Run) -> Result:
         header = json.loads(json.dumps(header_of(session)))
     if not run.resume:
         check_influence(session)
-    emit(Phase("scoring the base model on the test set"))
+    start = "base model" if session.base is None else "linear probe"
+    emit(Phase(f"scoring the {start} on the test set"))
     try:
         with session.clock.measure("test"):
             base = session.test.score()
@@ -185,6 +188,8 @@ def _fit(session: Session, run: _Run) -> Result:
         if not run.resume:
             folder = Path(processes.on_first(create))
             run = replace(run, folder=folder)
+            if session.source.head is not None and not processes.rank:
+                initial_head.write(folder, session.source.head)
         journal = open_journal(session, folder, bool(run.resume), header, run.force)
         opened.callback(journal.close)
         if run.resume:

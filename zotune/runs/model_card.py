@@ -25,9 +25,10 @@ def model_card(plan: Plan, result: Result) -> str:
     config, probe = plan.config, result.probe
     words = plan.spec.classes.words if plan.spec.classes else ()
     rows = [
-        ("base model", scored(result.before)),
+        ("base model", scored(result.base or result.before)),
+        *([("linear probe, where tuning started", scored(result.before))] if result.base else []),
         ("kept weights", scored(result.after)),
-        *([("linear probe on the base model's embeddings", scored(probe))] if probe else []),
+        *([("linear probe on the base model's embeddings", scored(probe))] if probe and not result.base else []),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     settings: dict[str, Any] = {

@@ -14,7 +14,9 @@ import torch
 from zotune.config import RunConfig
 from zotune.core.space import Space
 from zotune.data.model_classes import has_default_names
+from zotune.data.records import Record
 from zotune.data.task import TaskSpec
+from zotune.errors import DataError
 from zotune.events import Emit, Note, Phase
 from zotune.models import adapters, loading
 from zotune.models.class_names import saved_class_names
@@ -34,32 +36,73 @@ COPY_SHARE: Final = 1 / 16
 
 
 class ModelSource:
-    """Loads the model as tuning starts from it: the base model with a linear probe, fitted the first time, and a new
-    adapter, as the configuration wants them. make_task: builds the task of a loaded model, to fit the probe."""
+    """Loads the model as tuning starts from it: the base model, with a linear probe in its head once `write_head` was
+    called, and with a new adapter, as the configuration wants them. With an adapter the probe is written at once.
 
-    def __init__(self, plan: Plan, make_task: Callable[[LoadedModel], build.Task], emit: Emit) -> None:
+    make_task: builds the task of a loaded model, to fit the probe. head: the tensors of a probe that an earlier process
+    of the run has fitted.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        make_task: Callable[[LoadedModel], build.Task],
+        emit: Emit,
+        head: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self._plan, self._make_task, self._emit = plan, make_task, emit
-        self._probe: dict[str, torch.Tensor] | None = None
+        self.head, self._with_head = head, plan.adapter.method != "none"
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the models that are loaded have the probe."""
+        return self._with_head and self.head is not None
 
     def load(self, config: RunConfig | None = None) -> LoadedModel:
         """Load the model, by the plan's configuration or another one. Raises ModelError."""
         plan = self._plan
         config = config or plan.config
         loaded = load_model(config, plan.model_files, plan.spec)
-        if config.init == "linear-probe" and self._probe is None:
-            self._emit(Phase("fitting a linear probe as the initial head"))
-            task, train = self._make_task(loaded), plan.splits.train
-            rows = draw(train, PROBE_ROWS, config.seed, "initial probe")
-            if len(rows) < len(train):
-                self._emit(Note(f"the initial head is fitted on {len(rows):,} of {len(train):,} training rows"))
-            layer = linear_probe.write(task, task.rows(rows))
-            if loaded.linear_head is not None and plan.spec.classes:
-                loaded.set_class_names(list(plan.spec.classes.words))
-            self._probe = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
-        elif self._probe is not None:
-            linear_probe.head_layer(loaded, len(self._probe["weight"])).load_state_dict(self._probe)
+        if self._with_head and (self.head is not None or config.init == "linear-probe"):
+            self.write_head(loaded, draw(plan.splits.train, PROBE_ROWS, config.seed, "initial probe"))
         adapters.attach(loaded, plan.adapter, config.seed)
         return loaded
+
+    def write_head(self, loaded: LoadedModel, rows: list[Record]) -> None:
+        """Write the probe into a model's head, and into those that are loaded from here on. It is fitted to the rows
+        where it is not known yet. Raises OptionError and DataError as `linear_probe.write` does."""
+        if self.head is None:
+            train = self._plan.splits.train
+            self._emit(Phase("fitting a linear probe as the initial head"))
+            if len(rows) < len(train):
+                self._emit(Note(f"the initial head is fitted on {len(rows):,} of {len(train):,} training rows"))
+            task = self._make_task(loaded)
+            layer = linear_probe.write(task, task.rows(rows))
+            self.head = {name: x.detach().cpu().clone() for name, x in layer.state_dict().items()}
+        else:
+            linear_probe.load(loaded, self.head)
+        self._with_head = True
+        if loaded.linear_head is not None and self._plan.spec.classes:
+            loaded.set_class_names(list(self._plan.spec.classes.words))
+
+    def try_head(self, loaded: LoadedModel, rows: list[Record], fit: bool) -> Callable[[], None] | None:
+        """`write_head`, and a function that takes the probe back; None where none can be fitted to the rows, and the
+        model is as it was. fit: whether the probe is fitted; else the head is only shaped for it, with zeros."""
+        undo = linear_probe.undo(loaded)
+
+        def take_back() -> None:
+            undo()
+            self.head, self._with_head = None, False
+
+        try:
+            if fit:
+                self.write_head(loaded, rows)
+            else:
+                linear_probe.head_layer(loaded, len(self._plan.spec.classes.words) if self._plan.spec.classes else 0)
+        except DataError:
+            take_back()
+            return None
+        return take_back
 
 
 class InitialWeights:

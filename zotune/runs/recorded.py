@@ -70,6 +70,12 @@ def recorded_rounding(header: Mapping[str, Any]) -> int:
     return int(header.get("rounding", 1))
 
 
+def recorded_init(header: Mapping[str, Any], wanted: str) -> str:
+    """The run's initial head for `--init auto`; else the one that is wanted."""
+    recorded = header["task"].get("init")
+    return recorded if wanted == "auto" and recorded in ("none", "linear-probe") else wanted
+
+
 def read_header(run: str | Path) -> dict[str, Any] | None:
     """The header of a run directory's journal, or None where the folder holds none that can be read."""
     path = Path(run) / JOURNAL
@@ -102,5 +108,6 @@ __all__ = [
     "fixed_classes",
     "read_header",
     "recorded_defaults",
+    "recorded_init",
     "recorded_rounding",
 ]

@@ -27,12 +27,12 @@ from zotune.models import adapters
 from zotune.models.adapters import AdapterConfig
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.model_files import find_model
-from zotune.runs import export
+from zotune.runs import export, initial_head
 from zotune.runs.model_source import load_recorded
 from zotune.runs.plan import EMBEDDED
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.provenance import environment
-from zotune.runs.recorded import complete_header, config_of, fixed_classes, recorded_rounding
+from zotune.runs.recorded import class_names, complete_header, config_of, fixed_classes, recorded_rounding
 from zotune.runs.run_directory import CONFIG, JOURNAL, check_files
 from zotune.runs.session import Session
 from zotune.search import checkpoint, optimizer_spec
@@ -43,6 +43,7 @@ from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.population_plan import PopulationPlan
+from zotune.tasks import linear_probe
 from zotune.types import Optimizer
 
 
@@ -193,18 +194,24 @@ def recorded_optimizer(spec: str | Optimizer | None, header: Mapping[str, Any]) 
 
 
 def initial_model(config: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) -> LoadedModel:
-    """The model as tuning started from it. A linear probe is fitted again on the data of the run's configuration."""
+    """The model as tuning started from it. A linear probe that the directory does not hold is fitted again on the data
+    of the run's configuration."""
     task = header["task"]
-    if task["init"] == "linear-probe":
+    head = initial_head.read(folder) if task["init"] == "linear-probe" else None
+    if task["init"] == "linear-probe" and head is None:
         saved = configuration.resolve({}, str(folder / CONFIG))
         saved = replace(saved, objective="cross-entropy", objective_args={}, weight=(), direction=None)
         saved = replace(saved, optimizer="auto", optimizer_args={}, learning_rate=None, eps=None)
         # The caller, not the directory, decides which code may run.
         saved = replace(saved, trust_remote_code=config.trust_remote_code, allow_pickle=config.allow_pickle)
         saved = replace(saved, model=config.model, device=config.device, dtype=config.dtype)
-        return Session(make_plan(saved, classes=fixed_classes(header)), emit).loaded
+        return Session(make_plan(saved, classes=fixed_classes(header)), emit, scores_base=False).loaded
     files = find_model(config.model, config.head, config.allow_pickle, config.model_revision)
     loaded = load_recorded(config, files, header, initial=True)
+    if head is not None:
+        linear_probe.load(loaded, head)
+        if loaded.linear_head is not None:
+            loaded.set_class_names(class_names(header))
     adapter = {**task["adapter"], "targets": tuple(task["adapter"]["targets"])}
     adapters.attach(loaded, AdapterConfig(**adapter), config.seed)
     return loaded

@@ -53,10 +53,13 @@ class Result:
 
     reason: why the run ended: "done", "patience", "score calls", "tracker" (one asked for it) or
         "interrupted".
-    kept: "tuned" or "start" (the base model). The validation set selects the best tuned weights; the test set then
+    kept: "tuned" or "start" (the initial weights). The validation set selects the best tuned weights; the test set then
         decides whether they are kept, by `--guard` standard errors, and gives the scores below. A kept model's test
         score is therefore slightly optimistic.
-    before, tuned: test scores of the base model and of the best tuned weights; after: of the weights that are kept.
+    before, tuned: test scores of the initial weights and of the best tuned weights; after: of the weights that are
+        kept.
+    base: the test score of the base model where tuning started from a linear probe, which is then `before` and, where
+        no tuned weights are kept, stays; else None.
     difference: paired, tuned minus before. probe: the test score of a linear probe on the base model, or None.
     forwards: evaluations of one batch at one point. dropped: steps whose scores failed. zero_share: share of steps
         without any difference between their points.
@@ -82,6 +85,7 @@ class Result:
     scoring: ScoringCost
     files: Mapping[str, str] = field(default_factory=dict)
     optimizer: Mapping[str, float] = field(default_factory=dict)
+    base: ScoreEstimate | None = None
 
     @property
     def after(self) -> ScoreEstimate:
@@ -91,8 +95,8 @@ class Result:
     def from_json(cls, values: Mapping[str, Any]) -> Result:
         """The inverse of `json`."""
         own: dict[str, Any] = {k: v for k, v in values.items() if k != "after"}
-        for name in ("before", "tuned", "probe"):
-            own[name] = own[name] and ScoreEstimate(**{**own[name], "parts": tuple(map(tuple, own[name]["parts"]))})
+        for name in ("before", "tuned", "probe", "base"):
+            own[name] = own.get(name) and ScoreEstimate(**{**own[name], "parts": tuple(map(tuple, own[name]["parts"]))})
         own |= {"difference": Difference(**own["difference"]), "scoring": ScoringCost(**own["scoring"])}
         return cls(**{**own, "folder": own["folder"] and Path(own["folder"])})
 

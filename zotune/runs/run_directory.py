@@ -20,9 +20,10 @@ METRICS: Final = "metrics.jsonl"
 COMPLETIONS: Final = "completions.jsonl"
 PENDING_SCORES: Final = "pending_scores.jsonl"
 TRACKED: Final = "trackers.json"
+INITIAL_HEAD: Final = "initial_head.json"
 RESULT: Final = "result.json"
 MODEL_CARD: Final = "README.md"
-_BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp"}
+_BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp", INITIAL_HEAD, f".{INITIAL_HEAD}.tmp"}
 """Files of a run that was killed before it recorded anything."""
 
 
@@ -98,6 +99,7 @@ __all__ = [
     "COMPLETIONS",
     "CONFIG",
     "ENVIRONMENT",
+    "INITIAL_HEAD",
     "JOURNAL",
     "METRICS",
     "MODEL_CARD",

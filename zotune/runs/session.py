@@ -16,7 +16,6 @@ import torch
 from zotune import declarations
 from zotune.core.kernels import worth_compiling
 from zotune.distributed import ALONE, Processes
-from zotune.errors import OptionError
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
@@ -26,6 +25,8 @@ from zotune.runs.model_source import InitialWeights, ModelSource
 from zotune.runs.plan import Plan
 from zotune.runs.populations import RunPopulations
 from zotune.runs.probe_comparison import ProbeComparison
+from zotune.runs.probe_start import start_from_probe
+from zotune.runs.process_split import split_of
 from zotune.runs.prompt_settings import better_of_both, cheap
 from zotune.runs.run_directory import PENDING_SCORES
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
@@ -71,8 +72,9 @@ class Session:
     on training rows; budget: what the limits pay for; clock: the seconds that its work takes. caches_training_rows:
     whether the blocks before the tuned ones are computed once for each training row. cached_rows, cached_bytes: rows
     for which they are computed once, and bytes that these take in a run beyond a dry run's. recorded: the header of the
-    run that is resumed. quick: a dry run, which caches few rows and measures no KL divergence. Raises ModelError and
-    OptionError.
+    run that is resumed; head: the linear probe that it started from. quick: a dry run, which caches few rows, fits no
+    probe and measures no KL divergence. base: outputs and score of the base model on the test set where tuning starts
+    from a linear probe; scores_base: whether it may be scored for that. Raises ModelError and OptionError.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Session:
         processes: Processes = ALONE,
         recorded: Mapping[str, Any] | None = None,
         quick: bool = False,
+        head: Mapping[str, torch.Tensor] | None = None,
+        scores_base: bool = True,
     ) -> None:
         config, objective = plan.config, plan.objective
         self.plan, self.emit, self.processes = plan, emit, processes
@@ -91,7 +95,7 @@ class Session:
         if config.threads:
             torch.set_num_threads(config.threads)
         emit(Phase(f"loading {plan.model_name}"))
-        self.source = ModelSource(plan, self._task, emit)
+        self.source = ModelSource(plan, self._task, emit, head)
         self.loaded = self.source.load()
         for note in self.loaded.notes:
             emit(Note(note))
@@ -115,6 +119,9 @@ class Session:
             emit(Note(text))
         held_out = [HeldOutSet(self.task, rows, objective, counted, processes) for rows in others]
         self.test = held_out[1]
+        test = self.test if scores_base and not quick else None
+        config, self.base = start_from_probe(plan, self.source, held_out[0], test, emit)
+        self.plan = plan = replace(plan, config=config)
         populations = RunPopulations(plan, self.loaded, self.task, self.train, recorded, self._note)
         self.space = populations.space
         self.initial_weights = InitialWeights(self.source, config, self.space)
@@ -238,7 +245,7 @@ class Session:
         )
 
     def started(self, folder: Path, score: Score) -> RunStarted:
-        """The event that opens a run. score: of the base model on the test set."""
+        """The event that opens a run. score: of the initial weights on the test set."""
         plan, limits, objective = self.plan, self.budget.limits(), self.plan.objective
         return RunStarted(
             folder=str(folder),
@@ -255,7 +262,8 @@ class Session:
             validation_rows=len(self.validation.held_out.rows),
             test_rows=len(self.test.rows),
             batch_size=self.batches.size,
-            test_score=score.value,
+            test_score=score.value if self.base is None else self.base[1].value,
+            probe_score=None if self.base is None else score.value,
             max_steps=limits.steps,
             max_evals=limits.evals,
             max_time=limits.seconds,
@@ -385,21 +393,6 @@ def _with_max_kl(plan: Plan, new: bool) -> Plan:
     if not new or plan.spec.kind != "generation" or plan.config.max_kl is not None:
         return plan
     return replace(plan, config=replace(plan.config, max_kl=DEFAULT_MAX_KL))
-
-
-def split_of(plan: Plan, budget: RunBudget, processes: Processes) -> str:
-    """How several processes split a step: "points", where there are enough and each process can score its own, else
-    "batch". Raises OptionError where points cannot be split."""
-    wanted, objective = plan.config.parallel, plan.objective
-    one_scores = objective.ordered or budget.counts_scores or not objective.info.validates
-    if wanted == "points" and one_scores and processes.size > 1:
-        raise OptionError(
-            "--parallel points: an objective that compares, a person and counted scores need a single process",
-            hint="--parallel batch",
-        )
-    if wanted != "auto":
-        return wanted
-    return "batch" if one_scores or budget.cost() % processes.size else "points"
 
 
 __all__ = ["Session"]

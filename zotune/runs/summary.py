@@ -16,7 +16,7 @@ def scored(score: ScoreEstimate) -> str:
 
 def verdict(result: Result) -> str:
     """One sentence: which weights are kept, and why."""
-    d = result.difference
+    d, start = result.difference, "base model" if result.base is None else "linear probe"
     change, interval = number(d.value, sign=True), ""
     if d.low is not None and d.high is not None:
         interval = f", 95 % interval {number(d.low, sign=True)} to {number(d.high, sign=True)}"
@@ -25,11 +25,11 @@ def verdict(result: Result) -> str:
         doubt = "" if sure else "; the interval contains zero, so this may be chance"
         return f"The tuned weights are kept: {change} on the test set{interval}{doubt}."
     if result.best_step == 0:
-        return "The base model is kept: no evaluation on the validation set was better, so nothing was tuned."
+        return f"The {start} is kept: no evaluation on the validation set was better, so nothing was tuned."
     why = ""
     if d.error is not None and abs(d.value) < 2 * d.error:
         why = f", within two standard errors ({2 * d.error:.4f})"
-    return f"The base model is kept: the tuned weights changed the test score by {change}{interval}{why}."
+    return f"The {start} is kept: the tuned weights changed the test score by {change}{interval}{why}."
 
 
 def decided_by(result: Result) -> str:

@@ -6,13 +6,14 @@ classification tasks; knows no objective.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zotune.errors import DataError, OptionError
-from zotune.models.loaded_model import LoadedModel, add_linear_head
+from zotune.errors import DataError, ModelError, OptionError
+from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel, add_linear_head
 from zotune.tasks.build import EncodedRows, HeadClassification, Task
 
 INVERSE_STRENGTHS = (1.0, 10.0, 100.0)
@@ -57,6 +58,32 @@ def head_layer(loaded: LoadedModel, classes: int) -> nn.Linear:
     return loaded.last_linear() if loaded.head == "classification" else add_linear_head(loaded, classes)
 
 
+def load(loaded: LoadedModel, head: Mapping[str, Tensor]) -> None:
+    """Write a fitted probe into a model's head. Raises ModelError where the head has another shape."""
+    layer = head_layer(loaded, len(head["weight"]))
+    shapes = {name: x.shape for name, x in layer.state_dict().items()}
+    if shapes != {name: x.shape for name, x in head.items()}:
+        raise ModelError(f"the head of {loaded.source} does not have the shape of the run's linear probe")
+    layer.load_state_dict(dict(head))
+
+
+def undo(loaded: LoadedModel) -> Callable[[], None]:
+    """A function that gives the model the head that it has now."""
+    config, added = loaded.unwrapped.config, loaded.head == "embedding" and loaded.linear_head is None
+    names = dict(config.id2label), dict(config.label2id)
+    layer = None if loaded.head == "embedding" else loaded.last_linear()
+    before = None if layer is None else {name: x.detach().clone() for name, x in layer.state_dict().items()}
+
+    def restore() -> None:
+        config.id2label, config.label2id = names
+        if added and loaded.linear_head is not None:
+            delattr(loaded.unwrapped, LINEAR_HEAD)
+        if layer is not None and before is not None:
+            layer.load_state_dict(before)
+
+    return restore
+
+
 def write(task: Task, train: EncodedRows) -> nn.Linear:
     """Fit a probe and write it into the model's head: tuning then starts from the probe. Returns the written layer.
 
@@ -86,4 +113,4 @@ def write(task: Task, train: EncodedRows) -> nn.Linear:
     return layer
 
 
-__all__ = ["fit", "head_layer", "log_probabilities", "write"]
+__all__ = ["fit", "head_layer", "load", "log_probabilities", "undo", "write"]
