@@ -7,7 +7,9 @@ A case is an optimizer and a dtype, or a kind of text that `auto` scores by popu
 line that tunes the embedded encoder, or stories260K of ../shared, in a process of its own. SIGKILL ends it after some
 seconds, or before or after a call somewhere between a forward pass and a checkpoint. `zotune resume` continues until
 the run ends; then weights, journal and metrics are compared byte by byte. The moments follow from the case and the
-number of the attempt. One JSON object per finished run goes to --out, one line per case to standard error.
+number of the attempt. Scorers outside of zotune note the rows that they are asked for: beyond the rows of the
+uninterrupted run, a kill may cost the call that was under way and no more. One JSON object per finished run goes to
+--out, one line per case to standard error.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from kill_parts import scorers
 
 from zotune.cli import app
 from zotune.models import loading
@@ -48,6 +52,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "set-of-texts": ("-O", "sets=true"),
 }
 """Populations of `auto` on completions of stories260K: flags of `zotune fit`."""
+CASES = [*OPTIMIZERS, *TEXTS, *scorers.KINDS]
 STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K" / "hf"
 SCORER = '''"""Share of vowels; of a set with sets=true: different first letters."""
 import zotune
@@ -69,6 +74,8 @@ class Vowels:
 DTYPES = ("float32", "bfloat16")
 STEPS, ROWS = 8, {"train": 16, "validation": 6, "test": 6}
 COMPARED = ("journal.jsonl", "metrics.jsonl", "model.safetensors", "config.json")
+OUTSIDE = "rows that were paid twice"
+"""What differs in a run whose scorer was asked for more rows than kills explain."""
 PLACES = {
     "in a forward": "torch.nn:Linear.forward",
     "at a journal line": "zotune.search.journal:Journal._write",
@@ -79,6 +86,7 @@ PLACES = {
     "at an old checkpoint": "zotune.search.checkpoint:_remove",
     "at a small file": "zotune.files:write",
     "at the model's files": "zotune.models.saving:save",
+    "at kept scores": "zotune.scoring.pending_scores:PendingScores.keep",
     "in a replay": "zotune.search.engine:Engine.step",
 }
 TORN, TIME = "in the middle of a journal line", "after a time"
@@ -186,6 +194,11 @@ class Case:
     def __init__(self, optimizer: str, dtype: str, home: Path, data: Path) -> None:
         self.name, self.home, self.log = f"{optimizer} {dtype}", home, home / "log"
         self.optimizer, self.dtype = optimizer, dtype
+        self.scorer: scorers.Scorer | None = None
+        if optimizer in scorers.KINDS:
+            self.scorer = scorers.Scorer(optimizer, home / "scorer")
+            self.fit = self._of_texts(self.scorer.flags)
+            return
         if optimizer in TEXTS:
             self.fit = self._of_texts(TEXTS[optimizer])
             return
@@ -215,9 +228,14 @@ class Case:
             (prompts / f"{split}.jsonl").write_text("".join(lines))
         scorer.write_text(SCORER)
         flags = tuple("--objective-arg" if flag == "-O" else flag for flag in flags)
-        fit = ["fit", "-m", str(STORIES), "-d", str(prompts), "-o", f"{scorer}:Vowels", *flags]
+        flags = flags if "-o" in flags else ("-o", f"{scorer}:Vowels", *flags)
+        fit = ["fit", "-m", str(STORIES), "-d", str(prompts), *flags]
         fit += ["--dtype", self.dtype, "--max-steps", str(STEPS), "--eval-steps", "3", "--save-steps", "2"]
         return [*fit, "--max-new-tokens", "6", "--compile", "off", "--threads", "1", "-q"]
+
+    def close(self) -> None:
+        if self.scorer:
+            self.scorer.close()
 
     def whole(self) -> None:
         """The run that is left alone; and what can be counted in it."""
@@ -226,6 +244,7 @@ class Case:
         if end(start(arguments, self.log, functools.partial(count, self.home / "calls.json"))):
             raise SystemExit(self.log.read_text())
         self.seconds = time.monotonic() - begun
+        self.paid = self.scorer.paid() if self.scorer else 0
         self.calls: dict[str, int] = json.loads((self.home / "calls.json").read_text())
 
     def attempt(self, folder: Path, number: int) -> tuple[str, int]:
@@ -246,15 +265,21 @@ class Case:
     def one_run(self, number: int, first: int) -> dict[str, Any]:
         """A run that is killed until it comes to its end. first: the number of its first attempt."""
         folder, moments, left = self.home / f"run{number}", [], -signal.SIGKILL
+        if self.scorer:
+            self.scorer.forget()
         while left == -signal.SIGKILL:
             where, left = self.attempt(folder, first + len(moments))
             moments.append(where)
         moments.pop()  # the attempt that its moment did not reach
         bad = [n for n in COMPARED if not same(folder / n, self.home / "whole" / n)] if left == 0 else ["exit code"]
         said = self.log.read_text()[-2000:] if left else ""
+        paid = self.scorer.paid() if self.scorer else 0
+        if paid > self.paid + scorers.BATCH * len(moments):
+            bad.append(OUTSIDE)
         if not bad:
             shutil.rmtree(folder)
         found = {"optimizer": self.optimizer, "dtype": self.dtype, "run": number, "kills": moments, "left": left}
+        found |= {"paid": [paid, self.paid]} if self.scorer else {}
         return {**found, "differs": bad, **({"said": said} if said else {})}
 
 
@@ -282,7 +307,7 @@ def small(folder: Path) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="kills for each case, at least")
-    parser.add_argument("--optimizers", nargs="+", choices=[*OPTIMIZERS, *TEXTS], default=[*OPTIMIZERS, *TEXTS])
+    parser.add_argument("--optimizers", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--out", type=Path, default=Path("kills.jsonl"))
     args = parser.parse_args(arguments)
@@ -295,13 +320,18 @@ def main(arguments: list[str] | None = None) -> int:
         if kills < args.kills:
             with tempfile.TemporaryDirectory() as home:
                 case = Case(optimizer, dtype, Path(home), small(Path(home) / "data"))
-                case.whole()
-                while kills < args.kills:
-                    found = case.one_run(len(done), kills + len(done))  # each run ended with one that was not killed
-                    done.append(found)
-                    kills += len(found["kills"])
-                    with args.out.open("a") as file:
-                        file.write(json.dumps(found) + "\n")
+                try:
+                    case.whole()
+                    while kills < args.kills:
+                        found = case.one_run(
+                            len(done), kills + len(done)
+                        )  # each run ended with one that was not killed
+                        done.append(found)
+                        kills += len(found["kills"])
+                        with args.out.open("a") as file:
+                            file.write(json.dumps(found) + "\n")
+                finally:
+                    case.close()
         bad = sum(bool(x["differs"]) for x in done)
         failed += bad
         print(f"{optimizer} {dtype}: {kills} kills in {len(done)} runs, {bad} differ", file=sys.stderr)

@@ -149,7 +149,7 @@ RUN = (
             1114: 0.7270,
         }.items()
     ),
-    PreflightDone(12, 16, 1200, 0.0, 0.30, 11.0),
+    PreflightDone(12, 16, 1200, 0.0, 0.304, 11.0),
     Interpolated(1114, 0.5, 0.7562),
 )
 """Events of the run that the README and the quickstart show."""

@@ -1,0 +1,1 @@
+"""Parts of the kill harness (benchmarks/kills.py)."""
