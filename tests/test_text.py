@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from zotune.text import replace_unencodable
+from zotune.text import replace_unencodable, short_name
 
 
 def test_characters_that_an_encoding_lacks_read_alike() -> None:
@@ -30,3 +30,10 @@ def test_commands_end_well_on_such_terminals(encoding: str, arguments: list[str]
     assert done.stdout
     if arguments[0] == "eval":
         assert (b"\xb1" if encoding == "cp1252" else b"+-") in done.stdout
+
+
+def test_objectives_in_files_are_called_by_their_function() -> None:
+    assert short_name("examples/json_reward.py:valid_json") == "valid_json"
+    assert short_name("a/b.py:x - 0.1 length") == "x - 0.1 length"
+    assert short_name("contains:happy") == "contains:happy"
+    assert short_name("reward-model:./rm") == "reward-model:./rm"

@@ -6,6 +6,7 @@ Knows characters, nothing else.
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, Final
@@ -47,6 +48,11 @@ def number(value: float, sign: bool = False) -> str:
     return "0.0000" if float(shown) == 0 else shown
 
 
+def short_name(objective: str) -> str:
+    """The name of an objective in lines of text: of a function in a file, the function."""
+    return re.sub(r"[^\s:]+\.py:(?=\w)", "", objective)
+
+
 def duration(seconds: float) -> str:
     """Seconds as text, in the two largest units that matter: 45 s, 12 min, 3 h 5 min."""
     if seconds < 90:
@@ -77,4 +83,4 @@ def texts(completions: Sequence[Any]) -> list[str]:
     return [c if isinstance(c, str) else str(c[-1]["content"]) if c else "" for c in completions]
 
 
-__all__ = ["duration", "number", "one_line", "plain", "texts"]
+__all__ = ["duration", "number", "one_line", "plain", "short_name", "texts"]

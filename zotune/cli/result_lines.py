@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zotune.config import RunConfig
 from zotune.runs.summary import decided_by, scored, verdict
-from zotune.text import number
+from zotune.text import duration, number, short_name
 from zotune.yaml_file import as_yaml
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def result_lines(name: str, result: Result) -> list[Line]:
             (f"interrupted after step {result.steps}; a checkpoint is written", "yellow"),
             (f"resume with: zotune resume {result.folder}", ""),
         ]
-    out = [("", ""), (f"test {name} ({result.before.rows} rows, ± one standard error)", "bold")]
+    out = [("", ""), (f"test {short_name(name)} ({result.before.rows} rows, ± one standard error)", "bold")]
     after = "bold green" if result.kept == "tuned" else ""
     if result.base is not None:
         rows = [("base model", result.base, "", ""), ("linear probe", result.before, "", "   where tuning started")]
@@ -80,10 +80,14 @@ def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
         f"model: {estimate['model']} ({estimate['head']} head), {estimate['tuned_weights']:,} weights tuned",
         task,
         f"estimate: {estimate['steps']:,} steps, {estimate['evaluations']:,} evaluations, "
-        f"about {estimate['seconds']:.3g} s",
+        f"about {_estimated(estimate['seconds'])}",
         f"memory: model {memory['model']:.1f} MB, perturbation {memory['probing']:.1f} MB, "
         f"optimizer {memory['fields']:.1f} MB; peak about {memory['peak']:,.0f} MB",
     ]
+
+
+def _estimated(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 90 else duration(seconds)
 
 
 def score_lines(scores: Mapping[str, ScoreEstimate]) -> list[str]:

@@ -34,7 +34,7 @@ from zotune.events import (
     RunStarted,
     StepDone,
 )
-from zotune.text import duration, number, plain
+from zotune.text import duration, number, plain, short_name
 
 PROGRESS_SECONDS: Final = 10.0
 """Seconds between two plain progress lines of steps."""
@@ -136,10 +136,10 @@ class Terminal:
             f"rows: {event.training_rows} training (batch size {event.batch_size}), "
             f"{event.validation_rows} validation, {event.test_rows} test"
         )
-        self.say(f"base model: test {event.objective} {number(event.test_score)} ({event.better})")
+        self.say(f"base model: test {short_name(event.objective)} {number(event.test_score)} ({event.better})")
         if event.probe_score is not None:
             self._start = "the linear probe"
-            self.say(f"linear probe: test {event.objective} {number(event.probe_score)}, where tuning starts")
+            self.say(f"linear probe: test {short_name(event.objective)} {number(event.probe_score)}, where tuning starts")
         self.say(f"run directory: {event.folder}")
         self._begin()
 
@@ -254,7 +254,7 @@ class Terminal:
 
     @property
     def _name(self) -> str:
-        return self._run.objective if self._run else "score"
+        return short_name(self._run.objective) if self._run else "score"
 
 
 class _PhaseWatch:

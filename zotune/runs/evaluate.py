@@ -15,6 +15,7 @@ from zotune import config, files, seeds
 from zotune.config import RunConfig
 from zotune.data.records import Record, rename_columns
 from zotune.data.sources import DataSource, load_source
+from zotune.data.synthetic import synthetic_name
 from zotune.errors import DataError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Note, Phase, ignore
 from zotune.options import convert
@@ -121,7 +122,8 @@ def evaluate(
             )
         each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
     inputs, takes_all = inputs_of([part for each in resolved for part in each.each])
-    for note in [*spec.notes, *resolve_task.unused_columns(spec, rows, inputs, takes_all, cfg.columns)]:
+    unused = resolve_task.unused_columns(spec, rows, inputs, takes_all, cfg.columns)
+    for note in [*spec.notes, *(unused if synthetic_name(source.name) is None else [])]:
         emit(Note(note))
     emit(Phase("loading the model", brief=True))
     loaded = load_model(cfg, model_files, spec)

@@ -18,6 +18,7 @@ from zotune.data.model_classes import FixedClasses
 from zotune.data.readers import data_suffix
 from zotune.data.records import Record
 from zotune.data.splits import Splits, load_splits
+from zotune.data.synthetic import synthetic_name
 from zotune.data.task import TaskSpec
 from zotune.errors import OptionError
 from zotune.models.adapters import AdapterConfig
@@ -132,8 +133,10 @@ def plan(
         raise OptionError(f"--shots {config.shots} leaves no training row", hint="fewer demonstrations, or more rows")
     test = parts["test"][: resolved.info.test_rows]
     before = len(parts["validation"]), len(test)
+    given = config
     validation, test, config = _reduced(config, resolved, parts["validation"], test, reduces)
-    notes += note_on_sets(before, (len(validation), len(test)))
+    asked = given.validation_rows is not None or given.test_rows is not None
+    notes += note_on_sets(before, (len(validation), len(test)), asked)
     splits = replace(splits, train=train, validation=validation, test=test)
     if resolved.ordered and wanted == "auto" and spec.kind != "generation":  # auto calibrates by values or by KL
         notes.append(f"{resolved.name} compares and has no values: --optimizer rank-sgd is used")
@@ -146,7 +149,8 @@ def plan(
     notes += resolve_task.reference_note(spec, parts, resolved.required)
     notes.extend(spec.notes)
     inputs, takes_all = inputs_of(resolved.each)
-    notes.extend(resolve_task.unused_columns(spec, splits.train, inputs, takes_all, config.columns))
+    if synthetic_name(str(data_of(config, task))) is None:  # made data have columns for several metrics
+        notes.extend(resolve_task.unused_columns(spec, splits.train, inputs, takes_all, config.columns))
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))

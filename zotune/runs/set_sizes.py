@@ -49,14 +49,16 @@ def drawn_places(total: int, count: int, seed: int, purpose: str) -> list[int]:
     return sorted(random.Random(seeds.derive(seed, purpose)).sample(range(total), min(count, total)))
 
 
-def note_on_sets(before: Sequence[int], after: Sequence[int]) -> list[str]:
-    """A note on the validation and test sets that were reduced. before, after: their numbers of rows."""
+def note_on_sets(before: Sequence[int], after: Sequence[int], asked: bool = False) -> list[str]:
+    """A note on the validation and test sets that were reduced. before, after: their numbers of rows; asked: whether
+    the user gave one."""
     parts = [
         f"{name} set: {few:,} of {all_rows:,} rows"
         for name, all_rows, few in zip(("validation", "test"), before, after, strict=True)
         if few < all_rows
     ]
-    return [f"{', '.join(parts)} are drawn, as the budget affords (--validation-rows, --test-rows)"] if parts else []
+    why = "" if asked else ", as the budget affords"
+    return [f"{', '.join(parts)} are drawn{why} (--validation-rows, --test-rows)"] if parts else []
 
 
 __all__ = [
