@@ -139,7 +139,9 @@ class Terminal:
         self.say(f"base model: test {short_name(event.objective)} {number(event.test_score)} ({event.better})")
         if event.probe_score is not None:
             self._start = "the linear probe"
-            self.say(f"linear probe: test {short_name(event.objective)} {number(event.probe_score)}, where tuning starts")
+            self.say(
+                f"linear probe: test {short_name(event.objective)} {number(event.probe_score)}, where tuning starts"
+            )
         self.say(f"run directory: {event.folder}")
         self._begin()
 
