@@ -1,7 +1,8 @@
 """`zotune fit` in processes that report what they cost: python fit_process.py JOBS.json
 
 A job has the folder of its results and the flags of `zotune fit`, which gets --output-dir FOLDER/run. held_out: prompts
-of the validation and test sets; rows scored for them are counted apart.
+of the validation and test sets; completions scored for them are counted apart. A completion counts once, also where a
+metric of sets is computed again without it.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ def main() -> None:
 
     import zotune  # noqa: F401
     from zotune.cli.app import main as command_line
-    from zotune.scoring.objective import Objective
+    from zotune.tasks.generation import GenerationTask
 
     def job(settings: Mapping[str, Any]) -> dict[str, int]:
         counts = {"completions": 0, "held_out": 0}
         held_out = {json.dumps(p) for p in settings["held_out"]}
-        result = Objective.result
+        outputs = GenerationTask.outputs
 
-        def counting(self: Objective, rows: int, inputs: Mapping[str, Any]) -> Any:
-            for prompt in inputs["prompts"]:
+        def counting(self: GenerationTask, *args: Any, **options: Any) -> dict[str, Any]:
+            out = outputs(self, *args, **options)
+            for prompt in out["prompts"] if "completions" in out else ():
                 counts["held_out" if json.dumps(prompt) in held_out else "completions"] += 1
-            return result(self, rows, inputs)
+            return out
 
-        Objective.result = counting  # type: ignore[method-assign]
+        GenerationTask.outputs = counting  # type: ignore[method-assign]
         code: object = 0
         with contextlib.redirect_stdout(sys.stderr):
             try:

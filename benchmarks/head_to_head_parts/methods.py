@@ -161,6 +161,8 @@ def job_of(task: Task, method: Method, choice: Choice, seed: int, budgets: Seque
     if method.name == "random-search":
         flags += ["--optimizer", "random-search", "--optimizer-arg", f"sigma={choice['sigma']}"]
         flags += ["--max-evals", str(budgets[-1] // 16), "--batch-size", "16", "--no-preflight"]
+    elif task.rewards is None:
+        flags += ["--max-evals", str(budgets[-1] // 16), "--no-preflight", *method.options.get("flags", ())]
     else:
         flags += [
             "--max-score-calls",

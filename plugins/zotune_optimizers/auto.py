@@ -76,7 +76,7 @@ class Auto:
     rows: int = 64  # rows of the calibration's batch
     drift: float = 0.5  # k: KL divergence from the base model in nats a token, where it can be measured
     share: float = 0.25  # share of the budget that the calibration may take
-    edition: int = 2  # calibration: 2, or 1 as in runs that record none
+    edition: int = 3  # 3; 2: populations spend more KL; 1: also the calibration of runs that record none
 
     needs: ClassVar[str] = "comparisons"
     interpolates: ClassVar[bool] = True
@@ -92,7 +92,7 @@ class Auto:
         positive("auto", share=self.share)
         fraction("auto", beta=self.beta)
         at_least(1, "auto", bands=self.bands, rows=self.rows)
-        require(self.edition in (1, 2), f"auto: edition must be 1 or 2, got {self.edition}")
+        require(self.edition in (1, 2, 3), f"auto: edition must be 1, 2 or 3, got {self.edition}")
 
     def cost(self, theta: Theta, at: At) -> int:
         size = at.population
@@ -100,7 +100,7 @@ class Auto:
 
     def init(self, theta: Theta, oracle: Oracle, at: At) -> State | PopulationState:
         if at.population.rows:
-            return population.start(theta, oracle, at, at.max_kl or self.drift / 2)
+            return population.start(theta, oracle, at, at.max_kl or self.drift / 2, self.edition)
         limit = math.inf if at.total is None else self.share * POINTS * at.total
         calibrate = auto_calibration.calibrate if self.edition == 1 else auto_scales.calibrate
         D, eps, cap, numbers, *notes = calibrate(
@@ -134,7 +134,7 @@ class Auto:
     ) -> tuple[Recipe, State | PopulationState]:
         if isinstance(state, PopulationState):
             limit = at.max_kl or self.drift / 2
-            return population.step(theta, oracle, state, at, limit, beta=MEMORY, clip=self.clip)
+            return population.step(theta, oracle, state, at, limit, self.edition, beta=MEMORY, clip=self.clip)
         D, eps = state.D, state.eps
         z = at.rademacher()
         up, down = oracle(theta + eps * D * z, theta - eps * D * z)

@@ -7,18 +7,15 @@ model bounds (nats a token, on texts that the base model wrote; it costs forward
         where no pair differs: σ₁
     each step, with n steps to go:
         z_p of EGGROLL (eggroll.py)
-        r: what is left of the way from the first mean reward to a member's best; f: see LONG
-        α² ← max(k − K, 0) / n κ max(mean z², 1) · max(min(SLOWER r, 1)², f), at most CATCH_UP² k / T κ;
-            without the second factor where K ≤ FREE k
+        α: see auto_spending.py
         θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
     where completions are sampled: members decode greedily, k is WALKED times as large, and after SHARPENED of the steps
         one is taken that multiplies all logits by c (auto_sharpness.py)
 
-k is limit · MOST (SHORT / rows of the run)^⅓, within LEAST and MOST of it. Steps without signal leave K as it is, so
-that later ones may be longer; once most rows have the best score, differences and steps shrink. A run therefore ends
-near k, or before it with the reward at its maximum. A rare reward is met by large perturbations alone; a reward of
-form is lost under them. So the first step tries three sizes (docs/log.md).
+Steps without signal leave K as it is, so that later ones may be longer; once most rows have the best score, differences
+and steps shrink. A run therefore ends near k, or before it with the reward at its maximum. A rare reward is met by
+large perturbations alone; a reward of form is lost under them. So the first step tries three sizes (docs/log.md).
 """
 
 from __future__ import annotations
@@ -30,20 +27,9 @@ from typing import NamedTuple
 from zotune.types import At, Oracle, PerTensor, Recipe, Theta
 from zotune_optimizers.auto_member_scale import SCALES, best_scale, largest_scale
 from zotune_optimizers.auto_sharpness import best_sharpness, scaled
+from zotune_optimizers.auto_spending import BOUND, Situation, share, squared_length
 from zotune_optimizers.eggroll import normalised, units, update
 
-MOST, LEAST = 0.9, 0.5
-"""k as a share of `--max-kl` in runs of up to SHORT rows, and at least: weights beyond the limit are never kept. Chance
-has a share of a step that falls with the rows of a run, so longer runs need less KL for the same reward."""
-SLOWER = 1.4
-"""Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
-FREE = 0.15
-"""Share of k that is spent without becoming slower."""
-SHORT, LONG = 1280, 1.0
-"""f = LONG (rows of the run / SHORT − 1) within 0 and 1: in long runs steps do not become smaller, for sampled rewards
-still gain where greedy ones cannot."""
-CATCH_UP = 4.0
-"""How much longer than planned a step may be, after steps without signal."""
 WALKED, SHARPENED = 0.6, 0.85
 """Where completions are sampled: share of k that steps may spend, the rest is for c (auto_sharpness.py); and share of
 the steps after which c is chosen."""
@@ -69,18 +55,14 @@ class PopulationState(NamedTuple):
     tried: bool  # whether σ is chosen
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
     sharpness: float = 0.0  # c; 0 before it is chosen
+    spared: float = 0.0  # K up to which the reward was rare
 
 
-def _share(rows: int) -> float:
-    """k as a share of the limit, where steps may spend all of it. rows: of the run."""
-    return max(min(MOST * math.pow(SHORT / rows, 1 / 3), MOST), LEAST)
-
-
-def start(theta: Theta, oracle: Oracle, at: At, limit: float) -> PopulationState:
-    """Find σ₁ and κ by the KL divergence alone. limit: of the KL divergence, in nats a token."""
+def start(theta: Theta, oracle: Oracle, at: At, limit: float, edition: int) -> PopulationState:
+    """Find σ₁ and κ by the KL divergence alone. limit: of the KL divergence, in nats a token. edition: of k."""
     S = units(theta, at)
     rows = (at.total or UNLIMITED_STEPS) * at.population.rows
-    k = limit * _share(rows) * (WALKED if at.logit_scales else 1.0)
+    k = limit * share(rows, edition) * (WALKED if at.logit_scales else 1.0)
     sigma, perturbed = largest_scale(theta, oracle, at, S)
     pairs = at.population.pairs
     signs = [1.0 if p % 2 else -1.0 for p in range(pairs)]
@@ -95,13 +77,21 @@ def start(theta: Theta, oracle: Oracle, at: At, limit: float) -> PopulationState
 
 
 def step(
-    theta: Theta, oracle: Oracle, state: PopulationState, at: At, limit: float, *, beta: float, clip: float
+    theta: Theta,
+    oracle: Oracle,
+    state: PopulationState,
+    at: At,
+    limit: float,
+    edition: int,
+    *,
+    beta: float,
+    clip: float,
 ) -> tuple[Recipe, PopulationState]:
     """One step, and the state after it. limit: of the KL divergence, in nats a token."""
     pairs = at.population.pairs
     total = at.total or max(math.ceil(at.t / at.progress) if at.progress else UNLIMITED_STEPS, at.t + 1)
     if at.logit_scales and not state.sharpness and at.t and at.t >= SHARPENED * (total - 1):
-        c = best_sharpness(theta, oracle, at, MOST * limit)
+        c = best_sharpness(theta, oracle, at, BOUND * limit)
         return scaled(theta, at, c), state._replace(sharpness=c)
     kl = state.kl
     if at.t % max(total // MEASURED, 1) == 0 and at.t:
@@ -117,12 +107,23 @@ def step(
     room = (mean - best) / (first - best) if first > best else 1.0
     sigma = state.sigma if state.tried else state.sigma * best_scale(scales, up, down)
     state = state._replace(sigma=sigma, tried=True, V=V, weight=weight, peak=peak, kl=kl, first=first, best=best)
-    floor = min(max(LONG * (total * len(losses) / SHORT - 1), 0.0), 1.0)
     energy = math.fsum(x * x for x in z) / len(z)  # mean z²
-    speed = max(min(SLOWER * room, 1.0) ** 2, floor) if kl > FREE * state.k else 1.0
-    left = max(state.k - kl, 0.0) / max(total - at.t, 1) * speed
-    alpha = math.sqrt(min(left / max(energy, 1.0), CATCH_UP**2 * state.k / total) / state.kappa)
-    if not energy or not alpha:
+    now = Situation(
+        kl,
+        state.spared,
+        state.k,
+        BOUND * limit * (WALKED if at.logit_scales else 1.0),
+        energy,
+        sum(x != 0 for x in z) / len(z),
+        room,
+        total * len(losses),
+        total - at.t,
+        total,
+        edition,
+    )
+    state = state._replace(spared=kl if now.rare else state.spared)
+    alpha = math.sqrt(squared_length(now) / state.kappa)
+    if not alpha:
         return theta, state
     grown = state.kappa * alpha**2 * energy
     return theta + update(state.S, directions, z, alpha), state._replace(kl=kl + grown)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from references import Reference, load, quadratic
 from zotune_optimizers.auto_population import best_scale
+from zotune_optimizers.auto_spending import Situation, share, squared_length
 from zotune_optimizers.eggroll import normalised
 
 from zotune.cli.terminal import Terminal
@@ -234,12 +235,40 @@ def test_populations_do_not_depend_on_a_shift_or_a_factor(factor: float, shift: 
 def test_the_edition_of_a_run_is_that_which_it_recorded() -> None:
     recorded = {"cap": 3.0, "tolerance": 0.05}
     auto: Any = load("auto")
-    assert auto.edition == 2
+    assert auto.edition == 3
     assert optimizer_spec.with_recorded(auto, recorded, {}).edition == 1
     assert optimizer_spec.with_recorded(auto, {**recorded, "edition": 2}, {}).edition == 2
     assert optimizer_spec.with_recorded(load("auto", cap=1.0), recorded, {"cap": 1.0}).cap == 1.0
-    with pytest.raises(OptionError, match="edition must be 1 or 2, got 3"):
-        load("auto", edition=3)
+    with pytest.raises(OptionError, match="edition must be 1, 2 or 3, got 4"):
+        load("auto", edition=4)
+    shares = {e: [share(rows, e) for rows in (640, 1280, 2560, 10000)] for e in (2, 3)}
+    assert shares[2] == pytest.approx([0.9, 0.9, 0.9 * 0.5 ** (1 / 3), 0.5])
+    assert shares[3] == sorted(shares[3])
+
+
+def test_a_step_spends_its_share_of_the_kl() -> None:
+    """Against the formulas of auto_spending.py, with numbers that are easy to follow."""
+    now = Situation(0.04, 0.0, 0.1, 0.27, 1.0, 1.0, 1.0, 1280, 10, 20, 3)
+    assert not now.rare
+    assert squared_length(now) == pytest.approx(0.06 / 10)
+    assert squared_length(now._replace(energy=0.5)) == pytest.approx(0.06 / 10), "small differences make small steps"
+    assert squared_length(now._replace(room=0.5)) == pytest.approx(0.06 / 10 * 0.7**2)
+    assert squared_length(now._replace(room=0.5, kl=0.0)) == pytest.approx(0.1 / 10), "the first of it is free"
+    assert squared_length(now._replace(energy=0.0)) == 0.0
+    assert squared_length(now._replace(kl=0.1)) == 0.0
+    assert squared_length(now._replace(spared=0.05)) == pytest.approx(0.11 / 10), "counted from where it was found"
+    assert squared_length(now._replace(spared=0.25, kl=0.26)) == pytest.approx(0.01 / 10), "up to the bound"
+    assert squared_length(now._replace(spared=0.25, kl=0.28)) == 0.0
+    rare = now._replace(differing=0.1, energy=0.5)
+    assert rare.rare
+    assert squared_length(rare) == pytest.approx(0.23 / 10 / 0.5)
+    assert squared_length(rare._replace(energy=0.01)) == pytest.approx(16 * 0.27 / 20), "at most"
+    assert not rare._replace(room=0.7).rare
+    long = now._replace(rows=2560, room=0.1, energy=0.1)
+    assert squared_length(long) == pytest.approx(0.06 / 10 / 0.3), "long runs go on moving"
+    second = now._replace(edition=2, energy=0.1, differing=0.1)
+    assert squared_length(second) == pytest.approx(0.06 / 10)
+    assert squared_length(second._replace(rows=2560, room=0.1)) == pytest.approx(0.06 / 10)
 
 
 def test_auto_stays_within_its_cap() -> None:
