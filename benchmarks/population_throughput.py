@@ -22,9 +22,10 @@ import torch
 from zotune.config import RunConfig
 from zotune.core.population import Population, RowWise, matrix_shape
 from zotune.core.recipe import Directions, direction_sum
-from zotune.core.space import Space
+from zotune.core.space import Space, named_tensors
 from zotune.models.trainable import trainable_names
 from zotune.runs.plan import plan
+from zotune.runs.row_wise import COMPILED
 from zotune.runs.session import Session
 
 STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K" / "hf"
@@ -49,13 +50,16 @@ class Case:
         session = Session(plan(config), lambda event: None)
         self.task, self.pairs = session.task, args.rows // 2
         names = trainable_names(session.loaded, "matrices")
-        self.space = Space(session.loaded.model, 0, lambda t: t.name in names)
+        parameters = named_tensors(session.loaded.model)
+        large = sum(parameters[n].numel() for n in names if n in parameters) >= COMPILED  # as a run decides
+        compiled = args.compile == "on" or (args.compile == "auto" and large)
+        self.space = Space(session.loaded.model, 0, lambda t: t.name in names, compile=compiled)
         tokens = [session.train.tokens[i % len(session.train)][0] for i in range(self.pairs)]
         self.prompts, self.indices = tokens + tokens, [*range(self.pairs), *range(self.pairs)]
         session.loaded.model.generation_config.eos_token_id = None
         session.loaded.tokenizer.eos_token_id = session.loaded.model.config.eos_token_id = None
         with torch.no_grad(), self.task.forward.one_pass():
-            self.row_wise = RowWise(self.space, lambda: self.task.forced_logits(self.prompts[:4], 2), 4)
+            self.row_wise = RowWise(self.space, lambda: self.task.forced_logits(self.prompts[:4], 2), 4, compiled)
 
     def population(self, part: str, step: int) -> Population:
         shapes = {
@@ -88,6 +92,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="auto: as a run decides")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

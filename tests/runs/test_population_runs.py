@@ -14,6 +14,7 @@ from families import WORDS as VOCABULARY
 from families import Families
 
 import zotune
+from zotune.core.member_kernels import member_kernels
 from zotune.core.population import Population, RowWise, matrix_shape
 from zotune.core.recipe import Directions
 from zotune.core.space import Space
@@ -246,7 +247,14 @@ def words(completions: Sequence[str]) -> list[float]:
     return [float(len({*x.split()})) for x in completions]
 
 
-def test_runs_on_generated_text_resume_and_replay(families: Families, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_runs_on_generated_text_resume_and_replay(
+    families: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    if compiled:
+        if member_kernels() is None:
+            pytest.skip("no compiler for C++")
+        monkeypatch.setattr("zotune.runs.row_wise.COMPILED", 1)
     data = texts_of(tmp_path / "data", 20)
     made: dict[str, Any] = {
         "model": str(families.folder("llama")),
@@ -263,6 +271,7 @@ def test_runs_on_generated_text_resume_and_replay(families: Families, tmp_path: 
     whole = zotune.fit(objective=words, output_dir=str(tmp_path / "whole"), **made)
     journal = Journal.open(tmp_path / "whole" / "journal.jsonl", read_only=True)
     assert journal.header["population"]["rows"] > 0
+    assert journal.header["population"].get("compiled", False) is compiled
     assert [e[0] for e in journal.first("step")["tape"]] == ["members"]
     asked = [0]
     stopped = zotune.fit(
@@ -271,6 +280,7 @@ def test_runs_on_generated_text_resume_and_replay(families: Families, tmp_path: 
     assert stopped.reason == "interrupted"
     with pytest.raises(RunFolderError, match="eval batch size"):
         zotune.fit(objective=words, resume="last", output_dir=str(tmp_path / "half"), **{**made, "eval_batch_size": 3})
+    monkeypatch.setattr("zotune.runs.row_wise.COMPILED", 1 << 24)  # a resumed run keeps to what it began with
     zotune.fit(objective=words, resume="last", output_dir=str(tmp_path / "half"), **made)
     for name in ("journal.jsonl", "model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "half" / name).read_bytes()

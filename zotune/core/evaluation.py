@@ -16,6 +16,7 @@ from torch import Tensor
 from zotune.core import bits, noise
 from zotune.core.codegen import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.core.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
+from zotune.core.member_kernels import EXACT_TERMS, MemberKernels
 from zotune.core.recipe import Constant, Directions, DirectionSum, Noise, Outer, WeightedSum, scalar_at
 from zotune.errors import RecipeError
 
@@ -52,6 +53,7 @@ class Evaluation:
         self._base, self._fields, self._kernels, self._key = base, fields, kernels, keys.key
         self._factors: dict[tuple[int, str], tuple[Tensor, Tensor] | None] = {}
         self._latest: tuple[tuple[int, str], tuple[Tensor, Tensor]] | None = None
+        self._integers: tuple[tuple[int, str], tuple[Tensor, Tensor]] | None = None
         whole = lower(outputs)
         used = [w.removeprefix("field ") for w in whole.inputs if w.startswith("field ")]
         if unknown := [path for path in used if path not in fields]:
@@ -264,6 +266,9 @@ class Evaluation:
         return self._latest[1]
 
     def _product(self, program: Program, j: int, name: str, part: slice) -> Tensor:
+        x = program.outers[j]
+        if isinstance(x, DirectionSum) and (kernels := self._member_kernels(x, name)):
+            return self._compiled_sum(x, j, name, part, kernels)
         pair = self._outer(program, j, name)
         assert pair is not None
         left, right = pair
@@ -271,6 +276,26 @@ class Evaluation:
         first, last = part.start // width, -(-part.stop // width)
         product = self._product_of(program, j, left[first:last], right, name)
         return product[part.start - first * width :][: part.stop - part.start]
+
+    def _member_kernels(self, x: DirectionSum, name: str) -> MemberKernels | None:
+        """The kernels for a sum of directions; None where torch computes it, with the same bits."""
+        p = self._base[name]
+        exact = compute_dtype(p.dtype) == torch.float32 and x.directions.count <= EXACT_TERMS
+        return self._kernels.members() if exact and p.device.type == "cpu" else None
+
+    def _compiled_sum(self, x: DirectionSum, j: int, name: str, part: slice, kernels: MemberKernels) -> Tensor:
+        """A weighted sum of directions on a part of a tensor, flat."""
+        whole, unit = whole_weights(x.weights)
+        if self._integers is None or self._integers[0] != (j, name):
+            pair = member_factors(x.directions, name, self._key, self._base[name].device, kernels)
+            self._integers = ((j, name), pair)
+        left, right = self._integers[1]
+        width = right.shape[1]
+        first, last = part.start // width, -(-part.stop // width)
+        flat = self._kernels.buffer(f"outer {j}", (last - first) * width, torch.empty(0))
+        weights = torch.tensor(whole, dtype=torch.float64)
+        kernels.product(flat.view(-1, width), left, right, weights, unit, first)
+        return flat[part.start - first * width :][: part.stop - part.start]
 
     def _product_of(self, program: Program, j: int, left: Tensor, right: Tensor, name: str) -> Tensor:
         """left · rightᵀ in the dtype of the tensor's arithmetic, flat."""
@@ -302,21 +327,23 @@ class Evaluation:
         return flat
 
 
-def member_factors(directions: Directions, name: str, key: Key, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The factors u_p and v_p of all directions for one tensor, in units of noise.NORMAL_SCALE: float32 integers of 10
-    bits, shapes (count, rows) and (count, columns). The counter is p × length + index, so a direction does not depend
-    on how many there are."""
+def member_factors(
+    directions: Directions, name: str, key: Key, device: torch.device, kernels: MemberKernels | None = None
+) -> tuple[Tensor, Tensor]:
+    """The factors u_p and v_p of all directions for one tensor, in units of noise.NORMAL_SCALE: integers of 10 bits,
+    shapes (count, rows) and (count, columns), float32, and int16 from kernels. The counter is p × length + index, so a
+    direction does not depend on how many there are."""
     sides = []
     for side, length in enumerate(directions.shapes[name]):
         stream = key(name, Noise("member", directions.step, 2 * directions.draw + side))
-        units = noise.units("member", stream, 0, directions.count * length, device)
-        sides.append(units.float().view(directions.count, length))
+        count = directions.count * length
+        units = kernels.units(stream, count) if kernels else noise.units("member", stream, 0, count, device).float()
+        sides.append(units.view(directions.count, length))
     return sides[0], sides[1]
 
 
 WEIGHT_BITS = 24
 """Bits of a direction's weight: with two factors of 10 bits and 2⁹ terms a sum needs 53, all that a float64 has."""
-EXACT_TERMS = 1 << 9
 
 
 def whole_weights(weights: Sequence[float]) -> tuple[list[float], float]:

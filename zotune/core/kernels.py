@@ -22,6 +22,7 @@ from torch import Tensor
 from zotune.core import noise
 from zotune.core.codegen import function
 from zotune.core.cpu_kernels import CpuKernel
+from zotune.core.member_kernels import MemberKernels, member_kernels
 
 CHUNK = 1 << 18
 """Elements that an uncompiled program evaluates at a time: a few megabytes of temporaries, which fit into the cache. A
@@ -165,6 +166,10 @@ class Kernels:
     def from_source(self, text: str, device: torch.device) -> bool:
         """Whether a program is compiled from C++: one that rounds, on a CPU."""
         return self.compile and ROUNDED in text and device.type == "cpu"
+
+    def members(self) -> MemberKernels | None:
+        """The kernels of populations, where compiling is switched on and works."""
+        return member_kernels() if self.compile else None
 
     def _announce(self) -> None:
         """Tell the user, once, why nothing happens for some seconds."""

@@ -10,7 +10,9 @@ of both halves. The product with the base weights is shared by all rows; what is
 
 In half precision the sizes are shared between u and v, so that neither x · v nor the factors leave the range of
 float16, and sums are float32 before they are rounded. `member` is the same point as written weights, which is what a
-population means; `RowWise.agrees` compares the two on a model before rows are used.
+population means; `RowWise.agrees` compares the two on a model before rows are used. On a CPU a kernel from C++ may add
+what a member changes, in one pass over inputs and outputs; its last bits differ from those of torch's operations, so a
+run keeps to one of both.
 
 Source: EGGROLL (arXiv:2511.16652), taken to few rows a member. Knows modules and recipes; knows no task, no text and
 no optimizer.
@@ -22,7 +24,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,11 +33,12 @@ from torch import Tensor, nn
 from zotune.core import noise
 from zotune.core.evaluation import member_factors
 from zotune.core.in_forward import owners
+from zotune.core.member_kernels import MemberKernels, member_kernels
 from zotune.core.recipe import Directions, PerTensor, Recipe, TensorInfo, Theta, direction_sum
 from zotune.core.space import Space
 
 FEW_TOKENS = 8
-"""Tokens of a row up to which x · v is a product and a sum."""
+"""Tokens of a row up to which x · v is a product and a sum: cheaper than matrices of one column."""
 WIDE = 64 << 20
 """Bytes of factors up to which they are kept in float32; above, in float16, which holds them exactly too."""
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
@@ -80,13 +83,17 @@ def matrix_shape(tensor: TensorInfo) -> tuple[int, int] | None:
 class RowWise:
     """Evaluates the members of a population in one forward pass, each on rows of its own.
 
-    forward: one pass over `rows` rows, to see which modules are called and with what. unsupported: names of tuned
-    tensors that cannot be perturbed row by row: no matrix, read by another module than Linear, Conv1D and Embedding, or
-    read for all rows at once, as position tables are.
+    forward: one pass over `rows` rows, to see which modules are called and with what. compiled: whether kernels from
+    C++ are used where they can be; afterwards, whether they are. unsupported: names of tuned tensors that cannot be
+    perturbed row by row: no matrix, read by another module than Linear, Conv1D and Embedding, or read for all rows at
+    once, as position tables are.
     """
 
-    def __init__(self, space: Space, forward: Callable[[], Any], rows: int) -> None:
+    def __init__(self, space: Space, forward: Callable[[], Any], rows: int, compiled: bool = False) -> None:
         self.space = space
+        on_cpu = all(p.device.type == "cpu" for p in space.params.values())
+        self._kernels = member_kernels() if compiled and on_cpu else None
+        self.compiled = self._kernels is not None
         leading: dict[nn.Module, set[int]] = {}
         handles = [m.register_forward_pre_hook(functools.partial(_record, leading)) for m in space.module.modules()]
         try:
@@ -134,52 +141,31 @@ class RowWise:
         self._factors, self._of = {}, None
 
     def _prepare(self, population: Population) -> None:
-        """Factors of every tensor: (pairs, rows) and (pairs, columns), the left ones times the size."""
+        """Factors of every tensor in units of noise.NORMAL_SCALE: (pairs, rows) and (pairs, columns)."""
         if self._of is population:
             return
         d = population.directions
         elements = d.count * sum(a + b for n, (a, b) in d.shapes.items() if n in population.sizes)
-        self._factors, self._wide = {}, 4 * elements <= WIDE
+        self._factors, kept = {}, torch.float32 if 4 * elements <= WIDE else torch.float16
         for name in population.sizes:
-            left, right = member_factors(d, name, self.space.key, self.space.params[name].device)
-            kept = torch.float32 if self._wide else torch.float16
-            self._factors[name] = (left.to(kept), right.to(kept))
+            left, right = member_factors(d, name, self.space.key, self.space.params[name].device, self._kernels)
+            self._factors[name] = (left, right) if self._kernels else (left.to(kept), right.to(kept))
         self._of = population
 
     def _around(self, module: nn.Module, name: str, pairs: slice) -> Callable[..., Any]:
         """The module's forward, plus what each row's member adds."""
-        forward = module.forward
         assert self._of is not None
         size = self._of.sizes[name] * noise.NORMAL_SCALE**2
         left, right = (x[pairs] for x in self._factors[name])
-        factors = [size * x for x in self._of.scales[pairs]] or [size]
-        signs = torch.tensor([factors, [-x for x in factors]], device=left.device).view(2, -1, 1, 1)
+        factors = [size * x for x in self._of.scales[pairs]] or [size] * len(left)
+        signed = torch.tensor([*factors, *(-x for x in factors)], device=left.device)
         if isinstance(module, nn.Embedding):
-
-            @functools.wraps(forward)
-            def embedding(ids: Tensor) -> Tensor:
-                out: Tensor = forward(ids)
-                halves = ids.reshape(2, len(left), -1)
-                along = torch.stack([torch.gather(left, 1, half) for half in halves]).float()[..., None]
-                return _plus(out, along.mul_(signs), right)
-
-            return embedding
+            return _embedding(module.forward, left, right, signed.view(2, -1, 1, 1))
         inputs, outputs = (left, right) if type(module).__name__ == "Conv1D" else (right, left)
-        dtype, count, width = self.space.params[name].dtype, len(left), inputs.shape[1]
-        # In half precision the noise loses bits beyond those of the outputs, which are rounded anyway.
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        root = math.sqrt(abs(self._of.sizes[name])) or 1.0
-        v = (inputs.to(wide) * (noise.NORMAL_SCALE * root)).to(dtype)[:, None]
-        u = (outputs.to(wide)[:, None] * (signs / (noise.NORMAL_SCALE * root))).to(dtype)
-
-        @functools.wraps(forward)
-        def linear(x: Tensor) -> Tensor:
-            out: Tensor = forward(x)  # fresh, so that the noise may be added in place
-            along = _dot(x.reshape(2, count, -1, width), v).to(dtype)
-            out.view(2, count, -1, out.shape[-1]).addcmul_(along, u)
-            return out
-
-        return linear
+        dtype = self.space.params[name].dtype
+        if self._kernels and self._kernels.adds(dtype):
+            return _compiled_linear(module.forward, inputs, outputs, signed, self._kernels)
+        return _linear(module.forward, inputs, outputs, signed, math.sqrt(abs(self._of.sizes[name])) or 1.0, dtype)
 
     def agrees(self, population: Population, forward: Callable[[], Tensor]) -> bool:
         """Whether rows of members give what the members give under written weights, to rounding, and no row of one
@@ -207,16 +193,10 @@ class RowWise:
             return False  # a module is called with inputs whose rows are not the batch's
 
     def _isolated(self, population: Population, forward: Callable[[], Tensor], expected: Tensor, rows: int) -> bool:
-        """Whether NaN in one pair's factors makes exactly that pair's rows NaN and changes no other bit."""
+        """Whether NaN as one pair's scale makes exactly that pair's rows NaN and changes no other bit."""
         pair, pairs = population.pairs - 1, population.pairs
-        kept = {n: (a.clone(), b.clone()) for n, (a, b) in self._factors.items()}
-        try:
-            for a, b in self._factors.values():
-                a[pair], b[pair] = torch.nan, torch.nan
-            with self.at(population):
-                poisoned = forward().detach()
-        finally:
-            self._factors = kept
+        with self.at(replace(population, scales=(*[1.0] * pair, math.nan))):
+            poisoned = forward().detach()
         own = torch.zeros(len(poisoned), dtype=torch.bool, device=poisoned.device)
         for half in (0, 1):
             own[half * pairs * rows + pair * rows :][:rows] = True
@@ -224,12 +204,62 @@ class RowWise:
         return same and bool(poisoned[own].isnan().flatten(1).any(1).all())
 
 
-def _dot(rows: Tensor, vectors: Tensor) -> Tensor:
-    """x · v of every token with its pair's vector: (2, pairs, tokens, 1). rows: (2, pairs, tokens, n); vectors: (pairs,
-    1, n). Few tokens are cheaper by a product and a sum than by matrices of one column."""
-    if rows.shape[2] > FEW_TOKENS:
-        return torch.matmul(rows, vectors.transpose(1, 2))
-    return torch.sum(rows * vectors, -1, keepdim=True, dtype=torch.promote_types(rows.dtype, torch.float32))
+Forward = Callable[..., Tensor]
+
+
+def _embedding(forward: Forward, left: Tensor, right: Tensor, signs: Tensor) -> Forward:
+    """A look-up of rows. left: (pairs, rows); right: (pairs, columns); signs: (2, pairs, 1, 1)."""
+
+    @functools.wraps(forward)
+    def embedding(ids: Tensor) -> Tensor:
+        out = forward(ids)
+        halves = ids.reshape(2, len(left), -1)
+        along = torch.stack([torch.gather(left, 1, half) for half in halves]).float()[..., None]
+        return _plus(out, along.mul_(signs), right)
+
+    return embedding
+
+
+def _linear(
+    forward: Forward, inputs: Tensor, outputs: Tensor, signed: Tensor, root: float, dtype: torch.dtype
+) -> Forward:
+    """A product. inputs, outputs: (pairs, width) and (pairs, length); signed: of each member; root: of the size; dtype:
+    of the weights."""
+    # In half precision the noise loses bits beyond those of the outputs, which are rounded anyway.
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    one = (inputs.to(wide) * (noise.NORMAL_SCALE * root)).to(dtype)
+    v = torch.cat([one, one])[:, None]
+    u = (outputs.to(wide) * (signed / (noise.NORMAL_SCALE * root)).view(2, -1, 1)).to(dtype).view(len(v), 1, -1)
+    columns, members, single = v.transpose(1, 2), len(v), dtype in (torch.float32, torch.float64)
+
+    @functools.wraps(forward)
+    def linear(x: Tensor) -> Tensor:
+        out = forward(x)  # fresh, so that the noise may be added in place
+        rows, total = x, out
+        if len(x) != members or x.dim() != 3:
+            rows, total = x.reshape(members, -1, x.shape[-1]), out.view(members, -1, out.shape[-1])
+        if rows.shape[1] > FEW_TOKENS:
+            along = torch.matmul(rows, columns)
+        elif single:
+            along = (rows * v).sum(-1, keepdim=True)
+        else:
+            along = torch.sum(rows * v, -1, keepdim=True, dtype=torch.float32).to(dtype)
+        total.addcmul_(along, u)
+        return out
+
+    return linear
+
+
+def _compiled_linear(forward: Forward, v: Tensor, u: Tensor, signed: Tensor, kernels: MemberKernels) -> Forward:
+    """The same by a kernel. v, u: (pairs, width) and (pairs, length) in units of noise.NORMAL_SCALE."""
+
+    @functools.wraps(forward)
+    def linear(x: Tensor) -> Tensor:
+        out = forward(x).contiguous()  # fresh, so that the noise may be added in place
+        kernels.add(out, x.to(out.dtype).contiguous(), u, v, signed)
+        return out
+
+    return linear
 
 
 def _plus(out: Tensor, along: Tensor, vectors: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Knows a plan, its loaded model, task and training rows; asks for no score and ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from zotune import declarations
@@ -65,7 +66,7 @@ class RunPopulations:
             adapter = has_adapter(self._loaded)
             self._logit_scales = logit_scales_of(self._plan, self._task, self._train, self._recorded, self._report)
             tuned = self._space("matrices" if generates and config.tune == "auto" and not adapter else config.tune)
-            if found := row_wise(self._task, self._train, tuned):
+            if found := row_wise(self._task, self._train, tuned, self._compiled):
                 return tuned, found
             self._logit_scales = frozenset()
         if config.perturb == "population":
@@ -93,7 +94,9 @@ class RunPopulations:
         """
         config, task = self._plan.config, self._task
         fed = task.forward.frozen_prefix is not None
-        found = row_wise(task, self._train, self.space) if fed and self._row_wise else self._row_wise
+        found = self._row_wise
+        if fed and found:
+            found = row_wise(task, self._train, self.space, self._compiled)
         if found is None:
             if self._row_wise:
                 self._report(NO_ROWS)
@@ -107,24 +110,32 @@ class RunPopulations:
             task.forward.set_micro_batch(config.eval_batch_size)
         if self._recorded is not None:
             batches.population = PopulationPlan.from_json(self._recorded["population"])
+            if batches.population.compiled and not evaluation.compiled:
+                self._report("the kernels that this run began with cannot be compiled here: last bits may differ")
         else:
-            rows_of_step(lambda count: self._steps(count, without, batches, budget))
+            first = PopulationPlan(without=without, logit_scales=self._logit_scales, compiled=evaluation.compiled)
+            rows_of_step(lambda count: self._steps(replace(first, rows=count), batches, budget))
         population = batches.population
         decoding = population.decoding if population.logit_scales else None
         return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding)
 
-    def _steps(self, rows: int, without: frozenset[str], batches: Batches, budget: RunBudget) -> int | None:
-        """Steps that the budget pays for where each scores so many rows; leaves this plan in `batches`."""
+    @property
+    def _compiled(self) -> bool | None:
+        """Whether a resumed run began with compiled kernels for rows; None for a new run, which may choose."""
+        return None if self._recorded is None else PopulationPlan.from_json(self._recorded.get("population")).compiled
+
+    def _steps(self, plan: PopulationPlan, batches: Batches, budget: RunBudget) -> int | None:
+        """Steps that the budget pays for where each scores the plan's rows; leaves the whole plan in `batches`."""
         config, objective = self._plan.config, self._plan.objective
         sets = objective.info.level == "set" and (objective.info.fast is False or budget.counts_scores)
         cuda = self._loaded.device.type == "cuda"
         most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
         each, limit = SET_ROWS if sets else 1, config.max_kl or 0.0
-        batches.population = PopulationPlan(rows, each, without, limit, most, self._logit_scales)
+        batches.population = replace(plan, each=each, max_kl=limit, in_pass=most)
         try:
             return budget.planned()[0]
         except OptionError:  # too few scores for a step of so many rows
-            if rows == SIZES[-1]:
+            if plan.rows == SIZES[-1]:
                 raise
             return 0
 

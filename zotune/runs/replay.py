@@ -154,7 +154,8 @@ def replay(
     loaded = initial_model(config, header, folder, emit)
     emit(Phase(f"replaying {wanted} of {last} steps"))
     tuned = sum(math.prod(shape) for shape, _ in header["tensors"].values())
-    compiles = compile == "on" or (compile == "auto" and worth_compiling(tuned, wanted))
+    long = PopulationPlan.from_json(header.get("population")).compiled or worth_compiling(tuned, wanted)
+    compiles = compile == "on" or (compile == "auto" and long)
     tensors = named_tensors(loaded.model)
     initial = {n: tensors[n].detach().clone() for n in header["tensors"] if share != 1.0 and n in tensors}
     space, _ = rebuild(loaded, recorded_optimizer(optimizer, header), journal, wanted, compiles)

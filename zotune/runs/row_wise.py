@@ -29,6 +29,9 @@ ROUNDED_SIZE: Final = 0.1
 """Sizes of the directions of the check, in units of a matrix's RMS: small enough for cached steps to stay comparable,
 and below float32 large enough to stand out from rounding."""
 
+COMPILED: Final = 1 << 24
+"""Tuned weights from which on kernels from C++ add what a member changes: they take seconds to compile."""
+
 COMPLETIONS: Final = frozenset({"completions", "completion_ids"})
 
 RowWiseTensors = tuple[RowWise, frozenset[str]]
@@ -43,18 +46,22 @@ def reads_rows(task: build.Task, inputs: frozenset[str]) -> bool:
     return "model" not in inputs
 
 
-def row_wise(task: build.Task, rows: build.EncodedRows, space: Space) -> RowWiseTensors | None:
+def row_wise(
+    task: build.Task, rows: build.EncodedRows, space: Space, compiled: bool | None = None
+) -> RowWiseTensors | None:
     """The row-wise evaluation of members, and the tuned matrices that take no part in it; None where a pass of rows
     with directions of their own does not give what written weights give.
 
-    Costs a few forward passes of four rows; nothing is scored.
+    compiled: whether kernels from C++ are used, by default for COMPILED weights and more. Costs a few forward passes of
+    four rows; nothing is scored.
     """
     forward = _forward(task, rows) if _same_sequences(task, rows) else None
     matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
     if forward is None or not matrices:
         return None
     with torch.no_grad(), task.forward.one_pass():
-        evaluation = RowWise(space, forward, 2 * CHECK_PAIRS)
+        compiled = space.numel >= COMPILED if compiled is None else compiled
+        evaluation = RowWise(space, forward, 2 * CHECK_PAIRS, compiled)
         without = frozenset(matrices & evaluation.unsupported)
         shapes = {t.name: s for t in space.theta.tensors if t.name not in without and (s := matrix_shape(t))}
         if not shapes:

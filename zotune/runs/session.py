@@ -172,7 +172,7 @@ class Session:
             processes.split = split_of(plan, self.budget, processes)
         kernels = self.space.kernels
         kernels.on_note = self._note
-        long = worth_compiling(self.space.numel, self.budget.planned()[1])
+        long = self.batches.population.compiled or worth_compiling(self.space.numel, self.budget.planned()[1])
         kernels.compile = config.compile == "on" or (config.compile == "auto" and long)
 
     def choose_perturbation(self) -> None:

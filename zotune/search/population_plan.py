@@ -22,7 +22,7 @@ class PopulationPlan:
     alike. max_kl: the KL divergence from the base model that kept weights may have, in nats a token; 0: no limit.
     in_pass: rows of a forward pass at most; bits depend on it. logit_scales: names of tuned tensors by which all logits
     are multiplied, where completions are sampled: members then decode at `decoding`, a temperature, instead of the
-    run's own."""
+    run's own. compiled: whether kernels from C++ add what a member changes; bits depend on it, too."""
 
     rows: int = 0
     each: int = 1
@@ -31,6 +31,7 @@ class PopulationPlan:
     in_pass: int = IN_PASS
     logit_scales: frozenset[str] = frozenset()
     decoding: float = 0.0
+    compiled: bool = False
 
     @property
     def size(self) -> PopulationSize:
@@ -40,12 +41,17 @@ class PopulationPlan:
         """The plan as the journal's header holds it; None where there are no populations."""
         if not self.rows:
             return None
-        plan = {"rows": self.rows, "each": self.each, "without": sorted(self.without), "max_kl": self.max_kl}
+        plan: dict[str, Any] = {
+            "rows": self.rows,
+            "each": self.each,
+            "without": sorted(self.without),
+            "max_kl": self.max_kl,
+        }
         if self.in_pass != IN_PASS:
             plan["in_pass"] = self.in_pass
         if self.logit_scales:
             plan |= {"logit_scales": sorted(self.logit_scales), "decoding": self.decoding}
-        return plan
+        return plan | ({"compiled": True} if self.compiled else {})
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any] | None) -> PopulationPlan:
@@ -60,6 +66,7 @@ class PopulationPlan:
             recorded.get("in_pass", IN_PASS),
             recorded_logit_scales(recorded),
             recorded.get("decoding", 0.0),
+            recorded.get("compiled", False),
         )
 
 
