@@ -167,6 +167,19 @@ def toy(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, families: Any) -> dict[str, Path]:
+    """Run directories of five kinds, by kind; see `run_kinds`. Tests copy what they change."""
+    from run_kinds import make_runs, prompts
+
+    root = tmp_path_factory.mktemp("runs")
+    for i, (name, n) in enumerate((("train", 32), ("validation", 20), ("test", 20))):
+        write_jsonl(root / f"toy/{name}.jsonl", rows(n, i * 100))
+    for i, (name, n) in enumerate((("train", 12), ("validation", 4), ("test", 6))):
+        write_jsonl(root / f"data/{name}.jsonl", prompts(n, i * 12))
+    return make_runs(root, tiny_encoder, families.folder("llama"), root / "toy", root / "data")
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """A function that runs `python -m zotune` with these arguments in an empty folder."""

@@ -20,7 +20,7 @@ import zotune
 from zotune import config, plugins
 from zotune.cli.app import app
 from zotune.cli.command import RecordCommand, values
-from zotune.cli.result_lines import result_lines
+from zotune.cli.result_lines import report_line, result_lines
 from zotune.cli.terminal import Terminal
 from zotune.data import presets
 from zotune.events import Evaluated, Interpolated, PreflightDone, RunStarted
@@ -181,9 +181,10 @@ def test_transcripts_have_the_words_of_the_terminal(capsys: pytest.CaptureFixtur
         terminal(event)
     for text, _ in result_lines("f1", result):
         terminal.say(text)
+    terminal.say(report_line(Path("runs/f1-1/report.html")))
     printed = set(capsys.readouterr().err.splitlines())
     for page in (README, DOCS / "quickstart.md"):
-        (transcript,) = (b for b in documents.blocks(page, "") if b.rstrip().endswith("kept weights: runs/f1-1"))
+        (transcript,) = (b for b in documents.blocks(page, "") if b.rstrip().endswith("report: runs/f1-1/report.html"))
         ours = [
             x for x in transcript.splitlines() if x not in ("", "…") and not re.match(r"·|  optimizer:|.*steps/s", x)
         ]

@@ -14,7 +14,7 @@ import zotune
 from zotune.plugins import PUBLIC
 
 PACKAGE = Path(zotune.__file__).parent
-FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "runs", "bench", "cli")
+FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "pages", "runs", "bench", "cli")
 """The folders of the package from the bottom up: imports go down."""
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
@@ -51,9 +51,30 @@ LIGHT = {
     "humans.ratings",
     "humans.page",
     "humans.console",
+    "humans.local_server",
+    *(f"pages.{name}" for name in ("class_panel", "curves", "detail_panels", "html_page", "line_chart", "markup")),
+    *("pages.run_record", "pages.sample_wall", "pages.verdict_panel", "pages.word_diff"),
+    *(
+        "runs.run_directory",
+        "runs.run_list",
+        "runs.journal_summary",
+        "runs.repeat_command",
+        "runs.run_reader",
+        "runs.run_report",
+        "runs.sample_reader",
+        "runs.watch",
+    ),
     *(f"cli.{name}_command" for name in ("bench", "check", "compare", "env", "eval", "export", "fit", "ls", "new")),
-    *(f"cli.{name}_command" for name in ("plugins", "rate", "replay", "resume", "verify")),
-    *("cli.command", "cli.help_page", "cli.shared_flags", "cli.stop_signals", "cli.result_lines", "cli.bench_tables"),
+    *(f"cli.{name}_command" for name in ("plugins", "rate", "replay", "report", "resume", "verify", "watch")),
+    *(
+        "cli.command",
+        "cli.ls_runs",
+        "cli.help_page",
+        "cli.shared_flags",
+        "cli.stop_signals",
+        "cli.result_lines",
+        "cli.bench_tables",
+    ),
     "cli.scaffold",
     "cli.app",
     "scoring.objective",

@@ -4,6 +4,7 @@
     zotune.fit(model="…", dataset="…", objective=my_function)   your own
     zotune.Tuner(module, objective)                             any torch module
     zotune.evaluate(model="…", dataset="…", objective="f1")     score only
+    zotune.report("runs/f1-1")                                  a page of what a run has reached
 
 Names are imported when they are first used, so that a plugin module stays light.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from zotune.hookspecs import hookimpl as hookimpl
     from zotune.runs.evaluate import evaluate as evaluate
     from zotune.runs.fit import fit as fit
+    from zotune.runs.run_report import report as report
     from zotune.tuner import Tuner as Tuner
 
 _HOME = {
@@ -40,6 +42,7 @@ _HOME = {
     "objective": "zotune.declarations",
     "fit": "zotune.runs.fit",
     "evaluate": "zotune.runs.evaluate",
+    "report": "zotune.runs.run_report",
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
         (
@@ -77,6 +80,7 @@ __all__ = [
     "objective",
     "only",
     "outer",
+    "report",
     "sign",
     "sqrt",
     "weighted_sum",

@@ -48,6 +48,12 @@ def held(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds a directory's lock, as far as its file tells; the lock is left alone."""
+    holder = _read(folder / LOCK)
+    return holder is not None and (holder.host != socket.gethostname() or _alive(holder))
+
+
 def _acquire(path: Path) -> int:
     """The descriptor of the locked file."""
     while True:
@@ -114,4 +120,4 @@ def _describe(path: Path) -> str:
     return f"process {holder.pid} on {holder.host}" if holder else "another process"
 
 
-__all__ = ["LOCK", "held"]
+__all__ = ["LOCK", "held", "is_held"]

@@ -15,7 +15,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any
 
 from zotune.errors import OptionError
@@ -32,8 +32,8 @@ class Option:
     command line, the long one first. aliases: hidden flags, and hidden keys with - as _. old_values: former values, and
     what replaces them. group: title of the panel in the help. first: place among the main options, 0 outside of them.
     choices, above, least, most: what a value must be one of, above, at least and at most. zero: what 0 means. shown:
-    the default in words. metavar: what stands for the value in the help. positional: an argument instead of a flag.
-    time: the value is a time, in seconds or such as 90s, 10m and 1h30m.
+    the default in words. metavar: what stands for the value in the help. positional: an argument instead of a flag;
+    required: whether it must be given. time: the value is a time, in seconds or such as 90s, 10m and 1h30m.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Option:
     shown: str = ""
     metavar: str = ""
     positional: bool = False
+    required: bool = True
     time: bool = False
 
     @property
@@ -160,9 +161,12 @@ def option(
     return _field(record)
 
 
-def argument(help: str, metavar: str) -> Any:
-    """A dataclass field that is a positional argument."""
-    return field(metadata={_KEY: Option("", str, None, help, (metavar,), metavar=metavar, positional=True)})
+def argument(help: str, metavar: str, default: Any = MISSING, shown: str = "") -> Any:
+    """A dataclass field that is a positional argument, or several where the field is a tuple of texts. default: the
+    value where it is left out, `shown` in the help; without one it is required."""
+    required = default is MISSING
+    record = Option("", str, None, help, (metavar,), shown=shown, metavar=metavar, positional=True, required=required)
+    return field(default=default, metadata={_KEY: record})
 
 
 def like(record: Option, **changes: Any) -> Any:

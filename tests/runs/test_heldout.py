@@ -52,7 +52,7 @@ def test_a_jackknife_of_few_calls_gives_the_standard_error(seed: int) -> None:
     assert difference.high is not None
     assert difference.low < difference.value < difference.high
     assert difference.high - difference.value == pytest.approx(2.093 * (difference.error or 0), rel=1e-3)
-    deficit = held.standard_errors_below(before, after, 0)
+    deficit = held.standard_errors_below(before, after, held.paired_error(before, after, 0))
     assert deficit == pytest.approx(-difference.value / (difference.error or 1))
     assert objective.meter.rows - called == 2 * (GROUPS - 1) * ROWS  # each model's values are kept
 

@@ -150,13 +150,16 @@ def test_threads_and_compiling_change_no_replayed_bit(
     assert {f.portable for f in replays} == {optimizer != "zo-muon"}
 
 
+PAGE = ("report.html", "progress.jsonl", "predictions.jsonl")
+
+
 def test_journal_only_is_small_and_replays(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     usual = made(tiny_encoder, toy, tmp_path, batch_size=2, max_steps=1000, learning_rate=1e-5)
     del usual["eval_steps"]
     result = zotune.fit(**usual, journal_only=True)
     folder = tmp_path / "out"
     left = {p.name for p in folder.iterdir()}
-    assert left == {"journal.jsonl", "metrics.jsonl", "config.yaml", "env.json", "result.json", "README.md"}
+    assert left == {"journal.jsonl", "metrics.jsonl", "config.yaml", "env.json", "result.json", "README.md", *PAGE}
     assert sum((folder / n).stat().st_size for n in ("journal.jsonl", "metrics.jsonl", "config.yaml")) < 200_000
     assert result.files == {}
     from transformers import AutoModel

@@ -116,11 +116,15 @@ def test_the_deficit_is_in_paired_standard_errors() -> None:
     before, after = (Score(2.0, (1.0, 2.0, 3.0, None)), Score(1.0, (0.5, 1.0, 1.5, 9.0)))
     gaps = [-0.5, -1.0, -1.5]
     error = math.sqrt(sum((g + 1.0) ** 2 for g in gaps) / 2 / 3)
-    assert held.standard_errors_below(({}, before), ({}, after), 0) == pytest.approx(1.0 / error)
-    assert held.standard_errors_below(({}, before), ({}, before), 0) is None
+    pair = ({}, before), ({}, after)
+    assert held.standard_errors_below(*pair, held.paired_error(*pair, 0)) == pytest.approx(1.0 / error)
+    assert held.standard_errors_below(({}, before), ({}, before), 0.0) is None
     held.objective.ordered = True  # type: ignore[misc]
     won = Score(0.25, (0.0, 0.5, 0.0, 0.5))
-    assert held.standard_errors_below(({}, won), ({}, won), 0) == pytest.approx(0.25 / (math.sqrt(0.25 / 3) / 2))
+    pair = ({}, won), ({}, won)
+    assert held.standard_errors_below(*pair, held.paired_error(*pair, 0)) == pytest.approx(
+        0.25 / (math.sqrt(0.25 / 3) / 2)
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["mezo", "auto", "mezo-momentum"])

@@ -29,8 +29,10 @@ from zotune.cli import (
     plugins_command,
     rate_command,
     replay_command,
+    report_command,
     resume_command,
     verify_command,
+    watch_command,
 )
 from zotune.cli.command import RecordGroup, usage_error
 from zotune.errors import ZotuneError
@@ -41,6 +43,7 @@ from zotune.version import __version__
 PANELS = {
     "Tune": [fit_command, resume_command, replay_command, verify_command, export_command],
     "Score and compare": [eval_command, chat_command, check_command, compare_command, rate_command, bench_command],
+    "Look at runs": [report_command, watch_command],
     "Plugins and information": [plugins_command, new_command, ls_command, env_command],
 }
 

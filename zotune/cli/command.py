@@ -140,7 +140,8 @@ def parameters(records: Sequence[Option]) -> list[click.Parameter]:
     params: list[click.Parameter] = []
     for o in records:
         if o.positional:
-            params.append(click.Argument([o.name], metavar=o.metavar, type=str))
+            count = -1 if o.many else 1
+            params.append(click.Argument([o.name], metavar=o.metavar, type=str, nargs=count, required=o.required))
             continue
         params.append(_parameter(o, o.name, o.flags, hidden=False))
         params += [_parameter(o, _alias(o, i), (flag,), hidden=True) for i, flag in enumerate(o.aliases)]
@@ -164,7 +165,7 @@ def values(records: Mapping[str, Option], raw: Mapping[str, Any]) -> dict[str, A
     converted: dict[str, Any] = {}
     for name, o in records.items():
         if o.positional:
-            converted[name] = raw[name]
+            converted |= {} if raw[name] is None else {name: raw[name]}
             continue
         by_flag = {o.flag: raw[name], **{flag: raw[_alias(o, i)] for i, flag in enumerate(o.aliases)}}
         off = o.default is False  # a switch that is not set

@@ -45,11 +45,12 @@ def fit(flags: FitFlags, settings: Mapping[str, Any]) -> None:
 
 def run(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Run to the end of the budget and show the result. Exits with 130 or 143 where a signal stopped it."""
-    from zotune.cli.result_lines import result_lines
+    from zotune.cli.result_lines import report_line, result_lines
     from zotune.cli.stop_signals import StopSignals
     from zotune.cli.terminal import Terminal
     from zotune.distributed import follows, launched
     from zotune.runs import fit as runs
+    from zotune.runs.run_directory import REPORT
 
     terminal = Terminal(quiet)
     signals = StopSignals(terminal, launched() > 1)
@@ -61,6 +62,8 @@ def run(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_
     if not follows():
         for text, style in result_lines(cfg.objective_name, result):
             terminal.say(text, style)
+        if result.folder and (page := result.folder / REPORT).is_file():
+            terminal.say(report_line(page))
         if as_json:
             print(json.dumps(result.json(), indent=1))
     if result.reason == "interrupted":

@@ -1,4 +1,4 @@
-"""`zotune ls`: what ships with zotune."""
+"""`zotune ls`: the runs of a directory, and what ships with zotune."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zotune.cli import ls_runs
 from zotune.cli.command import RecordGroup, command
 from zotune.cli.shared_flags import json_flag
 from zotune.data.task_kinds import TASK_KINDS
@@ -59,6 +60,10 @@ def _record(task: TaskFile) -> dict[str, Any]:
     }
 
 
-COMMAND = RecordGroup("ls", "List what ships with zotune.", {"Commands": [command("tasks", tasks, ListFlags)]})
+COMMAND = RecordGroup(
+    "ls",
+    "List the runs of a directory, or what ships with zotune.",
+    {"Commands": [ls_runs.COMMAND, command("tasks", tasks, ListFlags)]},
+)
 
 __all__ = ["COMMAND"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from zotune.config import RunConfig
@@ -68,6 +69,11 @@ def result_lines(name: str, result: Result) -> list[Line]:
     return out
 
 
+def report_line(path: Path) -> str:
+    """The last line of `zotune fit`: where its page is."""
+    return f"report: {path}"
+
+
 def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
     """The lines of `zotune fit --dry-run`."""
     default = asdict(RunConfig())
@@ -101,4 +107,4 @@ def parts_text(parts: Any) -> str:
     return f" ({', '.join(f'{name} {number(value)}' for name, value in parts)})" if parts else ""
 
 
-__all__ = ["estimate_lines", "result_lines", "score_lines"]
+__all__ = ["estimate_lines", "report_line", "result_lines", "score_lines"]

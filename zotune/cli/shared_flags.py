@@ -27,19 +27,33 @@ def run_argument(help: str = "Run directory.") -> Any:
     return argument(help, "RUN")
 
 
+def output_flag(help: str, shown: str) -> Any:
+    """`--output`: the file that is written."""
+    return option(None, help, "--output", "-o", first=1, metavar="FILE", shown=shown)
+
+
 def terminal_flag() -> Any:
     """`--terminal`: questions in the terminal."""
     return option(False, "Ask in the terminal instead of on a page.", group="Questions")
 
 
-def port_flag() -> Any:
+def port_flag(group: str = "Questions") -> Any:
     """`--port` of the page."""
-    return option(0, "Port of the page on this computer. 0: a free one.", least=0, most=65535, group="Questions")
+    return option(0, "Port of the page on this computer. 0: a free one.", least=0, most=65535, group=group)
 
 
-def open_flag() -> Any:
+def open_flag(group: str = "Questions") -> Any:
     """`--open` and `--no-open`."""
-    return option(None, "Open the page in the browser.", "--open", shown="no", group="Questions")
+    return option(None, "Open the page in the browser.", "--open", shown="no", group=group)
 
 
-__all__ = ["force_flag", "json_flag", "open_flag", "port_flag", "quiet_flag", "run_argument", "terminal_flag"]
+__all__ = [
+    "force_flag",
+    "json_flag",
+    "open_flag",
+    "output_flag",
+    "port_flag",
+    "quiet_flag",
+    "run_argument",
+    "terminal_flag",
+]

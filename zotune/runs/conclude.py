@@ -18,6 +18,7 @@ from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.frozen_weights import check_frozen
 from zotune.runs.heldout import Outputs
 from zotune.runs.model_card import model_card
+from zotune.runs.predictions import write_predictions
 from zotune.runs.result import Difference, Result, ScoreEstimate
 from zotune.runs.run_directory import MODEL_CARD, RESULT
 from zotune.runs.scoring_cost import scoring_cost
@@ -57,7 +58,8 @@ def conclude(
         elif reason != "interrupted":
             session.emit(Phase("scoring the best weights on the test set"))
             session.space.load(best_weights(store, progress))
-            best = session.test.score()
+            with session.clock.measure("test"):
+                best = session.test.score()
             CompletionsLog(folder).add(progress.best_step, "test", "after", *best)
     except Stopped:
         reason = "interrupted"
@@ -101,6 +103,7 @@ def conclude(
         base=None if session.base is None else session.test.estimate(*session.base, seed),
     )
     if reason != "interrupted":
+        write_predictions(folder, base, best)
         files.write(folder / MODEL_CARD, model_card(session.plan, result))
         files.write(folder / RESULT, json.dumps(result.json(), indent=1))
     return result

@@ -30,12 +30,14 @@ from zotune.runs.heldout import Outputs
 from zotune.runs.influence import check_influence
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
+from zotune.runs.progress_log import ProgressLog
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
 from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults, recorded_init, recorded_rounding
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
+from zotune.runs.run_report import write_report
 from zotune.runs.session import Session
 from zotune.runs.task_defaults import resolve_config
 from zotune.runs.timed_budget import with_recorded_evals
@@ -202,6 +204,8 @@ def _fit(session: Session, run: _Run) -> Result:
             if not run.resume and not rated and not tuned and not processes.rank:
                 journal.close()
                 shutil.rmtree(folder, ignore_errors=True)
+            elif not processes.rank:
+                write_report(folder)
             raise
 
 
@@ -225,8 +229,9 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
         engine.hooks.asked_to_end = lambda: processes.any(bool(tracking.reason))
     if not processes.rank:
         session.start_objective(folder, run.stop)
+        progress = ProgressLog(folder, session, engine, run.started, emit)
         engine.hooks.emit = MetricsLog(
-            folder, journal, engine.progress, session.validation, plan.objective, emit, tracking
+            folder, journal, engine.progress, session.validation, plan.objective, progress, tracking
         )
         CompletionsLog(folder).add(0, "test", "before", *base)
     sent, first = processes.sent - session.validation.bytes_sent, engine.progress.step
@@ -243,6 +248,8 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
         def end() -> dict[str, Any]:
             seconds = time.monotonic() - run.started
             result = conclude(session, engine, outcome, store, base, folder, seconds)
+            progress.finish(engine.progress.step)
+            write_report(folder, emit)
             emit(Finished(str(folder), result.reason, result.kept))
             plugins.default().notify("on_run_end", lambda text: emit(Note(text)), summary=(summary := result.json()))
             tracking.end(summary)

@@ -150,33 +150,35 @@ class HeldOutSet:
         return Difference(value, _deviation(values), low, high)
 
     def standard_errors_below(
-        self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int
+        self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], error: float | None
     ) -> float | None:
         """Paired standard errors by which `after` is worse than `before`, negative where it is better; None where that
-        is unknown, or no row's score changed. The baseline of an objective that compares has half of each row."""
-        a, b, sign = before[1].samples, after[1].samples, -1.0 if self.objective.direction == "maximize" else 1.0
+        is unknown, or no row's score changed. error: what `paired_error` returned. The baseline of an objective that
+        compares has half of each row."""
+        sign = -1.0 if self.objective.direction == "maximize" else 1.0
+        gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
+        return gap / error if error else None
+
+    def paired_error(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> float | None:
+        """The standard error of the difference of two scores of the same rows; None where that is unknown."""
+        a, b = before[1].samples, after[1].samples
         if b is not None and (a is not None or self.objective.ordered):
             pairs = zip([0.5] * len(b) if self.objective.ordered or a is None else a, b, strict=True)
             gaps = [y - x for x, y in pairs if x is not None and y is not None]
-            error = _deviation(gaps) / math.sqrt(len(gaps)) if gaps else 0.0
+            return _deviation(gaps) / math.sqrt(len(gaps)) if gaps else 0.0
         elif a is None and b is None and self.resamples and not self.bootstraps and before[0]:
             first, second = (self._leave_out(outputs, timed=False) for outputs in (before[0], after[0]))
             if not first or not second:
                 return None
-            error = _jackknife_error([y - x for x, y in zip(first, second, strict=True)])
+            return _jackknife_error([y - x for x, y in zip(first, second, strict=True)])
         elif a is None and b is None and self.resamples and before[0]:
             rng, n = random.Random(seed), len(self.rows)
             drawn = [[rng.randrange(n) for _ in range(n)] for _ in range(DIVERGENCE_RESAMPLES)]
             try:
-                error = _deviation(
-                    [self.score_resample(after[0], i) - self.score_resample(before[0], i) for i in drawn]
-                )
+                return _deviation([self.score_resample(after[0], i) - self.score_resample(before[0], i) for i in drawn])
             except ObjectiveError:
                 return None
-        else:
-            return None
-        gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
-        return gap / error if error else None
+        return None
 
     def linear_probe(self, train: build.EncodedRows, seed: int) -> ScoreEstimate | None:
         """The score of a logistic regression on the embeddings of the present weights, fitted on training rows. None

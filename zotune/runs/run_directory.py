@@ -18,6 +18,9 @@ ENVIRONMENT: Final = "env.json"
 JOURNAL: Final = "journal.jsonl"
 METRICS: Final = "metrics.jsonl"
 COMPLETIONS: Final = "completions.jsonl"
+PREDICTIONS: Final = "predictions.jsonl"
+PROGRESS: Final = "progress.jsonl"
+REPORT: Final = "report.html"
 PENDING_SCORES: Final = "pending_scores.jsonl"
 TRACKED: Final = "trackers.json"
 INITIAL_HEAD: Final = "initial_head.json"
@@ -103,6 +106,9 @@ __all__ = [
     "JOURNAL",
     "METRICS",
     "MODEL_CARD",
+    "PREDICTIONS",
+    "PROGRESS",
+    "REPORT",
     "RESULT",
     "TRACKED",
     "check_files",

@@ -33,8 +33,9 @@ class Validation:
 
     kl: measures the KL divergence from the base model, or None. prefers_later: whether later weights are selected where
     their score is within a standard error of the best one: in runs whose steps have a sure direction and a bounded KL
-    divergence, the smallest of many losses of few rows is mostly luck. bytes_sent: what these evaluations have sent to
-    other processes.
+    divergence, the smallest of many losses of few rows is mostly luck. paired_error: the standard error of the latest
+    score's difference from the base model's, None where it was not needed or is unknown. bytes_sent: what these
+    evaluations have sent to other processes.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Validation:
     ) -> None:
         self.held_out, self.bytes_sent, self.prefers_later = held_out, 0, False
         self._config, self._space, self._kl, self._processes = config, space, kl, processes
+        self.paired_error: float | None = None
         self._base: tuple[Outputs, Score] | None = None
         self._latest: tuple[Outputs, Score] | None = None
 
@@ -105,6 +107,7 @@ class Validation:
         if not self._processes.alone:
             self._processes.check_equal("the weights", self._space.digest())
         outputs, score = self._latest = self.held_out.score()
+        self.paired_error = None
         sign = -1.0 if self.held_out.objective.direction == "maximize" else 1.0
         kl, limit, samples = self._divergence(), self._config.max_kl, None
         if self._base is None:
@@ -126,7 +129,9 @@ class Validation:
             return ""
         if kl is not None and config.max_kl and kl > config.max_kl:
             return f"KL divergence {kl:.3g} nats a token, above --max-kl {config.max_kl:g}"
-        errors = self.held_out.standard_errors_below(self._base, (outputs, score), seeds.derive(config.seed, "ruined"))
+        pair, seed = (self._base, (outputs, score)), seeds.derive(config.seed, "ruined")
+        self.paired_error = self.held_out.paired_error(*pair, seed)
+        errors = self.held_out.standard_errors_below(*pair, self.paired_error)
         below = errors is not None and errors > config.rollback
         return f"{errors:.1f} paired standard errors below the base model" if below else ""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, overload
 
@@ -67,7 +68,7 @@ class Oracle:
         kl: Callable[[], float] | None = None,
         distribute: Distribute | None = None,
     ) -> None:
-        self.evaluations = 0
+        self.evaluations, self.seconds = 0, 0.0
         self.unit = unit
         self.joint: JointForward | None = None
         self.score_members: ScoreMembers | None = None
@@ -105,9 +106,9 @@ class Oracle:
         batch, recipes = batch or self._batch, [concrete(p) for p in points]
         self.evaluations += len(points) * self._batches.cost(batch)
         if per_sample:
-            rows = self._tape.take("samples", lambda: self._each(recipes, batch, self._samples))
+            rows = self._take("samples", lambda: self._each(recipes, batch, self._samples))
             return tuple(tuple(None if v is None else float(v) for v in row) for row in rows)
-        values = self._tape.take("values", lambda: self._values(recipes, batch))
+        values = self._take("values", lambda: self._values(recipes, batch))
         return tuple(float(v) for v in values)
 
     def spread(self, point: types.Recipe, batch: Batch | None = None) -> tuple[float, float | None]:
@@ -126,7 +127,7 @@ class Oracle:
             valid = [s for s in score.samples or () if s is not None]
             return [self._sign * score.value, deviation(valid) if len(valid) > 1 else None]
 
-        value, spread = self._tape.take("spread", lambda: self._each([recipe], batch, compute))[0]
+        value, spread = self._take("spread", lambda: self._each([recipe], batch, compute))[0]
         return float(value), None if spread is None else float(spread)
 
     def rank(self, *points: types.Recipe, batch: Batch | None = None) -> tuple[int | None, ...]:
@@ -145,7 +146,7 @@ class Oracle:
             ranked = [v for v in values if v is not None]
             return [None if v is None else sum(other < v for other in ranked) for v in values]
 
-        return tuple(self._tape.take("ranks", ranks))
+        return tuple(self._take("ranks", ranks))
 
     def population(
         self,
@@ -180,7 +181,7 @@ class Oracle:
         rows = [drawn[i % len(drawn)] for i in range(count)]
         self.evaluations += -(-2 * count // self._batches.size)
         population = Population(directions, used, tuple(map(float, scales)))
-        values = self._tape.take("members", lambda: self._members(population, rows, each))
+        values = self._take("members", lambda: self._members(population, rows, each))
         both = tuple(None if v is None else float(v) for v in values)
         return both[: directions.count], both[directions.count :]
 
@@ -206,7 +207,15 @@ class Oracle:
             with self._space.at(point, self._passes(self._batches.size)):
                 return measure()
 
-        return tuple(float(v) for v in self._tape.take("drift", lambda: self._distribute(recipes, at)))
+        return tuple(float(v) for v in self._take("drift", lambda: self._distribute(recipes, at)))
+
+    def _take(self, kind: str, compute: Callable[[], Any]) -> Any:
+        """The next value of the step's tape; its time counts."""
+        started = time.monotonic()
+        try:
+            return self._tape.take(kind, compute)
+        finally:
+            self.seconds += time.monotonic() - started
 
     def _members(self, population: Population, rows: Sequence[int], each: int) -> list[float | None]:
         """The value of each member with + and then of each with −; smaller is better."""

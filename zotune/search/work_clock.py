@@ -27,6 +27,7 @@ class WorkClock:
         self.clock = clock
         self._measured: dict[Work, deque[tuple[float, float]]] = {}
         self._counts: dict[Work, int] = {}
+        self._totals: dict[Work, float] = {}
 
     @contextlib.contextmanager
     def measure(self, kind: Work, units: float = 1.0) -> Iterator[None]:
@@ -38,6 +39,7 @@ class WorkClock:
     def record(self, kind: Work, seconds: float, units: float = 1.0) -> None:
         """Count seconds that so much work took."""
         measured = self._measured.setdefault(kind, deque(maxlen=LATEST))
+        self._totals[kind] = self.total(kind) + seconds
         self._counts[kind] = count = self._counts.get(kind, 0) + 1
         if count == 2 * WARM_UP + 1:
             for _ in range(WARM_UP):
@@ -49,6 +51,10 @@ class WorkClock:
         measured = self._measured.get(kind)
         units = sum(u for _, u in measured) if measured else 0.0
         return sum(s for s, _ in measured) / units if measured and units else otherwise
+
+    def total(self, kind: Work) -> float:
+        """Seconds of all work of a kind so far."""
+        return self._totals.get(kind, 0.0)
 
     def left(self, work: Mapping[Work, float]) -> float:
         """Seconds of so much work of each kind."""
