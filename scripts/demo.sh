@@ -15,7 +15,7 @@ $zotune fit --objective f1
 printf '\nThe reward, examples/json_reward.py:\n' >&2
 sed '1,/^import json/d' examples/json_reward.py >&2
 set -- fit -m build/SmolLM2-135M-Instruct.Q4_1.gguf --task json -o examples/json_reward.py:valid_json \
-  --max-evals 32 --max-new-tokens 32 --validation-rows 24 --test-rows 48 --output-dir "$run"
+  --max-steps 4 --eval-steps 2 --max-new-tokens 32 --validation-rows 16 --test-rows 40 --output-dir "$run"
 show zotune "$*"
 $zotune "$@"
 
