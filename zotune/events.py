@@ -35,9 +35,10 @@ class RunStarted:
     """The model is loaded, the base model is scored on the test set, and the first step follows.
 
     better: how values of the objective compare, in words; direction: "order" where the objective only compares;
-    tuned_weights: scalars in all tuned tensors, of which there are `tensors`; max_steps, max_evals, max_time: the
-    budget, in steps, evaluations and seconds, None where it has no such limit. test_score: of the base model;
-    probe_score: of the linear probe that tuning starts from, None where it starts from the base model.
+    tuned_weights: scalars in all tuned tensors, of which there are `tensors`, with the names `tensor_names`;
+    max_steps, max_evals, max_time: the budget, in steps, evaluations and seconds, None where it has no such limit.
+    test_score: of the base model; probe_score: of the linear probe that tuning starts from, None where it starts from
+    the base model.
     """
 
     folder: str
@@ -59,6 +60,7 @@ class RunStarted:
     max_evals: int | None = None
     max_time: float | None = None
     probe_score: float | None = None
+    tensor_names: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from zotune.core.space import describe
 from zotune.errors import OptionError
-from zotune.models.trainable import match_tensors
+from zotune.models.trainable import match_tensors, names_in_words
 from zotune.types import TensorInfo
 
 
@@ -38,3 +38,22 @@ def test_tune_selects_tensors_by_kind_block_and_name(
     assert match_tensors(r"mlp\.up", llama, "causal") == {t.name for t in llama if "mlp.up" in t.name}
     with pytest.raises(OptionError, match="matches no tensor"):
         match_tensors("bias", llama, "causal")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            [f"model.layers.{i}.self_attn.{n}_proj.weight" for i in range(3) for n in "qv"]
+            + ["model.embed_tokens.weight"],
+            "q_proj, v_proj (blocks 0 to 2); embed_tokens",
+        ),
+        (["encoder.layer.1.output.dense.bias"], "output.dense.bias (block 1)"),
+        (["h.0.a.weight", "h.2.a.weight"], "a (2 blocks)"),
+        (["classifier.weight", "classifier.bias"], "classifier, bias"),
+        ([], ""),
+        ([f"h.0.t{i}.weight" for i in range(12)], "t0, t1, t2, t3, t4, t5, t6, t7, … (block 0)"),
+    ],
+)
+def test_names_of_tensors_in_words(names: list[str], words: str) -> None:
+    assert names_in_words(names) == words

@@ -132,6 +132,8 @@ class Terminal:
             f"{event.optimizer} tunes {event.tuned_weights:,} weights ({event.tensors} tensors) of {event.model}, "
             f"{event.head} head, on {event.device}"
         )
+        if event.tensor_names:
+            self.say(f"tuned: {event.tensor_names}")
         self.say(
             f"rows: {event.training_rows} training (batch size {event.batch_size}), "
             f"{event.validation_rows} validation, {event.test_rows} test"

@@ -6,7 +6,8 @@ Knows models and their tensors; knows no data and no objective.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from zotune.types import TensorInfo
 
 VALUE = re.compile(r"(?:^|\.)(?:v_proj|value|v_lin|SelfAttention\.v|value_proj)\.weight$")
 """Value projections as Llama, BERT, OPT, DistilBERT, T5 and DeBERTa name them."""
+MOST_NAMES: Final = 8
+"""Names of tensors that a line lists."""
 
 
 def trainable_names(loaded: LoadedModel, tune: str, embeddings: bool = True) -> set[str]:
@@ -109,4 +112,33 @@ def base_weights(names: Iterable[str], base: LoadedModel) -> dict[str, Tensor]:
     return {n: tensors[n].detach() for n in names}
 
 
-__all__ = ["base_weights", "check_tune", "match_tensors", "trainable_names"]
+def names_in_words(names: Collection[str]) -> str:
+    """Names of tensors in a line: blocks in one, such as `q_proj, v_proj (blocks 0 to 29); embed_tokens`."""
+    blocks: dict[str, set[int]] = {}
+    others: dict[str, None] = {}
+    for name in names:
+        short = name.removesuffix(".weight")
+        match = re.search(r"\.(\d+)\.", short)
+        if match is None:
+            others[short.rpartition(".")[2] if short.count(".") < 3 else ".".join(short.split(".")[-2:])] = None
+        else:
+            blocks.setdefault(short[match.end() :].replace("self_attn.", ""), set()).add(int(match[1]))
+    parts: list[str] = []
+    for numbers in dict.fromkeys(frozenset(x) for x in blocks.values()):
+        listed = [name for name, x in blocks.items() if x == numbers]
+        first, last = min(numbers), max(numbers)
+        whole = len(numbers) == last - first + 1
+        which = (
+            f"block {first}"
+            if len(numbers) == 1
+            else f"blocks {first} to {last}"
+            if whole
+            else f"{len(numbers)} blocks"
+        )
+        parts.append(f"{', '.join(listed[:MOST_NAMES])}{', …' if len(listed) > MOST_NAMES else ''} ({which})")
+    if others:
+        parts.append(", ".join([*others][:MOST_NAMES]) + (", …" if len(others) > MOST_NAMES else ""))
+    return "; ".join(parts)
+
+
+__all__ = ["base_weights", "check_tune", "match_tensors", "names_in_words", "trainable_names"]

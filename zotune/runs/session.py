@@ -19,6 +19,7 @@ from zotune.distributed import ALONE, Processes
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
+from zotune.models.trainable import names_in_words
 from zotune.runs.budget import RunBudget
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import InitialWeights, ModelSource
@@ -258,6 +259,7 @@ class Session:
             optimizer=plan.optimizer_name,
             tuned_weights=self.space.numel,
             tensors=len(self.space.params),
+            tensor_names=names_in_words(list(self.space.params)),
             training_rows=len(self.train),
             validation_rows=len(self.validation.held_out.rows),
             test_rows=len(self.test.rows),
