@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import write_jsonl
+from families import Families
 
 import zotune
 from zotune.config import RunConfig
@@ -176,3 +177,31 @@ def test_the_estimate_knows_the_task(tiny_llama: Path) -> None:
 def test_a_data_error_is_one_line() -> None:
     with pytest.raises(DataError):
         plan(RunConfig(dataset="synthetic:none"))
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (3, "references have at most 3 tokens: --max-new-tokens 8 would be faster than 64"),
+        (70, "a reference has 70 tokens, and completions end after 64 (--max-new-tokens)"),
+        (30, ""),
+    ],
+)
+def test_the_length_of_references_is_worth_a_note(families: Families, tmp_path: Path, words: int, note: str) -> None:
+    rows = [{"prompt": f"the film {i}", "completion": "good " * (words - 1) + "bad"} for i in range(12)]
+    data = str(write_jsonl(tmp_path / "d.jsonl", rows))
+    notes: list[str] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    folder = str(families.folder("llama", "words"))
+    options: dict[str, Any] = {"model": folder, "dataset": data, "max_evals": 8, "max_length": 256}
+    estimate(RunConfig(**options, objective="exact-match"), emit)
+    found = [n for n in notes if "--max-new-tokens" in n and "reference" in n]
+    assert found == ([note] if note else [])
+    notes.clear()
+    estimate(RunConfig(**options, objective="length"), emit)
+    estimate(RunConfig(**options, objective="exact-match", max_new_tokens=8), emit)
+    assert not [n for n in notes if "reference" in n]

@@ -21,8 +21,11 @@ from zotune.runs.heldout import HeldOutSet
 from zotune.runs.run_directory import CONFIG, JOURNAL
 from zotune.scoring.objective import Objective
 from zotune.tasks import build
+from zotune.tasks.resolve_task import MAX_NEW_TOKENS
 from zotune.yaml_file import read_yaml
 
+REFERENCE_ROWS: Final = 200
+"""Rows whose references are looked at."""
 TRIED_ROWS: Final = 16
 """Rows that are scored with and without the chat template."""
 
@@ -77,6 +80,27 @@ def recorded_demonstrations(folder: Path) -> dict[str, Any]:
     return {"demonstrations": recorded["text"], "example_messages": tuple(recorded["messages"])}
 
 
+def note_on_new_tokens(config: RunConfig, task: build.Task, rows: build.EncodedRows, objective: Objective) -> list[str]:
+    """A note where completions may be much longer than the references of the first rows, or shorter than one of them:
+    the length is then worth a thought. None where the user or the task gives it, or no reference counts."""
+    if config.max_new_tokens or not isinstance(task, build.GenerationTask) or "references" not in objective.inputs:
+        return []
+    if task.spec.max_new_tokens != MAX_NEW_TOKENS:  # the task file's
+        return []
+    first = [rows.tokens[i][1] for i in range(min(len(rows), REFERENCE_ROWS))]
+    longest = max((len(reference[0].targets) for reference in first if reference), default=0)
+    if not longest:
+        return []
+    if longest > MAX_NEW_TOKENS:
+        return [f"a reference has {longest} tokens, and completions end after {MAX_NEW_TOKENS} (--max-new-tokens)"]
+    if longest <= MAX_NEW_TOKENS // 4:
+        short = max(8, 2 * longest)
+        return [
+            f"references have at most {longest} tokens: --max-new-tokens {short} would be faster than {MAX_NEW_TOKENS}"
+        ]
+    return []
+
+
 def _header(folder: Path) -> dict[str, Any]:
     path = folder / JOURNAL
     if not path.is_file():
@@ -125,6 +149,7 @@ __all__ = [
     "better_of_both",
     "cheap",
     "is_before_chat_templates",
+    "note_on_new_tokens",
     "recorded_demonstrations",
     "with_recorded_length",
     "with_recorded_prompts",

@@ -28,7 +28,7 @@ from zotune.runs.populations import RunPopulations
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.probe_start import start_from_probe
 from zotune.runs.process_split import split_of
-from zotune.runs.prompt_settings import better_of_both, cheap
+from zotune.runs.prompt_settings import better_of_both, cheap, note_on_new_tokens
 from zotune.runs.run_directory import PENDING_SCORES
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.timed_budget import timed_seconds, with_evals
@@ -116,7 +116,7 @@ class Session:
             (0,),
             self._note,
         )
-        for text in notes:
+        for text in [*notes, *note_on_new_tokens(config, self.task, self.train, objective)]:
             emit(Note(text))
         held_out = [HeldOutSet(self.task, rows, objective, counted, processes) for rows in others]
         self.test = held_out[1]
