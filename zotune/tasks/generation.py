@@ -21,6 +21,7 @@ from zotune.data.templates import FilledTemplate
 from zotune.data.tokenization import Encoding, first_that_fits
 from zotune.errors import DataError, OptionError
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults, score_processors
+from zotune.models.kv_cache import growing_kv_cache
 from zotune.models.library_calls import quiet
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.chat import ChatTemplate
@@ -324,6 +325,8 @@ class GenerationTask(ModelTask):
         causal, pad = self.loaded.head == "causal", self.forward.tokenizer.pad_right
         inputs = self.prompts.inputs(prompts, points) if causal else pad(prompts, self.loaded.device)
         inputs.pop("token_type_ids", None)
+        if "past_key_values" not in inputs and (cache := growing_kv_cache(self.loaded)):
+            inputs["past_key_values"] = cache
         return inputs
 
     def _complete(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from zotune.models.generation_settings import generation_config, ignore_generation_defaults
-from zotune.models.kv_cache import has_full_attention, new_kv_cache
+from zotune.models.kv_cache import growing_kv_cache, has_full_attention, new_kv_cache
 from zotune.tasks.forward import Forward, out_of_memory
 from zotune.tasks.frozen_prefix import Tokens
 
@@ -55,7 +55,7 @@ class PromptCache:
     def _cached(self, rows: Sequence[Tokens], length: int, points: int) -> dict[str, Any]:
         device, per_point = self.loaded.device, len(rows) // points
         prefix = torch.tensor([rows[0][:length]] * points, device=device)
-        cache = new_kv_cache(self.loaded)
+        cache = growing_kv_cache(self.loaded) or new_kv_cache(self.loaded)
         arguments = {"logits_to_keep": 1} if self.loaded.accepts("logits_to_keep") else {}
         with self.forward.rows_per_point(1):
             self.loaded.unwrapped(input_ids=prefix, past_key_values=cache, use_cache=True, **arguments)
