@@ -19,10 +19,10 @@ FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "pa
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
     *("events", "options", "version", "files"),
-    *("plugin_options", "yaml_file", "scales"),
+    *("plugin_options", "yaml_file", "scales", "fit_options"),
 }
 """Modules of the package's root that lie below all folders."""
-ABOVE = {"tuner", "testing", "__init__", "__main__"}
+ABOVE = {"tuner", "testing", "api", "__init__", "__main__"}
 """Modules of the package's root that lie above all folders."""
 HEAVY = {"torch", "transformers", "sklearn", "peft", "numpy", "pyarrow", "datasets"}
 LIGHT = {

@@ -2,6 +2,7 @@
 
     zotune.fit(objective="f1")                                  the embedded model and data
     zotune.fit(model="…", dataset="…", objective=my_function)   your own
+    zotune.fit(model=model, tokenizer=tokenizer, data=records)  what is loaded already
     zotune.Tuner(module, objective)                             any torch module
     zotune.evaluate(model="…", dataset="…", objective="f1")     score only
     zotune.report("runs/f1-1")                                  a page of what a run has reached
@@ -17,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from zotune.version import __version__
 
 if TYPE_CHECKING:
+    from zotune.api import evaluate as evaluate
+    from zotune.api import fit as fit
+    from zotune.api import resume as resume
     from zotune.core.recipe import bits as bits
     from zotune.core.recipe import clip as clip
     from zotune.core.recipe import constant as constant
@@ -32,16 +36,15 @@ if TYPE_CHECKING:
     from zotune.core.recipe import where as where
     from zotune.declarations import objective as objective
     from zotune.hookspecs import hookimpl as hookimpl
-    from zotune.runs.evaluate import evaluate as evaluate
-    from zotune.runs.fit import fit as fit
     from zotune.runs.run_report import report as report
     from zotune.tuner import Tuner as Tuner
 
 _HOME = {
     "hookimpl": "zotune.hookspecs",
     "objective": "zotune.declarations",
-    "fit": "zotune.runs.fit",
-    "evaluate": "zotune.runs.evaluate",
+    "fit": "zotune.api",
+    "resume": "zotune.api",
+    "evaluate": "zotune.api",
     "report": "zotune.runs.run_report",
     "Tuner": "zotune.tuner",
     **dict.fromkeys(
@@ -81,6 +84,7 @@ __all__ = [
     "only",
     "outer",
     "report",
+    "resume",
     "sign",
     "sqrt",
     "weighted_sum",

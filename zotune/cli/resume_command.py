@@ -12,10 +12,8 @@ from zotune import config
 from zotune.cli import fit_command
 from zotune.cli.command import command
 from zotune.cli.shared_flags import force_flag, json_flag, quiet_flag, run_argument
-from zotune.errors import RunFolderError
 from zotune.options import option
-from zotune.runs.run_directory import check_files
-from zotune.runs.working_directory import working_directory
+from zotune.runs.resumed import resumed_config
 
 SETTINGS = {
     name: replace(o, shown="the run's", first=0, default=None)
@@ -42,15 +40,8 @@ def resume(flags: ResumeFlags, settings: Mapping[str, Any]) -> None:
     Budgets count from the start of the run. All other options are read from its config.yaml. Relative paths in there
     start at the current directory or, where it has no such files, at a parent of RUN or where the run was started.
     """
-    folder = Path(flags.run)
-    check_files(folder)
-    if not (folder / "config.yaml").is_file():
-        raise RunFolderError(f"{folder} holds no config.yaml to resume from", hint="is this a run directory?")
     checkpoint = flags.checkpoint and str(Path(flags.checkpoint).absolute())
-    directory = working_directory(folder)
-    folder = folder if directory == Path.cwd() else folder.resolve()
-    saved = config.resolve(settings, str(folder / "config.yaml"))
-    cfg = replace(saved, output_dir=str(folder), run_name=None)
+    cfg, directory = resumed_config(flags.run, settings)
     with contextlib.chdir(directory):  # relative paths and commands in config.yaml lead where they led in the run
         fit_command.run(cfg, checkpoint or "last", flags.force, flags.quiet, flags.as_json)
 

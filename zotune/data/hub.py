@@ -83,6 +83,13 @@ def read_hub(source: str, label: str) -> HubDataset:
     return _usable(parts, label, ClassLabel)
 
 
+def named_classes(part: Any) -> list[Record]:
+    """The records of a `datasets.Dataset`, with the names of classes beside their numbers, as `read_hub` gives them."""
+    from datasets import ClassLabel
+
+    return _usable({"train": (part.features, part.to_list())}, "label", ClassLabel).splits.get("train", [])
+
+
 def _is_builder(name: str) -> bool:
     """Whether `datasets` takes this name for one of its file formats (json, text, …), whose files it would read from
     the working directory."""
@@ -127,4 +134,4 @@ def _with_class_names(record: Record, classes: dict[str, list[str]], label: str)
     return named
 
 
-__all__ = ["HubDataset", "looks_like_hub_id", "read_hub"]
+__all__ = ["HubDataset", "looks_like_hub_id", "named_classes", "read_hub"]

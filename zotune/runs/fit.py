@@ -63,6 +63,7 @@ def fit(
     resume: str | None = None,
     force: bool = False,
     callbacks: Sequence[Tracker] = (),
+    records: Path | None = None,
     **options: Any,
 ) -> Result:
     """Tune a model's weights for an objective, with forward passes only.
@@ -75,6 +76,7 @@ def fit(
         `stop`: texts that end a completion.
     resume: "last", or the path of a checkpoint.
     callbacks: objects that receive steps and evaluations (`zotune.types.Tracker`), and may end the run.
+    records: the folder of `dataset`, where the run directory is to hold it.
     force: resume also where versions, data or scoring have changed; the journal records the change.
 
     The run directory holds the kept weights under their Hugging Face names. Raises UsageError before the first step,
@@ -98,17 +100,19 @@ def fit(
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
     directory = working_directory(folder) if resume else Path.cwd()
+    run = _Run(folder, resume, force, asked, started, trackers, records)
     if directory == Path.cwd():
-        return _run(cfg, objective, optimizer, _Run(folder, resume, force, asked, started, trackers), processes, emit)
+        return _run(cfg, objective, optimizer, run, processes, emit)
     checkpoint_path = resume if resume in (None, "last") else str(Path(str(resume)).resolve())
-    run = _Run(folder.resolve(), checkpoint_path, force, asked, started, trackers)
+    run = replace(run, folder=folder.resolve(), resume=checkpoint_path)
     with contextlib.chdir(directory):  # relative paths lead where they led in the run
         return _run(cfg, objective, optimizer, run, processes, emit)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The arguments of `fit` that the parts of a run share. started: by the monotonic clock; trackers: callbacks."""
+    """The arguments of `fit` that the parts of a run share. started: by the monotonic clock; trackers: callbacks;
+    records: a folder of data that the run directory gets."""
 
     folder: Path
     resume: str | None
@@ -116,6 +120,7 @@ class _Run:
     stop: Callable[[], bool]
     started: float
     trackers: tuple[tuple[str, Tracker], ...] = ()
+    records: Path | None = None
 
 
 def _run(
@@ -185,6 +190,11 @@ def _fit(session: Session, run: _Run) -> Result:
             with files.writing(run.folder):
                 created = run_directory.create(run.folder, session.plan.config)
             opened.enter_context(lock.held(created))
+            if run.records is not None:
+                with files.writing(created):
+                    shutil.copytree(run.records, created / run_directory.DATA)
+                config = replace(session.plan.config, dataset=str(created / run_directory.DATA))
+                session.plan = replace(session.plan, config=config)
             return str(created)
 
         if not run.resume:

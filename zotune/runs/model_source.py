@@ -21,6 +21,7 @@ from zotune.events import Emit, Note, Phase
 from zotune.models import adapters, loading
 from zotune.models.class_names import saved_class_names
 from zotune.models.loaded_model import LoadedModel
+from zotune.models.memory_model import lent_model
 from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import base_weights
 from zotune.runs.plan import Plan
@@ -116,8 +117,11 @@ class InitialWeights:
         self._source, self._config, self._space = source, config, space
         few = _bytes(space.params.values()) <= max(COPY_BYTES, COPY_SHARE * _bytes(space.module.parameters()))
         self._copy: Mapping[str, torch.Tensor] | None = None
-        if few or config.quantize:
+        lent = lent_model(config.model)
+        if few or config.quantize or lent:
             self._copy = {n: p.detach().cpu().clone() for n, p in space.params.items()}
+        if lent and self._copy:
+            lent.initial = self._copy
 
     @property
     def copied(self) -> bool:

@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zotune.errors import RunFolderError
+from zotune.runs.history import History, plot, samples
+from zotune.runs.run_directory import REPORT
+
 
 @dataclass(frozen=True)
 class ScoreEstimate:
@@ -90,6 +94,31 @@ class Result:
     @property
     def after(self) -> ScoreEstimate:
         return self.tuned if self.kept == "tuned" else self.before
+
+    @property
+    def history(self) -> History:
+        """The steps and validations of the run."""
+        return History.of(self._folder)
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Prompts with completions before, during and after the run; empty for tasks that generate no text."""
+        return samples(self._folder)
+
+    @property
+    def report(self) -> Path:
+        """The page of the run, report.html."""
+        return self._folder / REPORT
+
+    def plot(self) -> Any:
+        """A matplotlib figure of the run's scores. Raises OptionError without matplotlib."""
+        return plot(self.history, self._folder.name, self.before.value, self.after.value)
+
+    @property
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise RunFolderError("this result has no run directory")
+        return self.folder
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Result:

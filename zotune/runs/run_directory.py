@@ -24,6 +24,8 @@ REPORT: Final = "report.html"
 PENDING_SCORES: Final = "pending_scores.jsonl"
 TRACKED: Final = "trackers.json"
 INITIAL_HEAD: Final = "initial_head.json"
+DATA: Final = "data"
+"""The folder of records that were handed over as objects."""
 RESULT: Final = "result.json"
 MODEL_CARD: Final = "README.md"
 _BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp", INITIAL_HEAD, f".{INITIAL_HEAD}.tmp"}
@@ -101,6 +103,7 @@ def find_directory(config: RunConfig, resume: str | None) -> Path:
 __all__ = [
     "COMPLETIONS",
     "CONFIG",
+    "DATA",
     "ENVIRONMENT",
     "INITIAL_HEAD",
     "JOURNAL",
