@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import zotune
+import zotune.errors
 from zotune.cli.app import main
 from zotune.errors import RunFolderError
 from zotune.runs.run_list import run_list
@@ -284,3 +285,62 @@ def test_runs_are_listed_and_sorted(
         main(["ls", "runs"])
     assert exit_.value.code == 0
     assert "holds no run" in capsys.readouterr().out
+
+
+def small(encoder: Path, toy: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    usual = {"optimizer": "mezo", "learning_rate": 1e-3, "eps": 1e-2, "max_steps": 6, "eval_steps": 2, "batch_size": 8}
+    usual |= {"smooth": 0, "preflight": False, "init": "none", "labels": "awful film,lovely film"}
+    usual |= {"objective": "cross-entropy"}
+    return {"model": str(encoder), "dataset": str(toy), "output_dir": str(folder), **usual, **more}
+
+
+def test_an_interrupted_run_has_a_page_and_its_times_count_on(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    folder, asked = tmp_path / "out", iter([False, False, True])
+    first = zotune.fit(**small(tiny_encoder, toy, folder), stop=lambda: next(asked))
+    assert first.reason == "interrupted"
+    assert "interrupted" in Page((folder / "report.html").read_text()).text
+    before = rows(folder / "progress.jsonl")
+    with (folder / "progress.jsonl").open("a") as file:
+        file.write('{"step":99,"seconds":1e9,"spent":{}}\n{"step":3,"sec')  # beyond the journal, and torn
+    zotune.fit(**small(tiny_encoder, toy, folder), resume="last")
+    lines = rows(folder / "progress.jsonl")
+    assert lines[: len(before)] == before
+    seconds = [x["seconds"] for x in lines[1:]]
+    assert seconds == sorted(seconds)
+    for kind in ("model", "scoring", "validation"):
+        spent = [x["spent"][kind] for x in lines[1:]]
+        assert spent == sorted(spent)
+    evaluated = [x["step"] for x in lines if x.get("evaluated")]
+    assert evaluated == [0, 2, 4, 6]
+    record = read_run(folder)
+    assert record.state in ("tuned", "start")
+    assert [e.error is not None for e in record.evaluations] == [True] * 4
+    assert record.best is None or record.best.step == result(folder)["best_step"]
+
+
+def test_a_run_whose_scorer_stays_down_leaves_a_page(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    calls = iter(range(1000))
+
+    def gone(predictions: list[int], labels: list[int]) -> list[float]:
+        if next(calls) > 6:
+            raise RuntimeError("gone for good")
+        return [float(p == y) for p, y in zip(predictions, labels, strict=True)]
+
+    with pytest.raises(zotune.errors.ObjectiveFailures):
+        zotune.fit(**small(tiny_encoder, toy, tmp_path / "out", objective=gone, max_failures=2))
+    shown = Page((tmp_path / "out/report.html").read_text())
+    assert "gone for good" in shown.text
+    assert "interrupted" in shown.text
+
+
+def test_a_page_that_cannot_be_written_ends_no_run(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("zotune.runs.run_report.html_page", broken)
+    notes: list[str] = []
+    emit = lambda event: notes.append(getattr(event, "text", ""))  # noqa: E731
+    assert zotune.fit(**small(tiny_encoder, toy, tmp_path / "out"), emit=emit).reason == "done"
+    assert any("no space left" in note for note in notes)

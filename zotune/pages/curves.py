@@ -94,7 +94,7 @@ def batch_chart(runs: Sequence[RunRecord], every: Sequence[RunRecord]) -> Chart:
         legend = [("line c0 faint", "single steps")] if grouped else [("line c0", "single steps")]
         if grouped:
             legend += [("line c0", "mean of neighbouring steps"), ("band c0", "95 % noise of this mean")]
-    about = "on training rows, averaged over sampled predictions or completions; not comparable with validation scores"
+    about = "on the steps' training rows; not comparable with validation scores"
     return Chart(f"Batch {one_line(runs[0].objective, 60)}", about, curves, legend=legend)
 
 

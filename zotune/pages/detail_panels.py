@@ -48,15 +48,20 @@ def _bar(run: RunRecord, named: bool) -> Markup:
         if share > 0.0005:
             shapes.append(tag("rect", x=f"{1000 * x:.1f}", y=0, width=f"{1000 * share:.1f}", height=10, class_=f"t{i}"))
             sign = tag("i", class_=f"sign t{i}")
-            items.append(tag("li", sign, f"{title} {100 * share:.0f} % ({duration(seconds)})"))
+            items.append(tag("li", sign, f"{title} {100 * share:.0f} % ({_short(seconds)})"))
         x += share
     return tag(
         "figure",
-        tag("figcaption", foreign(run.name, 60) if named else f"{duration(total)} in all"),
+        tag("figcaption", foreign(run.name, 60) if named else f"{_short(total)} in all"),
         tag("svg", shapes, viewBox="0 0 1000 10", preserveAspectRatio="none", aria_hidden="true", class_="bar"),
         tag("ul", items, class_="legend"),
         class_="times",
     )
+
+
+def _short(seconds: float) -> str:
+    """Seconds as text, with one decimal where there are few."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def failure_panel(runs: Sequence[RunRecord]) -> Markup | None:

@@ -86,7 +86,7 @@ def _header(runs: Sequence[RunRecord]) -> Markup:
     else:
         run = runs[0]
         title, badge = foreign(run.name, 80), tag("span", STATES[run.state], class_=f"badge {run.state}")
-        parts = [run.objective, str(run.header.get("model", "")), str(run.header.get("rule", "")), run.written]
+        parts = [run.objective, run.model, str(run.header.get("rule", "")), run.written]
         under = " · ".join(one_line(p, 80) for p in parts if p)
     return tag(
         "header", tag("p", "zotune", class_="brand"), tag("h1", title, badge), tag("p", foreign(under), class_="note")

@@ -147,6 +147,12 @@ class RunRecord:
         return bool(self.header.get("direction") != "minimize")
 
     @property
+    def model(self) -> str:
+        """The model as a short name: of a path the last part."""
+        name = str(self.header.get("model", ""))
+        return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
+
+    @property
     def better(self) -> str:
         """How values of the objective compare, in words."""
         usual = "higher is better" if self.maximizes else "lower is better"

@@ -5,6 +5,7 @@ Words that differ from the base model are marked, scores stand beside. Knows sam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,40 +29,58 @@ COLLAPSED: Final = 280
 """Longer prompts are folded."""
 
 
+Shown = tuple[RunRecord, Sample]
+"""A prompt of a run; several runs may have it."""
+
+
 def wall_panel(runs: Sequence[RunRecord]) -> Markup:
-    """Search, filter, and the samples of all runs."""
-    chosen = [(run, sample) for run in runs for sample in _chosen(run, MOST_SAMPLES // len(runs))]
+    """Search, filter, and the samples of all runs. A prompt that several runs have stands once, with all outputs."""
+    prompts: dict[tuple[str, str, str, int], list[Shown]] = {}
+    for run in runs:
+        seen = Counter[tuple[str, str, str]]()
+        for sample in _with_changes(run):
+            prompt = sample.part, sample.prompt, sample.reference
+            seen[prompt] += 1  # data may hold a prompt twice
+            prompts.setdefault((*prompt, seen[prompt]), []).append((run, sample))
+    total = len(prompts)
+    chosen = sorted(prompts.values(), key=_rank)[:MOST_SAMPLES]
     if not chosen:
-        return tag("p", "No outputs for held-out prompts are recorded in this run.", class_="note")
-    total = sum(len(run.samples) for run in runs)
-    texts = sum(2 + len(sample.versions) for _, sample in chosen)
+        return tag("p", "No outputs for held-out prompts are recorded.", class_="note")
+    texts = sum(2 + len(sample.versions) for prompt in chosen for _, sample in prompt)
     most = min(max(CHARACTERS // texts, SHORTEST), LONGEST)
-    kinds = {_change(run, sample) for run, sample in chosen}
-    items = [_item(run, sample, most, len(runs) > 1, i) for i, (run, sample) in enumerate(chosen)]
+    items = [_item(prompt, most, len(runs) > 1) for prompt in chosen]
     shown = f"{len(chosen)} held-out prompts"
     if total > len(chosen):
         shown += f" of {total:,} that are recorded; those whose output changed come first"
     legend = [tag("del", "words of the base model alone"), " ", tag("ins", "words that are new")]
+    dense = all(len(v.text) <= SHORT for prompt in chosen for _, sample in prompt for v in sample.versions)
     return markup(
         [
             tag("p", shown, ". ", legend, class_="note"),
-            _controls(kinds),
-            tag("div", items, class_="wall dense" if _dense([s for _, s in chosen]) else "wall"),
+            _controls({_change_of(prompt) for prompt in chosen}),
+            tag("div", items, class_="wall dense" if dense and len(runs) == 1 else "wall"),
             tag("button", f"show all {len(chosen)}", type="button", id="all", hidden=True),
             tag("p", "No prompt matches.", class_="note none", hidden=True),
         ]
     )
 
 
-def _dense(samples: Sequence[Sample]) -> bool:
-    """Whether the outputs are short, so that two prompts fit beside each other."""
-    return all(len(v.text) <= SHORT for s in samples for v in s.versions)
+def _with_changes(run: RunRecord) -> Sequence[Sample]:
+    """The samples that have an output after the base model's; all where none has one yet."""
+    later = [sample for sample in run.samples if len(sample.versions) > 1]
+    return later or run.samples
 
 
-def _chosen(run: RunRecord, most: int) -> list[Sample]:
-    order = {"better": 0, "worse": 0, "changed": 1, "same": 2}
-    ranked = sorted(run.samples, key=lambda s: (s.part != "validation", order[_change(run, s)]))
-    return ranked[:most]
+def _rank(prompt: Sequence[Shown]) -> tuple[int, bool, int]:
+    """The place on the wall: prompts of several runs, then those with outputs in between, then those that changed."""
+    (run, sample), order = prompt[0], {"better": 0, "worse": 0, "changed": 1, "same": 2}
+    return -len(prompt), sample.part != "validation", order[_change(run, sample)]
+
+
+def _change_of(prompt: Sequence[Shown]) -> str:
+    """How the outputs of all runs have changed: as in the first run where they changed at all."""
+    changes = [_change(run, sample) for run, sample in prompt]
+    return next((c for c in changes if c != "same"), "same")
 
 
 def _change(run: RunRecord, sample: Sample) -> str:
@@ -86,43 +105,62 @@ def _controls(kinds: set[str]) -> Markup:
     )
 
 
-def _item(run: RunRecord, sample: Sample, most: int, named: bool, place: int) -> Markup:
-    change, versions = _change(run, sample), list(sample.versions)
-    first, last = versions[0], versions[-1]
-    before, after = _marked(first, last, most)
-    columns = [_column(first, before)]
-    if len(versions) > 1:
-        columns.append(_column(last, after, change))
-    where = f"{sample.part} prompt" + (f" of {plain(run.name)}" if named else "")
-    between = versions[1:-1]
-    step = -(-len(between) // MOST_BETWEEN) or 1
-    during = [_column(v, _marked(first, v, most)[1]) for v in between[step - 1 :: step]]
+def _item(prompt: Sequence[Shown], most: int, named: bool) -> Markup:
+    (run, sample), change = prompt[0], _change_of(prompt)
+    first = sample.versions[0]
+    others = [other.versions[0] for _, other in prompt[1:]]
+    columns = list[Markup]()
+    if len(prompt) == 1 and len(sample.versions) > 1:
+        before, _ = _marked(first, sample.versions[-1], most)
+        columns.append(_column(first, before))
+    elif all(other.text == first.text for other in others):  # the same base model: it stands once
+        columns.append(_column(first, _cut(first.text, most)))
+    for run, sample in prompt:
+        own, last = sample.versions[0], sample.versions[-1]
+        name = run.name if named else ""
+        if own.text != first.text or len(columns) == 0:
+            columns.append(_column(own, _cut(own.text, most), name=name))
+        if len(sample.versions) > 1:
+            columns.append(_column(last, _marked(own, last, most)[1], _change(run, sample), name))
+    reference = prompt[0][1].reference
     return tag(
         "article",
-        tag("h3", where, tag("span", change, class_=f"badge {change}"), id=f"sample-{place}"),
-        _prompt(sample.prompt, most),
-        tag("p", tag("span", "reference ", class_="what"), _text(sample.reference, most)) if sample.reference else None,
+        tag("h3", f"{prompt[0][1].part} prompt", tag("span", change, class_=f"badge {change}")),
+        _prompt(prompt[0][1].prompt, most),
+        tag("p", tag("span", "reference ", class_="what"), _cut(reference, most), class_="ref") if reference else None,
         tag("div", columns, class_="versions"),
-        tag("details", tag("summary", f"during tuning ({len(during)})"), tag("div", during, class_="versions"))
-        if during
-        else None,
+        _during(prompt, most, named),
         data_change=change,
     )
 
 
+def _during(prompt: Sequence[Shown], most: int, named: bool) -> Markup | None:
+    """The outputs between the first and the last, folded."""
+    columns = list[Markup]()
+    for run, sample in prompt:
+        first, between = sample.versions[0], sample.versions[1:-1]
+        step = -(-len(between) // MOST_BETWEEN) or 1
+        name = run.name if named else ""
+        columns += [_column(v, _marked(first, v, most)[1], name=name) for v in between[step - 1 :: step]]
+    if not columns:
+        return None
+    summary = tag("summary", f"during tuning ({len(columns)})")
+    return tag("details", summary, tag("div", columns, class_="versions"))
+
+
 def _prompt(text: str, most: int) -> Markup:
     if len(text) <= COLLAPSED:
-        return tag("div", _text(text, most), class_="prompt", dir="auto")
+        return tag("div", _cut(text, most), class_="prompt", dir="auto")
     head = " ".join(text[-COLLAPSED:].split())
     return tag(
         "details",
         tag("summary", tag("span", "… ", plain(head), dir="auto", class_="clip")),
-        tag("div", _text(text, most), class_="prompt", dir="auto"),
+        tag("div", _cut(text, most), class_="prompt", dir="auto"),
         class_="prompt-box",
     )
 
 
-def _text(text: str, most: int) -> Markup:
+def _cut(text: str, most: int) -> Markup:
     shown, left = cut(text, most)
     return markup([tag("bdi", plain(shown)), left_out(left)])
 
@@ -133,14 +171,14 @@ def _marked(first: Version, other: Version, most: int) -> tuple[Markup, Markup]:
     return markup([before, left_out(left_a)]), markup([after, left_out(left_b)])
 
 
-def _column(version: Version, text: Markup, change: str = "") -> Markup:
+def _column(version: Version, text: Markup, change: str = "", name: str = "") -> Markup:
     score: Child = None
     if version.verdict or version.score is not None:
         score = tag("span", version.verdict or number(version.score or 0.0), class_=f"chip {change}")
     body = text if text else tag("em", "empty", class_="note")
     return tag(
         "section",
-        tag("h4", version.label, score),
+        tag("h4", [tag("bdi", plain(name)), " · "] if name else None, version.label, score),
         tag("div", body, class_="output", dir="auto"),
     )
 

@@ -178,13 +178,13 @@ def _of_several(runs: Sequence[RunRecord]) -> Markup:
     ends = [v for r in results for v in (r["difference"]["low"], r["difference"]["high"]) if v is not None]
     ends += [r["difference"]["value"] for r in results] + [0.0]
     scale = ticks(min(ends), max(ends)) if any(math.fabs(v) > 0 for v in ends) else None
-    heads = ["run", "objective", "base model", "tuned", "difference", "95 % interval", "kept", "steps", "time", "KL"]
+    heads = ["run", "base model", "tuned", "difference", "95 % interval", "kept", "steps", "time", "KL"]
     body = [tag("tr", _cells(run, i, scale)) for i, run in enumerate(runs)]
     table = tag(
         "table",
         tag("thead", tag("tr", [tag("th", h, scope="col") for h in heads])),
         tag("tbody", body),
-        tag("tfoot", tag("tr", tag("td", "", colspan=5), tag("td", _axis(scale)), tag("td", "", colspan=4)))
+        tag("tfoot", tag("tr", tag("td", "", colspan=4), tag("td", _axis(scale)), tag("td", "", colspan=4)))
         if scale
         else None,
         class_="runs",
@@ -211,8 +211,8 @@ def _cells(run: RunRecord, place: int, scale: Ticks | None) -> list[Markup]:
         cells = [first, last, "–", ""]
     kl = number(best.kl) if best and best.kl is not None else "–"
     cells += [STATES[run.state], f"{run.last_step:,}", duration(seconds) if seconds is not None else "–", kl]
-    head = tag("th", name, scope="row")
-    return [head, tag("td", foreign(run.objective, 60)), *(tag("td", c) for c in cells)]
+    about = tag("div", foreign(f"{run.objective} · {run.model}", 60), class_="note")
+    return [tag("th", name, about, scope="row"), *(tag("td", c) for c in cells)]
 
 
 def _estimate(score: Mapping[str, Any]) -> Markup:
