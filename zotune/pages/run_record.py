@@ -148,9 +148,9 @@ class RunRecord:
 
     @property
     def model(self) -> str:
-        """The model as a short name: of a path the last part."""
+        """The model as a short name: of a path the last two parts."""
         name = str(self.header.get("model", ""))
-        return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
+        return "/".join(name.rstrip("/").split("/")[-2:]) if name.startswith(("/", ".", "~")) else name
 
     @property
     def better(self) -> str:

@@ -113,6 +113,9 @@ def _item(prompt: Sequence[Shown], most: int, named: bool) -> Markup:
     if len(prompt) == 1 and len(sample.versions) > 1:
         before, _ = _marked(first, sample.versions[-1], most)
         columns.append(_column(first, before))
+        if len(sample.versions) > 3:
+            middle = sample.versions[len(sample.versions) // 2]
+            columns.append(_column(middle, _marked(first, middle, most)[1]))
     elif all(other.text == first.text for other in others):  # the same base model: it stands once
         columns.append(_column(first, _cut(first.text, most)))
     for run, sample in prompt:
@@ -144,7 +147,7 @@ def _during(prompt: Sequence[Shown], most: int, named: bool) -> Markup | None:
         columns += [_column(v, _marked(first, v, most)[1], name=name) for v in between[step - 1 :: step]]
     if not columns:
         return None
-    summary = tag("summary", f"during tuning ({len(columns)})")
+    summary = tag("summary", f"{len(columns)} outputs during tuning")
     return tag("details", summary, tag("div", columns, class_="versions"))
 
 
