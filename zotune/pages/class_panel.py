@@ -39,8 +39,11 @@ def rates(matrix: Sequence[Sequence[int]], k: int) -> Rates:
     return Rates(precision, recall, 2 * precision * recall / (precision + recall) if hit else 0.0)
 
 
-def class_panel(p: Predictions) -> Markup:
-    """The table of classes and the matrix of base model and tuned weights."""
+def class_panel(p: Predictions, start: str) -> Markup:
+    """The table of classes and the matrices of the weights that tuning started from and of the tuned ones.
+
+    start: what these are called.
+    """
     n = len(p.names)
     before, after = counts(p.correct, p.before, n), counts(p.correct, p.after, n)
     rows: list[Child] = []
@@ -59,7 +62,7 @@ def class_panel(p: Predictions) -> Markup:
     parts: list[Child] = [tag("div", table, class_="scroll", tabindex="0")]
     if n <= MOST_CLASSES:
         most = max((x for m in (before, after) for row in m for x in row), default=1) or 1
-        pair = [_matrix("base model", p.names, before, most), _matrix("tuned weights", p.names, after, most)]
+        pair = [_matrix(start, p.names, before, most), _matrix("tuned weights", p.names, after, most)]
         parts.append(tag("div", pair, class_="pair"))
     else:
         parts.append(tag("p", f"The confusion matrices of {n} classes are left out.", class_="note"))

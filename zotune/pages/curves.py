@@ -53,7 +53,7 @@ def score_chart(runs: Sequence[RunRecord], every: Sequence[RunRecord]) -> Chart:
         if (best := run.best) and best.score is not None:
             marks.append(Mark("best", best.step, _best_score(run, best.score), curve, f"best: step {best.step}"))
         if len(every) == 1:
-            levels += [(e.score, f"base model {number(e.score)}") for e in scored[:1] if e.score is not None]
+            levels += [(e.score, f"{run.start} {number(e.score)}") for e in scored[:1] if e.score is not None]
             between = [
                 Point(i.step, i.score, text=f"step {i.step}, {i.share:g} of the distance: {number(i.score)}")
                 for i in run.interpolations
@@ -67,8 +67,8 @@ def score_chart(runs: Sequence[RunRecord], every: Sequence[RunRecord]) -> Chart:
     banded = any(p.low is not None for c in curves for p in c.points)
     single = len(every) == 1
     legend = [*([("line c0", "validation score")] if single else _legend(runs, every))]
-    legend += [("band c0", "95 % noise of the difference from the base model")] if banded and single else []
-    legend += [("level", "base model")] if levels else []
+    legend += [("band c0", f"95 % noise of the difference from the {runs[0].start}")] if banded and single else []
+    legend += [("level", runs[0].start)] if levels else []
     legend += [("ring", "best weights")] if any(m.kind == "best" for m in marks) else []
     legend += [("dot c3", "interpolated with the base model")] if between else []
     legend += [("rollback", "rolled back to the best checkpoint")] if any(m.kind == "rollback" for m in marks) else []

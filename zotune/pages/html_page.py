@@ -17,7 +17,7 @@ from zotune.pages.detail_panels import config_panel, failure_panel, repeat_panel
 from zotune.pages.markup import Markup, foreign, markup, tag
 from zotune.pages.run_record import RunRecord
 from zotune.pages.sample_wall import wall_panel
-from zotune.pages.verdict_panel import STATES, verdict_panel
+from zotune.pages.verdict_panel import verdict_panel
 from zotune.text import one_line
 from zotune.version import __version__
 
@@ -85,7 +85,7 @@ def _header(runs: Sequence[RunRecord]) -> Markup:
         title, under, badge = markup(f"{len(runs)} runs"), "", None
     else:
         run = runs[0]
-        title, badge = foreign(run.name, 80), tag("span", STATES[run.state], class_=f"badge {run.state}")
+        title, badge = foreign(run.name, 80), tag("span", run.state_text, class_=f"badge {run.state}")
         parts = [run.objective, run.model, str(run.header.get("rule", "")), run.written]
         under = " · ".join(one_line(p, 80) for p in parts if p)
     return tag(
@@ -117,7 +117,7 @@ def _parts(runs: Sequence[RunRecord]) -> list[Markup]:
 
 def _classes(runs: Sequence[RunRecord], named: bool) -> Markup | None:
     parts = [
-        [tag("h3", foreign(run.name, 60)) if named else None, class_panel(run.predictions)]
+        [tag("h3", foreign(run.name, 60)) if named else None, class_panel(run.predictions, run.start)]
         for run in runs
         if run.predictions is not None
     ]

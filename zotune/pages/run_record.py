@@ -153,6 +153,17 @@ class RunRecord:
         return "/".join(name.rstrip("/").split("/")[-2:]) if name.startswith(("/", ".", "~")) else name
 
     @property
+    def start(self) -> str:
+        """What tuning started from: "base model" or "linear probe"."""
+        return start_of(self.header, self.result)
+
+    @property
+    def state_text(self) -> str:
+        """The state in words."""
+        words = {"tuned": "tuned weights kept", "start": f"{self.start} kept", "running": "not finished"}
+        return words.get(self.state, self.state)
+
+    @property
     def better(self) -> str:
         """How values of the objective compare, in words."""
         usual = "higher is better" if self.maximizes else "lower is better"
@@ -181,6 +192,12 @@ class RunRecord:
         return None
 
 
+def start_of(header: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    """What tuning started from: "base model" or "linear probe"."""
+    probe = (result or {}).get("base") or (header.get("task") or {}).get("init") == "linear-probe"
+    return "linear probe" if probe else "base model"
+
+
 __all__ = [
     "Evaluation",
     "Interpolation",
@@ -192,4 +209,5 @@ __all__ = [
     "State",
     "Step",
     "Version",
+    "start_of",
 ]

@@ -52,7 +52,7 @@ def wall_panel(runs: Sequence[RunRecord]) -> Markup:
     shown = f"{len(chosen)} held-out prompts"
     if total > len(chosen):
         shown += f" of {total:,} that are recorded; those whose output changed come first"
-    legend = [tag("del", "words of the base model alone"), " ", tag("ins", "words that are new")]
+    legend = [tag("del", f"words of the {runs[0].start} alone"), " ", tag("ins", "words that are new")]
     dense = all(len(v.text) <= SHORT for prompt in chosen for _, sample in prompt for v in sample.versions)
     return markup(
         [

@@ -14,12 +14,6 @@ from zotune.pages.markup import Child, Markup, foreign, markup, tag
 from zotune.pages.run_record import RunRecord
 from zotune.text import duration, number, one_line
 
-STATES: Final = {
-    "tuned": "tuned weights kept",
-    "start": "base model kept",
-    "interrupted": "interrupted",
-    "running": "not finished",
-}
 WIDTH: Final = 1000
 
 
@@ -35,11 +29,14 @@ def _of_one(run: RunRecord) -> Markup:
     before, after = result["before"], result["tuned"]
     d = result["difference"]
     nothing = not result.get("best_step")
-    scores: list[Child] = [_score("base model", before)]
+    scores: list[Child] = []
+    if base := result.get("base"):
+        scores.append(_score("base model", base))
+    scores.append(_score(run.start, before, note="where tuning started" if base else ""))
     if not nothing:
         scores.append(_score("tuned weights", after, kept=result["kept"] == "tuned"))
         scores.append(_difference(d, run))
-    if result.get("probe"):
+    if result.get("probe") and not base:
         scores.append(_score("linear probe", result["probe"], note="on the base model's embeddings"))
     rows = f"test {one_line(run.objective, 60)}, {before['rows']:,} rows, ± one standard error"
     sentences = [tag("p", sentence) for sentence in run.card]
@@ -59,7 +56,7 @@ def _so_far(run: RunRecord) -> Markup:
     scored = [e for e in run.evaluations if e.score is not None]
     cards: list[Child] = []
     if scored:
-        cards.append(_score("base model", {"value": scored[0].score, "error": None, "parts": ()}))
+        cards.append(_score(run.start, {"value": scored[0].score, "error": None, "parts": ()}))
         last, best = scored[-1], run.best
         if best is not None and best.score is not None:
             cards.append(_score(f"best so far, step {best.step:,}", {"value": best.score, "error": None}))
@@ -178,7 +175,7 @@ def _of_several(runs: Sequence[RunRecord]) -> Markup:
     ends = [v for r in results for v in (r["difference"]["low"], r["difference"]["high"]) if v is not None]
     ends += [r["difference"]["value"] for r in results] + [0.0]
     scale = ticks(min(ends), max(ends)) if any(math.fabs(v) > 0 for v in ends) else None
-    heads = ["run", "base model", "tuned", "difference", "95 % interval", "kept", "steps", "time", "KL"]
+    heads = ["run", "before", "tuned", "difference", "95 % interval", "kept", "steps", "time", "KL"]
     body = [tag("tr", _cells(run, i, scale)) for i, run in enumerate(runs)]
     table = tag(
         "table",
@@ -210,7 +207,7 @@ def _cells(run: RunRecord, place: int, scale: Ticks | None) -> list[Markup]:
         last = tag("em", number(best.score)) if best and best.score is not None else "–"
         cells = [first, last, "–", ""]
     kl = number(best.kl) if best and best.kl is not None else "–"
-    cells += [STATES[run.state], f"{run.last_step:,}", duration(seconds) if seconds is not None else "–", kl]
+    cells += [run.state_text, f"{run.last_step:,}", duration(seconds) if seconds is not None else "–", kl]
     about = tag("div", foreign(f"{run.objective} · {run.model}", 60), class_="note")
     return [tag("th", name, about, scope="row"), *(tag("td", c) for c in cells)]
 
@@ -220,4 +217,4 @@ def _estimate(score: Mapping[str, Any]) -> Markup:
     return markup([number(score["value"]), tag("span", error, class_="error")])
 
 
-__all__ = ["STATES", "seconds_of", "verdict_panel"]
+__all__ = ["seconds_of", "verdict_panel"]

@@ -21,7 +21,6 @@ from zotune.runs.run_reader import read_run
 DEFAULT: Final = "runs"
 DEEPEST: Final = 4
 """Directories below the given one that are looked into."""
-KEPT: Final = {"tuned": "tuned", "start": "base model", "interrupted": "interrupted", "running": "running"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class ListedRun:
 
     before, after: scores of the base model and of the kept weights or, where nothing is decided yet, of the best ones,
     on the rows that score_of names. gain: after - before, positive where that is better. kept: "tuned", "base model",
-    "interrupted" or "running". written: when its files were last written, in seconds since 1970.
+    "linear probe", "interrupted" or "running". written: when its files were last written, in seconds since 1970.
     """
 
     folder: str
@@ -79,7 +78,7 @@ def listed(folder: Path) -> ListedRun:
         after=after,
         score_of=score_of,
         gain=gain,
-        kept=KEPT[run.state],
+        kept=run.start if run.state == "start" else run.state,
         steps=int(run.result["steps"]) if run.result else run.last_step,
         seconds=seconds_of(run),
         written=max(times),

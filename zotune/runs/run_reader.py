@@ -21,6 +21,7 @@ from zotune.pages.run_record import (
     Scale,
     State,
     Step,
+    start_of,
 )
 from zotune.runs import sample_reader
 from zotune.runs.journal_summary import JournalSummary, whole
@@ -114,7 +115,7 @@ class _Reader:
             ],
             rollbacks=journal.rollbacks,
             dropped=journal.dropped,
-            samples=samples or sample_reader.from_predictions(predictions, classes),
+            samples=samples or sample_reader.from_predictions(predictions, start_of(header, result)),
             predictions=_predictions(predictions, classes),
             scales=_scales(journal, header, seconds or journal.seconds, evaluations),
             spent=spent,

@@ -43,8 +43,9 @@ def from_completions(rows: Iterable[Mapping[str, Any]], best_step: int | None) -
     return samples
 
 
-def from_predictions(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> list[Sample]:
-    """The samples of predictions.jsonl: test rows with what the base model and the tuned weights chose."""
+def from_predictions(rows: Sequence[Mapping[str, Any]], start: str) -> list[Sample]:
+    """The samples of predictions.jsonl: test rows with what the weights that tuning started from, called `start`, and
+    the tuned ones chose."""
     samples = list[Sample]()
     for row in rows:
         if not isinstance(row.get("prompt"), str) or len(samples) >= MOST_SAMPLES:
@@ -52,7 +53,7 @@ def from_predictions(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) 
         reference = reference_text(row.get("reference"))
         versions = [
             Version(step, label, _text(row.get(key)), _score(row.get(f"score_{key}")), _verdict(row, key))
-            for step, label, key in ((0, "base model", "before"), (1, "tuned weights", "after"))
+            for step, label, key in ((0, start, "before"), (1, "tuned weights", "after"))
         ]
         samples.append(Sample("test", row["prompt"][:LONGEST], reference, versions))
     return samples
