@@ -53,7 +53,7 @@ def make_runs(folder: Path, encoder: Path, language_model: Path, toy: Path, data
     """The runs by their kind."""
     generated = {**USUAL, **QUICK, "model": str(language_model), "dataset": str(data)}
     classes = {**USUAL, "batch_size": 8, "preflight": False, "model": str(encoder), "dataset": str(toy)}
-    classes |= {"labels": "awful film,lovely film", "smooth": 0}
+    classes |= {"labels": "awful film,lovely film", "smooth": 0, "init": "none"}
     kinds: dict[str, dict[str, Any]] = {
         "classes": {**classes, "objective": "f1"},
         "text": {**generated, "objective": words},

@@ -318,6 +318,17 @@ def test_an_interrupted_run_has_a_page_and_its_times_count_on(tiny_encoder: Path
     assert record.best is None or record.best.step == result(folder)["best_step"]
 
 
+def test_a_run_from_a_linear_probe_says_so(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
+    zotune.fit(**small(tiny_encoder, toy, tmp_path / "out", init="linear-probe"))
+    shown, values = Page((tmp_path / "out/report.html").read_text()), result(tmp_path / "out")
+    assert "linear probe" in shown.text
+    assert "where tuning started" in shown.text
+    for part in ("base", "before"):
+        assert f"{values[part]['value']:.4f}" in shown.text
+    kept = "tuned" if values["kept"] == "tuned" else "linear probe"
+    assert [run.kept for run in run_list(tmp_path / "out")] == [kept]
+
+
 def test_a_run_whose_scorer_stays_down_leaves_a_page(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     calls = iter(range(1000))
 
