@@ -80,6 +80,12 @@ class ObjectiveInfo:
     check: called with the number of classes of a classification task before the model is loaded; raises OptionError
         where the objective cannot score so many.
     start: called once before the run's first score.
+    ask: for an objective that waits for people: called as the objective is, with the questions of the next step before
+        the answers of this one are awaited. It returns at once; a population's completions are then generated a step
+        ahead, from the weights before this step, whatever the pace of the answers.
+    observe: called with prompts of the validation set and the completions of the base model and of the present weights
+        (`prompts`, `before`, `now`), after `ask`, while answers are awaited. It changes nothing of the run.
+    satisfied: asked after each step; True ends the run as its budget does.
     faults: counts of what went wrong while scoring, such as {"retries": 3}, for the run's summary.
     close: called at the end of the run; releases processes, connections and memory.
     """
@@ -99,6 +105,9 @@ class ObjectiveInfo:
     call_options: tuple[CallOption, ...] = ()
     check: Callable[[int], None] | None = None
     start: Callable[[RunContext], None] | None = None
+    ask: Callable[..., object] | None = None
+    observe: Callable[..., object] | None = None
+    satisfied: Callable[[], bool] | None = None
     faults: Callable[[], Mapping[str, int]] | None = None
     close: Callable[[], None] | None = None
 

@@ -17,15 +17,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from zotune.errors import ObjectiveError, OptionError, Stopped
+from zotune.humans.progress_report import progress_report
 from zotune.humans.ratings import DONE, MAX_COMPLETIONS, Question, Ratings
 from zotune.text import texts
 from zotune.types import ObjectiveInfo, RunContext
 
+SAMPLES = 3
+"""Prompts of the validation set whose completions the page shows, and that nobody is asked about."""
+HELD_OUT = 12
+"""Prompts of the validation set at most that show what was learnt so far."""
 POLL = 0.05
 """Seconds between two checks for new ratings."""
 GENERATING = "generating"
@@ -35,10 +40,10 @@ WAITING = "waiting for ratings"
 
 @dataclass(frozen=True)
 class _Session:
-    """The ratings of the current run. stopping: whether the run is to end."""
+    """The ratings of the current run. run: what is known of it."""
 
     ratings: Ratings
-    stopping: Callable[[], bool]
+    run: RunContext
     stack: contextlib.ExitStack
 
 
@@ -66,6 +71,9 @@ class Human:
             test_rows=self.judged,
             max_scores=self.questions,
             start=self._start,
+            ask=self._ask_ahead,
+            observe=self._observe,
+            satisfied=self._satisfied,
             close=self.close,
         )
 
@@ -76,13 +84,14 @@ class Human:
         ratings.set_planned(run.planned)
         ratings.set_state(GENERATING)
         stack.enter_context(ratings.heartbeat())
-        object.__setattr__(self, "_session", _Session(ratings, run.stopping, stack))
+        object.__setattr__(self, "_session", _Session(ratings, run, stack))
         run.message(f"to rate completions: zotune rate {run.folder}")
 
     def close(self) -> None:
         """Close the run's ratings; the page then shows that the rating has ended."""
         if self._session is not None:
             self._session.ratings.set_state(DONE)
+            self._session.ratings.clear_stop()
             self._session.stack.close()
             object.__setattr__(self, "_session", None)
 
@@ -91,25 +100,59 @@ class Human:
 
         Raises Stopped if the run is stopped before, ObjectiveError outside of a run.
         """
-        if self._session is None:
-            raise ObjectiveError(
-                "the objective human works only within a run", hint="zotune fit -o human, then zotune rate"
-            )
-        ratings = self._session.ratings
-        questions = [
-            Question(_key(prompt, row), _prompt_text(prompt), tuple(texts(row)))
-            for prompt, row in zip(prompts, candidates, strict=True)
-        ]
-        keys = [q.key for q in questions]
-        ratings.ask(questions)
+        session = self._open
+        ratings = session.ratings
+        keys = self._ask(prompts, candidates, "judge" if ratings.asked_ahead() else "tune")
         ratings.set_state(WAITING)
-        while ratings.count_open(keys):
-            if self._session.stopping():
+        while ratings.count_open(keys) and not ratings.skip_if_stopping(keys):
+            if session.run.stopping():
                 raise Stopped("stopped while waiting for ratings", hint="--resume-from-checkpoint last resumes the run")
             time.sleep(POLL)
         scores = ratings.take_scores(keys)
         ratings.set_state(GENERATING)
         return [scores[key] for key in keys]
+
+    @property
+    def _open(self) -> _Session:
+        """The ratings of the current run. Raises ObjectiveError outside of a run."""
+        if self._session is None:
+            raise ObjectiveError(
+                "the objective human works only within a run", hint="zotune fit -o human, then zotune rate"
+            )
+        return self._session
+
+    def _ask(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]], purpose: str) -> list[str]:
+        """Put questions into the queue, those that are known with their own purpose; returns their keys."""
+        ratings, keys = self._open.ratings, [_key(p, row) for p, row in zip(prompts, candidates, strict=True)]
+        known = ratings.purposes(keys)
+        ratings.ask(
+            [
+                Question(key, _prompt_text(prompt), tuple(texts(row)), known.get(key, purpose))
+                for key, prompt, row in zip(keys, prompts, candidates, strict=True)
+            ]
+        )
+        return keys
+
+    def _ask_ahead(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> None:
+        """Put the questions of a step into the queue, before their answers are waited for."""
+        self._open.ratings.set_asked_ahead()
+        self._ask(prompts, candidates, "tune")
+
+    def _observe(self, prompts: Sequence[Any], before: Sequence[Any], now: Sequence[Any]) -> None:
+        """Show how far the model has come, and ask one blind question about it."""
+        session = self._open
+        read, pairs = [_prompt_text(p) for p in prompts], list(zip(texts(before), texts(now), strict=True))
+        shown = SAMPLES if len(read) > SAMPLES else 0
+        for i in range(len(read) - shown):
+            key = f"progress {_key(prompts[i], pairs[i])}"
+            if pairs[i][0] != pairs[i][1] and not session.ratings.purposes([key]):
+                session.ratings.ask([Question(key, read[i], pairs[i], "progress")])
+                break
+        session.ratings.set_report(progress_report(session.ratings, read, pairs, shown, session.run.seed))
+
+    def _satisfied(self) -> bool:
+        """Whether the person has asked to end the tuning."""
+        return self._session is not None and self._session.ratings.progress().stopping
 
 
 def _prompt_text(prompt: Any) -> str:

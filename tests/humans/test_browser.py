@@ -132,7 +132,7 @@ def test_keys(chromium: Any, server: Server, store: Ratings) -> None:
         page.shows(question.prompt)
         shown = page.raw("article .text")
         assert sorted(shown) == list(question.completions)
-        page.press("4x")  # keys without a meaning
+        page.press("4xnz")  # keys without a meaning
         page.press(key)
         page.until(lambda k=question.key: not store.count_open([k]), f"waiting for the rating {key} of {question.key}")
         if key in wanted:
@@ -358,3 +358,105 @@ def test_contrast(chromium: Any, server: Server, store: Ratings, scheme: str) ->
     for text, background in [*pairs, ("on-accent", "accent"), ("warn", "paper"), ("paper", "ink")]:
         low, high = sorted((light(text), light(background)))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, background)
+
+
+REPORT = {
+    "predicted": {"rate": 0.7, "low": 0.55, "high": 0.8, "answers": 40, "accuracy": 0.8},
+    "blind": {"wins": 3, "losses": 1, "ties": 0, "rate": 0.75, "low": 0.3, "high": 0.95},
+    "changed": 9,
+    "prompts": 12,
+    "enough": True,
+    "samples": [{"prompt": "a <b>prompt</b>", "before": "before <i>", "now": ""}],
+}
+
+
+def test_differences_are_marked_on_demand(chromium: Any, server: Server, store: Ratings) -> None:
+    texts = ("she saw a red ball\n\nand ran", "she saw a blue ball\n\nand  ran home")
+    store.ask([Question("p", "p", texts), Question("q", "q", ("the cat sat", "the dog sat", "the cat ran", ""))])
+    page = Page(chromium, server)
+    page.shows("p")
+    assert page.raw("mark") == []
+    page.press("d")
+    assert set(page.raw("mark")) == {"red", "blue", "home"}
+    assert sorted(page.raw("article .text")) == sorted(texts), "the text itself stays as it is"
+    assert page.run("return document.getElementById('differences').getAttribute('aria-pressed')") == "true"
+    page.press("1")
+    page.shows("q")
+    assert len(page.raw("mark")) == 9, "a word is marked unless all other answers have it, and one has none"
+    assert page.raw("article .text.empty") == ["(empty)"]
+    page.press("d")
+    assert page.raw("mark") == []
+
+
+def test_what_was_learnt_and_the_end_of_the_tuning(chromium: Any, server: Server, store: Ratings) -> None:
+    store.ask(simple(2))
+    store.ask([Question("z", "the last one", ("x", "y"), "judge")])
+    store.set_planned(40)
+    store.set_report(REPORT)
+    page = Page(chromium, server)
+    page.shows("prompt " + simple(1)[0].key)
+    said = page.text("rate")
+    assert "would win 70 % (55 to 80 %)" in said
+    assert "75 % of 4" in said
+    assert not page.text("samples")
+    page.press("n")
+    page.says("samples", "a <b>prompt</b>")
+    assert page.raw("#samples b") == ["Then: the base model", "Now"]
+    assert page.raw("#samples i") == []
+    page.press("x")
+    page.says("message", "Press X again")
+    assert not store.progress().stopping
+    page.press("x")
+    page.shows("the last one")
+    assert store.progress().stopping
+    assert not page.text("stop")
+    page.press("1")
+    store.set_state(DONE)
+    page.rests("pause-title", "All done")
+    assert page.run("return [bar.value, bar.max]") == [3, 3], "the end is 100 %"
+    assert not page.text("report")
+
+
+def test_a_page_goes_on_with_the_next_server(chromium: Any, store: Ratings, tmp_path: Path) -> None:
+    store.ask(simple(2))
+    first, second = simple(2)
+    with serve(tmp_path) as server:
+        page = Page(chromium, server)
+        page.shows(first.prompt)
+    page.press("1")
+    page.says("message", f"Type zotune rate {tmp_path}")
+    page.until(lambda: not store.scores([first.key]), "nothing is stored")
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+    page.says("pause-title", "This page's server is not running")
+    assert page.text("command") == f"zotune rate {tmp_path}"
+    with serve(tmp_path):
+        page.run("document.dispatchEvent(new Event('visibilitychange'))")
+        page.shows(first.prompt)
+        page.press("1")
+        page.shows(second.prompt)
+        assert first.key in store.scores([first.key])
+
+
+def test_the_tuner_is_gone(chromium: Any, server: Server, store: Ratings, tmp_path: Path) -> None:
+    store.set_state("generating")
+    with store.heartbeat():
+        pass
+    page = Page(chromium, server)
+    page.says("pause-title", "The tuner is not running")
+    assert page.text("command") == f"zotune resume {tmp_path}"
+
+
+def test_undo_goes_back_across_the_border_of_a_batch(chromium: Any, server: Server, store: Ratings) -> None:
+    first, second = simple(2)
+    store.ask([first, second])
+    page = Page(chromium, server)
+    page.shows(first.prompt)
+    page.press("1")
+    page.shows(second.prompt)
+    store.take_scores([first.key])  # the tuner goes on
+    page.press("u")
+    page.shows(first.prompt)
+    page.says("message", "The tuner has used the old rating")
+    page.press("t")
+    page.shows(second.prompt)
+    assert store.scores([first.key]) == {first.key: (0.5, 0.5)}

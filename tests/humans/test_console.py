@@ -20,6 +20,7 @@ from zotune.errors import RunFolderError
 from zotune.humans import console
 from zotune.humans.console import duration, plain, rate, summary
 from zotune.humans.preferences import verdict_counts
+from zotune.humans.progress_report import in_words
 from zotune.humans.ratings import DONE, Question, Ratings
 from zotune.humans.store import FILE_NAME
 
@@ -103,8 +104,8 @@ def test_used_and_late_ratings(store: Ratings, tmp_path: Path) -> None:
     person = Slow("late", "u", "q")
     rate(tmp_path, person.read, person.write)
     assert "already rated" in person.output
-    assert "already used that rating" in person.output
-    assert store.scores(["k0", "k1"]) == {"k0": (0.5, 0.5)}
+    assert "The tuner has used the old rating" in person.output
+    assert store.scores(["k0", "k1"]) == {}, "the question is open again"
 
 
 def test_waits_for_the_tuner_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,11 +175,11 @@ def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     from zotune.cli.app import main
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunFolderError, match="does not exist"):
-        rate("none")
+    with pytest.raises(RunFolderError, match="is no directory"):
+        rate(__file__)
     for flags, text in (
-        (["none"], "none does not exist"),
-        (["none", "--terminal"], "none does not exist"),
+        ([__file__], "is no directory"),
+        ([__file__, "--terminal"], "is no directory"),
         (["none", "--export", "out.jsonl"], "none has no ratings"),
         ([".", "--export", "out.jsonl"], "has no ratings"),
         ([".", "--port", "70000"], "--port must be in [0, 65535], got 70000"),
@@ -190,6 +191,37 @@ def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert text in output.err
         assert output.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_starting_is_waited_for(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "run", list[str]()
+
+    def write(text: str) -> None:
+        lines.append(text)
+        if len(lines) == 1:
+            folder.mkdir()
+            with Ratings(folder) as ratings:
+                ratings.ask([*questions(1), Question("last", "last", ("x", "y"), "judge")])
+                ratings.set_report({"predicted": None, "blind": None, "enough": False, "samples": []})
+
+    keys = iter(["x", ""])
+    with pytest.raises(StopIteration):
+        rate(folder, lambda prompt: next(keys) or next(keys), write)
+    assert lines[0] == f"Waiting for the run directory {folder} …"
+    assert "The tuning ends here. The last questions compare the model before and after." in lines
+    with Ratings(folder) as ratings:
+        assert ratings.progress().stopping
+
+
+def test_the_report_in_words() -> None:
+    predicted = {"rate": 0.71, "low": 0.55, "high": 0.84, "answers": 32, "accuracy": 0.8}
+    blind = {"wins": 3, "losses": 1, "ties": 0, "rate": 0.75, "low": 0.3, "high": 0.95}
+    assert in_words(None) == []
+    assert in_words({"predicted": predicted, "blind": blind, "enough": True}) == [
+        "win rate of the model now against the base model, predicted from 32 answers: 0.71, 95 % interval 0.55 to 0.84",
+        "by 4 blind answers: 0.75, 0.30 to 0.95",
+        "the interval is above one half: x ends the tuning here",
+    ]
 
 
 def test_export(store: Ratings, tmp_path: Path, cli: Cli) -> None:

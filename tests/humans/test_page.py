@@ -18,7 +18,7 @@ import pytest
 
 from zotune.errors import OptionError, RunFolderError
 from zotune.humans import page as rating_page
-from zotune.humans.page import MAX_BODY, Server, serve
+from zotune.humans.page import ADDRESS, MAX_BODY, Server, serve
 from zotune.humans.ratings import DONE, Question, Ratings
 from zotune.humans.store import FILE_NAME
 
@@ -96,7 +96,9 @@ def test_questions_verdicts_and_undo(server: Server, store: Ratings) -> None:
     assert (undone["undo"], undone["question"]["prompt"]) == ("undone", "p")
     post(server, "answer", {"id": undone["question"]["id"], "verdict": "skip"})
     store.take_scores(["a"])
-    assert post(server, "undo", {}).json()["undo"] == "used"
+    used = post(server, "undo", {}).json()
+    assert (used["undo"], used["question"]["prompt"]) == ("used", "p")
+    post(server, "answer", {"id": used["question"]["id"], "verdict": "bad"})
     body = json.dumps({"id": second["question"]["id"], "verdict": "3"}).encode()
     last = ask(server, "POST", "answer", body, Sec_Fetch_Site="same-origin").json()
     assert last["taken"] is True
@@ -108,7 +110,8 @@ def test_questions_verdicts_and_undo(server: Server, store: Ratings) -> None:
 
 def test_the_page_waits_for_the_ratings_file_and_creates_none(tmp_path: Path) -> None:
     with serve(tmp_path) as server:
-        assert ask(server, "GET", "next").json() == {"question": None, "progress": None}
+        reply = ask(server, "GET", "next").json()
+        assert (reply["question"], reply["progress"], reply["outcome"]) == (None, None, "")
         assert post(server, "undo", {}).json()["undo"] == "nothing"
         assert post(server, "answer", {"id": 1, "verdict": "1"}).json()["taken"] is False
         assert not list(tmp_path.iterdir())
@@ -345,10 +348,70 @@ def test_used_ports_and_missing_directories(server: Server, tmp_path: Path) -> N
     for port in (server.port, 70000, -1):
         with pytest.raises(OptionError, match=f"port {port} cannot be used"):
             serve(tmp_path, port)
-    with pytest.raises(RunFolderError, match="does not exist"):
-        serve(tmp_path / "none")
-    with pytest.raises(RunFolderError, match="does not exist"):
+    with pytest.raises(RunFolderError, match="is no directory"):
         serve(Path(__file__))
+
+
+def test_a_run_that_is_starting_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with serve(folder) as server:
+        assert ask(server, "GET", "next").json()["progress"] is None
+        assert not folder.exists()
+        folder.mkdir()
+        with Ratings(folder) as store:
+            store.ask([Question("a", "p", ("x", "y"))])
+        assert ask(server, "GET", "next").json()["question"]["prompt"] == "p"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes")
+def test_the_next_server_of_a_run_has_the_same_address(tmp_path: Path, store: Ratings) -> None:
+    with serve(tmp_path) as first:
+        assert ask(first, "GET", "next").status == 200
+        kept = tmp_path / ADDRESS
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        with serve(tmp_path) as beside:  # the port is taken
+            assert beside.port != first.port
+    with serve(tmp_path) as again:
+        assert again.address == first.address
+        assert ask(again, "GET", "next").status == 200
+    kept.chmod(0o644)  # others could have written or read it
+    with serve(tmp_path) as other:
+        assert other.token != first.token
+    kept.unlink()
+    kept.write_text("nonsense")
+    kept.chmod(0o600)
+    with serve(tmp_path) as other:
+        assert other.token != first.token
+
+
+def test_what_to_type_and_what_was_kept(server: Server, store: Ratings, tmp_path: Path) -> None:
+    reply = ask(server, "GET", "next").json()
+    assert reply["commands"] == {"page": f"zotune rate {tmp_path}", "tuner": f"zotune resume {tmp_path}"}
+    store.set_state(DONE)
+    assert ask(server, "GET", "next").json()["outcome"] == "", "the run has no result"
+    result = {"kept": "tuned", "tuned": {"value": 0.75, "rows": 20}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    said = ask(server, "GET", "next").json()["outcome"]
+    assert said.startswith("The tuned model was kept. ")
+    assert "75% of 20 questions" in said
+    (tmp_path / "result.json").write_text(json.dumps({**result, "kept": "start"}))
+    assert ask(server, "GET", "next").json()["outcome"].startswith("The base model was kept")
+
+
+def test_stopping_skips_what_is_left_of_the_tuning(server: Server, store: Ratings) -> None:
+    asked = [Question(k, k, ("x", "y"), p) for k, p in (("a", "tune"), ("b", "progress"), ("c", "judge"))]
+    store.ask(asked)
+    assert not store.skip_if_stopping(["a"])
+    reply = post(server, "stop", {}).json()
+    assert reply["progress"]["stopping"] is True
+    assert reply["question"]["prompt"] == "c", "the last comparison is still asked"
+    assert store.scores(["a", "b", "c"]) == {"a": None, "b": None}
+    store.ask([Question("d", "d", ("x", "y"))])
+    assert store.skip_if_stopping(["d"])
+    assert not store.skip_if_stopping(["c"])
+    assert store.scores(["c", "d"]) == {"d": None}
+    store.clear_stop()
+    assert not store.skip_if_stopping(["a"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes")

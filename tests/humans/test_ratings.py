@@ -141,7 +141,7 @@ def test_impossible_questions(change: dict[str, object], message: str) -> None:
         Question(**{"key": "a", "prompt": "p", "completions": ("x", "y"), **change})  # type: ignore[arg-type]
 
 
-def test_used_ratings_cannot_be_undone(store: Ratings) -> None:
+def test_ratings_that_the_tuner_has_used_can_be_changed(store: Ratings) -> None:
     asked = without_repeats(3)
     keys = [q.key for q in asked]
     assert store.undo() == "nothing"
@@ -149,14 +149,15 @@ def test_used_ratings_cannot_be_undone(store: Ratings) -> None:
     rate_all(store, limit=2)
     taken = store.take_scores(keys)
     assert list(taken) == keys[:2], "the third has no verdict, so it is not used"
-    assert store.undo() == "used"
-    assert store.scores(keys) == taken
-    rate_all(store)
-    assert store.undo() == "undone"
-    assert store.undo() == "used"
+    assert store.undo() == "used", "the question comes again, and the tuner does not take the new verdict"
+    assert store.scores(keys) == {keys[0]: taken[keys[0]]}
     shown = store.next_question()
     assert shown
-    assert shown.prompt == asked[2].prompt
+    assert shown.prompt == asked[1].prompt
+    rate_all(store, "2")
+    assert store.scores(keys)[keys[1]] != taken[keys[1]]
+    assert store.undo() == "undone"
+    assert store.undo() == "used"
 
 
 def test_undo_is_last_in_first_out(store: Ratings) -> None:
@@ -227,8 +228,8 @@ def test_a_repeat_can_be_undone_after_its_question_is_used(store: Ratings) -> No
     rate_all(store, limit=1)
     assert agreement(store) == (0, 1)
     assert store.undo() == "undone"
-    assert store.undo() == "used"
     assert agreement(store) == (0, 0)
+    assert store.undo() == "used"
 
 
 def test_progress_and_time_left(store: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from zotune.errors import RunFolderError
+from zotune.humans.progress_report import in_words, outcome
 from zotune.humans.ratings import BlindQuestion, Progress, Ratings
-from zotune.humans.store import FILE_NAME
+from zotune.humans.store import FILE_NAME, check_folder
 from zotune.text import plain
 
 POLL: Final = 0.5
@@ -20,7 +20,7 @@ POLL: Final = 0.5
 _KEYS = {"t": "tie", "b": "bad", "s": "skip"}
 _UNDO_MESSAGES = {
     "undone": "Undone. Rate this question again.",
-    "used": "The tuner has already used that rating, so it cannot be undone.",
+    "used": "Rate this question again. The tuner has used the old rating; the new one counts from here.",
     "nothing": "There is nothing to undo.",
 }
 
@@ -32,23 +32,25 @@ def rate(folder: str | Path, read: Read = input, write: Write = print) -> None:
     """Show questions and record verdicts until the tuner is done, the rater quits, or the input ends.
 
     Waits while no question is open or the tuner has not started. read: prints a prompt and returns a line, EOFError at
-    the end of the input; write: prints a text. Raises RunFolderError if the directory does not exist.
+    the end of the input; write: prints a text. The run directory may not be there yet. Raises RunFolderError if the
+    path is a file.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RunFolderError(f"the run directory {folder} does not exist", hint="check the path")
-    status = _wait_for_store(folder, write)
+    folder = check_folder(folder)
+    status, report = _wait_for_store(folder, write), None
     with Ratings(folder) as ratings:
         while True:
             question, progress = ratings.next_question(), ratings.progress()
             if question is None:
                 if progress.done:
-                    write("All done, thank you.")
+                    write(" ".join(filter(None, ("All done, thank you.", outcome(folder)))))
                     return
                 status = _write_change(_waiting_text(progress), status, write)
                 time.sleep(POLL)
                 continue
             status = ""
+            if progress.report != report:
+                report = progress.report
+                write("\n".join(in_words(report)))
             write(_question_text(question, progress))
             if not _rate_question(ratings, question, read, write):
                 return
@@ -85,6 +87,10 @@ def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write:
             return False
         if key == "q":
             return False
+        if key == "x" and ratings.progress().report is not None:
+            ratings.stop_tuning()
+            write("The tuning ends here. The last questions compare the model before and after.")
+            return True
         if key == "u":
             write(_UNDO_MESSAGES[ratings.undo()])
             return True
@@ -115,6 +121,8 @@ def _waiting_text(progress: Progress) -> str:
 def _wait_for_store(folder: Path, write: Write) -> str:
     """Wait until the tuner has created the ratings file; the last status line."""
     status = ""
+    if not folder.is_dir():
+        status = _write_change(f"Waiting for the run directory {folder} …", status, write)
     while not (folder / FILE_NAME).exists():
         status = _write_change("Waiting for the tuner …", status, write)
         time.sleep(POLL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import json
 import os
 import secrets
 import sys
@@ -56,19 +57,18 @@ class Refused(Exception):
 class LocalServer:
     """A page that is served until `close`; `address` is the URL to open in a browser.
 
-    policy: the content security policy of every reply. folder: where the file is written that opens a browser. A
-    subclass implements `reply`. Raises OptionError where the port cannot be used.
+    policy: the content security policy of every reply. folder: where the file is written that opens a browser. kept:
+    the file of `keep_address`, whose address the server takes over if it can. A subclass implements `reply`. Raises
+    OptionError where the port cannot be used.
     """
 
-    def __init__(self, folder: Path, port: int, policy: str) -> None:
-        self.folder, self.policy = folder, policy
+    def __init__(self, folder: Path, port: int, policy: str, kept: Path | None = None) -> None:
+        self.folder, self.policy, self._kept = folder, policy, kept
         self._redirect_file: Path | None = None
-        try:
-            self._http = _Http(self, port)
-        except (OSError, OverflowError) as error:
-            raise OptionError(f"port {port} cannot be used: {error}", hint="--port 0 picks a free port") from None
+        earlier = _read_address(kept) if kept else None
+        self._http = _listen(self, port, int(earlier["port"]) if earlier else 0)
         self.port: int = self._http.server_address[1]
-        self.token = secrets.token_urlsafe(24)
+        self.token = str(earlier["token"]) if earlier else secrets.token_urlsafe(24)
         self.address = f"http://{LOCAL}:{self.port}/{self.token}/"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name="zotune-page", daemon=True)
         self._thread.start()
@@ -77,13 +77,25 @@ class LocalServer:
         """What a request for this name below the token gets. Raises Refused, and ZotuneError."""
         raise NotImplementedError
 
+    def keep_address(self) -> None:
+        """Keep port and token for the next server, so that a page that is open goes on. Only this user can read the
+        file."""
+        if self._kept is None:
+            return
+        with contextlib.suppress(OSError):
+            self._kept.unlink(missing_ok=True)
+            number = os.open(self._kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                json.dump({"port": self.port, "token": self.token}, file)
+
     def open_browser(self) -> None:
         """Open the page in the browser.
 
         The browser is given a file that redirects to the page and that only this user can read: the arguments of a
         process, which would hold the token, are visible to all users of the computer.
         """
-        number, name = tempfile.mkstemp(prefix="page-", suffix=".html", dir=self.folder)
+        folder = self.folder if self.folder.is_dir() else None
+        number, name = tempfile.mkstemp(prefix="page-", suffix=".html", dir=folder)
         self._redirect_file = Path(name)
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={self.address}">\n')
@@ -106,6 +118,28 @@ class LocalServer:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _read_address(kept: Path) -> dict[str, Any] | None:
+    """Port and token of the last server, if their file is this user's alone."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if os.name != "nt" and (kept.stat().st_mode & 0o077 or kept.stat().st_uid != os.getuid()):
+            return None
+        address = json.loads(kept.read_text(encoding="utf-8"))
+        if 0 < int(address["port"]) < 1 << 16 and len(str(address["token"])) >= 32:
+            return {"port": address["port"], "token": address["token"]}
+    return None
+
+
+def _listen(page: LocalServer, port: int, earlier: int) -> _Http:
+    """The server on this port; without one on the port of the last server, else on a free one. Raises OptionError."""
+    if not port and earlier:
+        with contextlib.suppress(OSError, OverflowError):
+            return _Http(page, earlier)
+    try:
+        return _Http(page, port)
+    except (OSError, OverflowError) as error:
+        raise OptionError(f"port {port} cannot be used: {error}", hint="--port 0 picks a free port") from None
 
 
 class _Http(ThreadingHTTPServer):

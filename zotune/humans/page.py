@@ -1,9 +1,11 @@
 """The local rating page: a few static files and three JSON calls to the queue of questions.
 
     GET  /TOKEN/        the page; rate.css, rate.js and icon.svg beside it
-    GET  /TOKEN/next    {"question": {"id", "prompt", "answers"} or null, "progress": {…} or null}
+    GET  /TOKEN/next    {"question": {"id", "prompt", "answers"} or null, "progress": {…} or null, "commands": {…},
+                         "outcome": what was kept, "" before the end}
     POST /TOKEN/answer  {"id": 7, "verdict": "1"}; replies like `next`, and "taken": whether the verdict was stored
     POST /TOKEN/undo    {}; replies like `next`, and "undo": "undone", "used" or "nothing"
+    POST /TOKEN/stop    {}; the model is good enough; replies like `next`
 
 Security: the server listens on 127.0.0.1 only. The random token in the address excludes other users of this computer,
 the check of the Host header excludes DNS rebinding, and the check of the Origin header excludes other pages in the same
@@ -15,17 +17,20 @@ This module knows HTTP and the queue of questions, and nothing of the tuner.
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from zotune.errors import RunFolderError
 from zotune.humans.local_server import LocalServer, Refused, Reply, Request
+from zotune.humans.progress_report import outcome
 from zotune.humans.ratings import BlindQuestion, Ratings
-from zotune.humans.store import FILE_NAME
+from zotune.humans.store import FILE_NAME, check_folder
 
+ADDRESS: Final = "rate-address.json"
+"""File of the run directory with the port and the token of its page."""
 MAX_BODY: Final = 4096
 """Bytes of a request's body at most."""
 
@@ -58,13 +63,20 @@ class Server(LocalServer):
     def __init__(self, folder: Path, port: int) -> None:
         self._ratings: Ratings | None = None
         self._lock = threading.Lock()
-        super().__init__(folder, port, _POLICY)
+        super().__init__(folder, port, _POLICY, folder / ADDRESS)
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """What to type where the page or the tuner has ended."""
+        folder = shlex.quote(str(self.folder))
+        return {"page": f"zotune rate {folder}", "tuner": f"zotune resume {folder}"}
 
     def ratings(self) -> Ratings | None:
         """The queue of questions; None until the tuner has created its file."""
         with self._lock:
             if self._ratings is None and (self.folder / FILE_NAME).exists():
                 self._ratings = Ratings(self.folder)
+                self.keep_address()
             return self._ratings
 
     def close(self) -> None:
@@ -75,7 +87,12 @@ class Server(LocalServer):
                 self._ratings.close()
 
     def reply(self, name: str, request: Request) -> Reply:
-        calls = {"next": ("GET", self._next), "answer": ("POST", self._answer), "undo": ("POST", self._undo)}
+        calls = {
+            "next": ("GET", self._next),
+            "answer": ("POST", self._answer),
+            "undo": ("POST", self._undo),
+            "stop": ("POST", self._stop),
+        }
         if name in _ROUTES:
             request.require_method("GET")
             file, kind = _ROUTES[name]
@@ -90,9 +107,12 @@ class Server(LocalServer):
     def _next(self, body: dict[str, Any], **result: Any) -> dict[str, Any]:
         ratings = self.ratings()
         question = ratings.next_question() if ratings else None
+        progress = ratings.progress() if ratings else None
         return {
             "question": _question_json(question) if question else None,
-            "progress": asdict(ratings.progress()) if ratings else None,
+            "progress": asdict(progress) if progress else None,
+            "commands": self.commands,
+            "outcome": outcome(self.folder) if progress and progress.done else "",
             **result,
         }
 
@@ -106,6 +126,11 @@ class Server(LocalServer):
     def _undo(self, body: dict[str, Any]) -> dict[str, Any]:
         ratings = self.ratings()
         return self._next(body, undo=ratings.undo() if ratings else "nothing")
+
+    def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
+        if ratings := self.ratings():
+            ratings.stop_tuning()
+        return self._next(body)
 
 
 def _body(request: Request) -> dict[str, Any]:
@@ -133,13 +158,11 @@ def _body(request: Request) -> dict[str, Any]:
 def serve(folder: str | Path, port: int = 0, open_browser: bool = False) -> Server:
     """Serve the rating page of a run directory on 127.0.0.1; port 0 picks a free port.
 
-    The tuner may start later: the page waits for the ratings file. Raises RunFolderError if the directory does not
-    exist, OptionError if the port cannot be used.
+    The tuner may start later: the page waits for the run directory and its ratings file. The address is that of the
+    last server of this run directory, where its port is free. Raises OptionError if the port cannot be used, and
+    RunFolderError if the path is a file.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RunFolderError(f"the run directory {folder} does not exist", hint="check the path")
-    server = Server(folder, port)
+    server = Server(check_folder(folder), port)
     if open_browser:
         server.open_browser()
     return server

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,15 +62,35 @@ def win_rate(store: Store) -> WinRate:
 
     "bad" (none is good) counts as a tie; skipped questions and repeats do not count.
     """
+    return WinRate.from_counts(*count_wins(store, "compare"))
+
+
+def count_wins(store: Store, purpose: str) -> tuple[int, int, int]:
+    """How often completion A won, lost and tied in the questions with a purpose; as `win_rate` counts."""
     with store.reading() as db:
         wins, losses, ties = (
             int(count or 0)
             for count in db.execute(
                 "SELECT sum(chosen = 0), sum(chosen > 0), sum(verdict IN ('tie', 'bad')) FROM showings"
-                " JOIN questions ON number = question WHERE before IS NULL AND purpose = 'compare'"
+                " JOIN questions ON number = question WHERE before IS NULL AND purpose = ?",
+                (purpose,),
             ).fetchone()
         )
-    return WinRate.from_counts(wins, losses, ties)
+    return wins, losses, ties
+
+
+def chosen_pairs(store: Store, purposes: Sequence[str]) -> list[tuple[str, str]]:
+    """(chosen, other completion) of every answer that chose one, in the order of asking."""
+    pairs = []
+    with store.reading() as db:
+        for body, chosen in db.execute(
+            "SELECT body, chosen FROM showings JOIN questions ON number = question WHERE before IS NULL"
+            " AND verdict = 'chosen' AND purpose IN (SELECT value FROM json_each(?)) ORDER BY number",
+            (json.dumps([*purposes]),),
+        ):
+            _, completions = json.loads(body)
+            pairs += [(completions[chosen], x) for i, x in enumerate(completions) if i != chosen]
+    return pairs
 
 
 def verdict_counts(store: Store) -> dict[str, int]:

@@ -19,16 +19,15 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from zotune.errors import OptionError, RunFolderError, ZotuneError, nearest
+from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.humans.preferences import count_agreement
+from zotune.humans.questions import MAX_COMPLETIONS, PURPOSES, BlindQuestion, Progress, Question
 from zotune.humans.store import Store
 from zotune.seeds import derive
 
-PURPOSES: Final = ("tune", "judge", "compare")
 REPEATED_PURPOSES: Final = ("tune", "compare")
 NO_CHOICE: Final = ("tie", "bad", "skip")
 """The verdicts that choose no completion."""
@@ -37,8 +36,6 @@ DONE: Final = "done"
 ALL_ASKED: Final = "comparing"
 """The state if all questions are asked at once: no tuner is waited for, and rating ends when none is open."""
 
-MAX_COMPLETIONS: Final = 9
-"""Completions in a question at most: the rater chooses with the keys 1 to 9."""
 REPEAT_EVERY: Final = 10
 """One question in so many is preceded by a repeat."""
 HEARTBEAT_TIMEOUT: Final = 15.0
@@ -46,65 +43,6 @@ HEARTBEAT_TIMEOUT: Final = 15.0
 HEARTBEAT_PERIOD: Final = 2.0
 TIMED_VERDICTS: Final = 50
 """Number of the latest verdicts whose median time predicts the time left."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt with two to nine completions to compare. Raises OptionError if a field is out of range.
-
-    key: unique and stable; questions with the same key are the same question.
-    purpose: "tune" (a training step), "judge" (the final comparison with the base model) or "compare" (a win rate).
-    """
-
-    key: str
-    prompt: str
-    completions: tuple[str, ...]
-    purpose: str = "tune"
-
-    def __post_init__(self) -> None:
-        if not self.key:
-            raise OptionError("a question needs a key, got ''")
-        if self.purpose not in PURPOSES:
-            raise OptionError(
-                f"a question's purpose must be one of {', '.join(PURPOSES)}, got {self.purpose!r}",
-                hint=nearest(str(self.purpose), PURPOSES),
-            )
-        if not 2 <= len(self.completions) <= MAX_COMPLETIONS:
-            raise OptionError(f"a question needs 2 to {MAX_COMPLETIONS} completions, got {len(self.completions)}")
-
-
-@dataclass(frozen=True)
-class BlindQuestion:
-    """A question as a rater sees it: completions in the order of their places, without anything that identifies them.
-
-    id: identifies this showing of the question; after an undo the question gets a new id.
-    """
-
-    id: int
-    prompt: str
-    completions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the rating is.
-
-    answered, open: questions with and without a verdict. planned: questions expected in total, None if unknown.
-    seconds: median time of the latest verdicts; left: seconds of rating left; None if unknown. agreed, repeated: see
-    `preferences.agreement`; the other counts exclude repeats. state: what the tuner does; running: whether it runs.
-    done: no question is open and none will come.
-    """
-
-    answered: int
-    open: int
-    planned: int | None
-    seconds: float | None
-    left: float | None
-    agreed: int
-    repeated: int
-    state: str
-    running: bool
-    done: bool
 
 
 class Ratings(Store):
@@ -246,10 +184,59 @@ class Ratings(Store):
             )
             return True
 
+    def set_report(self, report: Any) -> None:
+        """Tuner: set what the raters see of its progress, a JSON value."""
+        with self.writing() as db:
+            _set_facts(db, report=json.dumps(report))
+
+    def stop_tuning(self) -> None:
+        """Rater: the model is good enough. Open questions of training steps are skipped, and the tuner ends."""
+        with self.writing() as db:
+            _set_facts(db, stop=1)
+            self._skip_open(db)
+
+    def skip_if_stopping(self, keys: Sequence[str]) -> bool:
+        """Tuner: whether the rater has asked to end the tuning and these are questions of a training step; if so, its
+        open questions are skipped."""
+        if not self.progress().stopping or "judge" in self.purposes(keys).values():
+            return False
+        with self.writing() as db:
+            self._skip_open(db)
+        return True
+
+    def purposes(self, keys: Sequence[str]) -> dict[str, str]:
+        """Tuner: the purposes of those of these questions that were asked, by key."""
+        with self.reading() as db:
+            asked = "SELECT key, purpose FROM questions WHERE key IN (SELECT value FROM json_each(?))"
+            return dict(db.execute(asked, (json.dumps([*keys]),)).fetchall())
+
+    def set_asked_ahead(self) -> None:
+        """Tuner: remember that the questions of training steps are asked a step ahead."""
+        with self.writing() as db:
+            _set_facts(db, ahead=1)
+
+    def asked_ahead(self) -> bool:
+        """Tuner: whether `set_asked_ahead` was called in this run, in an earlier process too."""
+        with self.reading() as db:
+            return db.execute("SELECT 1 FROM facts WHERE name = 'ahead'").fetchone() is not None
+
+    def clear_stop(self) -> None:
+        """Tuner: forget that the rater has asked to end the tuning: it has ended."""
+        with self.writing() as db:
+            _set_facts(db, stop=0)
+
+    @staticmethod
+    def _skip_open(db: sqlite3.Connection) -> None:
+        db.execute(
+            "UPDATE showings SET verdict = 'skip' WHERE verdict IS NULL AND question IN"
+            " (SELECT number FROM questions WHERE purpose IN ('tune', 'progress'))"
+        )
+
     def undo(self) -> Literal["undone", "used", "nothing"]:
         """Rater: delete the last verdict, so that its question is the next one again.
 
-        "used": the tuner has used the verdict, which stays; "nothing": there is no verdict.
+        "used": the tuner has used the verdict and does not take another; a new one counts for everything else, such as
+        the exported preferences. "nothing": there is no verdict.
         """
         with self.writing() as db:
             row = db.execute(
@@ -259,12 +246,10 @@ class Ratings(Store):
             if row is None:
                 return "nothing"
             id, number, before, sides, used = row
-            if used and before is None:
-                return "used"
             # A repeat that is not rated yet is deleted and drawn again later: the next undo may concern its question.
             db.execute("DELETE FROM showings WHERE id = ? OR (before IS NOT NULL AND verdict IS NULL)", (id,))
             _add_showing(db, number, before, sides)
-            return "undone"
+            return "used" if used and before is None else "undone"
 
     def progress(self) -> Progress:
         """Counts, times, and what the tuner does."""
@@ -284,12 +269,17 @@ class Ratings(Store):
         state = facts.get("state", "")
         done = state in (DONE, ALL_ASKED) and not open
         planned = max(int(facts["planned"]), answered + open) if "planned" in facts else None
+        if planned is not None and state in (DONE, ALL_ASKED):
+            planned = answered + open  # no further question comes: equal texts were not asked
         seconds = statistics.median(times) if times else None
         remaining = open if planned is None or state in (DONE, ALL_ASKED) else planned - answered
         left = None if seconds is None else seconds * remaining * (1 + 1 / REPEAT_EVERY)
         alive = time.time() - float(facts.get("beat", 0)) < HEARTBEAT_TIMEOUT
         running = state == ALL_ASKED or (state != DONE and alive)
-        return Progress(answered, open, planned, seconds, left, agreed, repeated, state, running, done)
+        report, stopping = json.loads(facts.get("report", "null")), facts.get("stop") == "1"
+        return Progress(
+            answered, open, planned, seconds, left, agreed, repeated, state, running, done, report, stopping
+        )
 
 
 def _set_facts(db: sqlite3.Connection, **facts: Any) -> None:
@@ -354,3 +344,19 @@ def _check_verdict(verdict: str, count: int) -> None:
     allowed = [*map(str, range(1, count + 1)), *NO_CHOICE]
     if verdict not in allowed:
         raise OptionError(f"verdict {verdict!r} is not possible", hint="possible: " + ", ".join(allowed))
+
+
+__all__ = [
+    "ALL_ASKED",
+    "DONE",
+    "HEARTBEAT_PERIOD",
+    "HEARTBEAT_TIMEOUT",
+    "MAX_COMPLETIONS",
+    "NO_CHOICE",
+    "PURPOSES",
+    "REPEAT_EVERY",
+    "BlindQuestion",
+    "Progress",
+    "Question",
+    "Ratings",
+]

@@ -47,6 +47,14 @@ _SCHEMA = (
 )
 
 
+def check_folder(folder: str | Path) -> Path:
+    """The path of a run directory, which may not be there yet. Raises RunFolderError if something else is there."""
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is no directory", hint="give the run directory")
+    return path
+
+
 class Store:
     """The open ratings file of one run directory; creates the file if it does not exist.
 

@@ -10,6 +10,7 @@ from typing import Final
 from zotune import declarations
 from zotune.core.space import Space
 from zotune.distributed import Processes
+from zotune.errors import OptionError
 from zotune.runs.plan import Plan
 from zotune.runs.set_sizes import DEFAULT_EVALS, UNLIMITED_EVALS
 from zotune.runs.training_signal import TrainingSignal
@@ -52,6 +53,7 @@ class RunBudget:
             parts * validation_rows if objective.info.validates else 0,
             parts * test_rows,
             1 if objective.ordered else 2,
+            repeats=objective.info.ask is None,
         )
 
     @property
@@ -73,6 +75,11 @@ class RunBudget:
     def planned(self) -> tuple[int | None, int | None]:
         """Steps and evaluations that the budget pays for; None where time alone limits them."""
         return planned(self.limits(), self.cost)
+
+    def planned_scores(self) -> int:
+        """Rows that the steps and the test set ask the objective about; of partners that are compared one a pair."""
+        rows = self._batches.population.rows // (2 if self._plan.objective.ordered else 1) or self._batches.size
+        return (self.planned()[0] or 0) * rows + self._scores.test_rows
 
     def expected_evals(self) -> int:
         """Evaluations of the whole run, as far as known before it."""
@@ -111,4 +118,19 @@ class RunBudget:
         return self._scores.exhausted(used, evaluations)
 
 
-__all__ = ["RunBudget"]
+def split_of(plan: Plan, budget: RunBudget, processes: Processes) -> str:
+    """How several processes split a step: "points", where there are enough and each process can score its own, else
+    "batch". Raises OptionError where points cannot be split."""
+    wanted, objective = plan.config.parallel, plan.objective
+    one_scores = objective.ordered or budget.counts_scores or not objective.info.validates
+    if wanted == "points" and one_scores and processes.size > 1:
+        raise OptionError(
+            "--parallel points: an objective that compares, a person and counted scores need a single process",
+            hint="--parallel batch",
+        )
+    if wanted != "auto":
+        return wanted
+    return "batch" if one_scores or budget.cost() % processes.size else "points"
+
+
+__all__ = ["RunBudget", "split_of"]

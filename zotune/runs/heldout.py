@@ -78,6 +78,11 @@ class HeldOutSet:
         if self.objective.ordered and self._baseline is None:
             self._baseline = (self.outputs() if outputs is None else outputs)["completions"]
 
+    @property
+    def baseline(self) -> Sequence[Any] | None:
+        """The completions that an objective that compares scores against; None before `set_baseline`."""
+        return self._baseline
+
     def score(self) -> tuple[Outputs, Score]:
         """The outputs of the present weights and their score. Raises ObjectiveError where scoring fails twice."""
         outputs = self.outputs()

@@ -6,6 +6,7 @@ Knows a task, an objective and the row-wise evaluation of members; knows no opti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from zotune.core.population import Population, RowWise
 from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.runs.heldout import win_shares
+from zotune.runs.questions_ahead import Asked, QuestionsAhead
 from zotune.runs.training_signal import TrainingSignal
 from zotune.scoring.calls import select_rows
 from zotune.tasks import build
@@ -33,7 +35,8 @@ class MemberSignal:
     distributions. An order objective compares partners.
 
     rows: rows of a forward pass at most; halved where memory is short. report: shows one line to the user. temperature:
-    of completions, in place of the task's own.
+    of completions, in place of the task's own. ahead: for an objective that is asked a step ahead, the questions of
+    this step and of the next.
     """
 
     def __init__(
@@ -44,8 +47,9 @@ class MemberSignal:
         processes: Processes,
         report: Callable[[str], None],
         temperature: float | None = None,
+        ahead: QuestionsAhead | None = None,
     ) -> None:
-        self.rows, self._temperature = rows, temperature
+        self.rows, self._temperature, self.ahead = rows, temperature, ahead
         self._signal, self._row_wise, self._processes, self._report = signal, row_wise, processes, report
         self._told = False
 
@@ -55,6 +59,8 @@ class MemberSignal:
         rows: training rows, `each` for every pair. Raises ObjectiveError where the objective fails for nearly all rows.
         """
         pairs, signal = population.pairs, self._signal
+        if self.ahead is not None:
+            return self._answers(self.ahead, population, rows, each)
         try:
             ordered = signal.objective.ordered
             draws = [self._outputs(population, rows, each, k) for k in range(1 if ordered else signal.samples)]
@@ -64,6 +70,51 @@ class MemberSignal:
             return self._processes.on_first(lambda: self._compared(draws[0], pairs, each))
         values = self._processes.on_first(lambda: [self._values(outputs, pairs, each) for outputs in draws])
         return [_mean(column) for column in zip(*values, strict=True)]
+
+    def _answers(
+        self, ahead: QuestionsAhead, population: Population, rows: Sequence[int], each: int
+    ) -> list[float | None]:
+        """As `__call__`, of completions that were generated a step before, while people answered."""
+        step = population.directions.step
+        asked = self._asked(ahead, population, rows, each)
+        if following := ahead.rows_at(step + 1, len(rows)):
+            coming = replace(population, directions=replace(population.directions, step=step + 1))
+            self._asked(ahead, coming, following, each)
+        ahead.while_waiting(step)
+        outputs = self._signal.outputs_of([*asked.rows, *asked.rows], asked.ids)
+        return self._processes.on_first(lambda: self._compared(outputs, population.pairs, each))
+
+    def _asked(self, ahead: QuestionsAhead, population: Population, rows: Sequence[int], each: int) -> Asked:
+        """The questions of a population's step, after they were asked; generated where they are not known yet."""
+        step = population.directions.step
+        asked = ahead.get(step, len(rows))
+        if asked is None:
+            try:
+                asked = self._different(population, rows, each)
+            finally:
+                self._row_wise.release()
+            self._processes.on_first(lambda: ahead.put(step, asked))
+        outputs = self._signal.outputs_of([*asked.rows, *asked.rows], asked.ids)
+        self._processes.on_first(lambda: self._signal.objective.ask(*_partners(outputs, len(asked.rows))))
+        return asked
+
+    def _different(self, population: Population, rows: Sequence[int], each: int) -> Asked:
+        """Completions of all members. Where partners have one text, both get the prompt of another place, once: equal
+        texts tell nothing."""
+        asked = self._generated(population, rows, each)
+        half = len(rows)
+        same = [k for k in range(half) if asked.ids[k] == asked.ids[half + k]]
+        moved = [rows[(k + half // 2 + 1) % half] for k in range(half)]
+        if not same or all(moved[k] == rows[k] for k in same):
+            return asked
+        other = self._generated(population, moved, each)
+        kept, ids = list(rows), [*asked.ids]
+        for k in same:
+            kept[k], ids[k], ids[half + k] = moved[k], other.ids[k], other.ids[half + k]
+        return Asked(tuple(kept), ids)
+
+    def _generated(self, population: Population, rows: Sequence[int], each: int) -> Asked:
+        return Asked(tuple(rows), [list(map(int, x)) for x in self._passes(population, rows, each, 0)])
 
     def _outputs(self, population: Population, rows: Sequence[int], each: int, draw: int) -> dict[str, Any]:
         """The model's outputs for the rows of all members: those with + first."""
@@ -80,6 +131,7 @@ class MemberSignal:
     def _passes(self, population: Population, rows: Sequence[int], each: int, draw: int) -> list[Any]:
         """What the model gives in passes of whole pairs: for generated text the ids of all rows in their order; else
         (rows, outputs) of each pass."""
+        step = None if self.ahead is None else population.directions.step
         while True:
             most = max(self.rows // (2 * each), 1)
             firsts = range(0, population.pairs, most)
@@ -88,7 +140,7 @@ class MemberSignal:
                 last = min(first + most, population.pairs)
                 part = rows[first * each : last * each]
                 with self._row_wise.at(population, first, last), self._signal.task.forward.one_pass():
-                    return part, self._signal.raw_outputs([*part, *part], draw, self._temperature)
+                    return part, self._signal.raw_outputs([*part, *part], draw, self._temperature, step)
 
             try:
                 parts = self._shared(list(firsts), compute)
@@ -169,10 +221,7 @@ class MemberSignal:
     def _compared(self, outputs: dict[str, Any], pairs: int, each: int) -> list[float | None]:
         """The share of rows that each member wins against its partner; None where no row of a pair is decided."""
         half = pairs * each
-        completions = outputs["completions"]
-        candidates = [[completions[i], completions[half + i]] for i in range(half)]
-        inputs = {name: _first_half(value, half) for name, value in outputs.items()}
-        strengths = self._signal.objective.compare(inputs, candidates)
+        strengths = self._signal.objective.compare(*_partners(outputs, half))
         shares = [None if s is None else win_shares(s) for s in strengths]
         columns = [[None if s is None else s[side] for s in shares] for side in (0, 1)]
         return [_mean(column[k : k + each]) for column in columns for k in range(0, half, each)]
@@ -181,6 +230,13 @@ class MemberSignal:
 def _score_of(signal: TrainingSignal, outputs: dict[str, Any], rows: list[int], count: int) -> Score:
     """The objective on some of `count` rows."""
     return signal.objective.score(len(rows), {name: select_rows(x, rows, count) for name, x in outputs.items()})
+
+
+def _partners(outputs: dict[str, Any], half: int) -> tuple[dict[str, Any], list[list[Any]]]:
+    """The inputs of the rows of all pairs, and the two completions of each."""
+    completions = outputs["completions"]
+    candidates = [[completions[i], completions[half + i]] for i in range(half)]
+    return {name: _first_half(value, half) for name, value in outputs.items()}, candidates
 
 
 def _first_half(value: Any, half: int) -> Any:

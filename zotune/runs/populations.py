@@ -6,7 +6,7 @@ Knows a plan, its loaded model, task and training rows; asks for no score and ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from zotune.models.trainable import trainable_names
 from zotune.runs.budget import RunBudget
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.plan import Plan
+from zotune.runs.questions_ahead import QuestionsAhead
 from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, SIZES, RowWiseTensors, reads_rows, row_wise, rows_of_step
 from zotune.runs.sharpening import logit_scales_of
 from zotune.runs.training_signal import TrainingSignal
@@ -117,7 +118,13 @@ class RunPopulations:
             rows_of_step(lambda count: self._steps(replace(first, rows=count), batches, budget))
         population = batches.population
         decoding = population.decoding if population.logit_scales else None
-        return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding)
+
+        def rows_at(step: int, places: int) -> Sequence[int] | None:
+            steps = budget.planned()[0]
+            return batches.members(step, places).rows if steps is None or step < steps else None
+
+        ahead = QuestionsAhead(rows_at) if population.ahead else None
+        return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding, ahead)
 
     @property
     def _compiled(self) -> bool | None:
@@ -131,7 +138,8 @@ class RunPopulations:
         cuda = self._loaded.device.type == "cuda"
         most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
         each, limit = SET_ROWS if sets else 1, config.max_kl or 0.0
-        batches.population = replace(plan, each=each, max_kl=limit, in_pass=most)
+        ahead = objective.ordered and objective.info.ask is not None
+        batches.population = replace(plan, each=each, max_kl=limit, in_pass=most, ahead=ahead)
         try:
             return budget.planned()[0]
         except OptionError:  # too few scores for a step of so many rows

@@ -55,8 +55,8 @@ class ScoringCost:
 class Result:
     """The result of a run; its fields are the keys of result.json.
 
-    reason: why the run ended: "done", "patience", "score calls", "tracker" (one asked for it) or
-        "interrupted".
+    reason: why the run ended: "done", "patience", "score calls", "good enough" (a person said so), "tracker" (one asked
+        for it) or "interrupted".
     kept: "tuned" or "start" (the initial weights). The validation set selects the best tuned weights; the test set then
         decides whether they are kept, by `--guard` standard errors, and gives the scores below. A kept model's test
         score is therefore slightly optimistic.

@@ -20,16 +20,17 @@ from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import names_in_words
-from zotune.runs.budget import RunBudget
+from zotune.runs.budget import RunBudget, split_of
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import InitialWeights, ModelSource
+from zotune.runs.observation import Observation
 from zotune.runs.plan import Plan
 from zotune.runs.populations import RunPopulations
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.probe_start import start_from_probe
 from zotune.runs.process_split import split_of
 from zotune.runs.prompt_settings import better_of_both, cheap, note_on_new_tokens
-from zotune.runs.run_directory import PENDING_SCORES
+from zotune.runs.run_directory import PENDING_SCORES, QUESTIONS
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.timed_budget import timed_seconds, with_evals
 from zotune.runs.training_signal import TrainingSignal
@@ -199,9 +200,10 @@ class Session:
 
     def start_objective(self, folder: Path, stop: Callable[[], bool]) -> None:
         """Tell the objective its run directory, when to stop waiting, and how many rows it is going to score."""
-        steps, _ = self.budget.planned()
-        planned = (steps or 0) * self.batches.size + len(self.test.rows)
+        planned = self.budget.planned_scores()
         self.pending = PendingScores(folder / PENDING_SCORES)
+        if self.members is not None and self.members.ahead is not None:
+            self.members.ahead.open(folder / QUESTIONS, Observation(self.validation.held_out, self.processes))
         for part in self.plan.objective.each:
             part.pending.scores = None if part.info.fast else self.pending
             part.start(RunContext(folder, self._note, stop, self.plan.config.seed, planned))
@@ -239,6 +241,7 @@ class Session:
                 emit=self.emit,
                 stop=stop,
                 scores_spent=self.budget.scores_spent,
+                satisfied=self._satisfied,
                 clock=self.clock,
                 step_begins=lambda after: self.pending.begin(after) if self.pending else None,
                 step_recorded=lambda: self.pending.end() if self.pending else None,
@@ -379,6 +382,11 @@ class Session:
             self.validation, self.train, self.batches.size, self.oracle, self.budget, config, self.clock
         )
         return Preflight(self.space, self.oracle, self.batches, self.budget.expected_evals(), self.budget.cost, probe)
+
+    def _satisfied(self) -> bool:
+        """Whether the objective asks for no further step."""
+        asks = [part.info.satisfied for part in self.plan.objective.each if part.info.satisfied is not None]
+        return bool(asks) and bool(self.processes.on_first(lambda: any(ask() for ask in asks)))
 
     @property
     def interpolates(self) -> bool:

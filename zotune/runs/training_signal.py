@@ -88,13 +88,16 @@ class TrainingSignal:
             return [None] * len(outputs)
         return [math.fsum(row[i] for row in shares) / len(shares) for i in range(len(outputs))]
 
-    def raw_outputs(self, indices: Sequence[int], draw: int, temperature: float | None = None) -> Any:
+    def raw_outputs(
+        self, indices: Sequence[int], draw: int, temperature: float | None = None, step: int | None = None
+    ) -> Any:
         """For generated text the ids of the completions of these training prompts, a JSON value; else the outputs.
-        temperature: of the completions, in place of the task's own."""
+        temperature: of the completions, in place of the task's own. step: whose randomness sampling uses, by default
+        the present one."""
         task = self.task
         if not isinstance(task, build.GenerationTask):
             return task.outputs(self.rows, indices, self.objective.inputs)
-        task.step, task.draw = self._space.step, draw
+        task.step, task.draw = self._space.step if step is None else step, draw
         try:
             sampling = None if temperature is None else replace(task.spec.sampling, temperature=temperature)
             return task.generate([self.rows.tokens[i][0] for i in indices], indices, sampling)

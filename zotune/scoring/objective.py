@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from zotune import declarations
 from zotune.errors import ObjectiveError, OptionError, SideEffectError, Stopped, UsageError
+from zotune.scoring import candidates as candidates_of
 from zotune.scoring import trl_arguments
 from zotune.scoring.calls import Cache, Calls, Meter, call, row_key, select_rows
 from zotune.scoring.isolation import Isolation, own_inputs
@@ -144,6 +145,18 @@ class Objective:
                 scores[i] = score
         return [i for i in asked if scores[i] is MISSING]
 
+    def ask(self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]]) -> None:
+        """Hand over questions that `compare` is called with later, where the objective wants them; returns at once."""
+        if self.info.ask is None:
+            return
+        rows, distinct = len(candidates), [candidates_of.distinct(row) for row in candidates]
+        open_rows = [i for i, row in enumerate(distinct) if len(row) > 1]
+        inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
+        arguments = {k: select_rows(v, open_rows, rows) for k, v in self._arguments(inputs).items()}
+        arguments["candidates"] = [[c for _, c in distinct[i]] for i in open_rows]
+        if open_rows:
+            self.info.ask(**own_inputs(arguments))
+
     def compare(
         self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], reverse: bool = False
     ) -> list[list[float] | None]:
@@ -154,7 +167,7 @@ class Objective:
         distinct candidate are a tie and are not asked about. Raises ObjectiveError.
         """
         rows = len(candidates)
-        distinct = [sorted({str(c): c for c in row}.items(), reverse=reverse) for row in candidates]
+        distinct = [candidates_of.distinct(row, reverse) for row in candidates]
         strengths: list[Any] = [[0.5] * len(d) if len(d) < 2 else MISSING for d in distinct]
         inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
         questions = [{**_row(inputs, i, rows), "candidates": [c for _, c in d]} for i, d in enumerate(distinct)]
@@ -176,7 +189,7 @@ class Objective:
                 )
                 for i, answer in zip(missing, keeper.call(arguments) or (), strict=True):
                     strengths[i] = answer
-        return [_in_order(*row) for row in zip(candidates, distinct, strengths, strict=True)]
+        return [candidates_of.in_own_order(*row) for row in zip(candidates, distinct, strengths, strict=True)]
 
     def start(self, run: RunContext) -> None:
         """Tell it about the run, before its first score."""
@@ -343,16 +356,6 @@ class _Keeper:
 def _row(inputs: Mapping[str, Any], i: int, rows: int) -> dict[str, Any]:
     """The inputs that belong to one row."""
     return {k: v[i] for k, v in inputs.items() if isinstance(v, list | tuple) and len(v) == rows}
-
-
-def _in_order(
-    candidates: Sequence[Any], distinct: Sequence[tuple[str, Any]], strengths: Sequence[float] | None
-) -> list[float] | None:
-    """The strengths of distinct candidates, one for each candidate in its own order."""
-    if strengths is None:
-        return None
-    by_text = {text: strength for (text, _), strength in zip(distinct, strengths, strict=True)}
-    return [by_text[str(c)] for c in candidates]
 
 
 def wrap(target: Any, name: str, direction: str | None = None, calls: Calls | None = None) -> Objective:

@@ -20,7 +20,7 @@ class ScoreBudget:
     limit: scores at most; None: no limit. rows: rows that `points` evaluations score at most, without the cache.
     validation_rows, test_rows: rows of these sets, summed over the objectives. test_scorings: how often the test set is
     scored. earlier: scores of an earlier process of the same run. share: of the limit that validation may take; 0:
-    EVALUATIONS validations, whatever they take.
+    EVALUATIONS validations, whatever they take. repeats: whether a step may be scored twice, after a failure.
     """
 
     limit: int | None
@@ -31,6 +31,7 @@ class ScoreBudget:
     test_scorings: int
     earlier: int = 0
     share: float = 0.0
+    repeats: bool = True
 
     @property
     def validations(self) -> int:
@@ -44,7 +45,7 @@ class ScoreBudget:
         return -(-evaluations // self.points) * self.rows + validations * self.validation_rows
 
     def affordable(self, cost: int, every: int | None) -> int:
-        """Evaluations that the limit pays for, after the validation and test scores and one repeated step.
+        """Evaluations that the limit pays for, after the validation and test scores and, with `repeats`, one more step.
 
         cost: evaluations of a step; every: steps between two validations, None: as `EVALUATIONS` says. Raises
         OptionError where the limit pays for no step.
@@ -52,7 +53,7 @@ class ScoreBudget:
         assert self.limit is not None
         step = self.scores(cost)
         held_out = self.test_scorings * self.test_rows + self.validation_rows * (2 if every else self.validations)
-        left = self.limit - held_out - step
+        left = self.limit - held_out - (step if self.repeats else 0)
         evaluations = int(left * cost / (step + (self.validation_rows / every if every else 0)))
         if evaluations < cost:
             raise OptionError(
@@ -63,9 +64,9 @@ class ScoreBudget:
         return evaluations
 
     def exhausted(self, used: int, evaluations: int) -> bool:
-        """Whether the limit pays for no further step of so many evaluations, made twice, with the validation and test
-        scores after it. used: scores of this process."""
-        due = 2 * self.scores(evaluations) + self.validation_rows + self.test_rows
+        """Whether the limit pays for no further step of so many evaluations, made twice with `repeats`, with the
+        validation and test scores after it. used: scores of this process."""
+        due = (1 + self.repeats) * self.scores(evaluations) + self.validation_rows + self.test_rows
         return self.limit is not None and self.earlier + used + due > self.limit
 
 

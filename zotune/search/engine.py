@@ -34,6 +34,8 @@ from zotune.search.selection import Selection
 from zotune.search.time_left import LoopWork
 from zotune.types import Optimizer
 
+SATISFIED = "good enough"
+"""The reason of a run that a person ends: the model is good enough."""
 SCORES_SPENT = "score calls"
 """The reason of a run that ends because its budget of scores is spent."""
 ASKED = "tracker"
@@ -375,6 +377,8 @@ class Engine:
         def cost() -> int:
             return self._cost(p.step, self._used())
 
+        if not self.journal.replaying and self.hooks.satisfied():
+            return SATISFIED
         if not self.journal.replaying and self.hooks.scores_spent(cost()):
             return SCORES_SPENT
         if not self.journal.replaying and self.hooks.asked_to_end():

@@ -41,10 +41,10 @@ class Hooks:
     the first step; called with optimizer, state and planned steps. emit: receives the events of the run. stop: asked
     after each step whether the run is interrupted. asked_to_end: asked before each step whether the run ends as if its
     budget were used. scores_spent: asked before each step, with the evaluations that it makes, whether the budget of
-    scores no longer pays for it. Instead of stopping after a step, an objective that waits for an answer may raise
-    Stopped: the step did not happen then. clock: measures the parts of the loop; seconds_after: predicted seconds of
-    the work after it. step_begins: called before a step is computed, with the journal's checksum; step_recorded: once
-    the journal has it.
+    scores no longer pays for it. satisfied: asked before each step whether the objective asks for no further one.
+    Instead of stopping after a step, an objective that waits for an answer may raise Stopped: the step did not happen
+    then. clock: measures the parts of the loop; seconds_after: predicted seconds of the work after it. step_begins:
+    called before a step is computed, with the journal's checksum; step_recorded: once the journal has it.
     """
 
     validate: Callable[[], ValidationResult] | None = None
@@ -54,6 +54,7 @@ class Hooks:
     stop: Callable[[], bool] = field(default=lambda: False)
     asked_to_end: Callable[[], bool] = field(default=lambda: False)
     scores_spent: Callable[[int], bool] = field(default=lambda evaluations: False)
+    satisfied: Callable[[], bool] = field(default=lambda: False)
     clock: WorkClock = field(default_factory=WorkClock)
     seconds_after: Callable[[], float] = field(default=lambda: 0.0)
     step_begins: Callable[[str], None] = field(default=lambda checksum: None)

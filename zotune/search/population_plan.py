@@ -22,7 +22,9 @@ class PopulationPlan:
     alike. max_kl: the KL divergence from the base model that kept weights may have, in nats a token; 0: no limit.
     in_pass: rows of a forward pass at most; bits depend on it. logit_scales: names of tuned tensors by which all logits
     are multiplied, where completions are sampled: members then decode at `decoding`, a temperature, instead of the
-    run's own. compiled: whether kernels from C++ add what a member changes; bits depend on it, too."""
+    run's own. compiled: whether kernels from C++ add what a member changes; bits depend on it, too. ahead: whether the
+    completions of a step come from the weights and sizes of the step before, so that people answer while the next ones
+    are generated."""
 
     rows: int = 0
     each: int = 1
@@ -32,6 +34,7 @@ class PopulationPlan:
     logit_scales: frozenset[str] = frozenset()
     decoding: float = 0.0
     compiled: bool = False
+    ahead: bool = False
 
     @property
     def size(self) -> PopulationSize:
@@ -51,6 +54,8 @@ class PopulationPlan:
             plan["in_pass"] = self.in_pass
         if self.logit_scales:
             plan |= {"logit_scales": sorted(self.logit_scales), "decoding": self.decoding}
+        if self.ahead:
+            plan["ahead"] = True
         return plan | ({"compiled": True} if self.compiled else {})
 
     @classmethod
@@ -67,6 +72,7 @@ class PopulationPlan:
             recorded_logit_scales(recorded),
             recorded.get("decoding", 0.0),
             recorded.get("compiled", False),
+            recorded.get("ahead", False),
         )
 
 

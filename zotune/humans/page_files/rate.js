@@ -11,6 +11,9 @@ const TITLE = "Which answer is better?";
 
 const element = (id) => document.getElementById(id);
 let current = null; // the question on the page
+let marking = false; // whether differences between the answers are marked
+let commands = {}; // what to type where the page or the tuner has ended
+let stopAsked = -Infinity; // when the first of two presses of "stop here" was, in ms
 let shownAt = 0; // when it appeared, in ms
 let busy = false; // whether a verdict or an undo is being sent
 let pollTimer = 0;
@@ -52,7 +55,7 @@ async function send(name, body) {
     const reply = await request(name, body);
     busy = false;
     if (reply.taken === false) showMessage("This question was already rated.");
-    else if (reply.undo === "used") showMessage("The tuner has already used that rating, so it cannot be undone.");
+    else if (reply.undo === "used") showMessage("Rate this again. The tuner has used the old rating; the new one counts from here.");
     else if (reply.undo === "nothing") showMessage("There is nothing to undo.");
     else if (reply.undo === "undone") showMessage("Undone. Rate this question again.");
     else showMessage("");
@@ -60,7 +63,8 @@ async function send(name, body) {
   } catch (error) {
     busy = false;
     if (current && error.status !== 404) {
-      showMessage(`Not saved: ${error.status ? error.message : "zotune is not running. Start it again."}`);
+      const start = `This page's server is not running. Type ${commands.page ?? "zotune rate RUN"}`;
+      showMessage(`Not saved: ${error.status ? error.message : start}`);
     } else showError(error);
   } finally {
     document.body.classList.remove("busy");
@@ -71,18 +75,20 @@ function rate(verdict) {
   if (current) send("answer", { id: current.id, verdict });
 }
 
-function show({ question, progress }) {
+function show({ question, progress, commands: known, outcome }) {
   const isNew = question && question.id !== current?.id;
+  commands = known ?? commands;
   showStatus(progress);
+  showReport(progress);
   element("dock").hidden = !progress || progress.done || (!question && !progress.answered);
-  for (const verdict of Object.values(VERDICTS)) element(verdict).hidden = !question;
+  for (const verdict of [...Object.values(VERDICTS), "differences"]) element(verdict).hidden = !question;
   element("question").hidden = !question;
   element("pause").hidden = Boolean(question);
   current = question;
   if (isNew) showQuestion(question);
   if (question) return;
   document.title = TITLE;
-  showWaiting(progress);
+  showWaiting(progress, outcome);
 }
 
 function showQuestion(question) {
@@ -93,6 +99,7 @@ function showQuestion(question) {
   element("heading").textContent = count > 2 ? "Which answer is the best?" : TITLE;
   element("answers").dataset.many = count;
   element("answers").replaceChildren(...question.answers.map(answerCard));
+  markDifferences();
   element("question").dataset.id = question.id;
   shownAt = performance.now();
   window.scrollTo(0, 0);
@@ -138,6 +145,104 @@ function fill(box, text) {
   box.classList.toggle("empty", empty);
 }
 
+// Differences: words of an answer that the other answers do not have at this place (two answers: the longest common
+// subsequence of words) or at all (more answers).
+function markDifferences() {
+  element("differences").setAttribute("aria-pressed", String(marking));
+  if (!current) return;
+  const words = current.answers.map((text) => text.match(/\s+|[^\s]+/g) ?? []);
+  document.querySelectorAll("#answers .text").forEach((box, index) => {
+    if (!marking || box.classList.contains("empty")) return fill(box, current.answers[index]);
+    const others = words.filter((_, other) => other !== index);
+    const common = others.length === 1 ? inCommon(words[index], others[0]) : inAll(words[index], others);
+    const parts = words[index].map((word, place) =>
+      common.has(place) || !word.trim() ? word : Object.assign(document.createElement("mark"), { textContent: word }),
+    );
+    box.replaceChildren(...parts);
+  });
+}
+
+function inAll(words, others) {
+  const sets = others.map((list) => new Set(list));
+  return new Set([...words.keys()].filter((place) => sets.every((set) => set.has(words[place]))));
+}
+
+function inCommon(a, b) {
+  if (a.length * b.length > 4e6) return inAll(a, [b]);
+  const width = b.length + 1;
+  const lengths = new Uint16Array((a.length + 1) * width);
+  for (let i = a.length - 1; i >= 0; i--) {
+    for (let j = b.length - 1; j >= 0; j--) {
+      lengths[i * width + j] =
+        a[i] === b[j]
+          ? lengths[(i + 1) * width + j + 1] + 1
+          : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
+    }
+  }
+  const common = new Set();
+  for (let i = 0, j = 0; i < a.length && j < b.length; ) {
+    if (a[i] === b[j]) {
+      common.add(i++);
+      j++;
+    } else if (lengths[(i + 1) * width + j] >= lengths[i * width + j + 1]) i++;
+    else j++;
+  }
+  return common;
+}
+
+function showReport(progress) {
+  const report = progress?.report;
+  const box = element("report");
+  box.hidden = !report || progress.done || (!report.predicted && !report.blind && !report.samples.length);
+  if (box.hidden) return;
+  const share = (x) => `${Math.round(100 * x)} %`;
+  const parts = [];
+  if (report.predicted) {
+    const { rate, low, high, answers } = report.predicted;
+    parts.push("The model now would win ", Object.assign(document.createElement("strong"), { textContent: share(rate) }));
+    parts.push(` (${Math.round(100 * low)} to ${share(high)}) against the base model, by your ${answers} choices so far`);
+  } else parts.push("A few more choices, and the share that the model now wins against the base model appears here");
+  if (report.blind) {
+    const count = report.blind.wins + report.blind.losses + report.blind.ties;
+    parts.push(` · blind questions among the others: ${share(report.blind.rate)} of ${count}`);
+  }
+  box.dataset.enough = String(Boolean(report.enough));
+  element("rate").replaceChildren(...parts);
+  element("stop").hidden = progress.stopping;
+  element("stop-label").textContent = report.enough ? "Good enough: stop here" : "Stop here";
+  element("samples-button").hidden = !report.samples.length;
+  const samples = JSON.stringify(report.samples);
+  if (element("samples").dataset.of === samples) return;
+  element("samples").dataset.of = samples;
+  element("samples").replaceChildren(...report.samples.map(sampleRow));
+}
+
+function sampleRow({ prompt, before, now }) {
+  const row = document.createElement("div");
+  row.className = "sample";
+  row.append(Object.assign(document.createElement("h2"), { textContent: prompt, dir: "auto" }));
+  for (const [title, text] of [["Then: the base model", before], ["Now", now]]) {
+    const part = Object.assign(document.createElement("p"), { dir: "auto" });
+    part.append(Object.assign(document.createElement("b"), { textContent: title }), text.trim() ? text : "(empty)");
+    row.append(part);
+  }
+  return row;
+}
+
+function toggleSamples() {
+  const open = element("samples").hidden;
+  element("samples").hidden = !open;
+  element("samples-button").setAttribute("aria-expanded", String(open));
+}
+
+function stopHere() {
+  if (element("report").hidden || element("stop").hidden) return;
+  if (performance.now() - stopAsked > MESSAGE_TIME) {
+    stopAsked = performance.now();
+    showMessage("Press X again to end the tuning. A few questions then compare the model before and after.");
+  } else send("stop", {});
+}
+
 function showStatus(progress) {
   const bar = element("bar");
   const parts = [];
@@ -167,21 +272,21 @@ function duration(seconds) {
   return `about ${Math.floor(minutes / 60)} h ${minutes % 60 ? `${minutes % 60} min` : ""}`.trim();
 }
 
-function showWaiting(progress) {
+function showWaiting(progress, outcome) {
   const started = progress && progress.answered > 0;
   if (progress?.done) {
     const repeats = progress.repeated
       ? ` ${progress.agreed} of ${progress.repeated} repeated questions got the same rating.`
       : "";
     const count = progress.answered === 1 ? "1 question" : `${progress.answered} questions`;
-    showPause("done", "All done, thank you", `You rated ${count}.${repeats} You can close this page.`);
+    showPause("done", "All done, thank you", `You rated ${count}.${repeats} ${outcome || ""} You can close this page.`);
     schedulePoll(SLOW_POLL);
   } else if (progress?.running) {
     const activity = progress.state ? `The tuner is busy: ${progress.state}` : "The tuner is busy.";
     showPause("wait", started ? "Waiting for the next question" : "Waiting for the first question", activity);
     schedulePoll(POLL);
   } else if (started || progress?.planned || progress?.state) {
-    showPause("still", "The tuner is not running", "Your ratings are saved. Start it again, and this page continues.");
+    showPause("still", "The tuner is not running", "Your ratings are saved, and this page continues after:", commands.tuner);
     schedulePoll(POLL);
   } else {
     showPause("wait", "Waiting for the tuner", "The first question will appear here. Leave this page open.");
@@ -193,34 +298,47 @@ function showError(error) {
   if (!error.status && !element("pause").hidden && element("mark").dataset.kind === "done") {
     schedulePoll(SLOW_POLL); // the server ended after the last rating, and no rating is missing
   } else if (error.status === 404) {
-    showUnavailable("This address is no longer valid", "zotune was started again: open the address that it printed last.");
+    showUnavailable(
+      "This address is no longer valid",
+      "zotune was started again: open the address that it printed last. Your ratings are saved. A new one is printed by:",
+      commands.page,
+    );
   } else if (error.status) {
     showUnavailable("The ratings cannot be read", error.message);
     schedulePoll(SLOW_POLL);
   } else {
     showUnavailable(
-      "zotune is not running",
-      "Your ratings are saved. Start zotune again and open the address that it prints.",
+      "This page's server is not running",
+      "Your ratings are saved. Start it again, and this page continues, or open the address that it prints:",
+      commands.page,
     );
     schedulePoll(SLOW_POLL);
   }
 }
 
-function showUnavailable(title, text) {
+function showUnavailable(title, text, command) {
   current = null;
+  element("report").hidden = true;
   showStatus(null);
   element("dock").hidden = true;
   element("question").hidden = true;
   element("pause").hidden = false;
-  showPause("still", title, text);
+  showPause("still", title, text, command);
 }
 
-function showPause(kind, title, text) {
+function showPause(kind, title, text, command) {
+  element("pause-command").hidden = !command;
+  element("command").textContent = command ?? "";
   element("mark").dataset.kind = kind;
   for (const [id, content] of [["pause-title", title], ["pause-text", text]]) {
     if (element(id).textContent !== content) element(id).textContent = content;
   }
   if (element("announcement").textContent !== title) element("announcement").textContent = title;
+}
+
+function toggleDifferences() {
+  marking = !marking;
+  markDifferences();
 }
 
 function showMessage(text) {
@@ -233,6 +351,9 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   const key = event.key.toLowerCase();
   if (key === "u" && !element("dock").hidden) send("undo", {});
+  else if (key === "d" && current) toggleDifferences();
+  else if (key === "n" && !element("report").hidden && !element("samples-button").hidden) toggleSamples();
+  else if (key === "x" && !element("report").hidden) stopHere();
   else if (!current || performance.now() - shownAt < SETTLE) return;
   else if (key in VERDICTS) rate(VERDICTS[key]);
   else if (/^[1-9]$/.test(key) && Number(key) <= current.answers.length) rate(key);
@@ -241,6 +362,9 @@ document.addEventListener("keydown", (event) => {
 });
 for (const verdict of Object.values(VERDICTS)) element(verdict).addEventListener("click", () => rate(verdict));
 element("undo").addEventListener("click", () => send("undo", {}));
+element("differences").addEventListener("click", toggleDifferences);
+element("samples-button").addEventListener("click", toggleSamples);
+element("stop").addEventListener("click", stopHere);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   document.title = TITLE;

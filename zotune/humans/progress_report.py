@@ -1,0 +1,82 @@
+"""What a person sees of the tuning: how often the present model wins against the base model, by their own blind answers
+and by a model of their taste, samples of both, and at the end what was kept.
+
+Knows the store of a run directory and its `result.json`; knows no language model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from zotune.humans.preferences import WinRate, chosen_pairs, count_wins
+from zotune.humans.store import Store
+from zotune.humans.taste_model import Pair, predict
+
+SAMPLES: Final = 3
+RESULT: Final = "result.json"
+
+
+def progress_report(
+    store: Store, prompts: Sequence[str], held_out: Sequence[Pair], shown: int, seed: int
+) -> dict[str, Any]:
+    """The report as a JSON value.
+
+    held_out: (base model's completion, present completion) of each prompt. shown: the last `shown` prompts may be shown
+    as samples, for nobody is asked about them.
+
+    predicted: `PredictedWinRate`, or None while answers are few; blind: the win rate of the answers to questions with
+    the purpose "progress"; enough: whether the predicted interval lies above one half, and the blind rate not below.
+    """
+    predicted = predict(chosen_pairs(store, ("tune",)), held_out, seed)
+    blind = WinRate.from_counts(*count_wins(store, "progress"))
+    blind = WinRate.from_counts(blind.losses, blind.wins, blind.ties)  # A is the base model
+    first = len(prompts) - shown
+    samples = [
+        {"prompt": p, "before": before, "now": now}
+        for p, (before, now) in list(zip(prompts, held_out, strict=True))[first:]
+        if before != now
+    ]
+    return {
+        "predicted": None if predicted is None else asdict(predicted),
+        "blind": asdict(blind) if blind.wins + blind.losses + blind.ties else None,
+        "changed": sum(before != now for before, now in held_out),
+        "prompts": len(held_out),
+        "enough": predicted is not None and predicted.low > 0.5 and blind.rate >= 0.5,
+        "samples": samples[:SAMPLES],
+    }
+
+
+def outcome(folder: Path) -> str:
+    """What was kept at the end of the run, as one or two sentences; "" where the run has not ended."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        share, rows = float(result["tuned"]["value"]), int(result["tuned"]["rows"])
+        end = f" In the last, blind comparison it won {share:.0%} of {rows} questions, a tie counting as half."
+        if result["kept"] == "tuned":
+            return "The tuned model was kept." + end
+        return "The base model was kept: the tuned model was not clearly better." + end
+    return ""
+
+
+def in_words(report: Any) -> list[str]:
+    """A report as lines of text, for the terminal."""
+    lines = []
+    if predicted := (report or {}).get("predicted"):
+        lines.append(
+            f"win rate of the model now against the base model, predicted from {predicted['answers']} answers: "
+            f"{predicted['rate']:.2f}, 95 % interval {predicted['low']:.2f} to {predicted['high']:.2f}"
+        )
+    if blind := (report or {}).get("blind"):
+        n = blind["wins"] + blind["losses"] + blind["ties"]
+        lines.append(f"by {n} blind answers: {blind['rate']:.2f}, {blind['low']:.2f} to {blind['high']:.2f}")
+    if (report or {}).get("enough"):
+        lines.append("the interval is above one half: x ends the tuning here")
+    return lines
+
+
+__all__ = ["in_words", "outcome", "progress_report"]
