@@ -43,15 +43,15 @@ def declaration(level: Level, tally: Tally, close: Callable[[], None] | None = N
 
 
 class Tally(dict[str, int]):
-    """Counts of `calls`, `retries` and `restarts`; several threads may add to them."""
+    """Counts of `calls`, `retries`, `restarts` and others by name; several threads may add to them."""
 
     def __init__(self) -> None:
         super().__init__(calls=0, retries=0, restarts=0)
         self._lock = threading.Lock()
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, count: int = 1) -> None:
         with self._lock:
-            self[name] += 1
+            self[name] = self.get(name, 0) + count
 
 
 class Cancellation:

@@ -150,13 +150,17 @@ function fill(box, text) {
 function markDifferences() {
   element("differences").setAttribute("aria-pressed", String(marking));
   if (!current) return;
-  const words = current.answers.map((text) => text.match(/\s+|[^\s]+/g) ?? []);
+  const pieces = current.answers.map((text) => text.match(/\s+|[^\s]+/g) ?? []);
+  const words = pieces.map((list) => list.filter((piece) => piece.trim()));
   document.querySelectorAll("#answers .text").forEach((box, index) => {
     if (!marking || box.classList.contains("empty")) return fill(box, current.answers[index]);
     const others = words.filter((_, other) => other !== index);
     const common = others.length === 1 ? inCommon(words[index], others[0]) : inAll(words[index], others);
-    const parts = words[index].map((word, place) =>
-      common.has(place) || !word.trim() ? word : Object.assign(document.createElement("mark"), { textContent: word }),
+    let place = 0;
+    const parts = pieces[index].map((piece) =>
+      !piece.trim() || common.has(place++)
+        ? piece
+        : Object.assign(document.createElement("mark"), { textContent: piece }),
     );
     box.replaceChildren(...parts);
   });
