@@ -224,8 +224,8 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Finished:
-    """The run ended. reason: "done", "patience", "score calls", "good enough", "tracker" or "interrupted"; kept: "tuned"
-    or "start", the weights that the run directory holds."""
+    """The run ended. reason: "done", "patience", "score calls", "good enough", "tracker" or "interrupted"; kept:
+    "tuned" or "start", the weights that the run directory holds."""
 
     folder: str
     reason: str

@@ -10,6 +10,7 @@ from typing import Final
 
 from zotune.distributed import Processes
 from zotune.runs.heldout import HeldOutSet
+from zotune.scoring.objective import Objective
 from zotune.tasks import build
 
 ROWS: Final = 12
@@ -37,4 +38,10 @@ class Observation:
         self._processes.on_first(hand_over)
 
 
-__all__ = ["Observation"]
+def satisfied(objective: Objective, processes: Processes) -> bool:
+    """Whether an objective asks for no further step."""
+    asks = [part.info.satisfied for part in objective.each if part.info.satisfied is not None]
+    return bool(asks) and bool(processes.on_first(lambda: any(ask() for ask in asks)))
+
+
+__all__ = ["Observation", "satisfied"]

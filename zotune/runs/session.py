@@ -20,10 +20,10 @@ from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import names_in_words
-from zotune.runs.budget import RunBudget, split_of
+from zotune.runs.budget import RunBudget
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import InitialWeights, ModelSource
-from zotune.runs.observation import Observation
+from zotune.runs.observation import Observation, satisfied
 from zotune.runs.plan import Plan
 from zotune.runs.populations import RunPopulations
 from zotune.runs.probe_comparison import ProbeComparison
@@ -241,7 +241,7 @@ class Session:
                 emit=self.emit,
                 stop=stop,
                 scores_spent=self.budget.scores_spent,
-                satisfied=self._satisfied,
+                satisfied=lambda: satisfied(self.plan.objective, self.processes),
                 clock=self.clock,
                 step_begins=lambda after: self.pending.begin(after) if self.pending else None,
                 step_recorded=lambda: self.pending.end() if self.pending else None,
@@ -382,11 +382,6 @@ class Session:
             self.validation, self.train, self.batches.size, self.oracle, self.budget, config, self.clock
         )
         return Preflight(self.space, self.oracle, self.batches, self.budget.expected_evals(), self.budget.cost, probe)
-
-    def _satisfied(self) -> bool:
-        """Whether the objective asks for no further step."""
-        asks = [part.info.satisfied for part in self.plan.objective.each if part.info.satisfied is not None]
-        return bool(asks) and bool(self.processes.on_first(lambda: any(ask() for ask in asks)))
 
     @property
     def interpolates(self) -> bool:

@@ -122,8 +122,8 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended. reason: "done", "patience", "score calls" (their budget is spent), "good enough" (a person said
-    so), "tracker" (one asked for it) or "interrupted"."""
+    """How the loop ended. reason: "done", "patience", "score calls" (their budget is spent), "good enough" (a person
+    said so), "tracker" (one asked for it) or "interrupted"."""
 
     reason: str
     progress: Progress
