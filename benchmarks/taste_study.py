@@ -100,6 +100,7 @@ def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, 
     from head_to_head_parts.evaluation import Generator, kl_divergence
 
     import zotune
+    from zotune.runs.export_step import export_step
 
     splits, began = stories.splits(stories.RARE_WORDS), cpu_seconds()
     with tempfile.TemporaryDirectory() as name:
@@ -115,11 +116,11 @@ def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, 
             max_new_tokens=stories.TOKENS,
             output_dir=str(folder / "run"),
             seed=seed,
-            guard=-100.0,  # the weights after the last step are kept
         )
         person.join()
         seconds = cpu_seconds() - began
-        tuned, base = Generator(folder / "run", stories.MODEL), Generator(stories.MODEL, stories.MODEL)
+        export_step(folder / "run", folder / "last", result.steps)
+        tuned, base = Generator(folder / "last", stories.MODEL), Generator(stories.MODEL, stories.MODEL)
         prompts = splits["test"]
         before, after = ([measure(taste, x) for x in g.complete(prompts, stories.TOKENS)] for g in (base, tuned))
         kl = kl_divergence(tuned, base, prompts[:32], stories.TOKENS)

@@ -38,6 +38,7 @@ PUBLIC: Final = (
     "zotune",
     "zotune.errors",
     "zotune.hookspecs",
+    "zotune.humans.progress_report",
     "zotune.humans.ratings",
     "zotune.scales",
     "zotune.scoring.functions",

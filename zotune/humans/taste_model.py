@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy
-
 FEWEST: Final = 8
 """Decided answers before which nothing is predicted."""
 RESAMPLES: Final = 100
@@ -52,6 +50,8 @@ class PredictedWinRate:
 def predict(answers: Sequence[Pair], held_out: Sequence[Pair], seed: int = 0) -> PredictedWinRate | None:
     """How often (before, now) would be answered by "now", from (chosen, rejected) of the answers so far. Equal texts
     are a tie. None for fewer than FEWEST answers, or without a prompt."""
+    import numpy
+
     if len(answers) < FEWEST or not held_out:
         return None
     features = _Features([text for pair in (*answers, *held_out) for text in pair])
@@ -73,6 +73,8 @@ class _Features:
     """Features of texts, in units of their spread over all of these texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
+        import numpy
+
         self._index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         words = [_words(text) for text in self._index]
         counts = Counter(word for row in words for word in set(row))
@@ -103,6 +105,7 @@ def _form(text: str, words: Sequence[str]) -> list[float]:
 def _fit(won: Any, strength: float) -> Any:
     """w from f(chosen) − f(rejected). The mirrored differences make two classes; without an intercept they change
     nothing but the strength of the penalty."""
+    import numpy
     from sklearn.linear_model import LogisticRegression
 
     x, y = numpy.concatenate([won, -won]), numpy.repeat([1, 0], len(won))
@@ -121,6 +124,8 @@ def _with_errors(share: float, accuracy: float) -> float:
 
 def _right(won: Any, order: Any, strength: float) -> float:
     """How many answers a fit without them predicts, a tie counting as half."""
+    import numpy
+
     right = 0.0
     for fold in range(FOLDS):
         tested = order[fold::FOLDS]
