@@ -1,4 +1,4 @@
-"""A reward in six lines: 1 where the answer is a JSON object with exactly the keys that the prompt asks for, else 0.
+"""A reward in a few lines: 1 where the answer is a JSON object with exactly the keys that the prompt asks for, else 0.
 
 zotune fit -m MODEL --task json -o examples/json_reward.py:valid_json
 """
