@@ -12,6 +12,7 @@ import zotune
 from zotune.config import RunConfig
 from zotune.events import Event, Note, StepDone
 from zotune.runs import timed_budget
+from zotune.runs.check import check
 from zotune.runs.estimate import estimate
 from zotune.runs.replay import replay
 from zotune.runs.timed_budget import evaluations
@@ -101,3 +102,16 @@ def test_generated_text_without_a_budget_is_planned_for_half_an_hour(
     stored = {"budget": {"steps": None, "evals": 480, "seconds": None}}
     assert timed_budget.with_recorded_evals(config, stored).max_evals == 480
     assert timed_budget.with_recorded_evals(RunConfig(max_steps=3), stored).max_evals is None
+
+
+def test_a_check_plans_nothing(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timed_budget, "_seconds", lambda function: 3.0)
+    notes: list[str] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    check(RunConfig(model=str(tiny_llama), task="sentiment", objective="length", max_new_tokens=2), rows=4, emit=emit)
+    assert notes
+    assert not [n for n in notes if "--max-evals" in n]

@@ -129,7 +129,7 @@ class Session:
         self.initial_weights = InitialWeights(self.source, config, self.space)
         size = config.batch_size or objective.info.batch_size or DEFAULT_BATCH_SIZE
         self.batches = Batches(len(self.train), size, config.seed, self._strata())
-        if recorded is None and timed_seconds(plan):  # a resumed run has what was measured once
+        if recorded is None and scores_base and timed_seconds(plan):  # a resumed run has what was measured once
             emit(Phase("timing a batch", brief=True))
             arguments = (self.task, self.train, self.batches, len(others[0]), processes, self._note)
             self.plan = plan = with_evals(plan, *arguments)
