@@ -30,6 +30,8 @@ from zotune_optimizers.auto_sharpness import best_sharpness, scaled
 from zotune_optimizers.auto_spending import BOUND, Situation, share, squared_length
 from zotune_optimizers.eggroll import normalised, units, update
 
+NONE = 1e-9
+"""K₀ of a reward that is rare in the first step."""
 WALKED, SHARPENED = 0.6, 0.85
 """Where completions are sampled: share of k that steps may spend, the rest is for c (auto_sharpness.py); and share of
 the steps after which c is chosen."""
@@ -121,7 +123,7 @@ def step(
         total,
         edition,
     )
-    state = state._replace(spared=kl if now.rare else state.spared)
+    state = state._replace(spared=max(kl, NONE) if now.rare else state.spared)
     alpha = math.sqrt(squared_length(now) / state.kappa)
     if not alpha:
         return theta, state

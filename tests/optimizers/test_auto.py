@@ -256,13 +256,13 @@ def test_a_step_spends_its_share_of_the_kl() -> None:
     assert squared_length(now._replace(room=0.5, kl=0.0)) == pytest.approx(0.1 / 10), "the first of it is free"
     assert squared_length(now._replace(energy=0.0)) == 0.0
     assert squared_length(now._replace(kl=0.1)) == 0.0
-    assert squared_length(now._replace(spared=0.05)) == pytest.approx(0.11 / 10), "counted from where it was found"
+    assert squared_length(now._replace(spared=0.05)) == pytest.approx(0.16 / 10), "counted from where it was found"
     assert squared_length(now._replace(spared=0.25, kl=0.26)) == pytest.approx(0.01 / 10), "up to the bound"
     assert squared_length(now._replace(spared=0.25, kl=0.28)) == 0.0
     rare = now._replace(differing=0.1, energy=0.5)
     assert rare.rare
-    assert squared_length(rare) == pytest.approx(0.23 / 10 / 0.5)
-    assert squared_length(rare._replace(energy=0.01)) == pytest.approx(16 * 0.27 / 20), "at most"
+    assert squared_length(rare) == pytest.approx(0.23 / 10)
+    assert squared_length(rare._replace(left=1, kl=0.0)) == pytest.approx(16 * 0.27 / 20), "at most"
     assert not rare._replace(room=0.7).rare
     long = now._replace(rows=2560, room=0.1, energy=0.1)
     assert squared_length(long) == pytest.approx(0.06 / 10 / 0.3), "long runs go on moving"
