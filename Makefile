@@ -4,7 +4,7 @@ root := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 python := $(root).venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo smollm2 test lint types suite wheel-test gpu-check setup setup-dev clean
+.PHONY: demo smollm2 test lint types suite wheel-test docs gpu-check setup setup-dev clean
 
 demo: setup smollm2
 	@bash $(root)scripts/demo.sh
@@ -25,6 +25,11 @@ suite:
 
 wheel-test: setup-dev
 	bash $(root)scripts/wheel-test.sh
+
+# make docs: build/site from docs/, with every link checked.
+docs:
+	@bash $(root)scripts/setup.sh docs
+	cd $(root) && NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 
 # make gpu-check: measure all that is promised on a GPU; DEVICE=cpu runs the same parts on tiny shapes.
 DEVICE ?= cuda

@@ -88,6 +88,9 @@ LIGHT = {
     "data.readers",
     "runs.result",
     "runs.summary",
+    "runs.history",
+    "runs.hub_id",
+    "cli.push_command",
     "cli.terminal",
 }
 

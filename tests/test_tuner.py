@@ -16,6 +16,7 @@ import zotune
 from zotune.errors import ObjectiveFailures, OptimizerError, OptionError
 from zotune.events import StepDone
 from zotune.testing import TinyNet, data
+from zotune.types import Tracker
 
 
 def pairs() -> list[tuple[int, int]]:
@@ -209,3 +210,49 @@ def test_divergence_in_the_last_steps_leaves_the_last_weights_that_could_be_scor
         assert rate == 1e38
     assert all(torch.equal(x, base[n]) for n, x in net.state_dict().items())
     assert math.isfinite(tuner.score())
+
+
+def test_the_outcome_has_scores_before_and_after_and_the_best_weights() -> None:
+    tuner = zotune.Tuner(TinyNet(), loss, data=pairs(), eval_data=pairs(), batch_size=6, seed=1)
+    start = tuner.score(pairs())
+    outcome = tuner.fit(max_steps=100, eval_steps=20)
+    assert outcome.felt
+    assert outcome.before == pytest.approx(start)
+    assert outcome.after == pytest.approx(tuner.score(pairs()))
+    assert outcome.after is not None
+    assert outcome.after < start
+    assert zotune.Tuner(TinyNet(), loss, data=pairs()).fit(max_steps=1).after is None
+
+
+def test_an_objective_that_feels_nothing_is_reported() -> None:
+    tuner = zotune.Tuner(TinyNet(), lambda model: 0.5, optimizer="mezo")
+    with pytest.warns(UserWarning, match="no step has changed the objective"):
+        assert not tuner.fit(max_steps=3).felt
+
+
+def test_callbacks_of_a_tuner_receive_numbers_and_may_end_it() -> None:
+    class Few(Tracker):
+        def __init__(self) -> None:
+            self.steps, self.scores, self.ends = list[int](), list[int](), list[Any]()
+
+        def on_step_end(self, step: int, metrics: Any) -> str | None:
+            self.steps.append(step)
+            return "enough" if step == 7 else None
+
+        def on_evaluation(self, step: int, metrics: Any, samples: Any) -> None:
+            self.scores.append(step)
+
+        def on_run_end(self, summary: Any) -> None:
+            self.ends.append(summary["reason"])
+
+    few = Few()
+    tuner = zotune.Tuner(TinyNet(), loss, data=pairs(), eval_data=pairs(), batch_size=6)
+    outcome = tuner.fit(max_steps=50, eval_steps=5, callbacks=[few])
+    assert (outcome.reason, outcome.progress.step) == ("tracker", 7)
+    assert few.steps == list(range(1, 8))
+    assert few.scores == [0, 5, 7]
+    tuner.fit(max_steps=2, callbacks=[few])
+    assert few.steps == list(range(1, 10))
+    assert few.ends == ["tracker", "done"]
+    with pytest.raises(OptionError, match="pass an instance"):
+        tuner.fit(max_steps=1, callbacks=[Few])  # type: ignore[list-item]

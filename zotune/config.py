@@ -345,6 +345,12 @@ class OutputOptions:
     journal_only: bool = option(
         False, "Write no checkpoints and no model; 'zotune replay' rebuilds the weights from the journal."
     )
+    push_to_hub: str | None = option(
+        None,
+        "Upload model, model card and journal to this id on the hub at the end; see 'zotune push'.",
+        metavar="ID",
+    )
+    hub_private: bool = option(False, "Create the repository on the hub as a private one.")
     report_to: tuple[str, ...] = option(
         (),
         "Tracker of steps, evaluations and samples: tensorboard, trackio, wandb, a plugin or file.py:Class; text after "
@@ -427,6 +433,8 @@ class RunConfig(
                 raise OptionError(f"{flag} {value:g}: greedy completions are not sampled", hint="--temperature 1")
         if self.quantize and self.peft == "none":
             raise OptionError("--quantize freezes the weights: only an adapter can be tuned", hint="--peft lora")
+        if self.push_to_hub and self.journal_only:
+            raise OptionError("--push-to-hub uploads a model, and --journal-only writes none")
         if self.device_map and self.device != "auto":
             raise OptionError(f"--device-map {self.device_map} and --device {self.device} exclude each other")
 

@@ -90,6 +90,8 @@ class FitOptions(TypedDict, total=False):
     save_steps: int | None
     save_total_limit: int
     journal_only: bool
+    push_to_hub: str | None
+    hub_private: bool
     report_to: Sequence[str]
     device: str
     dtype: str

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import secrets
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from torch import nn
 from zotune import declarations
 from zotune.core.space import Space
 from zotune.errors import NonFiniteScore, ObjectiveError, ObjectiveFailures, OptimizerError
-from zotune.events import Emit, ignore
+from zotune.events import Emit, Evaluated, Event, Note, StepDone, ignore
 from zotune.scoring.objective import wrap
 from zotune.scoring.objective_spec import spec_name
 from zotune.search import checkpoint, optimizer_spec
@@ -29,9 +32,27 @@ from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.progress import Outcome, ValidationResult
 from zotune.search.selection import best_weights
-from zotune.types import Direction, Optimizer, Score, TensorInfo
+from zotune.search.tracker_spec import check_callbacks
+from zotune.search.tracking import TrackedStep, Tracking
+from zotune.types import Direction, Optimizer, Score, TensorInfo, TrackedRun, Tracker
 
 DEFAULT_BATCH_SIZE = 32
+NOT_FELT = (
+    "no step has changed the objective's value: enlarge eps (optimizer_args), use larger batches, or check that the "
+    "objective depends on the tuned weights"
+)
+"""What is said where an optimizer gets no signal."""
+
+
+@dataclass(frozen=True)
+class Tuned(Outcome):
+    """How `Tuner.fit` ended. before, after: the objective on all of `eval_data`, of the weights with which the first
+    call began and of those that are kept; None without `eval_data`, or where the objective failed on it. felt: whether
+    some step of this call changed the objective's value."""
+
+    before: float | None = None
+    after: float | None = None
+    felt: bool = True
 
 
 class Tuner:
@@ -82,6 +103,7 @@ class Tuner:
         self._data, self._eval_data, self._emit = data, eval_data, emit
         self._store = checkpoint.MemoryStore()
         self._engine: Engine | None = None
+        self._tracking, self._id = Tracking(), secrets.token_hex(4)
         self._first_budget: Budget
 
     def score(self, items: Sequence[Any] | None = None) -> float:
@@ -101,12 +123,17 @@ class Tuner:
         eval_steps: int = 100,
         max_failures: int = 10,
         patience: int | None = None,
-    ) -> Outcome:
+        callbacks: Sequence[Tracker] = (),
+    ) -> Tuned:
         """Tune until the first of the limits is reached. A second call continues, with limits of its own.
 
         max_steps: steps. max_evals: evaluations, each of one batch at one point. max_time: seconds.
         eval_steps: steps from one validation to the next. patience: validations without a better score after which
-        the run stops. max_failures: steps that may fail.
+        the run stops. max_failures: steps that may fail. callbacks: receive steps and validations, and may end the
+        call.
+
+        With `eval_data` the module ends with the best weights, and the result has the scores before and after. Warns
+        where no step changed the objective's value.
 
         Raises UsageError without a limit, OptimizerError where the optimizer is broken, and ObjectiveFailures after too
         many failed steps; the module then has the weights of the last good step. Where the weights diverged, so that
@@ -128,18 +155,58 @@ class Tuner:
         engine.settings = Settings(eval_steps, eval_steps, max_failures, patience, interpolate=interpolate)
         if engine.budget != self._first_budget:
             self.journal.append({"kind": "budget", **asdict(engine.budget)})  # for a replay over several calls
+        compared, flat = spent.compared, spent.flat
+        self._tracking = Tracking(check_callbacks(callbacks), lambda text: self._emit(Note(text)))
+        config = {"objective": self.objective.name, "optimizer": type(self.optimizer).__name__, **asdict(engine.budget)}
+        name = f"{type(self.module).__name__}-{self._id}"
+        self._tracking.start(
+            TrackedRun(name, None, config, spent.step, lambda text: self._emit(Note(text))),
+            lambda: (),
+            (spent.step, spent.step if spent.step else -1),
+        )
         try:
             outcome = engine.run()
         except (ObjectiveFailures, OptimizerError):
             if self._diverged():
                 self._restore_last_good()
             raise
+        finally:
+            if sys.exception() is not None:
+                self._tracking.end()
         if self._eval_data is None and self._failed_last() and self._diverged():
             self._restore_last_good()
         best = outcome.progress
         if self._eval_data is not None and (best.best_step, best.best_share) != (best.step, 1.0):
             self.space.load(best_weights(self._store, best))
-        return outcome
+        steps = best.compared - compared
+        felt = steps == 0 or best.flat - flat < steps
+        if not felt:
+            warnings.warn(NOT_FELT, stacklevel=2)
+            self._emit(Note(NOT_FELT))
+        tuned = Tuned(outcome.reason, best, *self._scores(), felt)
+        self._tracking.end({"reason": tuned.reason, "steps": best.step, "before": tuned.before, "after": tuned.after})
+        return tuned
+
+    def _scores(self) -> tuple[float | None, float | None]:
+        """The validation scores of the first weights and of the present ones."""
+        if self._eval_data is None:
+            return None, None
+        first = next((line for line in self.journal.lines if line["kind"] == "eval"), {})
+        try:
+            return first.get("score"), self.score(self._eval_data)
+        except ObjectiveError:
+            return first.get("score"), None
+
+    def _receive(self, event: Event) -> None:
+        """Pass an event on to the user and to the trackers."""
+        self._emit(event)
+        match event:
+            case StepDone():
+                numbers = {k: v for k, v in event.metrics().items() if k in ("loss", "difference")}
+                self._tracking.send(TrackedStep(event.step, numbers | ({"dropped": 1.0} if event.dropped else {})))
+            case Evaluated():
+                scores = {} if event.score is None else {"score": event.score}
+                self._tracking.send(TrackedStep(event.step, scores, evaluates=True))
 
     def _failed_last(self) -> bool:
         """Whether the last step was dropped."""
@@ -172,10 +239,10 @@ class Tuner:
         self._engine = self._new_engine(self._first_budget)
         self._engine.hooks.emit = ignore  # these steps have been reported
         self._engine.replay(step)
-        self._engine.hooks.emit = self._emit
+        self._engine.hooks.emit = self._receive
 
     def _new_engine(self, budget: Budget) -> Engine:
-        hooks = Hooks(emit=self._emit)
+        hooks = Hooks(emit=self._receive, asked_to_end=lambda: bool(self._tracking.reason))
         if self._eval_data is not None:
             hooks.validate = functools.partial(self._validate, self._eval_data)
         return Engine(
@@ -233,4 +300,4 @@ def _by_keyword(function: Callable[..., Any]) -> Callable[..., Any]:
     return declarations.copy_declaration(function, of_model if len(required) == 1 else of_both)
 
 
-__all__ = ["Tuner"]
+__all__ = ["Tuned", "Tuner"]

@@ -27,6 +27,7 @@ from zotune.cli import (
     ls_command,
     new_command,
     plugins_command,
+    push_command,
     rate_command,
     replay_command,
     report_command,
@@ -41,7 +42,7 @@ from zotune.text import one_line
 from zotune.version import __version__
 
 PANELS = {
-    "Tune": [fit_command, resume_command, replay_command, verify_command, export_command],
+    "Tune": [fit_command, resume_command, replay_command, verify_command, export_command, push_command],
     "Score and compare": [eval_command, chat_command, check_command, compare_command, rate_command, bench_command],
     "Look at runs": [report_command, watch_command],
     "Plugins and information": [plugins_command, new_command, ls_command, env_command],

@@ -17,6 +17,7 @@ from zotune.runs import export
 from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.frozen_weights import check_frozen
 from zotune.runs.heldout import Outputs
+from zotune.runs.history import samples
 from zotune.runs.model_card import model_card
 from zotune.runs.predictions import write_predictions
 from zotune.runs.result import Difference, Result, ScoreEstimate
@@ -104,7 +105,8 @@ def conclude(
     )
     if reason != "interrupted":
         write_predictions(folder, base, best)
-        files.write(folder / MODEL_CARD, model_card(session.plan, result))
+        header, kl = engine.journal.header, _kl_of(engine.journal, result)
+        files.write(folder / MODEL_CARD, model_card(session.plan, result, header, kl, samples(folder)))
         files.write(folder / RESULT, json.dumps(result.json(), indent=1))
     return result
 
@@ -113,6 +115,14 @@ def _wins(session: Session, difference: Difference) -> bool:
     """Whether a difference on the test set is a gain of at least `--guard` standard errors."""
     gain = difference.value if session.plan.objective.direction == "maximize" else -difference.value
     return gain > 0 and gain >= session.plan.config.guard * (difference.error or 0.0)
+
+
+def _kl_of(journal: Journal, result: Result) -> float | None:
+    """The KL divergence of the kept weights from the base model, where a validation has measured it."""
+    if result.kept == "start" or result.best_share != 1.0:
+        return None
+    lines = [line for line in journal.lines if line["kind"] == "eval" and line["step"] == result.best_step]
+    return lines[-1].get("drift") if lines else None
 
 
 def _record(journal: Journal, line: Mapping[str, Any]) -> None:

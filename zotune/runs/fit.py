@@ -27,6 +27,7 @@ from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.conclude import conclude
 from zotune.runs.end_time import EndTime
 from zotune.runs.heldout import Outputs
+from zotune.runs.hub_upload import push_or_note
 from zotune.runs.influence import check_influence
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
@@ -261,6 +262,8 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
             progress.finish(engine.progress.step)
             write_report(folder, emit)
             emit(Finished(str(folder), result.reason, result.kept))
+            if (hub_id := plan.config.push_to_hub) and result.reason != "interrupted":
+                push_or_note(folder, hub_id, plan.config.hub_private, emit)
             plugins.default().notify("on_run_end", lambda text: emit(Note(text)), summary=(summary := result.json()))
             tracking.end(summary)
             return summary

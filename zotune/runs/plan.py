@@ -25,6 +25,7 @@ from zotune.models.adapters import AdapterConfig
 from zotune.models.heads import Head
 from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import check_tune
+from zotune.runs.hub_id import check_hub_id
 from zotune.runs.set_sizes import affordable_rows, draw, note_on_sets
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
@@ -94,6 +95,8 @@ def plan(
     the user gives none: a default may have been another one. Raises UsageError.
     """
     check_tune(config.tune)
+    if config.push_to_hub:
+        check_hub_id(config.push_to_hub)
     task = resolve_task.parse_task(config.task)
     calls = Calls(config.score_concurrency, config.score_batch_size, config.score_timeout, config.score_cache)
     resolved = objective_spec.resolve(
