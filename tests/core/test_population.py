@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zotune.core.evaluation import exact_product, whole_weights
+from zotune.core.members import exact_product, whole_weights
 from zotune.core.population import Population, RowWise, matrix_shape
 from zotune.core.recipe import Directions, direction_sum
 from zotune.core.space import Space
@@ -169,7 +169,7 @@ def test_an_update_has_the_same_bits_by_any_way(dtype: torch.dtype) -> None:
 
 def test_partial_sums_of_512_terms_are_exact() -> None:
     rng = np.random.default_rng(0)
-    weights, unit = whole_weights(rng.normal(size=512).tolist())
+    weights, unit = whole_weights(tuple(rng.normal(size=512).tolist()))
     assert max(map(abs, weights)) <= 2**24
     u, v = rng.integers(-510, 511, (3, 512)), rng.integers(-510, 511, (4, 512))
     left = torch.tensor(u * np.array(weights), dtype=torch.float64)

@@ -6,7 +6,6 @@ Knows tensors by name; knows no module and no step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,8 @@ from zotune.core import bits, noise
 from zotune.core.codegen import BATCH, Output, Program, factor_value, lower, sum_batches, sum_scalars, sum_text
 from zotune.core.kernels import CHUNK, Kernels, Numbers, padded_keys, padded_scalars
 from zotune.core.member_kernels import EXACT_TERMS, MemberKernels
-from zotune.core.recipe import Constant, Directions, DirectionSum, Noise, Outer, WeightedSum, scalar_at
+from zotune.core.members import exact_product, member_factors, whole_weights
+from zotune.core.recipe import Constant, DirectionSum, Noise, Outer, WeightedSum, scalar_at
 from zotune.errors import RecipeError
 
 SMALL = 1 << 13
@@ -325,45 +325,6 @@ class Evaluation:
             for u, v in zip(some[1:], columns[1:], strict=True):
                 part += torch.mul(u, v, out=term[: len(part)])
         return flat
-
-
-def member_factors(
-    directions: Directions, name: str, key: Key, device: torch.device, kernels: MemberKernels | None = None
-) -> tuple[Tensor, Tensor]:
-    """The factors u_p and v_p of all directions for one tensor, in units of noise.NORMAL_SCALE: integers of 10 bits,
-    shapes (count, rows) and (count, columns), float32, and int16 from kernels. The counter is p × length + index, so a
-    direction does not depend on how many there are."""
-    sides = []
-    for side, length in enumerate(directions.shapes[name]):
-        stream = key(name, Noise("member", directions.step, 2 * directions.draw + side))
-        count = directions.count * length
-        units = kernels.units(stream, count) if kernels else noise.units("member", stream, 0, count, device).float()
-        sides.append(units.view(directions.count, length))
-    return sides[0], sides[1]
-
-
-WEIGHT_BITS = 24
-"""Bits of a direction's weight: with two factors of 10 bits and 2⁹ terms a sum needs 53, all that a float64 has."""
-
-
-def whole_weights(weights: Sequence[float]) -> tuple[list[float], float]:
-    """Weights times NORMAL_SCALE² as whole numbers of at most 24 bits, and the power of two that they are multiples
-    of. Raises RecipeError for weights that are not finite."""
-    scaled = [w * noise.NORMAL_SCALE**2 for w in weights]
-    largest = max((abs(w) for w in scaled), default=0.0)
-    if not math.isfinite(largest):
-        raise RecipeError(f"weights of directions must be finite, got {largest}")
-    unit = math.ldexp(1.0, math.frexp(largest)[1] - WEIGHT_BITS) if largest else 1.0
-    return [float(round(w / unit)) for w in scaled], unit
-
-
-def exact_product(left: Tensor, right: Tensor, unit: float) -> Tensor:
-    """left · rightᵀ · unit of whole numbers in float64: every partial sum of EXACT_TERMS terms is exact, so any order,
-    number of threads and device gives the same bits. left: (rows, terms); right: (columns, terms)."""
-    total = left[:, :EXACT_TERMS] @ right[:, :EXACT_TERMS].T
-    for first in range(EXACT_TERMS, left.shape[1], EXACT_TERMS):
-        total += left[:, first : first + EXACT_TERMS] @ right[:, first : first + EXACT_TERMS].T
-    return total.mul_(unit)
 
 
 def _part(x: Tensor, part: slice) -> Tensor:

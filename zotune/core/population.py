@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from zotune.core import noise
-from zotune.core.evaluation import member_factors
 from zotune.core.in_forward import owners
 from zotune.core.member_kernels import MemberKernels, member_kernels
+from zotune.core.members import member_factors
 from zotune.core.recipe import Directions, PerTensor, Recipe, TensorInfo, Theta, direction_sum
 from zotune.core.space import Space
 

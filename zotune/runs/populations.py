@@ -21,7 +21,16 @@ from zotune.runs.budget import RunBudget
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.plan import Plan
 from zotune.runs.questions_ahead import QuestionsAhead
-from zotune.runs.row_wise import COMPLETIONS, SET_ROWS, SIZES, RowWiseTensors, reads_rows, row_wise, rows_of_step
+from zotune.runs.row_wise import (
+    COMPILED,
+    COMPLETIONS,
+    SET_ROWS,
+    SIZES,
+    RowWiseTensors,
+    reads_rows,
+    row_wise,
+    rows_of_step,
+)
 from zotune.runs.sharpening import logit_scales_of
 from zotune.runs.training_signal import TrainingSignal
 from zotune.search.batches import Batches
@@ -67,6 +76,8 @@ class RunPopulations:
             adapter = has_adapter(self._loaded)
             self._logit_scales = logit_scales_of(self._plan, self._task, self._train, self._recorded, self._report)
             tuned = self._space("matrices" if generates and config.tune == "auto" and not adapter else config.tune)
+            tuned.kernels.on_note = self._report
+            tuned.kernels.compile = config.compile != "off" and tuned.numel >= COMPILED  # the check writes members
             if found := row_wise(self._task, self._train, tuned, self._compiled):
                 return tuned, found
             self._logit_scales = frozenset()
