@@ -125,3 +125,26 @@ class Flat(Reference):
         np.testing.assert_allclose(weights, x, rtol=1e-12, atol=1e-12)
         for path, expected in fields.items():
             np.testing.assert_allclose(self.field(path), expected, rtol=1e-12, atol=1e-12)
+
+
+class Members:
+    """Factors of a population, written again from the noise's counter."""
+
+    def __init__(self, ref: Reference) -> None:
+        self.ref = ref
+        self.shapes = {n: w.shape for n, w in ref.theta.items() if w.ndim == 2}
+
+    def factors(self, name: str, step: int, pairs: int) -> tuple[np.ndarray, np.ndarray]:
+        sides = []
+        for side, length in enumerate(self.shapes[name]):
+            key = self.ref.bench.space.key(name, Noise("member", step, side))
+            units = noise.units("member", key, 0, pairs * length, torch.device("cpu")).double().numpy()
+            sides.append(units.reshape(pairs, length) * noise.NORMAL_SCALE)
+        return sides[0], sides[1]
+
+    def moved(self, scale: dict[str, float], weights: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        out = dict(self.ref.theta)
+        for name in self.shapes:
+            u, v = self.factors(name, step, len(weights))
+            out[name] = out[name] + scale[name] * np.einsum("p,pi,pj->ij", weights, u, v)
+        return out

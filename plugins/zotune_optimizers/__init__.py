@@ -1,8 +1,8 @@
 """The optimizers that ship with zotune, registered through the same entry point as any plugin's.
 
-Each algorithm has a file of its own; option_checks, spsa, matrices, step_effect, sparsity, layer_ratios and the parts
-of auto hold what several of them share or one of them is built from. All of them import only what zotune makes public,
-as a stranger's plugin does.
+Each algorithm has a file of its own; option_checks, spsa, matrices, row_populations, step_effect, sparsity,
+layer_ratios and the parts of auto hold what several of them share or one of them is built from. All of them import only
+what zotune makes public, as a stranger's plugin does.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ OPTIMIZERS = (
     ("rank-sgd", "rank_sgd:RankSGD", "points; with a line search points + lines + 1", "none",
      "steps along differences of ranked points; for judges, people and noisy metrics",
      "Tang et al. 2024, Zeroth-Order Optimization Meets Human Feedback, arXiv:2303.03751"),
-    ("es", "es:ES", "n", "none",
+    ("es", "es:ES", "n; population=true: rows / batch size", "none",
      "evolution strategies: a population's directions, weighted by the z-scores of their rewards",
      "Qiu et al. 2025, Evolution Strategies at Scale, arXiv:2509.24372"),
     ("eggroll", "eggroll:Eggroll", "rows / batch size", "none",
      "a direction for every row of a batched pass: populations of low-rank members",
      "Sarkar et al. 2025, Evolution Strategies at the Hyperscale (EGGROLL), arXiv:2511.16652"),
-    ("fzoo", "fzoo:FZOO", "n + 1", "none",
+    ("fzoo", "fzoo:FZOO", "n + 1; population=true: rows / batch size", "none",
      "one-sided perturbations of random signs, and steps divided by the standard deviation of the losses",
      "Dang et al. 2025, FZOO: Fast Zeroth-Order Optimizer, arXiv:2506.09034"),
     ("meazo", "meazo:MEAZO", "2 n", "none",
@@ -81,7 +81,7 @@ OPTIMIZERS = (
     ("zo-muon", "zo_muon:ZOMuon", "n + 1", "rank × (rows + columns) of each matrix while a pass is under way",
      "one-sided perturbations in a random subspace, orthogonalised: all directions of a matrix step equally far",
      "Lang et al. 2026, Subspace Gradient Orthogonalization, arXiv:2602.17155"),
-    ("grzo", "grzo:GRZO", "2 × batch size, of one row each", "none",
+    ("grzo", "grzo:GRZO", "2 × batch size, of one row each; population=true: 2", "none",
      "a direction for each row, weighted by its difference over the standard deviation of all",
      "Tan et al. 2026, GRZO: Group-Relative Zeroth-Order Optimization, arXiv:2606.02857"),
     ("random-search", "random_search:RandomSearch", "n + 1", "none",

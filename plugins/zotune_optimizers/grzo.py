@@ -8,12 +8,16 @@ arXiv:2606.02857.
     a_i ← δ_i / (std δ + ε)
     θ ← θ − η / 2σB Σ_i a_i z_i
 
-Evaluations a step: 2B of single rows. Extra memory: no field; while a pass is under way, signs of B/m + B/n of the
-size of a matrix of m × n.
+    population=true: z_i = u_i v_iᵀ on each matrix
+
+Evaluations a step: 2B of single rows; with population=true 2. Extra memory: no field; while a pass is under way, signs
+of B/m + B/n of the size of a matrix of m × n.
 
 Differs from the paper: the paper perturbs every row within one forward pass of the whole batch, by signs on the inputs
 and outputs of each layer, and so makes two passes of B rows. Here each row is evaluated by itself under weights of its
-own: the same δ_i for any model and objective, but 2B evaluations where the paper counts 2. Embeddings are treated as
+own: the same δ_i for any model and objective, but 2B evaluations where the paper counts 2. With population=true all
+rows share a pass, as in the paper, with directions of rank 1 (EGGROLL, arXiv:2511.16652) in place of signs on one
+matrix; tensors that are no matrices stay, and z_i does not involve U. Embeddings are treated as
 matrices; the authors' code gives signs to the tokens of a row. If all δ_i are equal, the weights stay; a batch of one
 row is refused because it has no std. Signs are those of a sum of bytes, + where it is 0. The first axis of a tensor
 with more than two axes counts rows, all others columns.
@@ -21,15 +25,17 @@ with more than two axes counts rows, all others columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import pstdev
 from typing import TYPE_CHECKING, ClassVar
 
-from zotune import each, outer, weighted_sum, where
-from zotune.types import At, Factor, Oracle, Recipe, Schedule, Theta
+from zotune import direction_sum, each, outer, weighted_sum, where
+from zotune.types import At, Batch, Factor, Oracle, Recipe, Schedule, Theta
 from zotune_optimizers.matrices import is_matrix, matrix_shape
 from zotune_optimizers.option_checks import positive, require
+from zotune_optimizers.row_populations import differences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,20 +47,29 @@ class GRZO:
     eps: float = 1e-3  # σ: perturbation scale
     floor: float = 1e-8  # ε: added to std δ
     schedule: Schedule = "constant"  # of η over the budget
+    population: bool = False  # directions of rank 1, evaluated in passes that the rows share
 
     needs: ClassVar[str] = "comparisons"
+    unrecorded: ClassVar[Mapping[str, object]] = {"population": False}
 
     def __post_init__(self) -> None:
         positive("grzo", lr=self.lr, eps=self.eps, floor=self.floor)
 
+    @property
+    def populations(self) -> bool:
+        return self.population
+
     def cost(self, theta: Theta, at: At) -> int:
-        return 2 * len(at.sample(0).rows)
+        rows = at.sample(0).rows
+        return at.cost(Batch((*rows, *rows))) if self.population else 2 * len(rows)
 
     def init(self, theta: Theta, oracle: Oracle, at: At) -> None:
         rows = len(at.sample(0).rows)
         require(rows > 1, f"grzo: a batch must have at least 2 rows, got {rows}", "--batch-size 16")
 
     def step(self, theta: Theta, oracle: Oracle, state: None, at: At) -> tuple[Recipe, None]:
+        if self.population:
+            return self._row_wise(theta, oracle, at), None
         rows, U, matrices = at.sample(0).each, at.normal(), theta.per(is_matrix)
         r = [self.noise(at, 0, i) for i in range(len(rows))]
         s = [self.noise(at, 1, i) for i in range(len(rows))]
@@ -71,6 +86,17 @@ class GRZO:
         update = U * outer(each(partial(side_by_side, c), *r), each(partial(side_by_side, [1.0] * len(c)), *s))
         other_update = weighted_sum([(a, at.rademacher(i)) for i, a in enumerate(c)])
         return theta - where(matrices, update, other_update), None
+
+    def _row_wise(self, theta: Theta, oracle: Oracle, at: At) -> Recipe:
+        batch = at.sample(0)
+        directions = at.directions(len(batch.rows))
+        D = differences(*oracle.population(directions, theta.per(lambda t: self.eps), each=1, batch=batch))
+        valid = [d for d in D if d is not None]
+        spread = pstdev(valid)
+        if spread == 0:
+            return theta
+        scale = self.lr * at.schedule(self.schedule) / (2 * self.eps * len(valid) * (spread + self.floor))
+        return theta - direction_sum(directions, [scale * (d or 0.0) for d in D])
 
     def noise(self, at: At, axis: int, i: int) -> Factor:
         """Noise of row i of the batch along one axis of each matrix, as a factor of one column."""

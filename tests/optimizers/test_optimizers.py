@@ -11,6 +11,7 @@ import torch
 from references import load, loss, net
 
 from zotune import plugins
+from zotune.declarations import optimizer_info
 from zotune.errors import OptionError, UsageError
 from zotune.plugin_options import parameters
 from zotune.testing import Bench, OptimizerContract, data
@@ -56,6 +57,51 @@ class TestEveryInstalledOptimizer(OptimizerContract):
         with pytest.raises(dataclasses.FrozenInstanceError):
             self.optimizer().__setattr__(dataclasses.fields(target)[0].name, 1)
         assert set(comments(target)) >= {f.name for f in dataclasses.fields(target)}
+
+
+POPULATIONS = {
+    "eggroll": {},
+    "es": {"population": True, "lr": 0.05, "eps": 0.05},
+    "fzoo": {"population": True, "lr": 0.05, "eps": 0.05},
+    "grzo": {"population": True, "lr": 5e-3, "eps": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize("row_wise", [False, True])
+class TestPopulations(OptimizerContract):
+    """Optimizers that evaluate populations, with rows of one pass that have directions of their own and without."""
+
+    @pytest.fixture(autouse=True)
+    def _configure(self, name: str, row_wise: bool) -> None:
+        self.name, self.row_wise, self.long = name, row_wise, 100
+
+    def optimizer(self) -> Any:
+        return load(self.name, **POPULATIONS[self.name])
+
+    def bench(self, **options: Any) -> Bench:
+        return super().bench(**{"row_wise": self.row_wise and "module" not in options, **options})
+
+    def test_it_converges_on_four_small_problems(self) -> None:
+        if not self.row_wise:  # their modules have no rows
+            super().test_it_converges_on_four_small_problems()
+
+    def test_it_asks_for_populations_and_lowers_the_loss(self) -> None:
+        assert optimizer_info(self.optimizer()).populations
+        bench = self.bench(steps=150, seed=1)
+        start = bench.loss(range(24)).value
+        bench.run()
+        assert bench.loss(range(24)).value < start - 0.05
+        tapes = [kind for line in bench.journal.lines for kind, _ in line.get("tape", ())]
+        assert tapes.count("members") == 150
+
+
+def test_rows_of_the_bench_are_its_members_under_written_weights() -> None:
+    values = []
+    for row_wise in (False, True):
+        bench = Bench(load("eggroll", rows=12), dtype=torch.float64, steps=1, row_wise=row_wise).run()
+        values.append(next(v for line in bench.journal.lines for kind, v in line.get("tape", ()) if kind == "members"))
+    np.testing.assert_allclose(*values, rtol=1e-6)  # losses are float32
 
 
 class TestMomentumOfLowRank(OptimizerContract):

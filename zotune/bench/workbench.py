@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zotune.core.population import Population, RowWise
 from zotune.core.recipe import Noise
 from zotune.core.space import Space
 from zotune.errors import ObjectiveError
@@ -26,6 +27,7 @@ from zotune.search.hooks import Settings
 from zotune.search.journal import Journal
 from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
+from zotune.search.population_plan import PopulationPlan
 from zotune.search.progress import ValidationResult
 from zotune.types import Optimizer, Score
 
@@ -67,7 +69,8 @@ class Bench:
     """One optimizer in an engine, by default on the cross-entropy of TinyNet on 24 rows in batches of 6.
 
     fail_at: evaluations, counted from 1, that raise ObjectiveError. interrupt_after: so many evaluations, the next one
-    raises KeyboardInterrupt. assess: the validation loss, computed after every step. calls: evaluations so far;
+    raises KeyboardInterrupt. assess: the validation loss, computed after every step. row_wise: whether the rows of
+    TinyNet's passes have directions of their own, as where a model allows it. calls: evaluations so far;
     member_calls: members of the population that is under way, evaluated so far.
     """
 
@@ -90,6 +93,7 @@ class Bench:
         evals: int | None = None,
         compile: bool = False,
         assess: Callable[[Bench], float] | None = None,
+        row_wise: bool = False,
     ) -> None:
         self.module = TinyNet(dtype) if module is None else module
         self.optimizer, self.calls = optimizer, 0
@@ -105,6 +109,9 @@ class Bench:
             passes=lambda rows: 1,
         )
         self.oracle.bench = self
+        if row_wise:
+            self.batches.population = PopulationPlan(rows=2 * self.batches.size)
+            self.oracle.score_members = self._score_members
         self.journal = journal or Journal.create(None, {})
         self.store = checkpoint.MemoryStore()
         budget = Budget(steps if evals is None else None, evals)
@@ -136,6 +143,22 @@ class Bench:
             return evaluate(indices)
 
         return run
+
+    @torch.no_grad()
+    def _score_members(self, population: Population, rows: Sequence[int], each: int) -> list[float | None]:
+        """The cross-entropy of each member's rows, all in one pass."""
+        x, y = data()
+        both = torch.tensor([*rows, *rows])
+
+        def losses(indices: Sequence[int]) -> Score:
+            row_wise = RowWise(self.space, lambda: self.module(x[both]), len(both))
+            with row_wise.at(population):
+                logits = self.module(x[both])
+            each_row = nn.functional.cross_entropy(logits.float(), y[both], reduction="none").tolist()
+            return Score(sum(each_row) / len(each_row), tuple(each_row))
+
+        samples = [s or 0.0 for s in self._counted(losses)(rows).samples or ()]
+        return [sum(samples[k : k + each]) / each for k in range(0, len(samples), each)]
 
     @torch.no_grad()
     def loss(self, indices: Sequence[int]) -> Score:
