@@ -19,7 +19,7 @@ from zotune.events import Event, Note, RunStarted
 from zotune.runs import initial_head
 from zotune.runs.replay import replay
 from zotune.runs.result import Result
-from zotune.runs.run_directory import INITIAL_HEAD, JOURNAL
+from zotune.runs.run_directory import JOURNAL
 from zotune.runs.verify import verify
 from zotune.search.journal import Journal
 from zotune.tasks import linear_probe
@@ -72,7 +72,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits_and_fits_nothing(
     monkeypatch.setattr(linear_probe, "fit", lambda *args, **more: pytest.fail("a probe is fitted again"))
     result = fit("cut", resume="last")
     assert (result.before, result.base, result.after) == (whole.before, whole.base, whole.after)
-    for name in (JOURNAL, "model.safetensors", INITIAL_HEAD):
+    for name in (JOURNAL, "model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
@@ -103,7 +103,6 @@ def test_the_base_model_stays_where_the_probe_is_no_better(fit: Fit, tmp_path: P
     events: list[Event] = []
     fit("auto", objective=constant, emit=events.append)
     fit("none", objective=constant, init="none")
-    assert not (tmp_path / "auto" / INITIAL_HEAD).exists()
     first, second = (Journal.open(tmp_path / name / JOURNAL, read_only=True) for name in ("auto", "none"))
     assert (first.header, first.lines) == (second.header, second.lines)
     assert not any("starts from a linear probe" in e.text for e in events if isinstance(e, Note))
@@ -141,18 +140,26 @@ def test_a_dry_run_has_the_tensors_of_the_run(tiny_encoder: Path, toy: Path, fit
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"weight": {"shape": [2, 3], "float64": "AAAA"}}', '{"bias": 1}'])
-def test_a_damaged_head_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / INITIAL_HEAD).write_text(text)
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        initial_head.read(tmp_path)
+WEIGHT = {"shape": [2, 3], "dtype": "<f4", "base64": "AAAA"}
+
+
+@pytest.mark.parametrize("head", [[], {"weight": WEIGHT}, {"bias": 1}, {"weight": {**WEIGHT, "dtype": "O"}}, {}])
+def test_a_damaged_head_is_refused(head: Any) -> None:
+    with pytest.raises(RunFolderError, match="initial_head cannot be read"):
+        initial_head.decode({"initial_head": head})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_head_is_kept_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_head_is_kept_exactly(dtype: torch.dtype) -> None:
     head = {"weight": torch.randn(3, 4, dtype=dtype), "bias": torch.randn(3, dtype=dtype)}
-    initial_head.write(tmp_path, head)
-    again = initial_head.read(tmp_path)
+    again = initial_head.decode({"initial_head": json.loads(json.dumps(initial_head.encode(head)))})
     assert again is not None
     assert all(torch.equal(again[name].to(dtype), x) for name, x in head.items())
-    assert initial_head.read(tmp_path / "elsewhere") is None
+    assert initial_head.decode({}) is None
+
+
+def test_the_journal_alone_rebuilds_the_weights(fit: Fit, tmp_path: Path) -> None:
+    fit("run")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "run" / JOURNAL, tmp_path / "alone" / JOURNAL)
+    assert replay(tmp_path / "alone", tmp_path / "again", step=6).confirmed

@@ -145,6 +145,7 @@ def test_a_run_keeps_the_best_interpolated_weights(tiny_encoder: Path, toy: Path
         "optimizer": f"{__file__}:Straight",
         "optimizer_args": {"pace": 0.02},
         "tune": "all",
+        "init": "none",
         "max_steps": 6,
         "eval_steps": 6,
         "guard": 0.0,

@@ -155,7 +155,7 @@ def _run(
         with contextlib.ExitStack() as locks:
             if resume:
                 processes.on_first(lambda: locks.enter_context(lock.held(folder)))
-            head = initial_head.read(folder) if header else None
+            head = initial_head.decode(header) if header else None
             return _fit(processes.on_each(lambda: Session(plan, emit, processes, header, head=head)), run)
     finally:
         plan.objective.close()
@@ -201,8 +201,6 @@ def _fit(session: Session, run: _Run) -> Result:
         if not run.resume:
             folder = Path(processes.on_first(create))
             run = replace(run, folder=folder)
-            if session.source.head is not None and not processes.rank:
-                initial_head.write(folder, session.source.head)
         journal = open_journal(session, folder, bool(run.resume), header, run.force)
         opened.callback(journal.close)
         if run.resume:

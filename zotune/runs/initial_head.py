@@ -1,51 +1,53 @@
-"""The file of a run that holds the head which tuning started from, where that is a linear probe.
+"""The head that tuning started from, where that is a linear probe, as the journal's header holds it.
 
-Numbers are exact: a resumed run, a replay and an export read them again and fit nothing. Knows tensors and the file.
+Numbers are exact: a resumed run, a replay and an export read them again and fit nothing. Knows tensors and headers.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zotune import files
 from zotune.errors import RunFolderError
-from zotune.runs.run_directory import INITIAL_HEAD
+
+KEY: Final = "initial_head"
+"""The key of the header."""
 
 
-def write(folder: Path, head: Mapping[str, Tensor]) -> None:
-    """Write the tensors of a linear layer, in float64. Raises ZotuneError."""
+def encode(head: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tensors of a linear layer as JSON, in float32, or float64 where they are."""
     tensors = {}
     for name, x in head.items():
-        values = base64.b64encode(x.double().numpy().astype("<f8").tobytes()).decode()
-        tensors[name] = {"shape": list(x.shape), "float64": values}
-    files.write(folder / INITIAL_HEAD, json.dumps(tensors))
+        kind = "<f8" if x.dtype == torch.float64 else "<f4"
+        values = x.double().numpy().astype(kind).tobytes()
+        tensors[name] = {"shape": list(x.shape), "dtype": kind, "base64": base64.b64encode(values).decode()}
+    return tensors
 
 
-def read(folder: Path) -> dict[str, Tensor] | None:
-    """The tensors of the layer, in float64; None where the directory has no such file. Raises RunFolderError."""
-    path = folder / INITIAL_HEAD
-    if not path.is_file():
+def decode(header: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The tensors of the layer in a run's header; None where the header has none. Raises RunFolderError."""
+    if KEY not in header:
         return None
     try:
         head = {}
-        for name, x in json.loads(path.read_text(encoding="utf-8")).items():
-            values = np.frombuffer(base64.b64decode(x["float64"], validate=True), "<f8")
+        for name, x in header[KEY].items():
+            if x["dtype"] not in ("<f4", "<f8"):
+                raise ValueError(x["dtype"])
+            values = np.frombuffer(base64.b64decode(x["base64"], validate=True), x["dtype"])
             if math.prod(x["shape"]) != len(values):
                 raise ValueError(name)
             head[name] = torch.tensor(values).view(x["shape"])
         if head["weight"].dim() != 2 or not head.keys() <= {"weight", "bias"}:
             raise ValueError("no linear layer")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
-        raise RunFolderError(f"{path} cannot be read: {type(error).__name__}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise RunFolderError(f"the header's {KEY} cannot be read: {type(error).__name__}") from None
     return head
 
 
-__all__ = ["read", "write"]
+__all__ = ["KEY", "decode", "encode"]

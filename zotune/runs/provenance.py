@@ -20,6 +20,7 @@ import torch
 from zotune import declarations, seeds
 from zotune.core import noise
 from zotune.models import adapters, loading
+from zotune.runs import initial_head
 from zotune.runs.file_hashes import folder_hashes, model_file_hashes, objective_file_hashes, optimizer_file_hashes
 from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.plan import Plan
@@ -81,6 +82,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "dtype": str(next(iter(space.params.values())).dtype),
         "parallel": f"batch over {processes.size}" if processes.size > 1 and processes.split == "batch" else None,
         **({"population": population} if (population := session.batches.population.to_json()) else {}),
+        **({initial_head.KEY: initial_head.encode(head)} if (head := session.source.head) is not None else {}),
         "tensors": tensors,
     }
 

@@ -16,6 +16,7 @@ from zotune import files
 from zotune.config import RunConfig
 from zotune.errors import RunFolderError
 from zotune.events import Emit, Note
+from zotune.runs import initial_head
 from zotune.runs.provenance import environment, sources_of_users
 from zotune.runs.run_directory import CONFIG, ENVIRONMENT, JOURNAL
 from zotune.runs.session import Session
@@ -33,8 +34,8 @@ FIXED: Final = frozenset(
 """Keys of the header that recorded lines cannot be replayed without: `--force` does not change them."""
 
 
-FILES: Final = frozenset({"model_files", "objective_files", "objective_folders", "optimizer_files"})
-"""Hashes of small files; a header that lacks them is not compared with the present ones."""
+FILES: Final = frozenset({"model_files", "objective_files", "objective_folders", "optimizer_files", initial_head.KEY})
+"""Hashes of small files, and the initial head; a header that lacks them is not compared with the present ones."""
 
 SOURCES: Final = frozenset({"objective_source", "optimizer_source"})
 """Hashes of source files: of code that comes with zotune the version decides, which is compared as well."""

@@ -195,10 +195,10 @@ def recorded_optimizer(spec: str | Optimizer | None, header: Mapping[str, Any]) 
 
 
 def initial_model(config: RunConfig, header: Mapping[str, Any], folder: Path, emit: Emit) -> LoadedModel:
-    """The model as tuning started from it. A linear probe that the directory does not hold is fitted again on the data
+    """The model as tuning started from it. A linear probe that the header does not hold is fitted again on the data
     of the run's configuration."""
     task = header["task"]
-    head = initial_head.read(folder) if task["init"] == "linear-probe" else None
+    head = initial_head.decode(header) if task["init"] == "linear-probe" else None
     if task["init"] == "linear-probe" and head is None:
         saved = configuration.resolve({}, str(folder / CONFIG))
         saved = replace(saved, objective="cross-entropy", objective_args={}, weight=(), direction=None)

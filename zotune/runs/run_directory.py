@@ -23,13 +23,12 @@ PROGRESS: Final = "progress.jsonl"
 REPORT: Final = "report.html"
 PENDING_SCORES: Final = "pending_scores.jsonl"
 TRACKED: Final = "trackers.json"
-INITIAL_HEAD: Final = "initial_head.json"
 DATA: Final = "data"
 """The folder of records that were handed over as objects."""
 QUESTIONS: Final = "questions_ahead.json"
 RESULT: Final = "result.json"
 MODEL_CARD: Final = "README.md"
-_BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp", INITIAL_HEAD, f".{INITIAL_HEAD}.tmp"}
+_BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp"}
 """Files of a run that was killed before it recorded anything."""
 
 
@@ -106,7 +105,6 @@ __all__ = [
     "CONFIG",
     "DATA",
     "ENVIRONMENT",
-    "INITIAL_HEAD",
     "JOURNAL",
     "METRICS",
     "MODEL_CARD",
