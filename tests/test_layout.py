@@ -254,6 +254,7 @@ def test_plugins_are_short_and_cite() -> None:
             "step_effect",
             "layer_ratios",
             "matrices",
+            "row_populations",
             "auto_calibration",
             "auto_scales",
             "auto_population",
