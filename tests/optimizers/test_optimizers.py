@@ -19,10 +19,11 @@ from zotune.testing import Bench, OptimizerContract, data
 TINY = {"lr": 1e-2, "lr1": 1e-2, "lr2": 2e-3, "eps": 1e-2, "q": 5, "sparsity": 0.25, "interval": 3}
 TINY |= {"iters": 2, "gamma_lr": 0.05, "pattern": "^(?!embed)", "vector_lr": 1e-2, "rank": 4}
 """Options for tiny nets, where an optimizer has them: the papers' defaults suit large models."""
-COSTLY = {"grzo", "zo-svrg", "es"}
+COSTLY = {"cma", "grzo", "zo-svrg", "es"}
 """Many evaluations a step, so the tests take fewer steps."""
-OPTIONS = {"grzo": {"lr": 2e-4}, "es": {"n": 8}, "mezo-modified": {"lr": 3e-3}}
-"""Options by optimizer: grzo divides η by 2σ, mezo-modified does not normalise d, 30 members of es are slow."""
+OPTIONS: dict[str, Any] = {"cma": {"rank": 4}, "grzo": {"lr": 2e-4}, "es": {"n": 8}, "mezo-modified": {"lr": 3e-3}}
+"""Options by optimizer: cma needs most directions of a matrix of 2 × 3, grzo divides η by 2σ, mezo-modified does not
+normalise d, 30 members of es are slow."""
 
 
 def tiny(name: str) -> Any:
@@ -178,6 +179,8 @@ def test_numpy_net_is_the_torch_net() -> None:
         ("grzo", {"floor": 0.0}, "grzo: floor must be positive, got 0.0"),
         ("zo-sign", {"lr": float("nan")}, "zo-sign: lr must be positive"),
         ("zo-conservative", {"eps": 0.0}, "zo-conservative: eps must be positive"),
+        ("cma", {"n": 1}, "cma: n must be at least 2, got 1 .n=2"),
+        ("cma", {"rank": 0}, "cma: rank must be at least 1, got 0"),
         ("auto", {"cap": -1}, "cap must be positive"),
         ("auto", {"beta": 1.0}, "beta"),
         ("auto", {"bands": 0}, "bands"),
