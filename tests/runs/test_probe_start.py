@@ -56,7 +56,7 @@ def test_the_result_shows_base_model_probe_and_kept_weights(fit: Fit, tmp_path: 
     assert [line.split("  ")[1] for line in lines[2:5]] == ["base model", "linear probe", "kept weights"]
     assert Result.from_json(result.json()) == result
     assert header(tmp_path / "run")["task"]["init"] == "linear-probe"
-    card = (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text().split("|---|---|")[1]
     assert card.index("base model |") < card.index("linear probe, where tuning started") < card.index("kept weights")
     assert all(check.ok for check in verify(tmp_path / "run"))
     base = fit("base", init="none")
