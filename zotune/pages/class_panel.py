@@ -39,10 +39,10 @@ def rates(matrix: Sequence[Sequence[int]], k: int) -> Rates:
     return Rates(precision, recall, 2 * precision * recall / (precision + recall) if hit else 0.0)
 
 
-def class_panel(p: Predictions, start: str) -> Markup:
+def class_panel(p: Predictions, start: str, tuned: bool) -> Markup:
     """The table of classes and the matrices of the weights that tuning started from and of the tuned ones.
 
-    start: what these are called.
+    start: what these are called; tuned: whether there are tuned ones.
     """
     n = len(p.names)
     before, after = counts(p.correct, p.before, n), counts(p.correct, p.after, n)
@@ -51,18 +51,21 @@ def class_panel(p: Predictions, start: str) -> Markup:
         old, new = rates(before, k), rates(after, k)
         gain = new.f1 - old.f1
         kind = "better" if gain > 0.005 else "worse" if gain < -0.005 else ""
-        pairs = [f"{number(a)} → {number(b)}" for a, b in zip(old[:2], new[:2], strict=True)]
-        cells: list[Child] = [f"{sum(before[k]):,}", *pairs, f"{number(old.f1)} → {number(new.f1)}"]
-        cells.append(tag("span", number(gain, sign=True), class_=kind))
+        pairs = [number(a) + (f" → {number(b)}" if tuned else "") for a, b in zip(old, new, strict=True)]
+        cells: list[Child] = [f"{sum(before[k]):,}", *pairs]
+        if tuned:
+            cells.append(tag("span", number(gain, sign=True), class_=kind))
         rows.append(tag("tr", tag("th", foreign(name, 60), scope="row"), [tag("td", c) for c in cells]))
-    heads = ["class", "test rows", "precision", "recall", "F1", "change of F1"]
+    heads = ["class", "test rows", "precision", "recall", "F1", *(["change of F1"] if tuned else [])]
     table = tag(
         "table", tag("thead", tag("tr", [tag("th", h, scope="col") for h in heads])), tag("tbody", rows), class_="wide"
     )
     parts: list[Child] = [tag("div", table, class_="scroll", tabindex="0")]
     if n <= MOST_CLASSES:
         most = max((x for m in (before, after) for row in m for x in row), default=1) or 1
-        pair = [_matrix(start, p.names, before, most), _matrix("tuned weights", p.names, after, most)]
+        pair = [_matrix(start, p.names, before, most)]
+        if tuned:
+            pair.append(_matrix("tuned weights", p.names, after, most))
         parts.append(tag("div", pair, class_="pair"))
     else:
         parts.append(tag("p", f"The confusion matrices of {n} classes are left out.", class_="note"))

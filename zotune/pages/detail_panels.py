@@ -18,6 +18,7 @@ WORK: Final = {
     "model": "forward passes",
     "scoring": "scoring in steps",
     "update": "weight updates",
+    "preparation": "calibration and preflight",
     "validation": "validation set",
     "test": "test set",
     "checkpoint": "checkpoints",

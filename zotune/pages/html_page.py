@@ -117,7 +117,7 @@ def _parts(runs: Sequence[RunRecord]) -> list[Markup]:
 
 def _classes(runs: Sequence[RunRecord], named: bool) -> Markup | None:
     parts = [
-        [tag("h3", foreign(run.name, 60)) if named else None, class_panel(run.predictions, run.start)]
+        [tag("h3", foreign(run.name, 60)) if named else None, class_panel(run.predictions, run.start, run.tuned)]
         for run in runs
         if run.predictions is not None
     ]

@@ -15,6 +15,8 @@ from zotune.pages.markup import Child, Markup, markup, tag
 
 WIDTH: Final = 1000
 HEIGHT: Final = 300
+MOST_UNSEEN: Final = 150
+"""Points of a curve without dots that can be read."""
 AXES: Final = ("steps", "completions", "seconds")
 """The horizontal axes, in the order of the switch."""
 
@@ -229,10 +231,11 @@ def _curve(curve: Curve, x: Place, y: Callable[[float], float]) -> list[Child]:
     kind = f"{'faint ' if curve.faint else ''}c{curve.color}"
     path = "M" + "L".join(f"{_n(x(curve, p.x))} {_n(y(p.y))}" for p in curve.points)
     shapes: list[Child] = [tag("path", class_=f"curve {kind}", d=path)] if len(curve.points) > 1 and curve.line else []
-    if curve.dots or len(curve.points) == 1:
-        for p in curve.points:
-            dot = f"M{_n(x(curve, p.x))} {_n(y(p.y))}h0"
-            shapes.append(tag("path", tag("title", p.text), class_=f"dot {kind}", d=dot, data_x=_n(x(curve, p.x))))
+    seen = curve.dots or len(curve.points) == 1
+    if seen or not curve.faint:  # unseen dots are still read by pointer and keys
+        for p in curve.points if seen else curve.points[:: -(-len(curve.points) // MOST_UNSEEN)]:
+            dot, name = f"M{_n(x(curve, p.x))} {_n(y(p.y))}h0", f"dot {kind}" if seen else f"dot unseen {kind}"
+            shapes.append(tag("path", tag("title", p.text), class_=name, d=dot, data_x=_n(x(curve, p.x))))
     return shapes
 
 

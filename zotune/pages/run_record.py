@@ -158,6 +158,11 @@ class RunRecord:
         return start_of(self.header, self.result)
 
     @property
+    def tuned(self) -> bool:
+        """Whether the validation set has selected tuned weights."""
+        return bool((self.result or {}).get("best_step"))
+
+    @property
     def state_text(self) -> str:
         """The state in words."""
         words = {"tuned": "tuned weights kept", "start": f"{self.start} kept", "running": "not finished"}

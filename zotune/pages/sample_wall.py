@@ -177,7 +177,8 @@ def _marked(first: Version, other: Version, most: int) -> tuple[Markup, Markup]:
 def _column(version: Version, text: Markup, change: str = "", name: str = "") -> Markup:
     score: Child = None
     if version.verdict or version.score is not None:
-        score = tag("span", version.verdict or number(version.score or 0.0), class_=f"chip {change}")
+        kind = version.verdict or change
+        score = tag("span", version.verdict or number(version.score or 0.0), class_=f"chip {kind}")
     body = text if text else tag("em", "empty", class_="note")
     return tag(
         "section",

@@ -81,6 +81,7 @@ class ProgressLog:
         now = {
             "model": self._model - self._scoring,
             "scoring": self._scoring,
+            "preparation": max(self._oracle.seconds - self._model, 0.0),
             "update": max(clock.total("evaluation") - self._model, 0.0),
             **{kind: clock.total(kind) for kind in ("validation", "test", "checkpoint")},
         }

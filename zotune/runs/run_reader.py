@@ -97,6 +97,7 @@ class _Reader:
         predictions = list(self._rows(PREDICTIONS)) if texts else []
         changed = changed_options(config)
         classes = _class_names(header)
+        tuned = bool((result or {}).get("best_step"))
         completions = self._rows(COMPLETIONS) if texts else iter(())
         samples = sample_reader.from_completions(completions, (result or {}).get("best_step"))
         return RunRecord(
@@ -115,7 +116,7 @@ class _Reader:
             ],
             rollbacks=journal.rollbacks,
             dropped=journal.dropped,
-            samples=samples or sample_reader.from_predictions(predictions, start_of(header, result)),
+            samples=samples or sample_reader.from_predictions(predictions, start_of(header, result), tuned),
             predictions=_predictions(predictions, classes),
             scales=_scales(journal, header, seconds or journal.seconds, evaluations),
             spent=spent,

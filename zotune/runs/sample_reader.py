@@ -43,9 +43,9 @@ def from_completions(rows: Iterable[Mapping[str, Any]], best_step: int | None) -
     return samples
 
 
-def from_predictions(rows: Sequence[Mapping[str, Any]], start: str) -> list[Sample]:
+def from_predictions(rows: Sequence[Mapping[str, Any]], start: str, tuned: bool) -> list[Sample]:
     """The samples of predictions.jsonl: test rows with what the weights that tuning started from, called `start`, and
-    the tuned ones chose."""
+    the tuned ones chose. tuned: whether there are tuned ones."""
     samples = list[Sample]()
     for row in rows:
         if not isinstance(row.get("prompt"), str) or len(samples) >= MOST_SAMPLES:
@@ -53,7 +53,7 @@ def from_predictions(rows: Sequence[Mapping[str, Any]], start: str) -> list[Samp
         reference = reference_text(row.get("reference"))
         versions = [
             Version(step, label, _text(row.get(key)), _score(row.get(f"score_{key}")), _verdict(row, key))
-            for step, label, key in ((0, start, "before"), (1, "tuned weights", "after"))
+            for step, label, key in ((0, start, "before"), (1, "tuned weights", "after"))[: 1 + tuned]
         ]
         samples.append(Sample("test", row["prompt"][:LONGEST], reference, versions))
     return samples
