@@ -19,6 +19,7 @@ import pytest
 from zotune.errors import OptionError, RunFolderError
 from zotune.humans import page as rating_page
 from zotune.humans.page import ADDRESS, MAX_BODY, Server, serve
+from zotune.humans.progress_report import in_words, progress_report
 from zotune.humans.ratings import DONE, Question, Ratings
 from zotune.humans.store import FILE_NAME
 
@@ -396,6 +397,23 @@ def test_what_to_type_and_what_was_kept(server: Server, store: Ratings, tmp_path
     assert "75% of 20 questions" in said
     (tmp_path / "result.json").write_text(json.dumps({**result, "kept": "start"}))
     assert ask(server, "GET", "next").json()["outcome"].startswith("The base model was kept")
+
+
+def test_a_rare_wish_gets_advice(store: Ratings) -> None:
+    store.ask([Question(f"k{i}", f"k{i}", ("x", "y")) for i in range(60)])
+
+    def advice(verdict: str, count: int) -> str:
+        for _ in range(count):
+            shown = store.next_question()
+            assert shown
+            store.record(shown.id, verdict)
+        report = progress_report(store, ["p"], [("a", "b")], 0, 0)
+        assert (in_words(report) == [report["advice"]]) is bool(report["advice"])
+        return str(report["advice"])
+
+    assert advice("bad", 12) == "", "too few answers"
+    assert "the wish in words" in advice("bad", 8)
+    assert advice("tie", 25) == ""
 
 
 def test_stopping_skips_what_is_left_of_the_tuning(server: Server, store: Ratings) -> None:

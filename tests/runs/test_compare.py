@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import write_jsonl
+from score_server import ScoreServer
 
 import zotune
 from zotune.cli import compare_command
@@ -154,6 +155,35 @@ def test_a_judge(two: Any, data: Path, judge: Path, tmp_path: Path, monkeypatch:
     assert run(*arguments, "--output-dir", folder) == 0
     assert json.loads(capsys.readouterr().out) == result
     assert (tmp_path / "asked.txt").read_text() == before, "the judge is not asked again"
+
+
+def test_a_judge_behind_a_server(two: Any, data: Path, tmp_path: Path, capsys: Any) -> None:
+    server = ScoreServer()
+
+    def answer(body: Any) -> Any:
+        asked = body["messages"][1]["content"]
+        first, second = (asked.split(f"<answer {x}>")[1].split("</answer")[0] for x in "AB")
+        return {"choices": [{"message": {"content": "A" if first > second else "B"}}]}
+
+    server.answer = answer
+    arguments = [*two, "-d", data, "--max-new-tokens", 5, "--judge", f"http://127.0.0.1:{server.port}/v1", "--json"]
+    arguments += ["--output-dir", tmp_path / "out", "--objective-arg", "rubric=Later in the alphabet."]
+    try:
+        assert run(*arguments) == 0
+        result = json.loads(capsys.readouterr().out)
+        kept = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
+        assert result["wins"] == sum(k["a"] > k["b"] for k in kept)
+        assert result["losses"] == sum(k["b"] > k["a"] for k in kept)
+        different = sum(k["a"] != k["b"] for k in kept)
+        assert len(server.requests) == 2 * different > 0
+        assert all("Later in the alphabet." in x["messages"][0]["content"] for x in server.requests)
+        assert run(*arguments) == 0
+        assert len(server.requests) == 2 * different, "nothing is asked twice"
+        arguments[-1] = "rubric=Another."
+        assert run(*arguments) == 0
+        assert len(server.requests) == 4 * different, "another rubric is another judge"
+    finally:
+        server.close()
 
 
 def test_demonstrations_stand_before_every_prompt(two: Any, data: Path, judge: Path, tmp_path: Path) -> None:

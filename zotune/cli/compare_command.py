@@ -28,11 +28,12 @@ SETTINGS = {
     for name, o in config.select(
         *("dataset", "limit", "task", "template", "columns", "system", "max_length", "max_new_tokens", "stop"),
         *("chat_template", "chat_args", "shots"),
-        *("temperature", "top_p", "top_k", "min_p"),
+        *("temperature", "top_p", "top_k", "min_p", "objective_args"),
         *("repetition_penalty", "eval_batch_size", "score_concurrency", "score_batch_size", "score_timeout"),
         *("seed", "device", "dtype", "trust_remote_code", "allow_pickle"),
         dataset="Prompts: file, directory of splits or hub id.",
         limit="Compare at most this many rows.",
+        objective_args="Option of the judge, such as rubric=TEXT or model=NAME of a server; repeatable.",
         score_concurrency="Concurrent calls of an async judge.",
         score_batch_size="Pairs per call of an async judge.",
         score_timeout="Seconds that one call of the judge may take.",
@@ -50,7 +51,8 @@ class CompareFlags:
     split: str | None = option(None, "Split with the prompts.", shown="test, else validation, else all", group="Data")
     judge: str | None = option(
         None,
-        "file.py:function or package.module:function that decides which of two is better, instead of a person.",
+        "file.py:function, package.module:function or http://host:port/v1 (a language model) that decides which of two "
+        "is better, instead of a person.",
         group="Questions",
     )
     terminal: bool = terminal_flag()

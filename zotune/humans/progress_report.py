@@ -13,11 +13,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from zotune.humans.preferences import WinRate, chosen_pairs, count_wins
+from zotune.humans.preferences import WinRate, chosen_pairs, count_wins, verdict_counts
 from zotune.humans.store import Store
 from zotune.humans.taste_model import Pair, predict
 
 SAMPLES: Final = 3
+ENOUGH_ANSWERS: Final = 16
+BAD_SHARE: Final = 0.6
+"""The share of "both bad" among so many answers at least from which on a wish counts as rare."""
+ADVICE: Final = (
+    "Most answers are bad, so little can be learnt from them. End the run, and start one with the wish in words "
+    '(--system "…" for instruct models), a higher --temperature, or examples to begin with.'
+)
 RESULT: Final = "result.json"
 
 
@@ -29,8 +36,9 @@ def progress_report(
     held_out: (base model's completion, present completion) of each prompt. shown: the last `shown` prompts may be shown
     as samples, for nobody is asked about them.
 
-    predicted: `PredictedWinRate`, or None while answers are few; blind: the win rate of the answers to questions with
-    the purpose "progress"; enough: whether the predicted interval lies above one half, and the blind rate not below.
+    advice: what to do where most answers are bad, else "". predicted: `PredictedWinRate`, or None while answers are few;
+    blind: the win rate of the answers to questions with the purpose "progress"; enough: whether the predicted interval
+    lies above one half, and the blind rate not below.
     """
     predicted = predict(chosen_pairs(store, ("tune",)), held_out, seed)
     blind = WinRate.from_counts(*count_wins(store, "progress"))
@@ -48,7 +56,15 @@ def progress_report(
         "prompts": len(held_out),
         "enough": predicted is not None and predicted.low > 0.5 and blind.rate >= 0.5,
         "samples": samples[:SAMPLES],
+        "advice": ADVICE if _mostly_bad(store) else "",
     }
+
+
+def _mostly_bad(store: Store) -> bool:
+    """Whether most answers are "both bad": the model hardly ever writes what the person likes."""
+    counts = verdict_counts(store)
+    answers = sum(counts.values()) - counts["skip"]
+    return answers >= ENOUGH_ANSWERS and counts["bad"] > BAD_SHARE * answers
 
 
 def outcome(folder: Path) -> str:
@@ -65,7 +81,7 @@ def outcome(folder: Path) -> str:
 
 def in_words(report: Any) -> list[str]:
     """A report as lines of text, for the terminal."""
-    lines = []
+    lines = [(report or {}).get("advice", "")] if (report or {}).get("advice") else []
     if predicted := (report or {}).get("predicted"):
         lines.append(
             f"win rate of the model now against the base model, predicted from {predicted['answers']} answers: "

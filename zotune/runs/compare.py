@@ -153,7 +153,7 @@ def compare(
             raise
         emit(Note(f"the completions are kept in {folder}"))
         if judges is not None:
-            preferences = ask_judge(folder, judges, str(judge), rows, pairs, emit)
+            preferences = ask_judge(folder, judges, str(judge), first.objective_args, rows, pairs, emit)
         else:
             preferences = ask_person(folder, pairs, first.seed, ask)
     finally:

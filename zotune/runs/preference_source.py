@@ -16,7 +16,7 @@ from zotune import files, plugins
 from zotune.config import RunConfig
 from zotune.data.records import Record
 from zotune.errors import ObjectiveError, ObjectiveFailures, RunFolderError
-from zotune.events import Emit, Phase
+from zotune.events import Emit, Note, Phase
 from zotune.humans.preferences import agreement
 from zotune.humans.ratings import ALL_ASKED, Question, Ratings
 from zotune.humans.store import FILE_NAME
@@ -71,16 +71,22 @@ def ask_person(folder: Path, pairs: Sequence[Pair], seed: int, ask: Callable[[Pa
 def judge_of(spec: str, config: RunConfig) -> Objective:
     """A judge as an objective that compares. Raises PluginError and OptionError."""
     calls = Calls(config.score_concurrency, config.score_batch_size, config.score_timeout, config.score_cache)
-    return objective_spec.resolve(f"judge:{spec}", {}, calls=calls)
+    return objective_spec.resolve(f"judge:{spec}", config.objective_args, calls=calls)
 
 
 def ask_judge(
-    folder: Path, judge: Objective, name: str, rows: Sequence[Record], pairs: Sequence[Pair], emit: Emit
+    folder: Path,
+    judge: Objective,
+    name: str,
+    options: Mapping[str, Any],
+    rows: Sequence[Record],
+    pairs: Sequence[Pair],
+    emit: Emit,
 ) -> Preferences:
     """Ask a judge about all pairs with different completions; Ctrl-C ends it. Recorded verdicts are used again, unless
-    the judge's file has changed. Raises ObjectiveFailures and RunFolderError."""
+    the judge's file or options have changed. Raises ObjectiveFailures and RunFolderError."""
     path = folder / VERDICTS
-    identity = f"{name} {_source(name)}"
+    identity = " ".join([name, _source(name), *([json.dumps(options, sort_keys=True)] if options else [])])
     lines = _read_verdicts(path)
     by_row: dict[int, float | None] = {line["row"]: line["won"] for line in lines if line["judge"] == identity}
     open_rows = [i for i, pair in enumerate(pairs) if not pair.same and i not in by_row]
@@ -99,11 +105,15 @@ def ask_judge(
             by_row |= new
             lines += [{"judge": identity, "row": i, "won": x} for i, x in new.items()]
             files.write(path, "".join(json.dumps(line) + "\n" for line in lines), hint="")
+    if counts := ", ".join(f"{count} {what}" for what, count in judge.faults().items() if count):
+        emit(Note(f"judge: {counts}"))
     return Preferences(by_row)
 
 
 def _source(judge: str) -> str:
-    """A hash of the judge's file; the file is not executed for it."""
+    """A hash of the judge's file, which is not executed for it; "" for a server."""
+    if judge.startswith(("http://", "https://")):
+        return ""
     file = Path(judge.rpartition(":")[0])
     return hash_of(file.read_bytes()) if file.suffix == ".py" else source_hash(plugins.by_path(judge, "judge"))
 

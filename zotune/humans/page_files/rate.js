@@ -197,7 +197,8 @@ function inCommon(a, b) {
 function showReport(progress) {
   const report = progress?.report;
   const box = element("report");
-  box.hidden = !report || progress.done || (!report.predicted && !report.blind && !report.samples.length);
+  const empty = !report?.predicted && !report?.blind && !report?.samples.length && !report?.advice;
+  box.hidden = empty || progress.done;
   if (box.hidden) return;
   const share = (x) => `${Math.round(100 * x)} %`;
   const parts = [];
@@ -212,6 +213,7 @@ function showReport(progress) {
   }
   box.dataset.enough = String(Boolean(report.enough));
   element("rate").replaceChildren(...parts);
+  element("advice").textContent = report.advice ?? "";
   element("stop").hidden = progress.stopping;
   element("stop-label").textContent = report.enough ? "Good enough: stop here" : "Stop here";
   element("samples-button").hidden = !report.samples.length;
