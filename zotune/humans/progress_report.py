@@ -36,7 +36,7 @@ def progress_report(
     held_out: (base model's completion, present completion) of each prompt. shown: the last `shown` prompts may be shown
     as samples, for nobody is asked about them.
 
-    advice: what to do where most answers are bad, else "". predicted: `PredictedWinRate`, or None while answers are few;
+    advice: what to do where most answers are bad, else "". predicted: `PredictedWinRate`, None while answers are few;
     blind: the win rate of the answers to questions with the purpose "progress"; enough: whether the predicted interval
     lies above one half, and the blind rate not below.
     """
