@@ -87,7 +87,10 @@ class MemberSignal:
     def _asked(self, ahead: QuestionsAhead, population: Population, rows: Sequence[int], each: int) -> Asked:
         """The questions of a population's step, after they were asked; generated where they are not known yet."""
         step = population.directions.step
-        asked = ahead.get(step, len(rows))
+        known: Any = self._processes.on_first(
+            lambda: None if (a := ahead.get(step, len(rows))) is None else [a.rows, a.ids]
+        )
+        asked = None if known is None else Asked(tuple(known[0]), known[1])
         if asked is None:
             try:
                 asked = self._different(population, rows, each)
