@@ -179,6 +179,11 @@ class TuningOptions:
         (), "Names of the modules that get LoRA. Repeatable.", shown="query and value"
     )
     prefix_tokens: int = option(5, "Virtual tokens of a prefix.", above=0)
+    prefix_init: str = option(
+        "tokens",
+        "How a prefix starts: from the keys and values of real tokens, or from random numbers.",
+        choices=["tokens", "random"],
+    )
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,12 @@ class Tuner:
                 scores = {} if event.score is None else {"score": event.score}
                 self._tracking.send(TrackedStep(event.step, scores, evaluates=True))
 
+    @property
+    def findings(self) -> dict[str, float]:
+        """Numbers by name that the optimizer gives about its last state; empty for most, and before the first `fit`."""
+        engine = self._engine
+        return declarations.findings(self.optimizer, engine.state) if engine is not None else {}
+
     def _failed_last(self) -> bool:
         """Whether the last step was dropped."""
         steps = (line for line in reversed(self.journal.lines) if line["kind"] == "step")

@@ -17,7 +17,7 @@ OPTIMIZERS = (
     ("auto", "auto:Auto", "2; once, for the calibration, 1 and 2 for each size tried", "none",
      "a direction for every row where text is generated, else two-point steps with calibrated sizes; the default",
      "SPSA (Spall 1992) with a running mean of g² and steps in units of the weights' RMS"),
-    ("mezo", "mezo:MeZO", "2 n", "none",
+    ("mezo", "mezo:MeZO", "2 n; one-point n", "none",
      "MeZO: n-SPSA, decoupled weight decay, learning-rate schedule",
      "Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333"),
     ("mezo-modified", "mezo_modified:MeZOModified",

@@ -34,18 +34,18 @@ class State(TypedDict):
 
 @dataclass(frozen=True)
 class MeZOModified:
-    lr: float = 1e-6  # η: learning rate
-    eps: float = 1e-3  # ε: perturbation scale
-    n: int = 1  # n: directions a step
-    growth: Literal["constant", "linear"] = "constant"  # n from the start, or growing from 1 to n
-    scale_lr: bool = False  # η times the number of directions
-    weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Schedule = "constant"  # of η over the budget
-    batches: Literal["shared", "fresh"] = "shared"  # one batch for all directions or one each
-    modified: Literal["variance", "expectation"] = "variance"  # the estimator: Definition 6 or 7
-    norms: Literal["parameter", "gradient"] = "parameter"  # d: norms of weights, or estimated norms of gradients
-    refresh: Literal["once", "epoch"] = "once"  # when d is computed
-    samples: int = 1  # directions for each gradient norm
+    lr: float = 1e-6  # η: learning rate [Alg. 1]
+    eps: float = 1e-3  # ε: perturbation scale [Definitions 6, 7]
+    n: int = 1  # n: directions a step [Alg. 2]
+    growth: Literal["constant", "linear"] = "constant"  # n from the start, or growing from 1 to n [Table 6]
+    scale_lr: bool = False  # η times the number of directions [Table 6]
+    weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers [Table 13]
+    schedule: Schedule = "constant"  # of η over the budget [Appendix A]
+    batches: Literal["shared", "fresh"] = "shared"  # one batch for all directions or one each [Alg. 2]
+    modified: Literal["variance", "expectation"] = "variance"  # the estimator [Definitions 6, 7]
+    norms: Literal["parameter", "gradient"] = "parameter"  # d: norms of weights or gradients [Tables 8, 9]
+    refresh: Literal["once", "epoch"] = "once"  # when d is computed [Tables 8, 9]
+    samples: int = 1  # directions for each gradient norm [Proposition 1]
 
     needs: ClassVar[str] = "comparisons"
 

@@ -35,14 +35,14 @@ class State(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class MeZOMomentum:
-    lr: float = 1e-6  # η: learning rate
-    eps: float = 1e-3  # ε: perturbation scale
-    n: int = 1  # n: directions a step
-    beta1: float = 0.9  # β₁: memory of the momentum
-    moments: Literal["stored", "recomputed"] = "stored"  # a field, or recomputed from the last K seeds and scalars
-    window: int = 32  # K: steps that are recomputed
-    weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers
-    schedule: Schedule = "constant"  # of η over the budget
+    lr: float = 1e-6  # η: learning rate [Alg. 1]
+    eps: float = 1e-3  # ε: perturbation scale [Definition 1]
+    n: int = 1  # n: directions a step [Alg. 2]
+    beta1: float = 0.9  # β₁: memory of the momentum [Appendix B.2]
+    moments: Literal["stored", "recomputed"] = "stored"  # a field, or from the last K seeds and scalars [Appendix B.2]
+    window: int = 32  # K: steps that are recomputed [ours]
+    weight_decay: float = 0.0  # λ: decoupled weight decay, none on biases and norm layers [Table 13]
+    schedule: Schedule = "constant"  # of η over the budget [Appendix A]
 
     needs: ClassVar[str] = "comparisons"
 

@@ -33,10 +33,10 @@ class State(TypedDict):
 
 @dataclass(frozen=True)
 class ZOSVRG:
-    lr: float = 1e-6  # η: learning rate
-    eps: float = 1e-3  # μ: perturbation scale
-    q: int = 2  # q: steps from one full estimate to the next
-    full: int = 0  # rows of the full estimate; 0: all
+    lr: float = 1e-6  # η: learning rate [Alg. 2]
+    eps: float = 1e-3  # μ: perturbation scale [(2)]
+    q: int = 2  # q: steps from one full estimate to the next [Alg. 2]
+    full: int = 0  # rows of the full estimate; 0: all [Remark 3.3]
 
     fields: ClassVar[int] = 2
 

@@ -169,6 +169,28 @@ def test_a_prefix_starts_as_real_tokens_before_the_text(families: Families, fami
     assert all(torch.equal(trainable(loaded)[n], trainable(other)[n]) for n in trainable(loaded))
 
 
+def test_a_prefix_can_start_from_random_numbers(families: Families) -> None:
+    """Table 15 of MeZO: standard normal, the same for the same seed, and no key or value of a token."""
+    state, weights = torch.get_rng_state(), []
+    for seed in (5, 5, 6):
+        loaded = families.load(CAUSAL[0])
+        adapters.attach(loaded, AdapterConfig("prefix", tokens=40, init="random"), seed)
+        assert torch.equal(state, torch.get_rng_state())
+        assert loaded.virtual_tokens == 40
+        (weight,) = (p.detach() for n, p in trainable(loaded).items() if "prompt_encoder" in n)
+        weights.append(weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert abs(float(weights[0].mean())) < 0.1
+    assert abs(float(weights[0].std()) - 1) < 0.1
+    real = families.load(CAUSAL[0])
+    adapters.attach(real, AdapterConfig("prefix", tokens=40), 5)
+    (other,) = (p.detach() for n, p in trainable(real).items() if "prompt_encoder" in n)
+    assert abs(float(other.std()) - 1) > 0.1
+    with pytest.raises(OptionError, match="--prefix-init must be tokens or random, got 'zeros'"):
+        AdapterConfig("prefix", init="zeros").check()
+
+
 @pytest.mark.parametrize("family", [*CAUSAL, "llama-head"])
 def test_a_prefix_is_saved_and_loaded(families: Families, family: str, tmp_path: Path) -> None:
     import peft

@@ -42,3 +42,33 @@ def test_mezo_with_growing_n(scale_lr: bool) -> None:
             update += lr * (n if scale_lr else 1) / n * ref.slope(x, ref.z(t, j), eps, ref.rows(t)) * ref.z(t, j)
         x = x - update
     ref.ends_at(x)
+
+
+@pytest.mark.parametrize(("n", "growth"), [(1, "constant"), (3, "constant"), (3, "linear")])
+@pytest.mark.parametrize("batches", ["shared", "fresh"])
+def test_one_point_estimates_with_residual_feedback(batches: str, n: int, growth: str) -> None:
+    """arXiv:2006.10820: the value at the step's point less the one at the last step's point, over ε."""
+    lr, eps, steps = 3e-6, 1e-2, 6
+    ref = Flat("mezo", steps, lr=lr, eps=eps, n=n, growth=growth, batches=batches, estimate="one-point")
+    x, last = ref.x, []
+    for t in range(steps):
+        count = [1, 1, 2, 2, 3, 3][t] if growth == "linear" else n
+        rows = [ref.rows(t, j if batches == "fresh" else 0) for j in range(count)]
+        values = [ref.L(x + eps * ref.z(t, j), rows[j]) for j in range(count)]
+        update = np.zeros_like(x)
+        for j in range(min(count, len(last))):
+            update += lr / count * (values[j] - last[j]) / eps * ref.z(t, j)
+        x, last = x - update, values
+    ref.ends_at(x)
+    assert ref.bench.calls == sum([1, 1, 2, 2, 3, 3]) if growth == "linear" else n * steps
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_the_learning_rate_warms_up(schedule: str) -> None:
+    lr, eps, steps, share = 3e-3, 1e-2, 10, 0.4
+    ref = Flat("mezo", steps, lr=lr, eps=eps, warmup=share, schedule=schedule, weight_decay=0.1)
+    x, shrinks = ref.x, ref.shrinks()
+    for t in range(steps):
+        eta = lr * min(t / (share * steps), 1.0) * (1 - t / steps if schedule == "linear" else 1.0)
+        x = x - eta * ref.slope(x, ref.z(t), eps, ref.rows(t)) * ref.z(t) - eta * 0.1 * shrinks * x
+    ref.ends_at(x)

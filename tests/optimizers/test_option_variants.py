@@ -27,6 +27,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "zo-adamm, rmsgrad": ("zo-adamm", {"lr": 1e-3, "eps": 1e-2, "momentum": "rmsgrad"}),
     "mezo-svrg, p-SPSA": ("mezo-svrg", {**SVRG, "p": 2}),
     "mezo-svrg, p-SPSA without a field": ("mezo-svrg", {**SVRG, "p": 2, "anchor": "recomputed", "z": "independent"}),
+    "mezo, one point": ("mezo", {"lr": 4e-3, "eps": 0.1, "n": 4, "estimate": "one-point", "diagnose": 3}),
+    "mezo, warm-up": ("mezo", {"lr": 1e-2, "eps": 1e-2, "warmup": 0.5}),
     "dizo, learning rates": ("dizo", {**DIZO, "base": "lr"}),
 }
 

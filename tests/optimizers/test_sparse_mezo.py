@@ -65,7 +65,7 @@ def test_the_sparsity_of_a_tensor_follows_its_name(tuned: str) -> None:
     ref.ends_at(x)
 
 
-@pytest.mark.parametrize("name", ["sparse-mezo"])
+@pytest.mark.parametrize("name", ["mezo", "sparse-mezo"])
 def test_steps_that_raise_the_loss_are_counted_on_their_batch_and_on_another(name: str) -> None:
     lr, eps, every, steps = 5e-3, 1e-2, 2, 9
     options = {"sparsity": 0.0, "mask": "random"} if name == "sparse-mezo" else {}

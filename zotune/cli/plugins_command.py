@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,11 +91,20 @@ def described(plugin: plugins.Plugin) -> dict[str, Any]:
             {
                 "name": o.name,
                 "default": None if o.default is o.empty else o.default,
-                "meaning": comments.get(o.name, ""),
+                **dict(zip(("meaning", "source"), split_source(comments.get(o.name, "")), strict=True)),
             }
             for o in options
         ],
     }
+
+
+def split_source(comment: str) -> tuple[str, str]:
+    """The comment beside an option as its meaning and its source, which may stand in brackets at the end: "η: learning
+    rate [Table 6]". A source "ours" is an option that the paper does not have."""
+    match = re.fullmatch(r"(.*\S)\s*\[([^\[\]]+)\]", comment)
+    if match is None:
+        return comment, ""
+    return match[1], "not in the paper" if match[2] == "ours" else match[2].replace("ours; ", "not in the paper; ")
 
 
 HEADINGS = {"summary": "summary", "paper": "paper", "forwards": "evaluations", "memory": "memory"}
@@ -107,9 +117,11 @@ def lines(entry: Mapping[str, Any]) -> list[str]:
     out += [f"  {f'{title}:':<13}{entry[key]}" for key, title in HEADINGS.items() if entry[key]]
     if entry["options"]:
         out.append("  options:")
-        shown = [(f"{o['name']} = {o['default']}", o["meaning"]) for o in entry["options"]]
-        width = max(len(option) for option, _ in shown)
-        out += [f"    {option:<{width}}  {meaning}".rstrip() for option, meaning in shown]
+        shown = [(f"{o['name']} = {o['default']}", o["meaning"], o["source"]) for o in entry["options"]]
+        width, long = (max(len(x[k]) for x in shown) for k in (0, 1))
+        for option, meaning, source in shown:
+            meaning = f"{meaning:<{long}}" if source else meaning
+            out.append(f"    {option:<{width}}  {meaning}  {source}".rstrip())
     return out
 
 
@@ -121,4 +133,4 @@ COMMAND = RecordGroup(
     flags=PluginsFlags,
 )
 
-__all__ = ["COMMAND", "described", "lines"]
+__all__ = ["COMMAND", "described", "lines", "split_source"]

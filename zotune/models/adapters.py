@@ -1,7 +1,8 @@
 """Adapters of peft: LoRA and prefixes, created, loaded and merged.
 
 A prefix starts from the keys and values of real tokens: from random numbers it learns markedly worse (MeZO,
-arXiv:2305.17333, Table 15). The model computes them itself, so grouped-query attention needs no arithmetic here.
+arXiv:2305.17333, Table 15), which can be repeated with init="random". The model computes the keys and values itself, so
+grouped-query attention needs no arithmetic here.
 
 Knows models; knows no task and no run.
 """
@@ -26,6 +27,8 @@ from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel, load_linear_hea
 from zotune.models.weight_check import names_of, shape_text
 
 METHODS = ("none", "lora", "prefix")
+INITS = ("tokens", "random")
+"""How a prefix starts: from the keys and values of real tokens, or from standard normal numbers."""
 PREFIX_HEADS = ("causal", "classification")
 """Heads that a prefix is offered for. Not seq2seq: for an encoder and a decoder, peft gives half of the layers the
 keys and values that were computed for the other half."""
@@ -40,7 +43,7 @@ class AdapterConfig:
     """What kind of adapter is put on a frozen base model. Defaults are MeZO's (arXiv:2305.17333, Appendix D.3).
 
     method: "none", "lora" or "prefix"; r, alpha, targets: rank, scale and module names of LoRA, without targets the
-    query and value projections; tokens: length of the prefix.
+    query and value projections; tokens: length of the prefix; init: how it starts, "tokens" or "random".
     """
 
     method: str = "none"
@@ -48,6 +51,7 @@ class AdapterConfig:
     alpha: int = 16
     targets: tuple[str, ...] = ()
     tokens: int = 5
+    init: str = "tokens"
 
     def check(self, head: str | None = None) -> None:
         """Check the values, and the method for the model's head where `head` is given. Raises OptionError."""
@@ -55,6 +59,8 @@ class AdapterConfig:
             raise OptionError(
                 f"--peft must be one of {', '.join(METHODS)}, got {self.method!r}", hint=nearest(self.method, METHODS)
             )
+        if self.init not in INITS:
+            raise OptionError(f"--prefix-init must be {' or '.join(INITS)}, got {self.init!r}")
         for flag, value in (("lora-r", self.r), ("lora-alpha", self.alpha), ("prefix-tokens", self.tokens)):
             if value < 1:
                 raise OptionError(f"--{flag} must be at least 1, got {value}")
@@ -153,8 +159,8 @@ def _attach_prefix(loaded: LoadedModel, adapter: AdapterConfig, seed: int) -> No
     loaded.model = peft.get_peft_model(loaded.model, config)
     flat = [x.transpose(0, 1).reshape(tokens, -1) for pair in cache for x in pair]  # key, value of each layer
     weight = loaded.model.prompt_encoder[loaded.model.active_adapter].embedding.weight
-    with torch.no_grad():
-        weight.copy_(torch.cat(flat, dim=1))
+    with torch.no_grad():  # peft's own start is standard normal
+        weight.copy_(torch.cat(flat, dim=1) if adapter.init == "tokens" else torch.randn(weight.shape))
     loaded.virtual_tokens = tokens
     _set_base_path(loaded)
 

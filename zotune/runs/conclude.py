@@ -102,6 +102,7 @@ def conclude(
         files=model_files,
         optimizer=declarations.findings(engine.optimizer, engine.state),
         base=None if session.base is None else session.test.estimate(*session.base, seed),
+        queries=engine.oracle.queries,
     )
     if reason != "interrupted":
         write_predictions(folder, base, best)

@@ -185,7 +185,9 @@ def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:
 def adapter_of(config: RunConfig) -> AdapterConfig:
     """The adapter that a configuration describes."""
     targets = tuple(config.lora_target_modules)
-    return AdapterConfig(config.peft, config.lora_r, config.lora_alpha, targets, config.prefix_tokens)
+    return AdapterConfig(
+        config.peft, config.lora_r, config.lora_alpha, targets, config.prefix_tokens, config.prefix_init
+    )
 
 
 def _check_data_source(config: RunConfig, task: resolve_task.RequestedTask) -> list[str]:

@@ -57,6 +57,7 @@ class ProbeComparison:
         if probe is None or base is None:
             return None
         self.oracle.evaluations += cost
+        self.oracle.queries += cost * self.batch_size
         sign = -1.0 if held_out.objective.direction == "maximize" else 1.0
         if sign * (base.value - probe.value) <= 2 * (probe.error or 0.0):
             return None

@@ -62,7 +62,7 @@ def with_recorded_length(config: RunConfig, folder: Path) -> RunConfig:
     if config.max_length is not None or not isinstance(length, int):
         return config
     adapter = header.get("task", {}).get("adapter", {})
-    virtual = adapter.get("prefix_tokens", 0) if adapter.get("method") == "prefix" else 0
+    virtual = adapter.get("tokens", 0) if adapter.get("method") == "prefix" else 0
     return replace(config, max_length=length + virtual)
 
 

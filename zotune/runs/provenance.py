@@ -90,7 +90,10 @@ def header_of(session: Session) -> dict[str, Any]:
 def _task_record(plan: Plan) -> dict[str, Any]:
     """Everything about the task that the bits depend on, except the template."""
     spec = plan.spec
-    record: dict[str, Any] = {"kind": spec.kind, "adapter": asdict(plan.adapter), "init": plan.config.init}
+    adapter = asdict(plan.adapter)
+    if adapter["init"] == "tokens":  # as runs before this option recorded it
+        del adapter["init"]
+    record: dict[str, Any] = {"kind": spec.kind, "adapter": adapter, "init": plan.config.init}
     if plan.config.new_head:
         record["new_head"] = True
     if spec.classes:

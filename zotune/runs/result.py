@@ -70,6 +70,7 @@ class Result:
     best_step, best_share: the best weights are base + best_share · (step best_step - base).
     files: the checksum of each model file in the run directory; empty where the journal alone is kept.
     optimizer: numbers by name that the optimizer gives about its last state; empty for most.
+    queries: the evaluations in single rows: one row at one point. None: of an earlier version.
     """
 
     folder: Path | None
@@ -90,6 +91,7 @@ class Result:
     files: Mapping[str, str] = field(default_factory=dict)
     optimizer: Mapping[str, float] = field(default_factory=dict)
     base: ScoreEstimate | None = None
+    queries: int | None = None
 
     @property
     def after(self) -> ScoreEstimate:

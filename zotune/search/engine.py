@@ -186,7 +186,7 @@ class Engine:
                 check_weights(self.optimizer, self.space, p.step)
                 dropped = str(error)
         if recorded:
-            self.oracle.evaluations = recorded["evals"]
+            self.oracle.resume(recorded["evals"])
         else:
             p.seconds = time.monotonic() - self._clock
 
@@ -210,7 +210,7 @@ class Engine:
                 theta = self.space.theta + p.damping * (theta - self.space.theta)
             self.state = self.space.assign(theta, state)
         p.step += 1
-        p.evaluations = self.oracle.evaluations
+        p.evaluations, p.queries = self.oracle.evaluations, self.oracle.queries
         if not recorded:
             clock = self.hooks.clock
             clock.record("evaluation", clock.clock() - started, max(p.evaluations - before, 1))
@@ -274,7 +274,7 @@ class Engine:
             return {"evals": self.oracle.evaluations, **calibration.to_line(result)}
 
         line = self.journal.take_or_append("calibration", compute)
-        self.oracle.evaluations = line["evals"]
+        self.oracle.resume(line["evals"])
         self._set_options(line)
         self.hooks.emit(calibration.from_line(line))
 
@@ -303,7 +303,8 @@ class Engine:
             "preflight",
             lambda: {"evals": self.oracle.evaluations, **preflight.to_line(result or PreflightDone())},
         )
-        self.oracle.evaluations = self.progress.evaluations = line["evals"]
+        self.oracle.resume(line["evals"])
+        self.progress.evaluations = line["evals"]
         self.hooks.emit(preflight.from_line(line))
 
     def _initial_state(self, tape: Tape) -> Any:
@@ -352,11 +353,11 @@ class Engine:
     def _roll_back(self) -> None:
         """Continue from the best weights and the optimizer's state there, with smaller steps."""
         self._extend_budget()
-        evaluations = self.oracle.evaluations  # init, where it runs again, must not count again
+        evaluations, queries = self.oracle.evaluations, self.oracle.queries  # init, where it runs again, is not counted
         self.state, event = roll_back(
             self.space, self.optimizer, self.journal, self.store, self.progress, self._initial_state
         )
-        self.oracle.evaluations = evaluations
+        self.oracle.evaluations, self.oracle.queries = evaluations, queries
         self.hooks.emit(event)
 
     def _extend_budget(self) -> bool:
@@ -442,8 +443,9 @@ class Engine:
             if line["kind"] == "calibration":
                 self._set_options(line)
         self.state = state_codec.decode(meta["state"], type(self.optimizer).__module__)
-        self.oracle.evaluations = self.progress.evaluations
         before = self.journal.lines[: meta["lines"]]
+        self.oracle.evaluations = self.progress.evaluations
+        self.oracle.queries = self.progress.queries or self.progress.evaluations * self.batches.size
         for line in before:
             if line["kind"] == "budget":
                 self.budget = Budget(line["steps"], line["evals"], line["seconds"])

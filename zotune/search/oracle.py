@@ -49,7 +49,8 @@ class Oracle:
     within ±1. kl: measures the KL divergence of the present weights from the base model, in nats a token, without the
     objective; None where that is not possible. distribute: computes the values of several points.
 
-    evaluations: evaluations so far (one batch at one point counts one). joint: evaluates several points in one forward
+    evaluations: evaluations so far (one batch at one point counts one). queries: the same in single rows: one row at
+    one point counts one. joint: evaluates several points in one forward
     pass, where that is switched on. score_members: scores a population with a direction for each row, where that is
     switched on; without, each member is evaluated under written weights. rows_in_pass: rows of such a pass at most.
     """
@@ -68,7 +69,8 @@ class Oracle:
         kl: Callable[[], float] | None = None,
         distribute: Distribute | None = None,
     ) -> None:
-        self.evaluations, self.seconds = 0, 0.0
+        self.evaluations = self.queries = 0
+        self.seconds = 0.0
         self.unit = unit
         self.joint: JointForward | None = None
         self.score_members: ScoreMembers | None = None
@@ -84,6 +86,15 @@ class Oracle:
         """Begin a step. batch: the step's batch, by default the one that `Batches` draws for it."""
         self._tape, self._batch = tape, batch or self._batches.at(step)
         self._space.step = step
+
+    def _count(self, points: int, batch: Batch) -> None:
+        self.evaluations += points * self._batches.cost(batch)
+        self.queries += points * len(batch.rows)
+
+    def resume(self, evaluations: int) -> None:
+        """Take over a recorded number of evaluations; those that were not repeated count as whole batches."""
+        self.queries += (evaluations - self.evaluations) * self._batches.size
+        self.evaluations = evaluations
 
     @overload
     def __call__(self, *points: types.Recipe, batch: Batch | None = None) -> tuple[float, ...]: ...
@@ -104,7 +115,7 @@ class Oracle:
                 "this objective compares points and has no value for a single one; pass at least two points"
             )
         batch, recipes = batch or self._batch, [concrete(p) for p in points]
-        self.evaluations += len(points) * self._batches.cost(batch)
+        self._count(len(points), batch)
         if per_sample:
             rows = self._take("samples", lambda: self._each(recipes, batch, self._samples))
             return tuple(tuple(None if v is None else float(v) for v in row) for row in rows)
@@ -120,7 +131,7 @@ class Oracle:
         if self._compare is not None:
             raise UsageError("this objective compares points and has no value for a single one")
         batch, recipe = batch or self._batch, concrete(point)
-        self.evaluations += self._batches.cost(batch)
+        self._count(1, batch)
 
         def compute(rows: Sequence[int]) -> list[float | None]:
             score = self._score(rows)
@@ -136,7 +147,7 @@ class Oracle:
         An objective that gives values is sorted; one that gives an order is asked. Raises ObjectiveError.
         """
         batch, recipes = batch or self._batch, [concrete(p) for p in points]
-        self.evaluations += len(points) * self._batches.cost(batch)
+        self._count(len(points), batch)
 
         def ranks() -> list[int | None]:
             if self._compare is None:
@@ -180,6 +191,7 @@ class Oracle:
         drawn = (batch or self._batches.members(self._space.step, count)).rows
         rows = [drawn[i % len(drawn)] for i in range(count)]
         self.evaluations += -(-2 * count // self._batches.size)
+        self.queries += 2 * count
         population = Population(directions, used, tuple(map(float, scales)))
         values = self._take("members", lambda: self._members(population, rows, each))
         both = tuple(None if v is None else float(v) for v in values)
@@ -202,6 +214,7 @@ class Oracle:
             raise UsageError("the KL divergence of this model is not measured; check oracle.measures_kl first")
         recipes = [concrete(p) for p in points]
         self.evaluations += len(recipes) if counted else 0
+        self.queries += len(recipes) * self._batches.size if counted else 0
 
         def at(point: Recipe) -> float:
             with self._space.at(point, self._passes(self._batches.size)):

@@ -15,7 +15,8 @@ from typing import Any
 class Progress:
     """Counters of a run. The engine changes them; all of them follow from the journal.
 
-    step: steps so far; evaluations: of one batch at one point; dropped: steps whose evaluation failed; compared: steps
+    step: steps so far; evaluations: of one batch at one point; queries: of one row at one point;
+    dropped: steps whose evaluation failed; compared: steps
     that compared several points; flat: those of them whose points all had the same value; seconds: spent in the loop;
     best_loss: the smallest validation loss; best_step, best_share: the best weights, as base + share · (step - base);
     stale: evaluations of the validation set since the best one; damping: factor on the size of steps; diverged: why the
@@ -26,6 +27,7 @@ class Progress:
 
     step: int = 0
     evaluations: int = 0
+    queries: int = 0
     dropped: int = 0
     compared: int = 0
     flat: int = 0
