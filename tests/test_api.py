@@ -301,3 +301,20 @@ def test_the_typed_options_are_those_of_a_run() -> None:
         pytest.skip("the script is not beside the tests")
     done = subprocess.run([sys.executable, str(script), "--print"], capture_output=True, text=True, check=True)
     assert done.stdout == (ROOT / "zotune" / "fit_options.py").read_text(), "run python scripts/fit_options.py"
+
+
+def test_the_notebook_has_its_output_and_no_path_of_a_machine() -> None:
+    path = ROOT / "examples" / "loaded_model.ipynb"
+    if not path.exists():
+        pytest.skip("the examples are not beside the tests")
+    text = path.read_text(encoding="utf-8")
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert any("validation happy" in "".join(o.get("data", {}).get("text/plain", "")) for o in outputs)
+    assert "/tmp" not in text
+    assert "/work" not in text
+    for cell in cells:
+        compile("".join(cell["source"]), str(path), "exec")

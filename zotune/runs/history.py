@@ -5,6 +5,7 @@ Reads the files of a run directory; computes nothing.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,16 @@ def plot(history: History, title: str, before: float | None = None, after: float
         from matplotlib.figure import Figure
     except ImportError:
         raise OptionError("plot() needs matplotlib", hint="pip install 'zotune[plot]'") from None
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+
+    class Shown(Figure):
+        """Shown by notebooks that have not loaded pyplot, too."""
+
+        def _repr_png_(self) -> bytes:
+            image = io.BytesIO()
+            self.savefig(image, format="png", dpi=80)
+            return image.getvalue()
+
+    figure = Shown(figsize=(6.4, 4.8), layout="constrained")
     scores, losses = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     validated = [r for r in history.validations if "score" in r]
     scores.plot([r["step"] for r in validated], [r["score"] for r in validated], marker="o", label="validation")
