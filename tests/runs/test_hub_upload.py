@@ -16,7 +16,7 @@ from zotune.errors import OptionError, RunFolderError
 from zotune.runs.hub_id import check_hub_id
 from zotune.runs.hub_upload import push
 
-TOKEN = "hf_averysecrettokenof37characters0000"
+TOKEN = "a-secret-of-an-own-hub.0123456789"
 
 
 @pytest.fixture

@@ -89,8 +89,13 @@ def _model_files(folder: Path) -> list[str]:
 
 def _reason(error: Exception) -> str:
     """An error of the hub's client in one line, without a token."""
+    from huggingface_hub import get_token
+
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return one_line(_TOKEN.sub("hf_…", f"{type(error).__name__}: {' '.join(lines)}"), 300)
+    text = f"{type(error).__name__}: {' '.join(lines)}"
+    if token := get_token():
+        text = text.replace(token, "…")
+    return one_line(_TOKEN.sub("hf_…", text), 300)
 
 
 __all__ = ["command", "push", "push_or_note"]
