@@ -15,6 +15,7 @@ from zotune.config import RunConfig
 from zotune.errors import OptionError, RunFolderError
 from zotune.runs.hub_id import check_hub_id
 from zotune.runs.hub_upload import push
+from zotune.runs.model_card import objective_name
 
 TOKEN = "a-secret-of-an-own-hub.0123456789"
 
@@ -103,6 +104,19 @@ def test_the_model_card_says_what_was_done(toy: Path, tiny_classifier: Path, tmp
     assert str(tmp_path) not in text  # paths of this machine stay here
     assert "## Limits" in text
     assert "AutoModelForSequenceClassification.from_pretrained" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("f1", "f1"),
+        ("/home/me/own.py:margin", "own.py:margin"),
+        ("f1 - 0.1 ../x/own.py:margin", "f1 - 0.1 own.py:margin"),
+        ("https://host/score", "https://host/score"),
+    ],
+)
+def test_paths_of_objectives_stay_here(name: str, shown: str) -> None:
+    assert objective_name(name) == shown
 
 
 def test_hostile_texts_bring_no_markup_into_the_card(tiny_llama: Path, tmp_path: Path) -> None:

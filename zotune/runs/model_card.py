@@ -56,7 +56,7 @@ def model_card(
     settings: dict[str, Any] = {
         "base model": f"{code(_shown(plan.model_name))}{revision}, weights {code(header['base_weights'])}",
         "data": f"{code(_shown(config.dataset) if config.dataset else 'embedded')}, rows {code(header['data'])}",
-        "objective": f"{plan.objective.name} ({plan.objective.better}), source {hashes}",
+        "objective": f"{objective_name(plan.objective.name)} ({plan.objective.better}), source {hashes}",
         "optimizer": f"{plan.optimizer_name} {code(plan.optimizer)}",
         "tuned tensors": f"{len(tuned)} (`--tune` {code(config.tune)}): {_names(tuned)}",
         **({"KL divergence from the base model": f"{number(kl)} nats a token"} if kl is not None else {}),
@@ -74,11 +74,11 @@ def model_card(
     return f"""---
 {as_yaml(_metadata(plan, result))}---
 
-# {plan.objective.name}, tuned with forward passes only
+# {objective_name(plan.objective.name)}, tuned with forward passes only
 
 Base model: {code(_shown(plan.model_name))}. {verdict(result)}
 
-| test {plan.objective.name} ({result.before.rows} rows) | value ± standard error |
+| test {objective_name(plan.objective.name)} ({result.before.rows} rows) | value ± standard error |
 |---|---|
 {table}
 
@@ -107,7 +107,7 @@ def _metadata(plan: Plan, result: Result) -> dict[str, Any]:
     if plan.spec.kind == "classification" and plan.head != "classification":
         pipeline = None
     base = plan.model_name if plan.model_files.folder is None and _HUB_ID.fullmatch(plan.model_name) else None
-    name, dataset = plan.objective.name, _shown(plan.config.dataset or "embedded")
+    name, dataset = objective_name(plan.objective.name), _shown(plan.config.dataset or "embedded")
     is_hub = plan.config.dataset is not None and not Path(plan.config.dataset).exists()
     values = [("base model", result.base or result.before), ("kept weights", result.after)]
     metrics = [{"type": name, "value": score.value, "name": f"test {name}, {which}"} for which, score in values]
@@ -123,6 +123,11 @@ def _metadata(plan: Plan, result: Result) -> dict[str, Any]:
         "tags": ["zotune", "zeroth-order"],
         "model-index": [{"name": result.folder.name if result.folder else name, "results": [entry]}],
     }
+
+
+def objective_name(name: str) -> str:
+    """The name of an objective as others may read it: of a Python file's path the last part alone."""
+    return re.sub(r"[^\s:]*/([^\s:/]+\.py:)", r"\1", name)
 
 
 def _shown(name: str) -> str:
@@ -160,4 +165,4 @@ def _loading(plan: Plan) -> str:
     return f'Load it with `transformers`: `{name}.from_pretrained("<this folder>")`.'
 
 
-__all__ = ["code", "model_card"]
+__all__ = ["code", "model_card", "objective_name"]
