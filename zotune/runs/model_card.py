@@ -52,10 +52,10 @@ def model_card(
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     revision = f" at revision {code(config.model_revision)}" if config.model_revision else ""
     hashes = ", ".join(map(code, header.get("objective_source", ())))
-    tuned = list(header["tensors"])
+    tuned, dataset = list(header["tensors"]), _shown(config.dataset) if config.dataset else "embedded"
     settings: dict[str, Any] = {
         "base model": f"{code(_shown(plan.model_name))}{revision}, weights {code(header['base_weights'])}",
-        "data": f"{code(_shown(config.dataset) if config.dataset else 'embedded')}, rows {code(header['data'])}",
+        "data": f"{code(dataset)}, rows {code(header.get('data', ''))}",
         "objective": f"{objective_name(plan.objective.name)} ({plan.objective.better}), source {hashes}",
         "optimizer": f"{plan.optimizer_name} {code(plan.optimizer)}",
         "tuned tensors": f"{len(tuned)} (`--tune` {code(config.tune)}): {_names(tuned)}",
