@@ -146,7 +146,7 @@ function fill(box, text) {
 }
 
 // Differences: words of an answer that the other answers do not have at this place (two answers: the longest common
-// subsequence of words) or at all (more answers).
+// subsequence of words), or that no other answer has (more answers).
 function markDifferences() {
   element("differences").setAttribute("aria-pressed", String(marking));
   if (!current) return;
@@ -155,7 +155,7 @@ function markDifferences() {
   document.querySelectorAll("#answers .text").forEach((box, index) => {
     if (!marking || box.classList.contains("empty")) return fill(box, current.answers[index]);
     const others = words.filter((_, other) => other !== index);
-    const common = others.length === 1 ? inCommon(words[index], others[0]) : inAll(words[index], others);
+    const common = others.length === 1 ? inCommon(words[index], others[0]) : shared(words[index], others);
     let place = 0;
     const parts = pieces[index].map((piece) =>
       !piece.trim() || common.has(place++)
@@ -166,13 +166,13 @@ function markDifferences() {
   });
 }
 
-function inAll(words, others) {
-  const sets = others.map((list) => new Set(list));
-  return new Set([...words.keys()].filter((place) => sets.every((set) => set.has(words[place]))));
+function shared(words, others) {
+  const elsewhere = new Set(others.flat());
+  return new Set([...words.keys()].filter((place) => elsewhere.has(words[place])));
 }
 
 function inCommon(a, b) {
-  if (a.length * b.length > 4e6) return inAll(a, [b]);
+  if (a.length * b.length > 4e6) return shared(a, [b]);
   const width = b.length + 1;
   const lengths = new Uint16Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i--) {
