@@ -49,7 +49,9 @@ class Effects:
                 self.reads.append(name)
             elif not self._inside(name):
                 self.seen.append(f"wrote {name}")
-        elif event in CHANGES and not all(self._inside(os.fsdecode(a)) for a in args if isinstance(a, str | bytes)):
+        elif event in CHANGES and not all(
+            self._inside(_whole(event, a, args)) for a in args if isinstance(a, str | bytes)
+        ):
             self.seen.append(f"{event} {args}")
         elif event in STARTS or event in CONNECTS:
             self.seen.append(f"{event} {args[:2]}")
@@ -58,6 +60,13 @@ class Effects:
         if "__pycache__" in name or name == os.devnull:  # files of the interpreter
             return True
         return self.folder is not None and os.path.realpath(name).startswith(self.folder)
+
+
+def _whole(event: str, name: str | bytes, args: tuple[Any, ...]) -> str:
+    """A name that is relative to an open folder, as shutil.rmtree gives it, with that folder."""
+    text = os.fsdecode(name)
+    relative = event in ("os.remove", "os.rmdir") and len(args) == 2 and isinstance(args[1], int) and args[1] >= 0
+    return os.path.join(os.readlink(f"/proc/self/fd/{args[1]}"), text) if relative else text
 
 
 _installed = False

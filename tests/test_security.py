@@ -116,7 +116,8 @@ def test_a_known_architecture_is_loaded_without_its_code(with_code: Path, tiny_e
 def test_a_hub_model_is_inspected_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    def saved(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def saved(source: str, revision: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert revision == "main"
         return {"architectures": ["LlamaForCausalLM"], "auto_map": {"AutoConfig": "evil.EvilConfig"}}, {}
 
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", saved)

@@ -56,6 +56,7 @@ class FitOptions(TypedDict, total=False):
     lora_alpha: int
     lora_target_modules: Sequence[str]
     prefix_tokens: int
+    prefix_init: str
     optimizer_args: Mapping[str, Any]
     learning_rate: Number
     eps: Number

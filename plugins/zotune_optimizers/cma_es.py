@@ -27,6 +27,7 @@ import importlib
 import importlib.util
 import math
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -73,7 +74,10 @@ def searched(n: int, sigma: float, members: int, diagonal: bool, generations: tu
         return search
     quiet = {"seed": math.nan, "verbose": -9, "verb_log": 0, "verb_disp": 0, "maxiter": math.inf}
     options = {**quiet, "popsize": members, "CMA_diagonal": diagonal, "randn": Draws()}
-    return importlib.import_module("cma").CMAEvolutionStrategy([0.0] * n, sigma, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pycma warns where matplotlib is missing, which its plots alone need
+        pycma = importlib.import_module("cma")
+    return pycma.CMAEvolutionStrategy([0.0] * n, sigma, options)
 
 
 def sampled(search: Any, seed: int) -> list[Any]:

@@ -24,7 +24,8 @@ POINTS = 3
 
 
 def session(probe: str, **options: Any) -> Session:
-    made = Session(plan(config.resolve({"threads": 1, "perturb": probe, "batch_size": 6, **options}, None)), ignore)
+    given = {"threads": 1, "perturb": probe, "batch_size": 6, "init": "none", **options}
+    made = Session(plan(config.resolve(given, None)), ignore)
     made.choose_perturbation()
     return made
 

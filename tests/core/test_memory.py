@@ -247,6 +247,7 @@ def fit(folder: Path, model: Path, toy: Path, **more: Any) -> tuple[Any, list[st
         labels="bad,good",
         objective="cross-entropy",
         optimizer="mezo",
+        init="none",
         max_steps=6,
         eval_steps=3,
         batch_size=8,

@@ -326,7 +326,7 @@ def test_a_full_disk_is_a_one_line_error_and_the_run_resumes(
 
     owner: Any = {"save_file": checkpoint, "save": saving}.get(place, atomic)
     really, calls = getattr(owner, place), 0
-    at = {"append": 4, "write": 4, "save": 1}.get(place, 2)  # past the first step
+    at = {"append": 4, "write": 6, "save": 1}.get(place, 2)  # past the first step
 
     def full(*args: Any, **kw: Any) -> Any:
         nonlocal calls

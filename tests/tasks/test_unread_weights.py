@@ -75,6 +75,7 @@ def test_a_new_adapter_has_influence_though_its_product_is_zero(families: Famili
 def test_fit_refuses_before_the_first_step(tiny_encoder: Path, toy: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": str(tiny_encoder), "dataset": str(toy), "labels": "bad,good"}
     options |= {"head": "embedding", "output_dir": str(tmp_path / "run"), "max_steps": 1, "preflight": False}
+    options["init"] = "none"  # a probe's head would be tuned instead, which is read
     message = r"these weights do not influence the score: pooler\.dense\.bias, pooler\.dense\.weight"
     with pytest.raises(UsageError, match=message):
         zotune.fit(**options, objective="accuracy", tune="head")
