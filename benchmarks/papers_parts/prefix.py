@@ -119,7 +119,7 @@ def cma_search(seed: int) -> Measured:
             rows = session.batches.at(step).rows
             for z in points:
                 place(z)
-                values.append(session.signal(rows).value)
+                values.append(session.signal.evaluate(rows).value)
             search.tell(points, values)
             spent, step = spent + search.popsize, step + 1
         place(search.result.xfavorite)
