@@ -9,8 +9,8 @@ run=runs/demo-json-$number
 
 show() { printf '\n$ %s\n' "$*" >&2; }
 
-show zotune fit --objective f1
-$zotune fit --objective f1
+show zotune fit --objective f1 --max-evals 300
+$zotune fit --objective f1 --max-evals 300
 
 printf '\nThe reward, examples/json_reward.py:\n' >&2
 sed '1,/^import json/d' examples/json_reward.py >&2

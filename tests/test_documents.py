@@ -23,7 +23,7 @@ from zotune.cli.command import RecordCommand, values
 from zotune.cli.result_lines import report_line, result_lines
 from zotune.cli.terminal import Terminal
 from zotune.data import presets
-from zotune.events import Evaluated, Interpolated, PreflightDone, RunStarted
+from zotune.events import Evaluated, Event, Example, Examples, Finished, Interpolated, PreflightDone, RunStarted
 from zotune.runs.result import Difference, Result, ScoreEstimate, ScoringCost
 
 README = ROOT / "README.md"
@@ -209,13 +209,37 @@ FIRST_RUN = RunStarted(
 )
 """The event that opens the run which the README shows."""
 
+PROMPT = "Return JSON with the keys name and age. At 59, Yusuf Larsen works as a chemist in Hanoi."
+ANSWERS = {
+    0: '{ "name": "Yusuf Larsen", "age": 59, "name": "Hanoi", "age',
+    4: '{ "name": "Yusuf Larsen", "age": 59, }',
+}
+"""One of its prompts, and the answers at the start and at the end."""
+
+
+def first_run() -> Iterator[Event]:
+    yield FIRST_RUN
+    for step, score, kl in ((0, 0.5, None), (2, 0.5625, 0.0502), (4, 0.8125, 0.1186)):
+        yield Evaluated(step, score, kl=kl, best=step > 0)
+        if step in ANSWERS:
+            yield Examples(step, (Example(PROMPT, "", ANSWERS[step]),), True)
+    yield Finished("runs/demo-json-1", "done", "tuned")
+
 
 def test_the_first_run_has_the_words_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal()(FIRST_RUN)
+    base, tuned = (ScoreEstimate(*s, rows=40) for s in ((0.225, 0.0669), (0.875, 0.0530)))
+    difference = Difference(0.65, 0.08, 0.5, 0.825)
+    folder, costs = Path("runs/demo-json-1"), ScoringCost(0, 0, 0.0, 0.0, {})
+    result = Result(folder, "done", "tuned", base, tuned, difference, None, 4, 16, 0, 0.0, 4, 1.0, 203.0, costs, {})
+    terminal = Terminal()
+    for event in first_run():
+        terminal(event)
+    for text, _ in result_lines("valid_json", result):
+        terminal.say(text)
     printed = set(capsys.readouterr().err.splitlines())
     (transcript,) = (b for b in documents.blocks(README, "") if "valid_json" in b)
     ours = [x for x in transcript.splitlines() if x != "…" and not x.startswith("·")]
-    assert len(ours) == 4
+    assert len(ours) == 14
     assert set(ours) <= printed, set(ours) - printed
     demo = (ROOT / "scripts" / "demo.sh").read_text(encoding="utf-8")
     (command,) = (c for c in documents.commands(README) if "json_reward" in str(c) and "--max-steps" in str(c))
