@@ -46,13 +46,24 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "rank-sgd": ("points=4",),
     "auto": ("rows=16",),
 }
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "mezo-one-point": ("mezo", "lr=1e-4", "n=4", "estimate=one-point"),
+    "zo-adamu-gradient": ("zo-adamu", "lr=1e-4", "eps=1e-3", "on=gradient"),
+    "zo-adamm-rmsgrad": ("zo-adamm", "lr=1e-4", "momentum=rmsgrad"),
+    "mezo-svrg-p": ("mezo-svrg", "q=3", "p=2"),
+    "sparse-mezo-one-bit": ("sparse-mezo", "lr=1e-4", "mask=constant", "diagnose=3"),
+    "sparse-mezo-largest": ("sparse-mezo", "lr=1e-4", "tuned=largest"),
+    "dizo-previous": ("dizo", "lr=1e-4", "interval=4", "iters=2", "base=previous", "reinit=false"),
+    "dizo-lr": ("dizo", "lr=1e-4", "interval=4", "iters=2", "base=lr"),
+}
+"""Variants of the papers: an optimizer and its options."""
 TEXTS: dict[str, tuple[str, ...]] = {
     "greedy-text": (),
     "sampled-text": ("--temperature", "1"),
     "set-of-texts": ("-O", "sets=true"),
 }
 """Populations of `auto` on completions of stories260K: flags of `zotune fit`."""
-CASES = [*OPTIMIZERS, *TEXTS, *scorers.KINDS]
+CASES = [*OPTIMIZERS, *VARIANTS, *TEXTS, *scorers.KINDS]
 STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K" / "hf"
 SCORER = '''"""Share of vowels; of a set with sets=true: different first letters."""
 import zotune
@@ -202,8 +213,9 @@ class Case:
         if optimizer in TEXTS:
             self.fit = self._of_texts(TEXTS[optimizer])
             return
-        options = [x for option in OPTIMIZERS[optimizer] for x in ("--optimizer-arg", option)]
-        self.fit = ["fit", "-d", str(data), "-o", "cross-entropy", "--optimizer", optimizer, *options]
+        name, *given = VARIANTS.get(optimizer) or (optimizer, *OPTIMIZERS[optimizer])
+        options = [x for option in given for x in ("--optimizer-arg", option)]
+        self.fit = ["fit", "-d", str(data), "-o", "cross-entropy", "--optimizer", name, *options]
         self.fit += ["--dtype", dtype, "--tune", "last:1", "--batch-size", "4", "--max-steps", str(STEPS)]
         self.fit += [
             "--eval-steps",
