@@ -113,7 +113,7 @@ def _python(grader: Mapping[str, Any], place: str) -> Grade:
     names: dict[str, Any] = {"__name__": "grader"}
     try:
         exec(compile(source, f"<{place}>", "exec"), names)
-    except Exception as error:
+    except Exception as error:  # the source may raise anything
         raise OptionError(f"{place}: source cannot be run: {type(error).__name__}: {error}") from None
     function = names.get("grade")
     if not callable(function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,6 @@ CHAT = (
 
 
 def test_a_conversation_has_its_earlier_turns(tiny_llama: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "chat"
     shutil.copytree(tiny_llama, folder)
     (folder / "chat_template.jinja").write_text(CHAT)
@@ -167,6 +166,15 @@ def test_a_conversation_has_its_earlier_turns(tiny_llama: Path, tmp_path: Path) 
     assert speaker.messages[1]["content"] == first
     talk.reset()
     assert talk.ask("the film was")["model"] == first
+
+
+def test_a_chat_argument_has_the_value_that_a_run_gives_it(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(tiny_llama, folder)
+    template = "{% if fast %}good {% else %}bad {% endif %}{{ messages[-1]['content'] }}"
+    (folder / "chat_template.jinja").write_text(template)
+    talk = Chat(str(folder), max_new_tokens=3, chat_args={"fast": "false"})
+    assert talk._speakers["model"]._task.spec.chat_args == {"fast": False}
 
 
 def test_the_command_answers_prompts(cli: Any, tiny_llama: Path) -> None:

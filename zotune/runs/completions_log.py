@@ -7,13 +7,12 @@ optimizer.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from zotune import files
 from zotune.runs.heldout import Outputs
+from zotune.runs.json_lines import append_lines, keep_lines, read_lines
 from zotune.runs.run_directory import COMPLETIONS
 from zotune.text import texts
 from zotune.types import Score
@@ -65,10 +64,7 @@ class CompletionsLog:
 
     def _has_base(self) -> bool:
         """Whether the base model's completions for the test set are written; they are the first lines."""
-        if not self._path.exists():
-            return False
-        with self._path.open(encoding="utf-8") as file:
-            return (_object(file.readline()) or {}).get("set") == "test"
+        return next(read_lines(self._path), {}).get("set") == "test"
 
 
 def completion_rows(
@@ -103,26 +99,4 @@ def _cut(text: str) -> str:
     return text if len(text) <= CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
-def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a file of JSON lines in one write; does nothing without rows."""
-    text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    if text:
-        files.append(path, text)
-
-
-def keep_lines(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Remove all other lines from a file of JSON lines, also torn ones; create the file where it is missing."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if (row := _object(line)) is not None and wanted(row)]
-    files.write(path, "".join(line + "\n" for line in kept))
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
-
-
-__all__ = ["CompletionsLog", "Phase", "append_lines", "completion_rows", "keep_lines", "prompt_text"]
+__all__ = ["CompletionsLog", "Phase", "completion_rows", "prompt_text"]

@@ -49,7 +49,7 @@ class Chat:
         self._speakers: dict[str, _Speaker] = {}
         recorded = read_yaml(Path(model) / CONFIG) if (Path(model) / CONFIG).is_file() else None
         if base and recorded is not None and recorded.get("model"):
-            origin = replace(config, model=str(recorded["model"]))
+            origin = replace(config, model=str(recorded["model"]), model_revision=recorded.get("model_revision"))
             directory = working_directory(Path(model))
             try:
                 with contextlib.chdir(directory):  # a relative path leads where it led in the run
@@ -86,7 +86,7 @@ class _Speaker:
     def __init__(self, config: RunConfig, run: str, directory: Path, emit: Emit) -> None:
         folder = Path(run)
         header = read_header(run)
-        files = find_model(config.model, config.head, config.allow_pickle)
+        files = find_model(config.model, config.head, config.allow_pickle, config.model_revision)
         if files.head not in ("causal", "seq2seq"):
             raise OptionError(f"{config.model}: a model with the head {files.head!r} generates no text to chat with")
         emit(Phase(f"loading {config.model}"))
@@ -124,21 +124,7 @@ def _spec(config: RunConfig, is_run: bool, folder: Path) -> tuple[str, TaskSpec]
     columns = set(Template(unescape(text)).columns) - {"completion"} if text else set()
     column = next(iter(columns)) if len(columns) == 1 and "{" + next(iter(columns)) + "}" in text else "prompt"
     template = Template(unescape(text) if column != "prompt" or columns == {"prompt"} else "{prompt}")
-    stop = config.stop or (task.file.stop if task.file else ())
-    spec = TaskSpec(
-        "generation",
-        template,
-        stop=tuple(map(unescape, stop)),
-        max_new_tokens=config.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        system=config.system and unescape(config.system),
-        chat_template="on" if config.chat_template == "on" else "off" if config.chat_template == "off" else "auto",
-        chat_args=config.chat_args,
-    )
+    spec = TaskSpec("generation", template, **resolve_task.generation_options(config, task, MAX_NEW_TOKENS))
     return column, replace(spec, **recorded_demonstrations(folder)) if is_run else spec
 
 

@@ -6,12 +6,12 @@ Reads the files of a run directory; computes nothing.
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
 from zotune.errors import OptionError
+from zotune.runs.json_lines import read_lines
 from zotune.runs.run_directory import COMPLETIONS, METRICS
 
 _NAMES: Final = {"drift": "kl", "ruined": "diverged"}
@@ -28,7 +28,7 @@ class History(Sequence[Mapping[str, Any]]):
     @classmethod
     def of(cls, folder: Path) -> History:
         """The history of a run directory; empty where it has recorded nothing."""
-        rows = _rows(folder / METRICS)
+        rows = read_lines(folder / METRICS)
         return cls([{_NAMES.get(key, key): value for key, value in row.items()} for row in rows])
 
     @property
@@ -65,7 +65,7 @@ class History(Sequence[Mapping[str, Any]]):
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     """The lines of completions.jsonl: "step", "prompt", "completion", "reference", "score" and more."""
-    return list(_rows(folder / COMPLETIONS))
+    return list(read_lines(folder / COMPLETIONS))
 
 
 def plot(history: History, title: str, before: float | None = None, after: float | None = None) -> Any:
@@ -101,14 +101,6 @@ def plot(history: History, title: str, before: float | None = None, after: float
 
 def _is_validation(record: Mapping[str, Any]) -> bool:
     return "score" in record or "failed" in record
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 __all__ = ["History", "plot", "samples"]

@@ -14,7 +14,8 @@ from typing import Any
 from zotune import plugins
 from zotune.events import Emit, Evaluated, Event, Examples, Note, StepDone
 from zotune.runs import tracked
-from zotune.runs.completions_log import ROWS, CompletionsLog, Phase, append_lines, completion_rows, keep_lines
+from zotune.runs.completions_log import ROWS, CompletionsLog, Phase, completion_rows
+from zotune.runs.json_lines import append_lines, keep_lines
 from zotune.runs.run_directory import METRICS
 from zotune.runs.scoring_cost import scoring_cost
 from zotune.runs.validation import Validation

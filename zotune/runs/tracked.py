@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from zotune import files
 from zotune.events import Emit, Example, Note, RunStarted
+from zotune.runs.json_lines import read_lines
 from zotune.runs.plan import Plan
 from zotune.runs.run_directory import COMPLETIONS, METRICS, TRACKED
 from zotune.search.journal import Journal
@@ -48,10 +49,10 @@ def recorded(journal: Journal) -> tuple[int, int]:
 def past(folder: Path) -> Iterator[TrackedStep]:
     """What the files of a run directory hold, in order."""
     samples: dict[int, list[TrackedSample]] = {}
-    for row in _rows(folder / COMPLETIONS):
+    for row in read_lines(folder / COMPLETIONS):
         if row.get("set") != "test":
             samples.setdefault(row["step"], []).append(sample(row))
-    for row in _rows(folder / METRICS):
+    for row in read_lines(folder / METRICS):
         yield tracked_step(row, samples.get(row["step"], ()))
 
 
@@ -83,14 +84,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return (" | " if all(isinstance(x, str) for x in value) else "\n").join(map(_text, value))
     return "" if value is None else str(value)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 __all__ = ["of_example", "past", "recorded", "sample", "tracked_run", "tracked_step"]

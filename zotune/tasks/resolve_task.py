@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from zotune import seeds
 from zotune.config import RunConfig
@@ -131,16 +132,7 @@ def resolve(
         choices=choices,
         choice_labels=choice_labels,
         cut=task.file.cut if task.file else None,
-        stop=tuple(map(unescape, config.stop or (task.file.stop if task.file else ()))),
-        max_new_tokens=config.max_new_tokens or (task.file and task.file.max_new_tokens) or MAX_NEW_TOKENS,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        system=config.system and unescape(config.system),
-        chat_template=convert(config.chat_template, ChatMode, "--chat-template"),
-        chat_args={name: yaml_value(value) for name, value in config.chat_args.items()},
+        **generation_options(config, task),
         prompt_from_file=task.file is not None and not task.file.chat and config.template is None,
         notes=(*notes, *reading),
     )
@@ -211,6 +203,23 @@ def unused_columns(
     if spec.cut:
         used.add(spec.cut)
     return usual_columns.unused_columns(rows, used)
+
+
+def generation_options(config: RunConfig, task: RequestedTask, tokens: int = MAX_NEW_TOKENS) -> dict[str, Any]:
+    """The fields of a task specification that say how prompts are put to the model and how it answers. tokens: of a
+    completion at most, where neither the configuration nor the task says so. Raises OptionError."""
+    return {
+        "stop": tuple(map(unescape, config.stop or (task.file.stop if task.file else ()))),
+        "max_new_tokens": config.max_new_tokens or (task.file and task.file.max_new_tokens) or tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "min_p": config.min_p,
+        "repetition_penalty": config.repetition_penalty,
+        "system": config.system and unescape(config.system),
+        "chat_template": convert(config.chat_template, ChatMode, "--chat-template"),
+        "chat_args": {name: yaml_value(value) for name, value in config.chat_args.items()},
+    }
 
 
 def max_length(config: RunConfig, spec: TaskSpec) -> int:
@@ -361,6 +370,7 @@ __all__ = [
     "RequestedTask",
     "available_fields",
     "calibration_template",
+    "generation_options",
     "max_length",
     "parse_task",
     "reference_note",
