@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 .venv/bin/python -m pip wheel --quiet --no-deps --disable-pip-version-check -c constraints.txt -w "$work/dist" .
 python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-  "$(ls "$work"/dist/*.whl)[minilm,text]" pytest pytest-xdist hypothesis hatchling
+  "$(ls "$work"/dist/*.whl)[minilm,text,cma]" pytest pytest-xdist hypothesis hatchling
 mkdir -p "$work/outside/zotune"
 cp -r tests examples benchmarks pyproject.toml "$work/outside/zotune/"
 [ -d ../shared ] && ln -s "$root/../shared" "$work/outside/shared"

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from zotune import plugins
@@ -77,8 +78,19 @@ class Reference:
             np.testing.assert_allclose(p.detach().numpy(), self.theta[n], rtol=1e-12, atol=1e-12)
 
 
+PACKAGES = {"cma": "cma"}
+"""The package that an optimizer needs beyond zotune's own requirements."""
+
+
+def target(name: str) -> Any:
+    """The class of an installed optimizer, or a skipped test where the package that it needs is not installed."""
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    return plugins.default().find("optimizer", name).load()
+
+
 def load(name: str, **options: Any) -> Any:
-    return plugins.default().find("optimizer", name).load()(**options)
+    return target(name)(**options)
 
 
 class Flat(Reference):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from references import load, loss, net
+from references import load, loss, net, target
 
 from zotune import plugins
 from zotune.declarations import optimizer_info
@@ -28,10 +28,10 @@ normalise d, 30 members of es are slow."""
 
 def tiny(name: str) -> Any:
     """An installed optimizer with options that suit a tiny net; one without a learning rate keeps its defaults."""
-    target = plugins.default().find("optimizer", name).load()
-    known = parameters(target)
+    optimizer = target(name)
+    known = parameters(optimizer)
     chosen = {k: v for k, v in TINY.items() if k in known} if {"lr", "lr1"} & set(known) else {}
-    return target(**(chosen | OPTIONS.get(name, {})))
+    return optimizer(**(chosen | OPTIONS.get(name, {})))
 
 
 @pytest.mark.parametrize("name", plugins.default().names("optimizer"))

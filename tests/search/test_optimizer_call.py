@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from references import load
 from torch import nn
 
 import zotune
@@ -148,5 +149,4 @@ def test_the_tuner_gives_the_same_line() -> None:
 def test_no_installed_optimizer_is_taken_for_broken(name: str) -> None:
     """Flat objectives give spreads, slopes and moments of zero, which some optimizer may divide by."""
     options = {"pattern": "layers"} if name == "dizo" else {}
-    optimizer = plugins.default().find("optimizer", name).load()(**options)
-    Bench(optimizer, steps=3, evaluate=lambda rows: Score(1.0)).run()
+    Bench(load(name, **options), steps=3, evaluate=lambda rows: Score(1.0)).run()
