@@ -18,7 +18,7 @@ FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "pa
 """The folders of the package from the bottom up: imports go down."""
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
-    *("events", "options", "version", "files"),
+    *("events", "inference", "options", "version", "files"),
     *("plugin_options", "yaml_file", "scales", "fit_options"),
 }
 """Modules of the package's root that lie below all folders."""
@@ -40,6 +40,7 @@ LIGHT = {
     "seeds",
     "errors",
     "hookspecs",
+    "inference",
     "plugins",
     "types",
     "text",

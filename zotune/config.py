@@ -381,6 +381,12 @@ class RuntimeOptions:
         "What processes started by torchrun share: batch (rows of a batch), points (points of a step) or auto.",
         choices=["auto", "batch", "points"],
     )
+    engine: str = option(
+        "transformers",
+        "Inference engine that generates completions: transformers (the loaded model itself), vllm, a plugin or "
+        "file.py:Class.",
+    )
+    engine_args: dict[str, Any] = option({}, "Option of the engine. Repeatable.", "--engine-arg", metavar="NAME=VALUE")
     device_map: str | None = option(None, "auto: spread a large model over several devices with accelerate.")
 
 

@@ -21,7 +21,11 @@ from zotune.types import CallOption, Direction, Gives, Level, Needs, ObjectiveIn
 _DECLARATION: Final = "zotune_objective"
 _MISSING: Final = object()
 TRACKER_METHODS: Final = ("on_run_start", "on_step_end", "on_evaluation", "on_run_end")
-_SHIPPED: Final = frozenset({"zotune", "zotune_optimizers", "zotune_objectives", "zotune_trackers"})
+ENGINE_METHODS: Final = (
+    *("start", "versions", "matrices", "generate"),
+    *("update", "load", "export", "weights_hash", "close"),
+)
+_SHIPPED: Final = frozenset({"zotune", "zotune_engines", "zotune_optimizers", "zotune_objectives", "zotune_trackers"})
 """Packages of zotune's own distribution."""
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -190,7 +194,10 @@ def eps(optimizer: Any) -> Any:
 
 
 def plugin_problem(kind: str, target: Any) -> str:
-    """Why an object is no optimizer, objective or tracker; an empty text where it is one."""
+    """Why an object is no optimizer, objective, tracker or engine; an empty text where it is one."""
+    if kind == "engine":
+        missing = next((name for name in ENGINE_METHODS if not callable(_static(target, name))), None)
+        return f"{name_of(target)!r} has no {missing} method (zotune.inference.InferenceEngine)" if missing else ""
     if kind == "tracker":
         missing = next((name for name in TRACKER_METHODS if not callable(_static(target, name))), None)
         hint = "subclass zotune.types.Tracker to leave methods out"

@@ -6,6 +6,7 @@
     │   ├── DataError            records that cannot be used, with file and line
     │   ├── ModelError           a model that cannot be loaded or does not fit the task
     │   ├── PluginError          a plugin that cannot be found or loaded
+    │   ├── EngineError          an inference engine that cannot be started, or does not support the model
     │   ├── SideEffectError      an objective that changed what it may only read, and what cannot be put back
     │   └── RunFolderError       a run folder that exists, is foreign, damaged or in use
     ├── OutOfMemory          a forward pass of a single row does not fit into memory
@@ -25,6 +26,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "DataError",
+    "EngineError",
     "ModelError",
     "ObjectiveError",
     "ObjectiveFailures",
@@ -79,6 +81,10 @@ class ModelError(UsageError):
 
 
 class PluginError(UsageError):
+    pass
+
+
+class EngineError(UsageError):
     pass
 
 

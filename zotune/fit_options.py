@@ -99,6 +99,8 @@ class FitOptions(TypedDict, total=False):
     threads: int | None
     compile: str
     parallel: str
+    engine: str
+    engine_args: Mapping[str, Any]
     device_map: str | None
 
 

@@ -19,7 +19,7 @@ hookimpl = pluggy.HookimplMarker("zotune")
 
 
 class Register(Protocol):
-    """Registers one optimizer, objective or tracker.
+    """Registers one optimizer, objective, tracker or engine.
 
     name: what users type. target: the class or function, or "package.module:attribute". summary: one line for
     `zotune plugins`. paper, forwards, memory: source, evaluations a step and extra memory, for `zotune plugins show`.
@@ -43,6 +43,12 @@ def register_objectives(register: Register) -> None:
 @hookspec
 def register_trackers(register: Register) -> None:
     """Called when the plugins are loaded; call register(...) for each tracker (`zotune.types.Tracker`)."""
+
+
+@hookspec
+def register_engines(register: Register) -> None:
+    """Called when the plugins are loaded; call register(...) for each class of engines
+    (`zotune.inference.InferenceEngine`)."""
 
 
 @hookspec

@@ -33,16 +33,19 @@ from zotune.text import one_line
 
 T = TypeVar("T")
 GROUP = "zotune"
-KINDS = ("optimizer", "objective", "tracker")
+KINDS = ("optimizer", "objective", "tracker", "engine")
 PUBLIC: Final = (
     "zotune",
+    "zotune.core.tensor_weights",
     "zotune.errors",
     "zotune.hookspecs",
     "zotune.humans.progress_report",
     "zotune.humans.ratings",
+    "zotune.inference",
     "zotune.scales",
     "zotune.scoring.functions",
     "zotune.scoring.partial_scores",
+    "zotune.tasks.gumbel",
     "zotune.tasks.text_classifier",
     "zotune.testing",
     "zotune.text",
@@ -54,7 +57,7 @@ _OBSERVERS = ("on_step_end", "on_run_end")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One registered optimizer, objective or tracker."""
+    """One registered optimizer, objective, tracker or engine."""
 
     kind: str
     name: str

@@ -19,7 +19,7 @@ from zotune.data.templates import Template
 from zotune.errors import OptionError, RunFolderError
 from zotune.runs.replay import replay
 from zotune.tasks import build
-from zotune.tasks.gumbel import GumbelNoise, RepetitionPenalty
+from zotune.tasks.gumbel import GumbelNoise, RepetitionPenalty, noisy_scores
 
 CPU = torch.device("cpu")
 SPEC = TaskSpec("generation", Template("{prompt}"), max_new_tokens=9)
@@ -42,6 +42,16 @@ def test_top_k_and_min_p_leave_the_most_probable_tokens() -> None:
     assert [c > 0 for c in counts(min_p=0.55)] == [False, True, False, False]
     assert [c > 0 for c in counts(top_k=3, top_p=0.7)] == [False, True, False, True]
     assert counts(top_k=4) == counts(top_k=9) == counts()
+
+
+def test_rows_at_positions_of_their_own_get_the_same_noise() -> None:
+    keys, positions, options = [3, 1 << 62, 17], [4, 0, 9], {"top_k": 6, "min_p": 0.01}
+    scores = torch.sin(torch.arange(24.0) * 1.7).view(3, 8)
+    found = noisy_scores(scores, keys, torch.tensor(positions), 0.7, 0.9, **options)
+    for row, position in enumerate(positions):
+        noise = GumbelNoise([keys[row]], 0.7, 0.9, 2, CPU, **options)
+        ids = torch.zeros(1, 2 + position, dtype=torch.long)
+        assert torch.equal(found[row : row + 1], noise(ids, scores[row : row + 1]))
 
 
 def test_the_penalty_is_that_of_transformers_without_padding() -> None:

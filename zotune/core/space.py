@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import re
 import signal
 import threading
@@ -96,6 +97,8 @@ class Space:
     step: the present step, part of the key of stochastic rounding; rounding: its version, 0 where no weight is rounded.
     max_in_forward: the most forward passes of an evaluation for which weights are perturbed in the pass; an evaluation
     of more passes uses a copy. small: elements up to which a tensor is always perturbed by copy.
+    version: of the weights that the module has now, another number for each point and each write. on_assign: called
+    after each step's write with its recipe and the version before it.
     """
 
     def __init__(
@@ -128,6 +131,9 @@ class Space:
         self.in_forward: InForward | None = None
         self.max_in_forward: float = 1
         self.small = SMALL
+        self._versions = itertools.count(1)
+        self.version = 0
+        self.on_assign: Callable[[Recipe, int], None] = lambda theta, before: None
         self._key_tables = Keys(self.key)
         self.rounding = rounding if any(p.dtype != compute_dtype(p.dtype) for p in chosen.values()) else 0
         self._keys = {name: seeds.name_key(name) for name in chosen}
@@ -230,8 +236,9 @@ class Space:
             if name not in self._copy:
                 self._copy[name] = torch.empty_like(self.params[name].data)
         evaluation.run_all(copied, self._copy)
-        base = {name: p.data for name, p in self.params.items()}
+        base, version = {name: p.data for name, p in self.params.items()}, self.version
         try:
+            self.version = next(self._versions)
             for name in copied:
                 self.params[name].data = self._copy[name]
             with in_forward.perturbed(evaluation) if in_forward else contextlib.nullcontext():
@@ -239,6 +246,7 @@ class Space:
         finally:
             for name, p in self.params.items():
                 p.data = base[name]
+            self.version = version
 
     def write(self, point: Recipe, outs: Mapping[str, Tensor]) -> None:
         """Write the weights of `point`, as an evaluation sees them, to tensors like the tuned ones, by name."""
@@ -323,10 +331,14 @@ class Space:
                 evaluation = self.evaluation(outputs, {**old, **readable})
                 evaluation.run_all(list(self.params))
             self.fields = {path: f for path, f in {**old, **resized, **fields, **packed}.items() if path in kept}
+        if not isinstance(theta, Theta):
+            before, self.version = self.version, next(self._versions)
+            self.on_assign(theta, before)
         return new_state
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Overwrite the tuned weights with saved ones of the same names and shapes, converted to their dtypes."""
+        self.version = next(self._versions)
         for name, p in self.params.items():
             p.data.copy_(weights[name].to(p.dtype))
 

@@ -22,7 +22,7 @@ from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
-from zotune.runs import initial_head, run_directory
+from zotune.runs import initial_head, run_directory, run_engine
 from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.conclude import conclude
 from zotune.runs.end_time import EndTime
@@ -38,6 +38,7 @@ from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults, 
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
+from zotune.runs.run_engine import RunEngine
 from zotune.runs.run_report import write_report
 from zotune.runs.session import Session
 from zotune.runs.task_defaults import resolve_config
@@ -149,6 +150,9 @@ def _run(
     plan = processes.on_each(
         lambda: make_plan(config, objective, optimizer, classes=classes, reduces=not resume, recorded=defaults)
     )
+    engine = run_engine.resolve(config.engine, config.engine_args)
+    if engine is not None:
+        plan = replace(plan, engine=RunEngine(config.engine, engine, config.trust_remote_code))
     for note in [*plan.notes, plan.splits.summary]:
         emit(Note(note))
     try:
@@ -159,6 +163,8 @@ def _run(
             return _fit(processes.on_each(lambda: Session(plan, emit, processes, header, head=head)), run)
     finally:
         plan.objective.close()
+        if plan.engine is not None:
+            plan.engine.close()
         gc.collect()  # model and session refer to each other, and the next run in this process needs their memory
 
 

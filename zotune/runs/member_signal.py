@@ -15,6 +15,7 @@ from torch import Tensor
 from zotune.core.population import Population, RowWise
 from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, OutOfMemory
+from zotune.inference import Members
 from zotune.runs.heldout import win_shares
 from zotune.runs.questions_ahead import Asked, QuestionsAhead
 from zotune.runs.training_signal import TrainingSignal
@@ -34,15 +35,16 @@ class MemberSignal:
     loses without it, times their number: R(all) − R(all but the row), which is exact for metrics of pairs and of whole
     distributions. An order objective compares partners.
 
-    rows: rows of a forward pass at most; halved where memory is short. report: shows one line to the user. temperature:
-    of completions, in place of the task's own. ahead: for an objective that is asked a step ahead, the questions of
-    this step and of the next.
+    row_wise: evaluates rows of members in a forward pass; None where an engine generates for them. rows: rows of a
+    forward pass at most; halved where memory is short. report: shows one line to the user. temperature: of completions,
+    in place of the task's own. ahead: for an objective that is asked a step ahead, the questions of this step and of
+    the next.
     """
 
     def __init__(
         self,
         signal: TrainingSignal,
-        row_wise: RowWise,
+        row_wise: RowWise | None,
         rows: int,
         processes: Processes,
         report: Callable[[str], None],
@@ -52,6 +54,8 @@ class MemberSignal:
         self.rows, self._temperature, self.ahead = rows, temperature, ahead
         self._signal, self._row_wise, self._processes, self._report = signal, row_wise, processes, report
         self._told = False
+        if isinstance(signal.task, build.GenerationTask):
+            signal.task.in_process.row_wise = row_wise
 
     def __call__(self, population: Population, rows: Sequence[int], each: int) -> list[float | None]:
         """The value of each member with +, then of each with −, in the objective's direction; None where it has none.
@@ -65,7 +69,7 @@ class MemberSignal:
             ordered = signal.objective.ordered
             draws = [self._outputs(population, rows, each, k) for k in range(1 if ordered else signal.samples)]
         finally:
-            self._row_wise.release()
+            self._release()
         if ordered:
             return self._processes.on_first(lambda: self._compared(draws[0], pairs, each))
         values = self._processes.on_first(lambda: [self._values(outputs, pairs, each) for outputs in draws])
@@ -95,7 +99,7 @@ class MemberSignal:
             try:
                 asked = self._different(population, rows, each)
             finally:
-                self._row_wise.release()
+                self._release()
             self._processes.on_first(lambda: ahead.put(step, asked))
         outputs = self._signal.outputs_of([*asked.rows, *asked.rows], asked.ids)
         self._processes.on_first(lambda: self._signal.objective.ask(*_partners(outputs, len(asked.rows))))
@@ -142,8 +146,13 @@ class MemberSignal:
             def compute(first: int, most: int = most) -> Any:
                 last = min(first + most, population.pairs)
                 part = rows[first * each : last * each]
-                with self._row_wise.at(population, first, last), self._signal.task.forward.one_pass():
-                    return part, self._signal.raw_outputs([*part, *part], draw, self._temperature, step)
+                both, signal = [*part, *part], self._signal
+                if isinstance(signal.task, build.GenerationTask):
+                    members = _members(population, first, last)
+                    return part, signal.raw_outputs(both, draw, self._temperature, step, members)
+                assert self._row_wise is not None
+                with self._row_wise.at(population, first, last), signal.task.forward.one_pass():
+                    return part, signal.raw_outputs(both, draw, self._temperature, step)
 
             try:
                 parts = self._shared(list(firsts), compute)
@@ -157,6 +166,10 @@ class MemberSignal:
             return parts
         up = [ids for part, out in parts for ids in out[: len(part)]]
         return [*up, *(ids for part, out in parts for ids in out[len(part) :])]
+
+    def _release(self) -> None:
+        if self._row_wise is not None:
+            self._row_wise.release()
 
     def _shared(self, items: list[int], compute: Callable[[int], Any]) -> list[Any]:
         """`compute` of each item; generated ids are computed by all processes together."""
@@ -228,6 +241,12 @@ class MemberSignal:
         shares = [None if s is None else win_shares(s) for s in strengths]
         columns = [[None if s is None else s[side] for s in shares] for side in (0, 1)]
         return [_mean(column[k : k + each]) for column in columns for k in range(0, half, each)]
+
+
+def _members(population: Population, first: int, last: int) -> Members:
+    """The members of these pairs, as an engine gets them."""
+    d = population.directions
+    return Members(d.step, d.draw, d.count, d.shapes, population.sizes, population.scales, first, last)
 
 
 def _score_of(signal: TrainingSignal, outputs: dict[str, Any], rows: list[int], count: int) -> Score:

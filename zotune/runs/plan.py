@@ -26,6 +26,7 @@ from zotune.models.heads import Head
 from zotune.models.model_files import ModelFiles
 from zotune.models.trainable import check_tune
 from zotune.runs.hub_id import check_hub_id
+from zotune.runs.run_engine import RunEngine
 from zotune.runs.set_sizes import affordable_rows, draw, note_on_sets
 from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
@@ -44,7 +45,7 @@ class Plan:
     """A run's configuration with everything that it names, resolved and checked.
 
     optimizer_name: as the user gave it; spec: the task; notes: lines for the user; trackers:
-    what --report-to names.
+    what --report-to names; engine: what generates in place of the loaded model, or None.
     """
 
     config: RunConfig
@@ -57,6 +58,7 @@ class Plan:
     optimizer_name: str = "auto"
     notes: tuple[str, ...] = ()
     trackers: tuple[tuple[str, Tracker], ...] = ()
+    engine: RunEngine | None = None
 
     @property
     def head(self) -> Head:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zotune import declarations
+from zotune.core.population import matrix_shape
 from zotune.core.space import Space
 from zotune.distributed import Processes
-from zotune.errors import OptionError
+from zotune.errors import EngineError, OptionError
 from zotune.models.adapters import has_adapter
 from zotune.models.loaded_model import LoadedModel
 from zotune.models.trainable import trainable_names
@@ -31,6 +32,7 @@ from zotune.runs.row_wise import (
     row_wise,
     rows_of_step,
 )
+from zotune.runs.run_engine import RunEngine
 from zotune.runs.sharpening import logit_scales_of
 from zotune.runs.training_signal import TrainingSignal
 from zotune.search.batches import Batches
@@ -47,7 +49,8 @@ class RunPopulations:
     the model allows rows of one pass to have directions of their own.
 
     recorded: the header of the run that is resumed, which keeps to what it recorded. report: shows one line to the
-    user. space: the tuned weights. Raises OptionError.
+    user. engine: what generates in place of the loaded model; it is started with the tuned weights. space: the tuned
+    weights. Raises OptionError, and EngineError where the engine cannot be started.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class RunPopulations:
         train: build.EncodedRows,
         recorded: Mapping[str, Any] | None,
         report: Callable[[str], None],
+        engine: RunEngine | None = None,
     ) -> None:
+        self._engine = engine
         self._plan, self._loaded, self._task, self._train = plan, loaded, task, train
         self._recorded, self._report = recorded, report
         self._logit_scales: frozenset[str] = frozenset()
@@ -78,7 +83,7 @@ class RunPopulations:
             tuned = self._space("matrices" if generates and config.tune == "auto" and not adapter else config.tune)
             tuned.kernels.on_note = self._report
             tuned.kernels.compile = config.compile != "off" and tuned.numel >= COMPILED  # the check writes members
-            if found := row_wise(self._task, self._train, tuned, self._compiled):
+            if found := self._members_of(tuned):
                 return tuned, found
             self._logit_scales = frozenset()
         if config.perturb == "population":
@@ -89,7 +94,32 @@ class RunPopulations:
             )
         if possible:
             self._report(NO_ROWS)
-        return self._space(config.tune), None
+        tuned = self._space(config.tune)
+        if self._engine is not None:
+            self._start(self._engine, tuned)
+        return tuned, None
+
+    def _members_of(self, tuned: Space) -> RowWiseTensors | None:
+        """How members are evaluated with these tuned weights; None where they are written one after the other."""
+        if self._engine is None:
+            return row_wise(self._task, self._train, tuned, self._compiled)
+        if not (matrices := {t.name for t in tuned.theta.tensors if matrix_shape(t)}):
+            return None
+        self._start(self._engine, tuned)
+        without = matrices - self._engine.matrices()
+        if without == matrices:
+            raise EngineError(
+                f"--engine {self._engine.name}: none of the tuned matrices can differ from member to member",
+                hint="--engine transformers",
+            )
+        return None, frozenset(without)
+
+    def _start(self, engine: RunEngine, tuned: Space) -> None:
+        """Start the engine with the tuned weights, and let it complete the task's prompts."""
+        task = self._task
+        assert isinstance(task, build.GenerationTask)
+        engine.start(self._loaded, tuned, POPULATION_ROWS, task.max_length)
+        task.engine = engine
 
     def _space(self, tune: str) -> Space:
         config = self._plan.config
@@ -107,7 +137,7 @@ class RunPopulations:
         config, task = self._plan.config, self._task
         fed = task.forward.frozen_prefix is not None
         found = self._row_wise
-        if fed and found:
+        if fed and found and self._engine is None:
             found = row_wise(task, self._train, self.space, self._compiled)
         if found is None:
             if self._row_wise:
@@ -118,14 +148,15 @@ class RunPopulations:
         if without:
             names = ", ".join(sorted(without)[:3]) + (" …" if len(without) > 3 else "")
             self._report(f"{len(without)} matrices have no directions of their own for each row and stay: {names}")
+        compiled = evaluation is not None and evaluation.compiled
         if isinstance(task, build.GenerationTask):  # a step decodes as many rows: the processor can
             task.forward.set_micro_batch(config.eval_batch_size)
         if self._recorded is not None:
             batches.population = PopulationPlan.from_json(self._recorded["population"])
-            if batches.population.compiled and not evaluation.compiled:
+            if batches.population.compiled and not compiled and evaluation is not None:
                 self._report("the kernels that this run began with cannot be compiled here: last bits may differ")
         else:
-            first = PopulationPlan(without=without, logit_scales=self._logit_scales, compiled=evaluation.compiled)
+            first = PopulationPlan(without=without, logit_scales=self._logit_scales, compiled=compiled)
             rows_of_step(lambda count: self._steps(replace(first, rows=count), batches, budget))
         population = batches.population
         decoding = population.decoding if population.logit_scales else None

@@ -83,6 +83,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "parallel": f"batch over {processes.size}" if processes.size > 1 and processes.split == "batch" else None,
         **({"population": population} if (population := session.batches.population.to_json()) else {}),
         **({initial_head.KEY: initial_head.encode(head)} if (head := session.source.head) is not None else {}),
+        **({"engine": session.inference and session.inference.record()} if session.records_engine else {}),
         "tensors": tensors,
     }
 

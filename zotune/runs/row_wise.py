@@ -34,8 +34,9 @@ COMPILED: Final = 1 << 24
 
 COMPLETIONS: Final = frozenset({"completions", "completion_ids"})
 
-RowWiseTensors = tuple[RowWise, frozenset[str]]
-"""The row-wise evaluation of members, and the tuned matrices that take no part in it."""
+RowWiseTensors = tuple[RowWise | None, frozenset[str]]
+"""The row-wise evaluation of members, None where an engine generates for them, and the tuned matrices that take no part
+in it."""
 
 
 def reads_rows(task: build.Task, inputs: frozenset[str]) -> bool:

@@ -16,6 +16,7 @@ import torch
 from zotune import declarations
 from zotune.core.kernels import worth_compiling
 from zotune.distributed import ALONE, Processes
+from zotune.errors import OptionError
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
@@ -31,6 +32,7 @@ from zotune.runs.probe_start import start_from_probe
 from zotune.runs.process_split import split_of
 from zotune.runs.prompt_settings import better_of_both, cheap, note_on_new_tokens
 from zotune.runs.run_directory import PENDING_SCORES, QUESTIONS
+from zotune.runs.run_engine import RunEngine
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.timed_budget import timed_seconds, with_evals
 from zotune.runs.training_signal import TrainingSignal
@@ -46,6 +48,7 @@ from zotune.search.limits import Budget
 from zotune.search.oracle import Oracle
 from zotune.search.perturb_mode import PerturbMode
 from zotune.search.preflight import Preflight
+from zotune.search.progress import ValidationResult
 from zotune.search.work_clock import WorkClock
 from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
@@ -76,7 +79,9 @@ class Session:
     for which they are computed once, and bytes that these take in a run beyond a dry run's. recorded: the header of the
     run that is resumed; head: the linear probe that it started from. quick: a dry run, which caches few rows, fits no
     probe and measures no KL divergence. base: outputs and score of the base model on the test set where tuning starts
-    from a linear probe; scores_base: whether it may be scored for that. Raises ModelError and OptionError.
+    from a linear probe; scores_base: whether it may be scored for that. inference: the engine that generates in place
+    of the loaded model, or None; records_engine: whether the journal's header names it. Raises ModelError, OptionError
+    and EngineError.
     """
 
     def __init__(
@@ -124,7 +129,10 @@ class Session:
         test = self.test if scores_base and not quick else None
         config, self.base = start_from_probe(plan, self.source, held_out[0], test, emit)
         self.plan = plan = replace(plan, config=config)
-        populations = RunPopulations(plan, self.loaded, self.task, self.train, recorded, self._note)
+        self.inference, self.records_engine = plan.engine, plan.engine is not None or "engine" in (recorded or {})
+        if self.inference is not None:
+            self._check_engine(self.inference)
+        populations = RunPopulations(plan, self.loaded, self.task, self.train, recorded, self._note, self.inference)
         self.space = populations.space
         self.initial_weights = InitialWeights(self.source, config, self.space)
         size = config.batch_size or objective.info.batch_size or DEFAULT_BATCH_SIZE
@@ -167,8 +175,16 @@ class Session:
         if self.members is not None:
             self.validation.prefers_later = True
             self.oracle.score_members, self.oracle.rows_in_pass = self.members, lambda: self.members.rows
+        by_copy = replace(config, perturb="copy")  # an engine gets the weights of a point as a whole
         self.perturb_mode = PerturbMode(
-            config, self.task, self.train, objective.inputs, self.space, self.batches, self.oracle, processes
+            by_copy if self.inference else config,
+            self.task,
+            self.train,
+            objective.inputs,
+            self.space,
+            self.batches,
+            self.oracle,
+            processes,
         )
         if processes.size > 1:
             processes.split = split_of(plan, self.budget, processes)
@@ -235,7 +251,7 @@ class Session:
                 interpolate=self.interpolates,
             ),
             Hooks(
-                validate=self.validation.evaluate if self.plan.objective.info.validates else None,
+                validate=self._validate if self.plan.objective.info.validates else None,
                 calibrate=self._calibration(),
                 preflight=self._preflight(),
                 emit=self.emit,
@@ -288,6 +304,25 @@ class Session:
         if config_value(self.loaded.tokenizer, "chat_template"):
             config = replace(config, chat_template=spec.chat_template)
         return replace(plan, spec=spec, config=config)
+
+    def _validate(self) -> ValidationResult:
+        """Score the validation set, after comparing the engine's weights with the run's."""
+        if self.inference is not None:
+            self.inference.check()
+        return self.validation.evaluate()
+
+    def _check_engine(self, engine: RunEngine) -> None:
+        """Raise OptionError for a run that an engine cannot generate for."""
+        if not isinstance(self.task, build.GenerationTask):
+            raise OptionError(
+                f"--engine {engine.name} generates text, and this task ({self.plan.spec.kind}) generates none",
+                hint="--engine transformers",
+            )
+        if self.processes.size > 1:
+            raise OptionError(f"--engine {engine.name} runs in a single process", hint="start it without torchrun")
+        if self.plan.config.perturb not in ("auto", "population", "copy"):
+            raise OptionError(f"--engine {engine.name}: --perturb {self.plan.config.perturb} needs the loaded model")
+        self.emit(Phase(f"starting {engine.name}"))
 
     def _length(self) -> int:
         return resolve_task.max_length(self.plan.config, self.plan.spec)

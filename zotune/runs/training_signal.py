@@ -12,6 +12,7 @@ from typing import Any
 
 from zotune.core.space import Space
 from zotune.distributed import Processes
+from zotune.inference import Members
 from zotune.runs.heldout import score_once, win_shares
 from zotune.scoring.objective import Objective
 from zotune.tasks import build
@@ -89,18 +90,23 @@ class TrainingSignal:
         return [math.fsum(row[i] for row in shares) / len(shares) for i in range(len(outputs))]
 
     def raw_outputs(
-        self, indices: Sequence[int], draw: int, temperature: float | None = None, step: int | None = None
+        self,
+        indices: Sequence[int],
+        draw: int,
+        temperature: float | None = None,
+        step: int | None = None,
+        members: Members | None = None,
     ) -> Any:
         """For generated text the ids of the completions of these training prompts, a JSON value; else the outputs.
         temperature: of the completions, in place of the task's own. step: whose randomness sampling uses, by default
-        the present one."""
+        the present one. members: whose weights complete the prompts, by default the present ones."""
         task = self.task
         if not isinstance(task, build.GenerationTask):
             return task.outputs(self.rows, indices, self.objective.inputs)
         task.step, task.draw = self._space.step if step is None else step, draw
         try:
             sampling = None if temperature is None else replace(task.spec.sampling, temperature=temperature)
-            return task.generate([self.rows.tokens[i][0] for i in indices], indices, sampling)
+            return task.generate([self.rows.tokens[i][0] for i in indices], indices, sampling, members)
         finally:
             task.step = task.draw = 0
 

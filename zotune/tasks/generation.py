@@ -20,18 +20,22 @@ from zotune.data.task import Sampling, TaskSpec
 from zotune.data.templates import FilledTemplate
 from zotune.data.tokenization import Encoding, first_that_fits
 from zotune.errors import DataError, OptionError
-from zotune.models.generation_settings import generation_config, ignore_generation_defaults, score_processors
-from zotune.models.kv_cache import growing_kv_cache
+from zotune.inference import GenerationRequest, Members
+from zotune.models.generation_settings import (
+    end_token_ids,
+    generation_config,
+    ignore_generation_defaults,
+    score_processors,
+)
 from zotune.models.library_calls import quiet
 from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
-from zotune.tasks.forward import retries_smaller
 from zotune.tasks.frozen_prefix import Tokens
-from zotune.tasks.gumbel import GumbelNoise, RepetitionPenalty
 from zotune.tasks.model_task import ModelTask, columns_of
 from zotune.tasks.prompt_cache import PromptCache
 from zotune.tasks.teacher_forcing import EncodedAnswer, TeacherForcing
+from zotune.tasks.transformers_engine import TransformersEngine
 from zotune.text import texts
 
 PAIRS = frozenset({"chosen_logps", "rejected_logps", "chosen_tokens", "rejected_tokens"})
@@ -45,7 +49,8 @@ class GenerationTask(ModelTask):
     Raises OptionError where the new tokens leave no room for a prompt.
 
     Attributes: step, the step whose randomness sampling uses; draw, the index of a sample among those of the same
-    prompt; the training signal sets both. generated: completions so far.
+    prompt; the training signal sets both. in_process: the engine that completes prompts with the loaded model; engine:
+    what completes them in its place, where a run has another engine.
     """
 
     fields = frozenset({"prompts", "model", "batch", "completions", "completion_ids", "references", "losses"})
@@ -62,7 +67,9 @@ class GenerationTask(ModelTask):
                 hint="a larger --max-length, or fewer new tokens",
             )
         self.prompts, self.chat = PromptCache(self.forward), ChatTemplate(loaded, spec)
-        self.generated = 0
+        self.in_process = TransformersEngine(self.forward, self.prompts)
+        self.engine: Callable[[GenerationRequest], list[list[int]]] | None = None
+        self._elsewhere = 0
 
     def rows(self, records: Sequence[Record]) -> EncodedRows:
         """Tokenise records.
@@ -239,47 +246,44 @@ class GenerationTask(ModelTask):
             EncodedAnswer(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs
         ]
 
-    @retries_smaller
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Tokens], indices: Sequence[int] = (), sampling: Sampling | None = None
+        self,
+        prompts: Sequence[Tokens],
+        indices: Sequence[int] = (),
+        sampling: Sampling | None = None,
+        members: Members | None = None,
     ) -> list[list[int]]:
         """The completion's ids for each prompt, without the end token.
 
         indices: the rows of the prompts; the first of them goes into the seed. sampling: in place of the task's own.
+        members: whose weights each row is completed with, by default the present weights.
         """
-        chosen = sampling or self.spec.sampling
-        temperature = chosen.temperature
-        if self.forward.in_one_pass:
-            return self._generate_in_one_pass(prompts, indices, chosen)
-        settings = generation_config(
-            self.loaded, self.spec.max_new_tokens, temperature, chosen.top_p, chosen.top_k, chosen.min_p
+        chosen, step = sampling or self.spec.sampling, self.step
+        sampled = chosen.temperature > 0
+        request = GenerationRequest(
+            prompts,
+            self.spec.max_new_tokens,
+            tuple(end_token_ids(self.loaded)),
+            self.spec.stop,
+            chosen.temperature,
+            chosen.top_p,
+            chosen.top_k,
+            chosen.min_p,
+            chosen.repetition_penalty,
+            [seeds.derive(self.seed, "gumbel", step, row, self.draw) for row in indices] if sampled else (),
+            seeds.derive(self.seed, "sampling", step, *self._seed_parts(indices)),
+            members,
         )
-        devices = [self.loaded.device] if self.loaded.device.type == "cuda" else []
-        seed = seeds.derive(self.seed, "sampling", self.step, *self._seed_parts(indices))
-        with quiet(), torch.random.fork_rng(devices=devices, enabled=temperature > 0):
-            if temperature > 0:
-                torch.manual_seed(seed)
-            return self.forward.map_rows(
-                [len(p) for p in prompts],
-                lambda places: self._generate([prompts[k] for k in places], settings, chosen.repetition_penalty),
-                deterministic=temperature == 0,
-            )
+        if self.engine is None:
+            return self.in_process.generate(request)
+        self._elsewhere += len(prompts)
+        return self.engine(request)
 
-    def _generate_in_one_pass(
-        self, prompts: Sequence[Tokens], indices: Sequence[int], sampling: Sampling
-    ) -> list[list[int]]:
-        """All prompts in one batch; sampled with noise that depends on step, row and draw alone."""
-        settings, processors = generation_config(self.loaded, self.spec.max_new_tokens, 0.0, 1.0), []
-        self.forward.note_rows(len(prompts))
-        if sampling.temperature > 0:
-            keys = [seeds.derive(self.seed, "gumbel", self.step, row, self.draw) for row in indices]
-            start = max(map(len, prompts)) if self.loaded.head == "causal" else len(self.loaded.decoder_start_ids)
-            noise = GumbelNoise(
-                keys, sampling.temperature, sampling.top_p, start, self.loaded.device, sampling.top_k, sampling.min_p
-            )
-            processors = [noise]
-        return self._complete(prompts, settings, 1, sampling.repetition_penalty, processors)
+    @property
+    def generated(self) -> int:
+        """Completions so far."""
+        return self.in_process.generated + self._elsewhere
 
     @torch.no_grad()
     def forced_logits(self, prompts: Sequence[Tokens], tokens: int = 3) -> Tensor:
@@ -294,7 +298,7 @@ class GenerationTask(ModelTask):
             return torch.full_like(scores, -torch.inf).scatter_(1, first, 0.0)
 
         with quiet(), ignore_generation_defaults(self.loaded):
-            inputs = self._inputs(prompts, 1)
+            inputs = self.in_process.inputs(prompts, 1)
             out = self.loaded.model.generate(
                 **inputs, generation_config=settings, logits_processor=score_processors([force])
             )
@@ -308,66 +312,6 @@ class GenerationTask(ModelTask):
         if not processes.alone and processes.split == "batch" and processes.rank:
             parts.append(processes.rank)
         return parts
-
-    def _generate(self, prompts: Sequence[Tokens], settings: Any, penalty: float) -> list[list[int]]:
-        """One micro-batch. Points never share a sampled pass: each needs the same random numbers."""
-        if settings.do_sample:
-            return self._complete(prompts, settings, 1, penalty)
-        completions: list[list[int]] = self.forward.run_joint(
-            ("generate", *map(tuple, prompts)),
-            prompts,
-            lambda rows, points: self._complete(rows, settings, points, penalty),
-        )
-        return completions
-
-    def _inputs(self, prompts: Sequence[Tokens], points: int) -> dict[str, Any]:
-        """The padded prompts, as the model's `generate` takes them."""
-        causal, pad = self.loaded.head == "causal", self.forward.tokenizer.pad_right
-        inputs = self.prompts.inputs(prompts, points) if causal else pad(prompts, self.loaded.device)
-        inputs.pop("token_type_ids", None)
-        if "past_key_values" not in inputs and (cache := growing_kv_cache(self.loaded)):
-            inputs["past_key_values"] = cache
-        return inputs
-
-    def _complete(
-        self,
-        prompts: Sequence[Tokens],
-        settings: Any,
-        points: int,
-        penalty: float,
-        processors: Sequence[GumbelNoise] = (),
-    ) -> list[list[int]]:
-        """Call the model's `generate`; the ids of each completion end before the first end token. penalty: of
-        repetitions; processors: change the scores of every next token after it."""
-        loaded, causal = self.loaded, self.loaded.head == "causal"
-        inputs = self._inputs(prompts, points)
-        early = self.spec.stop and _keeps_letters(loaded.tokenizer)
-        arguments: dict[str, Any] = (
-            {"stop_strings": list(self.spec.stop), "tokenizer": loaded.tokenizer} if early else {}
-        )
-        start = inputs["input_ids"].shape[1] if causal else len(loaded.decoder_start_ids)
-        penalties = [RepetitionPenalty(prompts if causal else [()] * len(prompts), penalty, start)]
-        every: list[Callable[[Any, Any], Any]] = [*(penalties if penalty != 1.0 else []), *processors]
-        if every:
-            arguments["logits_processor"] = score_processors(every)
-        self.generated += len(prompts)
-        with ignore_generation_defaults(loaded):
-            ids: Tensor = loaded.model.generate(**inputs, generation_config=settings, **arguments)
-        completions = []
-        for row in ids[:, start:].tolist():
-            length = next((i for i, x in enumerate(row) if x in settings.eos_token_id), len(row))
-            # After a stop string, a row is padded up to the end of the longest row.
-            while self.spec.stop and length and row[length - 1] == settings.pad_token_id:
-                length -= 1
-            completions.append(row[:length])
-        return completions
-
-
-def _keeps_letters(tokenizer: Any) -> bool:
-    """Whether transformers can look for stop strings while it generates. It tries the tokenizer with these letters, and
-    raises ValueError where they become an unknown token; then completions are cut afterwards alone."""
-    letters = "abcdef"
-    return letters in tokenizer.decode(tokenizer(letters, add_special_tokens=False)["input_ids"])
 
 
 def reference_completions(record: Record) -> list[str]:

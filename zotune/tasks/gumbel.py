@@ -37,29 +37,56 @@ class GumbelNoise:
         top_k: int = 0,
         min_p: float = 0.0,
     ) -> None:
-        halves = [noise.block_key(key, 0) for key in keys]
-        self._k0, self._k1 = (
-            torch.tensor([pair[side] for pair in halves], dtype=torch.int32, device=device)[:, None] for side in (0, 1)
-        )
+        self._halves = _halves(keys, device)
         self.temperature, self.top_p, self.start = temperature, top_p, start
         self.top_k, self.min_p = top_k, min_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores: (rows, vocabulary). Returns them with noise, in float32."""
-        scaled = scores.float() / self.temperature
-        if 0 < self.top_k < scaled.shape[1]:
-            least = scaled.topk(self.top_k, -1).values[:, -1:]
-            scaled = scaled.masked_fill(scaled < least, -torch.inf)
-        if self.top_p < 1.0:
-            scaled = _nucleus(scaled, self.top_p)
-        if self.min_p > 0.0:
-            shares = scaled.softmax(-1)
-            scaled = scaled.masked_fill(shares < self.min_p * shares.amax(-1, keepdim=True), -torch.inf)
-        position, count = input_ids.shape[1] - self.start, scores.shape[1]
-        tokens = torch.arange(count, dtype=torch.int64, device=scores.device) + position * count
-        word = noise.hash32(tokens.to(torch.int32)[None], self._k0, self._k1)
-        uniform = (word & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=LARGEST)
-        return scaled - torch.log(-torch.log1p(-uniform))
+        scaled = _left(scores.float() / self.temperature, self.top_p, self.top_k, self.min_p)
+        return scaled + _gumbel(self._halves, input_ids.shape[1] - self.start, scores.shape[1])
+
+
+def noisy_scores(
+    scores: Tensor,
+    keys: Sequence[int],
+    positions: Tensor,
+    temperature: float,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+) -> Tensor:
+    """As `GumbelNoise`, for rows at positions of their own: the new tokens so far, int64 (rows,). scores: (rows,
+    vocabulary)."""
+    scaled = _left(scores.float() / temperature, top_p, top_k, min_p)
+    return scaled + _gumbel(_halves(keys, scores.device), positions[:, None], scores.shape[1])
+
+
+def _halves(keys: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The 32-bit halves of 63-bit keys: int32 (rows, 1)."""
+    pairs = torch.tensor([noise.block_key(key, 0) for key in keys], dtype=torch.int32, device=device).view(-1, 2)
+    return pairs[:, :1], pairs[:, 1:]
+
+
+def _left(scaled: Tensor, top_p: float, top_k: int, min_p: float) -> Tensor:
+    """Scores with −∞ for the tokens that the options leave out."""
+    if 0 < top_k < scaled.shape[1]:
+        least = scaled.topk(top_k, -1).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    if top_p < 1.0:
+        scaled = _nucleus(scaled, top_p)
+    if min_p > 0.0:
+        shares = scaled.softmax(-1)
+        scaled = scaled.masked_fill(shares < min_p * shares.amax(-1, keepdim=True), -torch.inf)
+    return scaled
+
+
+def _gumbel(halves: tuple[Tensor, Tensor], position: int | Tensor, count: int) -> Tensor:
+    """Gumbel noise of `count` tokens at a position of each row: float32 (rows, count)."""
+    tokens = torch.arange(count, dtype=torch.int64, device=halves[0].device)[None] + position * count
+    word = noise.hash32(tokens.to(torch.int32), *halves)
+    uniform = (word & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=LARGEST)
+    return -torch.log(-torch.log1p(-uniform))
 
 
 class RepetitionPenalty:
@@ -93,4 +120,4 @@ def _nucleus(scores: Tensor, top_p: float) -> Tensor:
     return scores.masked_fill((before >= top_p).scatter(-1, places, before >= top_p), -torch.inf)
 
 
-__all__ = ["GumbelNoise", "RepetitionPenalty"]
+__all__ = ["GumbelNoise", "RepetitionPenalty", "noisy_scores"]
