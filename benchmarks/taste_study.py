@@ -60,7 +60,7 @@ class Person(threading.Thread):
     def __init__(self, folder: Path, taste: str, wrong: float, seed: int) -> None:
         super().__init__(daemon=True)
         self.folder, self.taste, self.wrong = folder, taste, wrong
-        self.chance = random.Random(seed)
+        self.seed = seed
         self.counts = {"chosen": 0, "tie": 0, "bad": 0}
         self.reports: list[Any] = []
 
@@ -84,9 +84,9 @@ class Person(threading.Thread):
 
     def verdict(self, texts: Sequence[str]) -> str:
         values = [measure(self.taste, text) for text in texts]
-        best = max(values)
-        if self.chance.random() < self.wrong:
-            verdict = str(self.chance.randrange(len(texts)) + 1)
+        best, chance = max(values), random.Random(f"{self.seed} {sorted(texts)}")
+        if chance.random() < self.wrong:
+            verdict = str(texts.index(chance.choice(sorted(texts))) + 1)
         elif best - min(values) < DIFFERENT:
             verdict = "bad" if best == 0 else "tie"
         else:

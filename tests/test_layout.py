@@ -262,6 +262,7 @@ def test_plugins_are_short_and_cite() -> None:
             "auto_member_scale",
             "auto_sharpness",
             "auto_spending",
+            "auto_answers",
         ):
             assert "Differs from the paper:" in text, path
             assert "Evaluations a step" in text, path

@@ -128,6 +128,7 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         interpolates=bool(_capability(optimizer, "interpolates", default.interpolates)),
         populations=bool(_capability(optimizer, "populations", default.populations)),
         sharpens=bool(_capability(optimizer, "sharpens", default.sharpens)),
+        reuses_answers=bool(_capability(optimizer, "reuses_answers", default.reuses_answers)),
         affine=bool(_capability(optimizer, "affine", default.affine)),
     )
 

@@ -25,6 +25,9 @@ else:
 Direction = Literal["maximize", "minimize"]
 Level = Literal["sample", "set"]
 Gives = Literal["values", "order"]
+Learn = Literal["perturbed", "answers", "both"]
+"""What steps learn from, where people compare completions: which of two perturbed members wrote the better one, a
+preference loss on all answers so far, or both."""
 Schedule = Literal["constant", "linear", "cosine"]
 """constant: 1; linear: from 1 to 0; cosine: half a cosine from 1 to 0 (Loshchilov and Hutter 2017, no restarts)."""
 CallOption = Literal["concurrency", "batch_size", "timeout"]
@@ -83,6 +86,7 @@ class ObjectiveInfo:
     ask: for an objective that waits for people: called as the objective is, with the questions of the next step before
         the answers of this one are awaited. It returns at once; a population's completions are then generated a step
         ahead, from the weights before this step, whatever the pace of the answers.
+    learn: with `ask`, what a step learns from.
     observe: called with prompts of the validation set and the completions of the base model and of the present weights
         (`prompts`, `before`, `now`), after `ask`, while answers are awaited. It changes nothing of the run.
     satisfied: asked after each step; True ends the run as its budget does.
@@ -106,6 +110,7 @@ class ObjectiveInfo:
     check: Callable[[int], None] | None = None
     start: Callable[[RunContext], None] | None = None
     ask: Callable[..., object] | None = None
+    learn: Learn = "perturbed"
     observe: Callable[..., object] | None = None
     satisfied: Callable[[], bool] | None = None
     faults: Callable[[], Mapping[str, int]] | None = None
@@ -116,6 +121,7 @@ class ObjectiveInfo:
             ("direction", self.direction, ("maximize", "minimize")),
             ("level", self.level, (None, "sample", "set")),
             ("gives", self.gives, ("values", "order")),
+            ("learn", self.learn, ("perturbed", "answers", "both")),
         ):
             if value not in words:
                 raise OptionError(f"{name} must be {' or '.join(map(repr, words))}, got {value!r}")
@@ -155,6 +161,7 @@ class OptimizerInfo:
     populations: whether it asks `at.population` and evaluates populations where rows have directions of their own.
     sharpens: whether it scales all logits where completions are sampled, by the tensors of `at.logit_scales`; its
         populations then decode greedily, unless several completions a prompt are asked for.
+    reuses_answers: whether its populations ask `oracle.preferences` where `at.learning` has pairs.
     affine: whether a shift and a positive factor of the objective change none of its decisions.
     """
 
@@ -166,6 +173,7 @@ class OptimizerInfo:
     interpolates: bool = False
     populations: bool = False
     sharpens: bool = False
+    reuses_answers: bool = False
     affine: bool = False
 
 
@@ -269,6 +277,14 @@ class Batch:
     def each(self) -> tuple[Batch, ...]:
         """Every row as a batch of its own."""
         return tuple(Batch((row,)) for row in self.rows)
+
+
+class Learning(NamedTuple):
+    """What the steps of a population learn from. pairs: pairs of members that a step evaluates on the answers so far; 0
+    where these are not reused."""
+
+    source: Learn = "perturbed"
+    pairs: int = 0
 
 
 class Recipe(Protocol):
@@ -421,6 +437,12 @@ class Oracle(Protocol):
         """
         ...
 
+    def preferences(self, directions: Directions, sizes: PerTensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """A preference loss of the members θ + S u_p v_pᵀ, and of their partners, on the answers that people have given
+        so far: each pair of members on one of them, dealt in a drawn order. Nobody is asked, and it counts as no
+        evaluation. Two empty tuples before the first answer that prefers one completion to another."""
+        ...
+
     @property
     def measures_kl(self) -> bool:
         """Whether `kl` can be called: where the model generates text."""
@@ -500,6 +522,11 @@ class At(Protocol):
     @property
     def population(self) -> PopulationSize:
         """How large a population of this run should be."""
+        ...
+
+    @property
+    def learning(self) -> Learning:
+        """What the steps of a population learn from, where people compare completions."""
         ...
 
     @property

@@ -19,7 +19,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from zotune.errors import ObjectiveError, OptionError, Stopped
 from zotune.humans.progress_report import progress_report
@@ -52,6 +52,7 @@ class Human:
     questions: int = 200  # questions at most, if no other budget is given
     candidates: int = 2  # completions in a question
     rows: int = 4  # prompts in a step
+    learn: Literal["perturbed", "answers", "both"] = "perturbed"  # from the questions, from all answers so far, or both
     judged: int = 20  # test rows that compare the tuned model with the base model at the end
     _session: _Session | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -72,6 +73,7 @@ class Human:
             max_scores=self.questions,
             start=self._start,
             ask=self._ask_ahead,
+            learn=self.learn,
             observe=self._observe,
             satisfied=self._satisfied,
             close=self.close,

@@ -42,7 +42,7 @@ HOLD = 0.7
 MEAN_SQUARE = HOLD + (1 - HOLD) / 3
 """Mean of s(t)² over the budget."""
 UNLIMITED_STEPS = 300
-"""Steps that a run limited by time alone is planned with; its number of steps is unknown."""
+"""Steps that a run limited by time alone is planned with."""
 POINTS = 2
 """Evaluations of a two-point step."""
 MEMORY = 0.8
@@ -84,6 +84,7 @@ class Auto:
     calibrates: ClassVar[bool] = True
     stratifies: ClassVar[bool] = True
     sharpens: ClassVar[bool] = True
+    reuses_answers: ClassVar[bool] = True
     affine: ClassVar[bool] = True
     unrecorded: ClassVar[Mapping[str, object]] = {"edition": 1}
 
@@ -135,8 +136,7 @@ class Auto:
         if isinstance(state, PopulationState):
             limit = at.max_kl or self.drift / 2
             return population.step(theta, oracle, state, at, limit, self.edition, beta=MEMORY, clip=self.clip)
-        D, eps = state.D, state.eps
-        z = at.rademacher()
+        D, eps, z = state.D, state.eps, at.rademacher()
         up, down = oracle(theta + eps * D * z, theta - eps * D * z)
         g = (up - down) / (2 * eps)
         v, weight = self.beta * state.v + (1 - self.beta) * g * g, self.beta * state.weight + (1 - self.beta)

@@ -9,6 +9,7 @@ model bounds (nats a token, on texts that the base model wrote; it costs forward
         z_p of EGGROLL (eggroll.py)
         α: see auto_spending.py
         θ ← θ + α S 1/P Σ_p z_p u_p v_pᵀ
+        where people compare completions, a part of α comes from all of their answers so far (auto_answers.py)
     K is measured every T / MEASURED steps, and grows by κ α² mean z² in between
     where completions are sampled: members decode greedily, k is WALKED times as large, and after SHARPENED of the steps
         one is taken that multiplies all logits by c (auto_sharpness.py)
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from zotune.types import At, Oracle, PerTensor, Recipe, Theta
+from zotune_optimizers.auto_answers import CLOSE, answers_share, part_of_step
 from zotune_optimizers.auto_member_scale import SCALES, best_scale, largest_scale
 from zotune_optimizers.auto_sharpness import best_sharpness, scaled
 from zotune_optimizers.auto_spending import BOUND, Situation, share, squared_length
@@ -58,6 +60,7 @@ class PopulationState(NamedTuple):
     found: Mapping[str, float]  # numbers of the calibration, for `describe`
     sharpness: float = 0.0  # c; 0 before it is chosen
     spared: float = 0.0  # K up to which the reward was rare
+    close: float = 0.0  # σ of members that read answers
 
 
 def start(theta: Theta, oracle: Oracle, at: At, limit: float, edition: int) -> PopulationState:
@@ -75,7 +78,8 @@ def start(theta: Theta, oracle: Oracle, at: At, limit: float, edition: int) -> P
         "KL of a step of that size": moved,
         "rows a step": at.population.rows,
     }
-    return PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, 0.0, math.inf, False, numbers)
+    state = PopulationState(S, sigma, kappa, k, 0.0, 0.0, 0.0, 0.0, 0.0, math.inf, False, numbers)
+    return state._replace(close=CLOSE * sigma)
 
 
 def step(
@@ -124,8 +128,12 @@ def step(
         edition,
     )
     state = state._replace(spared=max(kl, NONE) if now.rare else state.spared)
-    alpha = math.sqrt(squared_length(now) / state.kappa)
-    if not alpha:
-        return theta, state
-    grown = state.kappa * alpha**2 * energy
-    return theta + update(state.S, directions, z, alpha), state._replace(kl=kl + grown)
+    spent = (1 - answers_share(at)) * squared_length(now)
+    moved: Recipe = theta
+    grown = spent * energy
+    if spent:
+        moved = theta + update(state.S, directions, z, math.sqrt(spent / state.kappa))
+    if at.learning.pairs:
+        part, more = part_of_step(theta, oracle, at, state.S, state.close, state.kappa, now, clip)
+        moved, grown = moved if part is None else moved + part, grown + more
+    return moved, state._replace(kl=kl + grown) if grown else state

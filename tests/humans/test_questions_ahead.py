@@ -23,7 +23,7 @@ from zotune.runs.run_directory import QUESTIONS
 __all__ = ["data"]  # a fixture
 
 OPTIONS: dict[str, Any] = {"objective": "human", "max_new_tokens": 6, "save_steps": 1}
-ARGS = {"questions": "28", "judged": "4"}
+ARGS = {"questions": "28", "judged": "4", "learn": "both"}
 PAIRS, STEPS = 8, 3
 SOON = 120.0
 
@@ -59,6 +59,9 @@ def test_the_questions_of_a_step_are_asked_before_the_answers_of_the_step_before
     header = journal_lines(whole)[0]
     assert header["population"]["ahead"] is True
     assert header["population"]["rows"] == 2 * PAIRS
+    assert header["population"]["learning"] == {"source": "both", "pairs": 256}
+    tape = next(line["tape"] for line in reversed(journal_lines(whole)) if line["kind"] == "step")
+    assert len(dict(tape)["preferences"]) == 512, "the last step has learnt from all answers"
     folder, waiting = tmp_path / "run", list[int]()
 
     def idle() -> bool:

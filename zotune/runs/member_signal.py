@@ -18,6 +18,7 @@ from zotune.errors import ObjectiveError, OutOfMemory
 from zotune.inference import Members
 from zotune.runs.heldout import win_shares
 from zotune.runs.questions_ahead import Asked, QuestionsAhead
+from zotune.runs.reused_answers import Answer, ReusedAnswers
 from zotune.runs.training_signal import TrainingSignal
 from zotune.scoring.calls import select_rows
 from zotune.tasks import build
@@ -38,7 +39,7 @@ class MemberSignal:
     row_wise: evaluates rows of members in a forward pass; None where an engine generates for them. rows: rows of a
     forward pass at most; halved where memory is short. report: shows one line to the user. temperature: of completions,
     in place of the task's own. ahead: for an objective that is asked a step ahead, the questions of this step and of
-    the next.
+    the next. reused: where steps learn from earlier answers, too, what keeps them.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class MemberSignal:
         report: Callable[[str], None],
         temperature: float | None = None,
         ahead: QuestionsAhead | None = None,
+        reused: ReusedAnswers | None = None,
     ) -> None:
         self.rows, self._temperature, self.ahead = rows, temperature, ahead
         self._signal, self._row_wise, self._processes, self._report = signal, row_wise, processes, report
+        self.reused = reused
         self._told = False
         if isinstance(signal.task, build.GenerationTask):
             signal.task.in_process.row_wise = row_wise
@@ -71,7 +74,8 @@ class MemberSignal:
         finally:
             self._release()
         if ordered:
-            return self._processes.on_first(lambda: self._compared(draws[0], pairs, each))
+            shares = self._processes.on_first(lambda: self._shares(draws[0], pairs * each))
+            return _of_members(shares, each)
         values = self._processes.on_first(lambda: [self._values(outputs, pairs, each) for outputs in draws])
         return [_mean(column) for column in zip(*values, strict=True)]
 
@@ -86,7 +90,10 @@ class MemberSignal:
             self._asked(ahead, coming, following, each)
         ahead.while_waiting(step)
         outputs = self._signal.outputs_of([*asked.rows, *asked.rows], asked.ids)
-        return self._processes.on_first(lambda: self._compared(outputs, population.pairs, each))
+        shares = self._processes.on_first(lambda: self._shares(outputs, len(asked.rows)))
+        if self.reused is not None:
+            self.reused.add(step, _decided(asked, shares))
+        return _of_members(shares, each)
 
     def _asked(self, ahead: QuestionsAhead, population: Population, rows: Sequence[int], each: int) -> Asked:
         """The questions of a population's step, after they were asked; generated where they are not known yet."""
@@ -234,13 +241,27 @@ class MemberSignal:
                 values.append(pairs * (whole - _score_of(self._signal, outputs, others, 2 * pairs).value))
         return values
 
-    def _compared(self, outputs: dict[str, Any], pairs: int, each: int) -> list[float | None]:
-        """The share of rows that each member wins against its partner; None where no row of a pair is decided."""
-        half = pairs * each
+    def _shares(self, outputs: dict[str, Any], half: int) -> list[list[float] | None]:
+        """What the completion of each row under a member with +, and the one under its partner, win in their
+        comparison; None where the row is not decided."""
         strengths = self._signal.objective.compare(*_partners(outputs, half))
-        shares = [None if s is None else win_shares(s) for s in strengths]
-        columns = [[None if s is None else s[side] for s in shares] for side in (0, 1)]
-        return [_mean(column[k : k + each]) for column in columns for k in range(0, half, each)]
+        return [None if s is None else [*win_shares(s)] for s in strengths]
+
+
+def _of_members(shares: Sequence[Sequence[float] | None], each: int) -> list[float | None]:
+    """The share of rows that each member wins against its partner; None where no row of a pair is decided."""
+    columns = [[None if s is None else s[side] for s in shares] for side in (0, 1)]
+    return [_mean(column[k : k + each]) for column in columns for k in range(0, len(shares), each)]
+
+
+def _decided(asked: Asked, shares: Sequence[Sequence[float] | None]) -> list[Answer]:
+    """The answers that prefer one of the two completions: the training row, the preferred one and the other."""
+    half, answers = len(asked.rows), list[Answer]()
+    for k, (row, share) in enumerate(zip(asked.rows, shares, strict=True)):
+        up, down = asked.ids[k], asked.ids[half + k]
+        if share is not None and share[0] != share[1]:
+            answers.append((row, up, down) if share[0] > share[1] else (row, down, up))
+    return answers
 
 
 def _members(population: Population, first: int, last: int) -> Members:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zotune import declarations
-from zotune.core.population import matrix_shape
+from zotune.core.population import RowWise, matrix_shape
 from zotune.core.space import Space
 from zotune.distributed import Processes
 from zotune.errors import EngineError, OptionError
@@ -22,12 +22,14 @@ from zotune.runs.budget import RunBudget
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.plan import Plan
 from zotune.runs.questions_ahead import QuestionsAhead
+from zotune.runs.reused_answers import ReusedAnswers, answer_pairs
 from zotune.runs.row_wise import (
     COMPILED,
     COMPLETIONS,
     SET_ROWS,
     SIZES,
     RowWiseTensors,
+    reading_rows,
     reads_rows,
     row_wise,
     rows_of_step,
@@ -38,9 +40,12 @@ from zotune.runs.training_signal import TrainingSignal
 from zotune.search.batches import Batches
 from zotune.search.population_plan import PopulationPlan
 from zotune.tasks import build
+from zotune.types import Learning
 
 POPULATION_ROWS: Final = 128
 """Rows of a population in a forward pass at most: a larger batch decodes more tokens a second."""
+READ_PROMPTS: Final = 64
+"""Prompts whose length tells what reading an answer costs."""
 NO_ROWS: Final = "rows of one pass cannot have directions of their own in this model: points are used instead"
 
 
@@ -145,6 +150,8 @@ class RunPopulations:
             batches.population = PopulationPlan(max_kl=config.max_kl or 0.0)
             return None
         evaluation, without = found
+        reading, kept = self._reading()
+        without |= kept
         if without:
             names = ", ".join(sorted(without)[:3]) + (" …" if len(without) > 3 else "")
             self._report(f"{len(without)} matrices have no directions of their own for each row and stay: {names}")
@@ -157,6 +164,7 @@ class RunPopulations:
                 self._report("the kernels that this run began with cannot be compiled here: last bits may differ")
         else:
             first = PopulationPlan(without=without, logit_scales=self._logit_scales, compiled=compiled)
+            first = replace(first, learning=self._learning() if reading else Learning())
             rows_of_step(lambda count: self._steps(replace(first, rows=count), batches, budget))
         population = batches.population
         decoding = population.decoding if population.logit_scales else None
@@ -165,8 +173,10 @@ class RunPopulations:
             steps = budget.planned()[0]
             return batches.members(step, places).rows if steps is None or step < steps else None
 
-        ahead = QuestionsAhead(rows_at) if population.ahead else None
-        return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding, ahead)
+        ahead, reused = QuestionsAhead(rows_at) if population.ahead else None, None
+        if population.learning.pairs and (reader := reading or evaluation):
+            reused = ReusedAnswers(signal, reader, config.seed, processes)
+        return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding, ahead, reused)
 
     @property
     def _compiled(self) -> bool | None:
@@ -188,6 +198,28 @@ class RunPopulations:
             if plan.rows == SIZES[-1]:
                 raise
             return 0
+
+    def _reading(self) -> tuple[RowWise | None, frozenset[str]]:
+        """The row-wise evaluation of passes that read answers, None where no answers are reused, and the matrices that
+        take no part in it."""
+        info, task = self._plan.objective.info, self._task
+        if info.ask is None or info.learn == "perturbed" or not isinstance(task, build.GenerationTask):
+            return None, frozenset()
+        reuses = declarations.optimizer_info(self._plan.optimizer).reuses_answers
+        found = row_wise(task, self._train, self.space, self._compiled, reading_rows(task, self._train))
+        if found is None or not reuses:
+            why = "rows of a pass that reads texts" if reuses else "steps of this optimizer"
+            self._report(f"{why} cannot learn from earlier answers: each answer is used once")
+            return None, frozenset()
+        return found
+
+    def _learning(self) -> Learning:
+        """What steps learn from, and how many pairs of members read the answers so far: as many as a step's arithmetic
+        allows, for people are to find the next questions when they come to them."""
+        prompts = (self._train.tokens[i][0] for i in range(min(READ_PROMPTS, len(self._train))))
+        length = max(map(len, prompts)) + self._plan.spec.max_new_tokens
+        weights = sum(p.numel() for p in self._loaded.model.parameters())
+        return Learning(self._plan.objective.info.learn, answer_pairs(2.0 * weights * length))
 
 
 __all__ = ["RunPopulations"]

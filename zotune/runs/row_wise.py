@@ -48,15 +48,21 @@ def reads_rows(task: build.Task, inputs: frozenset[str]) -> bool:
 
 
 def row_wise(
-    task: build.Task, rows: build.EncodedRows, space: Space, compiled: bool | None = None
+    task: build.Task,
+    rows: build.EncodedRows,
+    space: Space,
+    compiled: bool | None = None,
+    forward: Callable[[], Tensor] | None = None,
 ) -> RowWiseTensors | None:
     """The row-wise evaluation of members, and the tuned matrices that take no part in it; None where a pass of rows
     with directions of their own does not give what written weights give.
 
-    compiled: whether kernels from C++ are used, by default for COMPILED weights and more. Costs a few forward passes of
-    four rows; nothing is scored.
+    compiled: whether kernels from C++ are used, by default for COMPILED weights and more. forward: the pass to check,
+    over four rows, by default the one that scores the task's rows. Costs a few forward passes of four rows; nothing is
+    scored.
     """
-    forward = _forward(task, rows) if _same_sequences(task, rows) else None
+    if forward is None:
+        forward = _forward(task, rows) if _same_sequences(task, rows) else None
     matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
     if forward is None or not matrices:
         return None
@@ -73,6 +79,13 @@ def row_wise(
         agrees = evaluation.agrees(Population(Directions(shapes, CHECK_PAIRS, -1, 1 << 20), sizes), forward)
         evaluation.release()
     return (evaluation, without) if agrees else None
+
+
+def reading_rows(task: build.GenerationTask, rows: build.EncodedRows) -> Callable[[], Tensor]:
+    """A forward pass that reads four texts, prompt and completion, partners with the same content."""
+    prompts = [rows.tokens[i % len(rows)][0] for i in range(CHECK_PAIRS)]
+    answers = [task.encode_completion_ids(p, p[:2]) for p in (*prompts, *prompts)]
+    return lambda: task.teacher_forcing.logits(answers)
 
 
 def _same_sequences(task: build.Task, rows: build.EncodedRows) -> bool:
@@ -110,4 +123,4 @@ def rows_of_step(planned_steps: Callable[[int], int | None]) -> int:
     return SIZES[-1]
 
 
-__all__ = ["COMPLETIONS", "SET_ROWS", "SIZES", "reads_rows", "row_wise", "rows_of_step"]
+__all__ = ["COMPLETIONS", "SET_ROWS", "SIZES", "reading_rows", "reads_rows", "row_wise", "rows_of_step"]

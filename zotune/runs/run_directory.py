@@ -26,6 +26,7 @@ TRACKED: Final = "trackers.json"
 DATA: Final = "data"
 """The folder of records that were handed over as objects."""
 QUESTIONS: Final = "questions_ahead.json"
+ANSWERS: Final = "answered_pairs.jsonl"
 RESULT: Final = "result.json"
 MODEL_CARD: Final = "README.md"
 _BEFORE_A_RUN: Final = {lock.LOCK, f".{CONFIG}.tmp"}

@@ -31,7 +31,7 @@ from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.probe_start import start_from_probe
 from zotune.runs.process_split import split_of
 from zotune.runs.prompt_settings import better_of_both, cheap, note_on_new_tokens
-from zotune.runs.run_directory import PENDING_SCORES, QUESTIONS
+from zotune.runs.run_directory import ANSWERS, PENDING_SCORES, QUESTIONS
 from zotune.runs.run_engine import RunEngine
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
 from zotune.runs.timed_budget import timed_seconds, with_evals
@@ -175,6 +175,7 @@ class Session:
         if self.members is not None:
             self.validation.prefers_later = True
             self.oracle.score_members, self.oracle.rows_in_pass = self.members, lambda: self.members.rows
+            self.oracle.score_preferences = self.members.reused
         by_copy = replace(config, perturb="copy")  # an engine gets the weights of a point as a whole
         self.perturb_mode = PerturbMode(
             by_copy if self.inference else config,
@@ -220,6 +221,8 @@ class Session:
         self.pending = PendingScores(folder / PENDING_SCORES)
         if self.members is not None and self.members.ahead is not None:
             self.members.ahead.open(folder / QUESTIONS, Observation(self.validation.held_out, self.processes))
+            if self.members.reused is not None:
+                self.members.reused.answers.open(folder / ANSWERS)
         for part in self.plan.objective.each:
             part.pending.scores = None if part.info.fast else self.pending
             part.start(RunContext(folder, self._note, stop, self.plan.config.seed, planned))

@@ -20,7 +20,7 @@ from zotune.errors import UsageError
 from zotune.search import schedule
 from zotune.search.batches import Batches
 from zotune.search.journal import Tape
-from zotune.types import Batch, PopulationSize, Schedule, TensorInfo
+from zotune.types import Batch, Learning, PopulationSize, Schedule, TensorInfo
 
 
 class At:
@@ -112,6 +112,11 @@ class At:
     def population(self) -> PopulationSize:
         """Rows that a step's population scores, and rows a member; no rows where a member costs a pass of its own."""
         return self._batches.population.size
+
+    @property
+    def learning(self) -> Learning:
+        """What the steps of a population learn from, where people compare completions."""
+        return self._batches.population.learning
 
     @property
     def max_kl(self) -> float:

@@ -53,6 +53,7 @@ class Oracle:
     one point counts one. joint: evaluates several points in one forward
     pass, where that is switched on. score_members: scores a population with a direction for each row, where that is
     switched on; without, each member is evaluated under written weights. rows_in_pass: rows of such a pass at most.
+    score_preferences: scores a population on the answers that people have given so far, where these are reused.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Oracle:
         self.unit = unit
         self.joint: JointForward | None = None
         self.score_members: ScoreMembers | None = None
+        self.score_preferences: Callable[[Population], Sequence[float]] | None = None
         self.rows_in_pass: Callable[[], int] | None = None
         self._space, self._evaluate, self._batches = space, evaluate, batches
         self._sign = -1.0 if direction == "maximize" else 1.0
@@ -196,6 +198,22 @@ class Oracle:
         values = self._take("members", lambda: self._members(population, rows, each))
         both = tuple(None if v is None else float(v) for v in values)
         return both[: directions.count], both[directions.count :]
+
+    def preferences(
+        self, directions: types.Directions, sizes: types.PerTensor
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The preference loss of the members θ + S u_p v_pᵀ, and of their partners, on the answers so far.
+
+        Each pair of members has one answer, in a drawn order. Two empty tuples where nothing was preferred yet. Costs
+        forward passes and no score, and counts as no evaluation.
+        """
+        if not isinstance(directions, Directions) or not isinstance(sizes, PerTensor):
+            raise UsageError("preferences take at.directions(…) and one size a tensor (theta.per)")
+        used = {n: size for n in directions.shapes if (size := sizes.values.get(n, 0.0))}
+        score = self.score_preferences
+        values = self._take("preferences", lambda: [*score(Population(directions, used))] if score and used else [])
+        both = tuple(map(float, values))
+        return both[: len(both) // 2], both[len(both) // 2 :]
 
     @property
     def measures_kl(self) -> bool:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from zotune.types import PopulationSize
+from zotune.types import Learning, PopulationSize
 
 IN_PASS = 128
 """Rows of a forward pass at most, where the header does not tell."""
+
+QUESTIONS_ALONE: Final = Learning()
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class PopulationPlan:
     are multiplied, where completions are sampled: members then decode at `decoding`, a temperature, instead of the
     run's own. compiled: whether kernels from C++ add what a member changes; bits depend on it, too. ahead: whether the
     completions of a step come from the weights and sizes of the step before, so that people answer while the next ones
-    are generated."""
+    are generated. learning: what steps learn from, where people answer ahead."""
 
     rows: int = 0
     each: int = 1
@@ -35,6 +37,7 @@ class PopulationPlan:
     decoding: float = 0.0
     compiled: bool = False
     ahead: bool = False
+    learning: Learning = QUESTIONS_ALONE
 
     @property
     def size(self) -> PopulationSize:
@@ -56,6 +59,8 @@ class PopulationPlan:
             plan |= {"logit_scales": sorted(self.logit_scales), "decoding": self.decoding}
         if self.ahead:
             plan["ahead"] = True
+        if self.learning.pairs:
+            plan["learning"] = self.learning._asdict()
         return plan | ({"compiled": True} if self.compiled else {})
 
     @classmethod
@@ -73,6 +78,7 @@ class PopulationPlan:
             recorded.get("decoding", 0.0),
             recorded.get("compiled", False),
             recorded.get("ahead", False),
+            Learning(**recorded.get("learning", {})),
         )
 
 

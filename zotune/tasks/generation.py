@@ -21,6 +21,7 @@ from zotune.data.templates import FilledTemplate
 from zotune.data.tokenization import Encoding, first_that_fits
 from zotune.errors import DataError, OptionError
 from zotune.inference import GenerationRequest, Members
+from zotune.models.configuration import config_value
 from zotune.models.generation_settings import (
     end_token_ids,
     generation_config,
@@ -240,11 +241,22 @@ class GenerationTask(ModelTask):
         prompts = [rows.tokens[i][0] for i in indices]
         completions = self.generate(prompts, indices, Sampling(1.0))
         pairs = [(p, tuple(ids)) for p, ids in zip(prompts, completions, strict=True) if ids]
+        return [self._encode_ids(p, ids) for p, ids in pairs]
+
+    def encode_completion_ids(self, prompt: Tokens, ids: Sequence[int]) -> EncodedAnswer:
+        """A completion as `generate` returns it, encoded for scoring: with the end token where the model has ended it
+        before `max_new_tokens`."""
+        ends = end_token_ids(self.loaded)
+        own = config_value(self.loaded.tokenizer, "eos_token_id")
+        end = (own,) if own in ends else tuple(ends[:1])
+        ended = not ids or (len(ids) < self.spec.max_new_tokens and not self.spec.stop)
+        return self._encode_ids(prompt, (*ids, *(end if ended else ())))
+
+    def _encode_ids(self, prompt: Tokens, ids: Tokens) -> EncodedAnswer:
         if self.loaded.head == "seq2seq":
-            return [self.teacher_forcing.decoded(p, ids) for p, ids in pairs]
-        return [
-            EncodedAnswer(p + ids[:-1], (), tuple(range(len(p) - 1, len(p) - 1 + len(ids))), ids) for p, ids in pairs
-        ]
+            return self.teacher_forcing.decoded(prompt, ids)
+        first = len(prompt) - 1
+        return EncodedAnswer(prompt + ids[:-1], (), tuple(range(first, first + len(ids))), ids)
 
     @torch.no_grad()
     def generate(

@@ -124,6 +124,13 @@ class TeacherForcing:
                 out[k] = value
         return out
 
+    @torch.no_grad()
+    def logits(self, answers: Sequence[EncodedAnswer]) -> Tensor:
+        """Logits (rows, positions, vocabulary) of a pass over these answers, one row each, at all of their positions
+        at least."""
+        positions = sorted({p for a in answers for p in a.positions})
+        return self._logits([(a.ids, a.decoder_ids) for a in answers], positions)
+
     def _logits(self, sequences: Sequence[tuple[Tokens, Tokens]], positions: Sequence[int]) -> Tensor:
         """Logits (rows, positions, vocabulary); at all positions where the model cannot leave out the others."""
         rows, decoders = [ids for ids, _ in sequences], [ids for _, ids in sequences]
