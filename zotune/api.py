@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack, overload
 
 from zotune.config import RunConfig
 from zotune.data import memory_data
 from zotune.data.memory_data import Data
-from zotune.errors import ModelError, OptionError
+from zotune.errors import DataError, ModelError, OptionError
 from zotune.events import Emit, Event
 from zotune.fit_options import FitOptions, ResumeOptions
 from zotune.models.memory_model import LentModel, lent
@@ -67,30 +68,15 @@ def fit(
     and ObjectiveFailures where the objective fails too often.
     """
     values: dict[str, Any] = {**options}
-    with contextlib.ExitStack() as stack:
-        name, loaded = stack.enter_context(_model(model, tokenizer))
-        records = stack.enter_context(_data(data, dataset))
-        if records is not None:
-            values["dataset"] = str(records)
-        if name is not None:
-            values["model"] = name
-        if values.get("output_dir") is not None:
-            values["output_dir"] = str(values["output_dir"])
-        shown = stack.enter_context(_shown(progress, emit))
-        stack.enter_context(_as_it_was_after_errors(loaded))
-        result = runs.fit(
-            cfg,
-            objective=objective,
-            optimizer=optimizer,
-            emit=shown,
-            stop=stop,
-            resume=resume,
-            force=force,
-            callbacks=callbacks,
-            records=Path(records) if records and not isinstance(data, str | Path | None) else None,
-            **values,
-        )
-        return _ended(result, loaded)
+    if values.get("output_dir") is not None:
+        values["output_dir"] = str(values["output_dir"])
+    given = _Given(objective, optimizer, callbacks, stop, force)
+    with _model(model, tokenizer) as (name, loaded), _data(data, dataset) as records:
+        values |= {} if records is None else {"dataset": str(records)}
+        values |= {} if name is None else {"model": name}
+        saved = Path(records) if records and not isinstance(data, str | Path | None) else None
+        with _progress(progress, emit) as shown:
+            return given.run(loaded, shown, cfg, resume=resume, records=saved, **values)
 
 
 def resume(
@@ -118,24 +104,11 @@ def resume(
     settings = {key: value for key, value in options.items() if value is not None}
     cfg, directory = resumed_config(run, settings)
     path = str(checkpoint) if checkpoint == "last" else str(Path(checkpoint).absolute())
-    with contextlib.ExitStack() as stack:
-        name, loaded = stack.enter_context(_model(model, tokenizer))
+    given = _Given(objective, optimizer, callbacks, stop, force)
+    with _model(model, tokenizer) as (name, loaded), _progress(progress, emit) as shown, contextlib.chdir(directory):
         if name is not None and name != cfg.model:
             raise ModelError(f"the run tunes {cfg.model or 'the embedded encoder'}, not {name}")
-        shown = stack.enter_context(_shown(progress, emit))
-        stack.enter_context(_as_it_was_after_errors(loaded))
-        stack.enter_context(contextlib.chdir(directory))
-        result = runs.fit(
-            cfg,
-            objective=objective,
-            optimizer=optimizer,
-            emit=shown,
-            stop=stop,
-            resume=path,
-            force=force,
-            callbacks=callbacks,
-        )
-        return _ended(result, loaded)
+        return given.run(loaded, shown, cfg, resume=path)
 
 
 @overload
@@ -205,29 +178,50 @@ def _data(data: Data | None, dataset: str | Path | None) -> Iterator[Path | str 
     if data is None or isinstance(data, str | Path):
         yield data
         return
-    with tempfile.TemporaryDirectory(prefix="zotune-") as folder:
-        yield memory_data.write(data, Path(folder) / "data")
+    with tempfile.TemporaryDirectory(prefix="zotune-") as temporary:
+        folder = memory_data.write(data, Path(temporary) / "data")
+        try:
+            yield folder
+        except DataError as error:
+            text = memory_data.named(error.args[0], folder, isinstance(data, Mapping))
+            raise DataError(text, hint=error.hint) from None
 
 
-@contextlib.contextmanager
-def _as_it_was_after_errors(loaded: LentModel | None) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:  # Ctrl-C too
-        if loaded:
+@dataclass(frozen=True)
+class _Given:
+    """The arguments that `fit` and `resume` share."""
+
+    objective: ObjectiveSpec | None
+    optimizer: str | Optimizer | None
+    callbacks: Sequence[Tracker]
+    stop: Callable[[], bool] | str | Sequence[str]
+    force: bool
+
+    def run(self, loaded: LentModel | None, emit: Emit, cfg: RunConfig | None, **more: Any) -> Result:
+        """Run to the end. more: further arguments of the run. A loaded model is as it was where the run is interrupted,
+        so that it can be resumed, and after an error."""
+        try:
+            result = runs.fit(
+                cfg,
+                objective=self.objective,
+                optimizer=self.optimizer,
+                callbacks=self.callbacks,
+                stop=self.stop,
+                force=self.force,
+                emit=emit,
+                **more,
+            )
+        except BaseException:  # Ctrl-C too
+            if loaded:
+                loaded.put_back()
+            raise
+        if loaded and result.reason == "interrupted":
             loaded.put_back()
-        raise
-
-
-def _ended(result: Result, loaded: LentModel | None) -> Result:
-    """The result; a loaded model is as it was where the run is not at its end, so that it can be resumed."""
-    if loaded and result.reason == "interrupted":
-        loaded.put_back()
-    return result
+        return result
 
 
 @contextlib.contextmanager
-def _shown(progress: bool | None, emit: Emit | None) -> Iterator[Emit]:
+def _progress(progress: bool | None, emit: Emit | None) -> Iterator[Emit]:
     """An `Emit` that shows progress where that is wanted, and passes events on."""
     wanted = progress if progress is not None else "ipykernel" in sys.modules
     receivers: list[Emit] = [emit] if emit else []

@@ -129,7 +129,7 @@ def test_what_was_not_plain_is_noted(tmp_path: Path) -> None:
         ("a.tsv", 'x\ty\n"a"\t1\nb\t"2\n', "quotation marks around cells are part of the text in 1 lines"),
         ("b.csv", "x,y\n1,2\n,\n", "1 rows have only empty cells and are left out"),
         ("c.tsv", 'x,y\n"1,5",2\n', "is separated by commas"),
-        ("d.jsonl", '{"x": "half \\ud83d pair"}\n{"x": "\\ud83d\\ude00"}', "U\\+FFFD in record 1$"),
+        ("d.jsonl", '{"x": "half \\ud83d pair"}\n{"x": "\\ud83d\\ude00"}', "U\\+FFFD in line 1$"),
     ):
         (tmp_path / name).write_text(text)
         content = read_data_file(tmp_path / name)

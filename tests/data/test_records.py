@@ -139,8 +139,8 @@ def test_keys_of_labels(label: Any, key: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": []}, r"record 2: messages must be a list of messages, got \[\]"),
-        ({"messages": None}, "record 2: messages must be a list"),
+        ({"messages": []}, r"line 2: messages must be a list of messages, got \[\]"),
+        ({"messages": None}, "line 2: messages must be a list"),
         ({"messages": ["hi"]}, "message 1 must have a role and a content, got 'hi'"),
         (
             {"messages": [*MESSAGES, {"role": "bot", "content": "x"}]},
@@ -161,12 +161,12 @@ def test_keys_of_labels(label: Any, key: str) -> None:
             "message 1 must have texts as content, got the part .* .only parts of type text",
         ),
         ({"messages": [{"role": "user"}]}, "message 1 must have a text as content, got None"),
-        ({"prompt": MESSAGES, "completion": [{"role": "x", "content": ""}]}, "record 2: completion: message 1"),
-        ({"answers": {"text": ["a", 1]}}, "record 2: answers must be a list of texts, got 1"),
+        ({"prompt": MESSAGES, "completion": [{"role": "x", "content": ""}]}, "line 2: completion: message 1"),
+        ({"answers": {"text": ["a", 1]}}, "line 2: answers must be a list of texts, got 1"),
     ],
 )
 def test_broken_shapes_name_the_record(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "fine"}, row])
     with pytest.raises(DataError, match=message) as error:
         read_splits(path)
-    assert str(error.value).startswith(f"{path}, record 2: ")
+    assert str(error.value).startswith(f"{path}, line 2: ")

@@ -168,4 +168,4 @@ def test_half_of_a_surrogate_pair_is_scored(tiny_llama: Path, tmp_path: Path) ->
     data.write_text('{"text": "half \\ud83d pair", "label": "a"}\n' + json.dumps({"text": "ok", "label": "b"}))
     inputs, notes = seen(tiny_llama, data)
     assert inputs["prompts"][0] == "half \ufffd pair "
-    assert notes == [f"{data}: half of a surrogate pair is read as U+FFFD in record 1"]
+    assert notes == [f"{data}: half of a surrogate pair is read as U+FFFD in line 1"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zotune.data.records import Record, describe_columns, is_missing, label_key
+from zotune.data.records import Record, describe_columns, is_missing, label_key, place_of
 from zotune.errors import DataError, OptionError
 
 MAX_CLASSES = 1000
@@ -46,14 +46,12 @@ def label_values(parts: Mapping[str, Sequence[Record]]) -> dict[str, str | None]
     names: dict[str, str | None] = {}
     for part, records in parts.items():
         for number, record in enumerate(records, 1):
-            label = record.get("label")
+            label, place = record.get("label"), place_of(record, f"{part} record {number}")
             if is_missing(label):
                 lack = "an empty label" if "label" in record else "no column 'label'"
-                raise DataError(
-                    f"{part} record {number} has {lack}; {describe_columns(records)}", hint="--column label=…"
-                )
+                raise DataError(f"{place} has {lack}; {describe_columns(records)}", hint="--column label=…")
             if isinstance(label, list | dict):
-                raise DataError(f"{part} record {number}: a label must be a number or a text, got {label!r:.40}")
+                raise DataError(f"{place}: a label must be a number or a text, got {label!r:.40}")
             name = record.get("label_text")
             names.setdefault(label_key(label), name if isinstance(name, str) and name else None)
     return names

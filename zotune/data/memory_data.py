@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,13 @@ def write(data: Rows | Mapping[str, Rows], folder: Path) -> Path:
             raise DataError(f"data has a split named {name!r}")
         files.write(folder / f"{name}.jsonl", text)
     return folder
+
+
+def named(message: str, folder: Path, several: bool) -> str:
+    """An error message about the files of `folder`, with the names that the user's own objects have. several: whether
+    the data are a mapping of splits."""
+    name = r"data['\1']" if several else "data"
+    return re.sub(rf"{re.escape(str(folder))}/([^/,]+)\.jsonl, line (\d+)", rf"{name}, record \2", message)
 
 
 def _lines(rows: Any, what: str) -> str:
@@ -105,4 +113,4 @@ def _not_json(records: Sequence[Record]) -> Iterator[tuple[int, str, Any]]:
                 yield number, column, value
 
 
-__all__ = ["Data", "HubData", "Rows", "Table", "write"]
+__all__ = ["Data", "HubData", "Rows", "Table", "named", "write"]

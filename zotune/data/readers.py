@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zotune.data.file_text import PARQUET_MARK, decode, read_bytes
-from zotune.data.records import Record
+from zotune.data.records import PlacedRecord, Record, place_of
 from zotune.errors import DataError
 from zotune.text import one_line
 
@@ -151,7 +151,7 @@ def _read_json(path: Path, text: str, whole: bool) -> dict[str, list[Record]]:
             return {"train": _objects(values, f"{path}, record")}
         value = values[0]
     elif len(lines) > 1:
-        return {"train": [_object(_parsed(f"{path}, line {n}", line), f"{path}, line {n}") for n, line in lines]}
+        return {"train": [_object(_parsed(f"{path}, line {n}", line), f"{path}, line", n) for n, line in lines]}
     else:
         value = _parsed(str(path) if whole else f"{path}, line {lines[0][0]}", lines[0][1])
     splits = _splits_in(path, value)
@@ -159,7 +159,7 @@ def _read_json(path: Path, text: str, whole: bool) -> dict[str, list[Record]]:
         return splits
     if whole:
         _refuse_value(path, value)
-    return {"train": [_object(value, f"{path}, line {lines[0][0]}")]}
+    return {"train": [_object(value, f"{path}, line", lines[0][0])]}
 
 
 def _is_value(text: str) -> bool:
@@ -211,25 +211,26 @@ def _refuse_value(path: Path, value: Any) -> None:
     )
 
 
-def _object(value: Any, place: str) -> Record:
+def _object(value: Any, where: str, number: int) -> Record:
     if not isinstance(value, dict):
-        raise DataError(f"{place}: a record must be an object, got {type(value).__name__}")
-    return value
+        raise DataError(f"{where} {number}: a record must be an object, got {type(value).__name__}")
+    return PlacedRecord(value, where, number)
 
 
-def _objects(values: Iterable[Any], place: str) -> list[Record]:
-    return [_object(value, f"{place} {number}") for number, value in enumerate(values, 1)]
+def _objects(values: Iterable[Any], where: str) -> list[Record]:
+    return [_object(value, where, number) for number, value in enumerate(values, 1)]
 
 
 def _replace_half_pairs(path: Path, splits: dict[str, list[Record]], notes: list[str]) -> None:
     """Halves of surrogate pairs, which no encoding and no tokenizer has, become U+FFFD."""
     changed: list[str] = []
-    for split, records in splits.items():
-        for number, record in enumerate(records, 1):
+    for records in splits.values():
+        for index, record in enumerate(records):
             clean = _map_texts(record, _without_half_pairs)
             if clean != record:
-                records[number - 1] = clean
-                changed.append(f"record {number}" if len(splits) == 1 else f"{split} record {number}")
+                assert isinstance(record, PlacedRecord)
+                records[index] = PlacedRecord(clean, record.where, record.number)
+                changed.append(place_of(record, "").removeprefix(f"{path}, "))
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         notes.append(f"{path}: half of a surrogate pair is read as U+FFFD in {', '.join(changed[:3])}{more}")
@@ -312,7 +313,7 @@ def _table_records(path: Path, rows: Iterator[tuple[int, list[str]]], notes: lis
         elif len(cells) != len(header):
             raise DataError(f"{path}, line {number}: {len(cells)} cells where the header has {len(header)} columns")
         else:
-            records.append(dict(zip(header, cells, strict=True)))
+            records.append(PlacedRecord(dict(zip(header, cells, strict=True)), f"{path}, line", number))
     if empty:
         notes.append(f"{path}: {empty} rows have only empty cells and are left out")
     return records
@@ -334,10 +335,10 @@ def _read_parquet(path: Path) -> list[Record]:
             names = table.column_names
             if len(set(names)) != len(names):
                 raise DataError(f"{path}: a column name occurs twice: {', '.join(names)}")
-            records: list[Record] = table.to_pylist()
+            records = [PlacedRecord(r, f"{path}, record", n) for n, r in enumerate(table.to_pylist(), 1)]
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path}: broken parquet: {reason_of(error)}") from None
-    return records
+    return [*records]
 
 
 __all__ = [

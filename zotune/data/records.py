@@ -19,6 +19,28 @@ _WHOLE_NUMBER = re.compile(r"\A(-?[0-9]+)\.0+\Z")
 Record = dict[str, Any]
 """One example: values by column name."""
 
+
+class PlacedRecord(Record):
+    """A record that knows where it was read; `record | {…}`, a changed copy, knows it, too.
+
+    where: the file and what is counted in it, such as `data.jsonl, line`; number: the count, from 1.
+    """
+
+    __slots__ = ("number", "where")
+
+    def __init__(self, values: Mapping[str, Any], where: str, number: int) -> None:
+        super().__init__(values)
+        self.where, self.number = where, number
+
+    def __or__(self, other: Mapping[str, Any]) -> PlacedRecord:  # type: ignore[override]
+        return PlacedRecord({**self, **other}, self.where, self.number)
+
+
+def place_of(record: Mapping[str, Any], otherwise: str) -> str:
+    """Where a record was read, for a message; `otherwise` for one that was read nowhere."""
+    return f"{record.where} {record.number}" if isinstance(record, PlacedRecord) else otherwise
+
+
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -38,21 +60,26 @@ def normalize(records: Sequence[Record], place: str = "") -> list[Record]:
     distinct texts. A `prompt` that is a list of messages is joined with its `completion`, or the `chosen` side of a
     pair, to `messages`. A pair of conversations without a `prompt` gets the shared beginning as `prompt`. ShareGPT's
     `conversations` become `messages`; the text parts of a message's content are joined. Alpaca's and Dolly's
-    `instruction` with its input becomes `prompt`, its answer `completion`. place: file or split, named in errors.
-    Raises DataError with the record's number.
+    `instruction` with its input becomes `prompt`, its answer `completion`. place: source or split, named in errors on
+    records that were read from no file. Raises DataError with the record's place.
     """
-    prefix = f"{place}, " if place else ""
-    return [_normalized(record, f"{prefix}record {number}") for number, record in enumerate(records, 1)]
+    where = f"{place}, record" if place else "record"
+    return [_normalized(_placed(record, where, number)) for number, record in enumerate(records, 1)]
 
 
-def _normalized(record: Record, place: str) -> Record:
+def _placed(record: Record, where: str, number: int) -> PlacedRecord:
+    return record if isinstance(record, PlacedRecord) else PlacedRecord(record, where, number)
+
+
+def _normalized(record: Record) -> Record:
+    place = place_of(record, "")
     answers, spans = record.get("answers"), record.get("answers_spans")
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
-        record = {**record, "answers": _distinct_texts(answers["text"], f"{place}: answers")}
+        record = record | {"answers": _distinct_texts(answers["text"], f"{place}: answers")}
     elif answers is None and isinstance(spans, dict) and isinstance(spans.get("spans"), list):
-        record = {**record, "answers": _distinct_texts(spans["spans"], f"{place}: answers_spans")}
+        record = record | {"answers": _distinct_texts(spans["spans"], f"{place}: answers_spans")}
     if "messages" not in record and _is_conversation(record.get("conversations")):
-        record = {**record, "messages": record["conversations"]}
+        record = record | {"messages": record["conversations"]}
     if "messages" not in record:
         return _join_messages(_joined_instruction(record), place)
     if not isinstance(record["messages"], str):  # a column of plain text may have this name, too
@@ -68,7 +95,7 @@ def _joined_instruction(record: Record) -> Record:
     for more, answer in INSTRUCTION_COLUMNS:
         if isinstance(record.get(answer), str) and (record.get(more) is None or isinstance(record[more], str)):
             prompt = f"{instruction}\n\n{record[more]}" if record.get(more) else instruction
-            return {**record, "prompt": prompt, "completion": record[answer]}
+            return record | {"prompt": prompt, "completion": record[answer]}
     return record
 
 
@@ -82,7 +109,7 @@ def _join_messages(record: Record, place: str) -> Record:
             record = _with_messages(record, column, place)
     answer: Any = next((record[column] for column in ("completion", "chosen") if record.get(column)), [])
     answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-    return {**record, "messages": [*record["prompt"], *answer]}
+    return record | {"messages": [*record["prompt"], *answer]}
 
 
 def _split_pair(record: Record) -> Record:
@@ -95,7 +122,7 @@ def _split_pair(record: Record) -> Record:
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
-    return {**record, "prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+    return record | {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
 def _distinct_texts(values: list[Any], place: str) -> list[str]:
@@ -113,7 +140,7 @@ def _with_messages(record: Record, column: str, place: str) -> Record:
     """The record with a column's messages in their plain form: `role` and a text as `content`."""
     messages = record[column]
     plain = _plain_messages(messages, f"{place}: {column}")
-    return record if plain == messages else {**record, column: plain}
+    return record if plain == messages else record | {column: plain}
 
 
 def _plain_messages(messages: Any, place: str) -> list[Any]:
@@ -160,11 +187,12 @@ def rename_columns(records: list[Record], columns: Mapping[str, str], place: str
         for number, record in enumerate(records, 1):
             if column not in record:
                 raise DataError(
-                    f"--column {name}={column}: {f'{place} record {number}'.strip()} has no column {column!r}; "
+                    f"--column {name}={column}: {place_of(record, f'{place} record {number}'.strip())} has no column "
+                    f"{column!r}; "
                     f"{describe_columns(records)}",
                     hint=nearest(column, record),
                 )
-    return [{**record, **{name: record[column] for name, column in columns.items()}} for record in records]
+    return [record | {name: record[column] for name, column in columns.items()} for record in records]
 
 
 def describe_columns(records: Sequence[Record]) -> str:
@@ -197,4 +225,13 @@ def is_missing(value: Any) -> bool:
     )
 
 
-__all__ = ["Record", "describe_columns", "is_missing", "label_key", "normalize", "rename_columns"]
+__all__ = [
+    "PlacedRecord",
+    "Record",
+    "describe_columns",
+    "is_missing",
+    "label_key",
+    "normalize",
+    "place_of",
+    "rename_columns",
+]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zotune.data.records import Record, describe_columns, is_missing, label_key, rename_columns
+from zotune.data.records import Record, describe_columns, is_missing, label_key, place_of, rename_columns
 from zotune.data.sources import load_source
 from zotune.errors import DataError, OptionError
 from zotune.seeds import derive
@@ -141,9 +141,9 @@ def _balanced(
     for i, record in enumerate(train):
         key = _class_of(record)
         if not key and not labelled:
+            place = place_of(record, f"training record {i + 1}")
             raise DataError(
-                f"{source}: --k-per-class needs labels, and training record {i + 1} has no column 'label'; "
-                f"{describe_columns(train)}",
+                f"--k-per-class needs labels, and {place} has no column 'label'; {describe_columns(train)}",
                 hint="--column label=…",
             )
         indices.setdefault(key, []).append(i)

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from zotune.data.answers import LabelReading, correct_options, option_texts, reference_texts
 from zotune.data.classes import Classes
-from zotune.data.records import Record, describe_columns
+from zotune.data.records import Record, describe_columns, place_of
 from zotune.data.task_kinds import TARGETS, TaskKind
-from zotune.data.templates import Template
+from zotune.data.templates import Template, no_text
 from zotune.errors import DataError, OptionError
 from zotune.models.heads import LM_HEADS
+from zotune.text import texts
 
 ChatMode = Literal["auto", "on", "off"]
 
@@ -96,10 +97,12 @@ class TaskSpec:
         parts: records by the name of their set, which errors show. Raises OptionError or DataError.
         """
         check_template(self.template, parts, head, self.kind)
-        if self.kind == "choice":
-            for part, records in parts.items():
-                for number, record in enumerate(records, 1):
-                    _check_options(f"{part} record {number}", record, self, records)
+        for part, records in parts.items():
+            for number, record in enumerate(records, 1):
+                if self.kind == "choice":
+                    _check_options(place_of(record, f"{part} record {number}"), record, self, records)
+                elif self.kind == "generation":
+                    _check_answers(place_of(record, f"{part} record {number}"), record)
 
     def references(self, record: Mapping[str, Any]) -> list[str]:
         """The correct answers of a record as text; empty where the record has none."""
@@ -121,7 +124,7 @@ def check_template(
     template: Template, parts: Mapping[str, Sequence[Record]], head: str, kind: TaskKind = "classification"
 ) -> None:
     """Check a template against the records. Raises OptionError where the template lacks the target that the head needs,
-    DataError where a record lacks a column that the template names."""
+    DataError where a record lacks a column that the template names, or holds no text in it."""
     target, with_answer = TARGETS[kind], head in LM_HEADS
     if kind != "generation" and with_answer and not template.has_place(target):
         raise OptionError(
@@ -133,18 +136,27 @@ def check_template(
         raise OptionError(f"--template {template.text!r} names no column of the data", hint="such as '{text}'")
     for part, records in parts.items():
         for number, record in enumerate(records, 1):
+            place = place_of(record, f"{part} record {number}")
             for name in columns:
                 if record.get(name) is None:
                     raise DataError(
-                        f"{part} record {number} has no column {name!r}; {describe_columns(records)}",
+                        f"{place} has no column {name!r}; {describe_columns(records)}",
                         hint=f"--column {name}=…, or another --template",
                     )
+            if kind == "generation" and "messages" in record:
+                continue  # the model's chat template is used instead
+            for name in columns:
+                listed = name in template.lists and isinstance(record[name], list)
+                if not listed and (fault := no_text(name, record[name])):
+                    raise DataError(f"{place}: {fault}")
 
 
 def _check_options(place: str, record: Record, spec: TaskSpec, records: Sequence[Record]) -> None:
     for name in spec.choices:
         if record.get(name) is None:
             raise DataError(f"{place} has no column {name!r}; {describe_columns(records)}", hint="--choices a,b,…")
+        if len(spec.choices) > 1 and (fault := no_text(name, record[name])):
+            raise DataError(f"{place}: {fault}")
     options = option_texts(record, spec.choices)
     if len(options) < 2:
         raise DataError(f"{place} has {len(options)} option to choose from; at least two are needed")
@@ -154,6 +166,26 @@ def _check_options(place: str, record: Record, spec: TaskSpec, records: Sequence
             f"{place}: {label!r:.60} is none of its {len(options)} options",
             hint="label is an option's index, text or letter; answers are the texts of the correct ones",
         )
+
+
+def _check_answers(place: str, record: Record) -> None:
+    """Raises DataError for messages that are no list, and for an answer, or one side of a pair, that is no text."""
+    messages = record.get("messages")
+    if "messages" in record and not isinstance(messages, list):
+        raise DataError(
+            f"{place}: messages must be a list of messages, got {messages!r:.60}",
+            hint="--template for a column of text",
+        )
+    answers = record.get("completion")
+    copied = any(value is answers for name, value in record.items() if name != "completion")  # of an objective's column
+    if not isinstance(messages, list) and not copied:
+        for answer in answers if isinstance(answers, list) else [answers]:
+            if fault := no_text("completion", answer):
+                raise DataError(f"{place}: {fault}")
+    for side in ("chosen", "rejected") if "chosen" in record and "rejected" in record else ():
+        value = record[side]
+        if not isinstance(value, str | list) or not texts([value])[0].strip():
+            raise DataError(f"{place}: a {side} completion must be a text, got {value!r:.60}")
 
 
 __all__ = ["ChatMode", "Sampling", "TaskSpec", "check_template"]

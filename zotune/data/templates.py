@@ -104,6 +104,11 @@ class Template:
         """The names of all places in order: columns, and the target."""
         return [name for _, name, _ in self.parts if name is not None and name != "sep"]
 
+    @property
+    def lists(self) -> frozenset[str]:
+        """The columns that may hold a list, which the filter `list` joins."""
+        return frozenset(name for _, name, filters in self.parts if name is not None and "list" in filters)
+
     def has_place(self, target: str) -> bool:
         """Whether the template has a place for this target."""
         return target in self.columns or any("fill" in filters for _, _, filters in self.parts)
@@ -143,9 +148,8 @@ class Template:
             else:
                 if "list" in filters and isinstance(record[name], list):
                     record = {**record, name: ", ".join(map(str, record[name]))}
-                if isinstance(record[name], dict | list):
-                    what = "an object" if isinstance(record[name], dict) else "a list"
-                    raise DataError(f"the column {name!r} holds {what} where a text belongs: {record[name]!r:.80}")
+                if fault := no_text(name, record[name]):
+                    raise DataError(fault)
                 value = self._values.get(name, {}).get(str(record[name]), str(record[name]))
                 before, hole, rest = value.partition(PLACEHOLDER) if "fill" in filters else (value, "", "")
                 text += _filtered(before, filters)
@@ -160,10 +164,18 @@ class Template:
         return FilledTemplate(text, spans, span, pair)
 
 
+def no_text(name: str, value: Any) -> str:
+    """What is wrong with a column's value that is no text, number or truth value; "" for one that is."""
+    if not isinstance(value, dict | list):
+        return ""
+    what = "an object" if isinstance(value, dict) else "a list"
+    return f"the column {name!r} holds {what} where a text belongs: {value!r:.80}"
+
+
 def _filtered(text: str, filters: Sequence[str]) -> str:
     for f in filters:
         text = FILTERS[f](text)
     return text
 
 
-__all__ = ["FILTERS", "SHOTS", "FilledTemplate", "Template", "unescape"]
+__all__ = ["FILTERS", "SHOTS", "FilledTemplate", "Template", "no_text", "unescape"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from zotune.data.records import Record, is_missing, label_key
+from zotune.data.records import Record, is_missing, label_key, place_of
 from zotune.errors import DataError
 
 TEXT_PAIRS = (
@@ -98,9 +98,9 @@ def wanted_completions(parts: Parts) -> tuple[dict[str, list[Record]], list[str]
     for name, records in parts.items():
         for number, record in enumerate(records, 1):
             if not is_unpaired_preference(record):
+                place = place_of(record, f"{name} record {number}")
                 raise DataError(
-                    f"{name} record {number}: label must be true or false as in the other records, "
-                    f"got {record.get('label')!r:.40}",
+                    f"{place}: label must be true or false as in the other records, got {record.get('label')!r:.40}",
                     hint="--task classification with a --template classifies",
                 )
         kept[name] = [record for record in records if _wanted(record["label"])]

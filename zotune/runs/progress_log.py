@@ -48,8 +48,6 @@ class ProgressLog:
             begins(checksum)
 
         engine.hooks.step_begins = step_begins
-        if not self._evaluated:
-            files.write(self._path, _line({"about": self._about()}))
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -133,6 +131,8 @@ class ProgressLog:
             kept.append(text)
             seconds, spent = at, parts
             evaluated |= {step} if line.get("evaluated") else set()
+        if not any(text.startswith('{"about"') for text in kept):
+            kept.insert(0, _line({"about": self._about()}).rstrip())
         files.write(self._path, "".join(f"{text}\n" for text in kept))
         return seconds, spent, evaluated
 

@@ -20,6 +20,7 @@ from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.forward import retries_smaller
 from zotune.tasks.frozen_prefix import Tokens
+from zotune.tasks.model_task import naming
 from zotune.tasks.option_task import OptionTask
 from zotune.tasks.worded_options import WordedOptions
 
@@ -43,8 +44,11 @@ class HeadClassification(OptionTask):
 
     def rows(self, records: Sequence[Record]) -> EncodedRows:
         """Tokenise records. `tokens` holds the token ids of each text."""
-        filled = [self.spec.template.fill(r) for r in records]
-        encodings = [self._encode(f) for f in filled]
+        filled, encodings = list[FilledTemplate](), list[Encoding]()
+        for record in records:
+            with naming(record):
+                filled.append(self.spec.template.fill(record))
+                encodings.append(self._encode(filled[-1]))
         truncated = sum(e.truncated for e in encodings)
         return self._encoded(records, [f.text for f in filled], [e.ids for e in encodings], truncated)
 

@@ -33,7 +33,7 @@ from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.frozen_prefix import Tokens
-from zotune.tasks.model_task import ModelTask, columns_of
+from zotune.tasks.model_task import ModelTask, columns_of, naming
 from zotune.tasks.prompt_cache import PromptCache
 from zotune.tasks.teacher_forcing import EncodedAnswer, TeacherForcing
 from zotune.tasks.transformers_engine import TransformersEngine
@@ -78,12 +78,12 @@ class GenerationTask(ModelTask):
         `tokens` holds for each record (prompt ids, reference, pair): at most one EncodedAnswer as the reference; two,
         chosen and rejected, or none as the pair.
         """
-        encodings = [self._encode_prompt(r) for r in records]
         references = [reference_completions(r) for r in records]
-        answers = [
-            ([*self._encode_reference(r, group[:1])], [*self._encode_pair(r)])
-            for r, group in zip(records, references, strict=True)
-        ]
+        encodings, answers = [], []
+        for record, group in zip(records, references, strict=True):
+            with naming(record):
+                encodings.append(self._encode_prompt(record))
+                answers.append(([*self._encode_reference(record, group[:1])], [*self._encode_pair(record)]))
         tokens = [
             (e.ids, *(tuple(answer for answer, _ in part) for part in parts))
             for (e, _, _), parts in zip(encodings, answers, strict=True)

@@ -5,11 +5,13 @@ Knows models, records and the forward pass; knows no objective and no optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zotune.data.records import Record
+from zotune.data.records import Record, place_of
 from zotune.data.task import TaskSpec
+from zotune.errors import DataError, OptionError
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.forward import Forward
@@ -67,9 +69,20 @@ class ModelTask:
         return self.forward.cache_prefix(inside, set().union(*(self.sequences(p) for p in parts)))
 
 
+@contextlib.contextmanager
+def naming(record: Record) -> Iterator[None]:
+    """Put the place of a record before the errors of tokenising it."""
+    try:
+        yield
+    except (DataError, OptionError) as error:
+        if place := place_of(record, ""):
+            raise type(error)(f"{place}: {error.args[0]}", hint=error.hint) from None
+        raise
+
+
 def columns_of(records: Sequence[Record]) -> dict[str, list[Any]]:
     """The columns of some records, as lists; the names are those of the first record."""
     return {name: [r.get(name) for r in records] for name in records[0]} if records else {}
 
 
-__all__ = ["ModelTask", "columns_of"]
+__all__ = ["ModelTask", "columns_of", "naming"]

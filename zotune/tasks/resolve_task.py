@@ -29,6 +29,7 @@ from zotune.tasks import build
 from zotune.tasks.chat import example_messages
 from zotune.tasks.generation import PAIRS
 from zotune.tasks.resolve_classes import resolve_classes
+from zotune.text import texts
 from zotune.yaml_file import yaml_value
 
 RecordSets = dict[str, list[Record]]
@@ -314,7 +315,10 @@ def _with_completion_column(rows: list[Record]) -> list[Record]:
     if not rows or "completion" in rows[0] or "messages" in rows[0]:
         return rows
     name = next((c for c in COMPLETIONS if c in rows[0]), None)
-    return rename_columns(rows, {"completion": name}) if name else rows
+    rows = rename_columns(rows, {"completion": name}) if name else rows
+    if name == "chosen":  # a text, or messages that end with it
+        return [r | {"completion": texts([r[name]])[0]} if isinstance(r[name], list) else r for r in rows]
+    return rows
 
 
 def _template(file: presets.TaskFile | None, kind: TaskKind, head: str, row: Record) -> str:

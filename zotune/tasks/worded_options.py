@@ -23,6 +23,7 @@ from zotune.models.loaded_model import LoadedModel
 from zotune.tasks.chat import ChatTemplate
 from zotune.tasks.encoded_rows import EncodedRows
 from zotune.tasks.frozen_prefix import Tokens
+from zotune.tasks.model_task import naming
 from zotune.tasks.option_task import OptionTask
 from zotune.tasks.teacher_forcing import EncodedAnswer, TeacherForcing
 
@@ -50,8 +51,9 @@ class WordedOptions(OptionTask):
         """Tokenise records. `tokens` holds for each record (answers, neutral answers): one EncodedAnswer an option."""
         prompts, tokens, truncated = [], [], 0
         for record in records:
-            texts = self._options(record)
-            encoded = [self._encode(record, text, self.spec.template, self.spec.demonstrations) for text in texts]
+            texts, template = self._options(record), self.spec.template
+            with naming(record):
+                encoded = [self._encode(record, text, template, self.spec.demonstrations) for text in texts]
             prompts.append(self.spec.template.render(record, until=self.spec.target))
             truncated += any(shortened for _, shortened in encoded)
             answers = [answer for answer, _ in encoded]
