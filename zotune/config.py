@@ -373,7 +373,7 @@ class RuntimeOptions:
     threads: int | None = option(None, "CPU threads.", above=0, shown="chosen by torch")
     compile: str = option(
         "auto",
-        "Compile perturbations and updates: auto (where the run is long enough), on or off.",
+        "Compile perturbations, updates and the directions of single rows: auto (where it pays), on or off.",
         choices=["auto", "on", "off"],
     )
     parallel: str = option(

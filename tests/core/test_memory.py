@@ -235,7 +235,7 @@ def test_a_reward_model_scores_in_smaller_parts(tiny_classifier: Path, bert: Inj
         model(texts, [""] * 10)
 
 
-def fit(folder: Path, model: Path, toy: Path, **more: Any) -> tuple[Any, list[str]]:
+def fit(folder: Path, model: Path, toy: Path, init: str = "none", **more: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
 
     def emit(event: Event) -> None:
@@ -247,7 +247,7 @@ def fit(folder: Path, model: Path, toy: Path, **more: Any) -> tuple[Any, list[st
         labels="bad,good",
         objective="cross-entropy",
         optimizer="mezo",
-        init="none",
+        init=init,
         max_steps=6,
         eval_steps=3,
         batch_size=8,
@@ -282,6 +282,15 @@ def test_a_run_that_runs_out_of_memory_has_the_same_journal(
     assert told == ["out of memory: using 2 rows a forward pass from here on (--eval-batch-size 2)"]
     assert values(tmp_path / "b") == pytest.approx(values(tmp_path / "a"), rel=1e-4)
     assert len(values(tmp_path / "a")) == 6 * 2 + 3
+
+
+@pytest.mark.parametrize("init", ["auto", "linear-probe"])
+def test_the_note_is_said_once_where_a_probe_reads_rows_too(
+    tiny_encoder: Path, toy: Path, tmp_path: Path, bert: Injector, init: str
+) -> None:
+    bert.most = 3
+    _, told = fit(tmp_path / "a", tiny_encoder, toy, init=init)
+    assert told == ["out of memory: using 2 rows a forward pass from here on (--eval-batch-size 2)"]
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["short again", "enough now"])

@@ -181,7 +181,9 @@ class RunPopulations:
     @property
     def _compiled(self) -> bool | None:
         """Whether a resumed run began with compiled kernels for rows; None for a new run, which may choose."""
-        return None if self._recorded is None else PopulationPlan.from_json(self._recorded.get("population")).compiled
+        if self._recorded is not None:
+            return PopulationPlan.from_json(self._recorded.get("population")).compiled
+        return False if self._plan.config.compile == "off" else None
 
     def _steps(self, plan: PopulationPlan, batches: Batches, budget: RunBudget) -> int | None:
         """Steps that the budget pays for where each scores the plan's rows; leaves the whole plan in `batches`."""

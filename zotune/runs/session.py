@@ -96,7 +96,7 @@ class Session:
     ) -> None:
         config, objective = plan.config, plan.objective
         self.plan, self.emit, self.processes = plan, emit, processes
-        self._memory_short, self.clock = False, WorkClock()
+        self._memory_short, self._fitting, self.clock = False, config.eval_batch_size, WorkClock()
         self.caches_training_rows, self.cached_rows, self.cached_bytes = False, 0, 0
         self.pending: PendingScores | None = None
         if config.threads:
@@ -332,9 +332,14 @@ class Session:
 
     def _task(self, loaded: LoadedModel, length: int | None = None) -> build.Task:
         config, spec = self.plan.config, self.plan.spec
-        rows = config.eval_batch_size if loaded.device.type != "cpu" else min(config.eval_batch_size, CPU_ROWS)
+        rows = self._fitting if loaded.device.type != "cpu" else min(self._fitting, CPU_ROWS)
         task = build.build(loaded, spec, length or self._length(), rows, config.seed)
-        task.forward.report, task.forward.processes = self._on_short_memory, self.processes
+
+        def on_short_memory(text: str) -> None:
+            self._memory_short, self._fitting = True, min(self._fitting, task.forward.micro_batch)
+            self._note(text)
+
+        task.forward.report, task.forward.processes = on_short_memory, self.processes
         return task
 
     def _strata(self) -> Sequence[Hashable] | None:
@@ -382,10 +387,6 @@ class Session:
 
     def _note(self, text: str) -> None:
         self.emit(Note(text))
-
-    def _on_short_memory(self, text: str) -> None:
-        self._memory_short = True
-        self._note(text)
 
     def _passes(self, rows: int) -> int | None:
         """Forward passes for so many rows, as the choice of a copy sees them: one where memory is short, for a copy of
