@@ -18,7 +18,7 @@ FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "pa
 """The folders of the package from the bottom up: imports go down."""
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
-    *("events", "inference", "options", "version", "files"),
+    *("events", "inference", "options", "version", "files", "palette"),
     *("plugin_options", "yaml_file", "scales", "fit_options"),
 }
 """Modules of the package's root that lie below all folders."""
@@ -54,6 +54,7 @@ LIGHT = {
     "humans.progress_report",
     "humans.ratings",
     "humans.page",
+    "palette",
     "humans.console",
     "humans.local_server",
     *(f"pages.{name}" for name in ("class_panel", "curves", "detail_panels", "html_page", "line_chart", "markup")),

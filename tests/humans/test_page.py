@@ -22,6 +22,7 @@ from zotune.humans.page import ADDRESS, MAX_BODY, Server, serve
 from zotune.humans.progress_report import in_words, progress_report
 from zotune.humans.ratings import DONE, Question, Ratings
 from zotune.humans.store import FILE_NAME
+from zotune.palette import palette
 
 NASTY = ("<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>&amp;\u2028\x00\ud800")
 
@@ -145,7 +146,7 @@ def test_the_script_inserts_text_only_as_text() -> None:
         assert way not in code
     page = (Path(rating_page.__file__).parent / "page_files/page.html").read_text()
     assert not re.search(r"\son\w+=|style=|javascript:|https?://|<script>|<style", page)
-    style = (Path(rating_page.__file__).parent / "page_files/rate.css").read_text()
+    style = palette() + (Path(rating_page.__file__).parent / "page_files/rate.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
 

@@ -28,6 +28,7 @@ from zotune.humans.local_server import LocalServer, Refused, Reply, Request
 from zotune.humans.progress_report import outcome
 from zotune.humans.ratings import BlindQuestion, Ratings
 from zotune.humans.store import FILE_NAME, check_folder
+from zotune.palette import palette
 
 ADDRESS: Final = "rate-address.json"
 """File of the run directory with the port and the token of its page."""
@@ -96,7 +97,8 @@ class Server(LocalServer):
         if name in _ROUTES:
             request.require_method("GET")
             file, kind = _ROUTES[name]
-            return Reply(kind, (_PAGE_FILES / file).read_bytes())
+            first = palette().encode() if file.endswith(".css") else b""
+            return Reply(kind, first + (_PAGE_FILES / file).read_bytes())
         if name not in calls:
             raise Refused(HTTPStatus.NOT_FOUND, "not found")
         method, call = calls[name]

@@ -18,6 +18,7 @@ from zotune.pages.markup import Markup, foreign, markup, tag
 from zotune.pages.run_record import RunRecord
 from zotune.pages.sample_wall import wall_panel
 from zotune.pages.verdict_panel import verdict_panel
+from zotune.palette import palette
 from zotune.text import one_line
 from zotune.version import __version__
 
@@ -56,7 +57,7 @@ def _sources(live: bool) -> tuple[str, str]:
     style, script, more = (
         (_FILES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "live.js")
     )
-    return style, script + more if live else script
+    return palette() + style, script + more if live else script
 
 
 def _document(title: str, parts: Sequence[Markup], live: bool) -> str:
