@@ -25,6 +25,13 @@ def test_ticks_are_round_and_hold_the_range() -> None:
 
 
 @pytest.mark.parametrize(
+    ("high", "values"), [(1, [0, 1]), (1.5, [0, 1, 2]), (2, [0, 1, 2]), (3, [0, 1, 2, 3]), (8, [0, 2, 4, 6, 8])]
+)
+def test_steps_are_whole_numbers(high: float, values: list[int]) -> None:
+    assert ticks(0.0, high, 2 if high < 4 else 4, whole=True).values == values
+
+
+@pytest.mark.parametrize(
     ("value", "width", "text"),
     [(0.25, 0.25, "0.25"), (-0.0, 0.5, "0.0"), (2000.0, 500.0, "2,000"), (3e7, 1e7, "3e+07"), (0.1, 0.1, "0.1")],
 )

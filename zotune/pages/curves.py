@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from zotune.pages.line_chart import Chart, Curve, Mark, Point, chart
 from zotune.pages.markup import Child, Markup, markup, tag
 from zotune.pages.run_record import Evaluation, RunRecord
-from zotune.text import number, one_line
+from zotune.text import number, one_line, short_name
 
 COLORS: Final = 8
 """Colours of the palette; further runs begin anew."""
@@ -72,7 +72,14 @@ def score_chart(runs: Sequence[RunRecord], every: Sequence[RunRecord]) -> Chart:
     legend += [("ring", "best weights")] if any(m.kind == "best" for m in marks) else []
     legend += [("dot c3", "interpolated with the base model")] if between else []
     legend += [("rollback", "rolled back to the best checkpoint")] if any(m.kind == "rollback" for m in marks) else []
-    return Chart(f"Validation {one_line(runs[0].objective, 60)}", runs[0].better, curves, marks, levels, legend=legend)
+    return Chart(
+        f"Validation {one_line(short_name(runs[0].objective), 60)}",
+        runs[0].better,
+        curves,
+        marks,
+        levels,
+        legend=legend,
+    )
 
 
 def batch_chart(runs: Sequence[RunRecord], every: Sequence[RunRecord]) -> Chart:
@@ -95,7 +102,7 @@ def batch_chart(runs: Sequence[RunRecord], every: Sequence[RunRecord]) -> Chart:
         if grouped:
             legend += [("line c0", "mean of neighbouring steps"), ("band c0", "95 % noise of this mean")]
     about = "on the steps' training rows; not comparable with validation scores"
-    return Chart(f"Batch {one_line(runs[0].objective, 60)}", about, curves, legend=legend)
+    return Chart(_title("Batch", runs[0]), about, curves, legend=legend)
 
 
 def kl_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -178,6 +185,10 @@ def _scales(run: RunRecord) -> dict[str, Callable[[float], float]]:
 
 def _color(run: RunRecord, every: Sequence[RunRecord]) -> int:
     return next(i for i, other in enumerate(every) if other is run) % COLORS
+
+
+def _title(what: str, run: RunRecord) -> str:
+    return f"{what} {one_line(short_name(run.objective), 60)}"
 
 
 def _name(run: RunRecord, every: Sequence[RunRecord]) -> str:

@@ -19,7 +19,7 @@ from zotune.pages.run_record import RunRecord
 from zotune.pages.sample_wall import wall_panel
 from zotune.pages.verdict_panel import verdict_panel
 from zotune.palette import palette
-from zotune.text import one_line
+from zotune.text import one_line, short_name
 from zotune.version import __version__
 
 _FILES: Final = Path(__file__).parent / "page_files"
@@ -87,7 +87,7 @@ def _header(runs: Sequence[RunRecord]) -> Markup:
     else:
         run = runs[0]
         title, badge = foreign(run.name, 80), tag("span", run.state_text, class_=f"badge {run.state}")
-        parts = [run.objective, run.model, str(run.header.get("rule", "")), run.written]
+        parts = [short_name(run.objective), run.model, str(run.header.get("rule", "")), run.written]
         under = " · ".join(one_line(p, 80) for p in parts if p)
     return tag(
         "header", tag("p", "zotune", class_="brand"), tag("h1", title, badge), tag("p", foreign(under), class_="note")

@@ -85,16 +85,19 @@ class Ticks(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-def ticks(low: float, high: float, fewest: int = 4, most: int = 8) -> Ticks:
-    """Round ticks around a range, those that leave the least of the axis empty."""
+def ticks(low: float, high: float, fewest: int = 4, most: int = 8, whole: bool = False) -> Ticks:
+    """Round ticks around a range, those that leave the least of the axis empty. whole: at whole numbers alone."""
     if not high > low:
         pad = abs(low) * 0.1 or 0.5
         low, high = low - pad, high + pad
     best: tuple[float, Ticks] | None = None
-    for intervals in range(fewest - 1, most):
+    counts = range(fewest - 1, most)
+    for intervals in reversed(counts) if whole else counts:
         exponent = math.floor(math.log10((high - low) / intervals))
         for factor in (1, 2, 2.5, 5, 10, 20):
             width = factor * 10.0**exponent
+            if whole and width % 1:
+                continue
             first = math.floor(low / width + 1e-9) * width
             if first + intervals * width >= high - 1e-9 * width:
                 wasted = (intervals * width) / (high - low)
@@ -148,7 +151,8 @@ def _vertical(c: Chart, curves: Sequence[Curve]) -> Ticks:
 def _plot(c: Chart, curves: Sequence[Curve], vertical: Ticks, axis: str) -> Markup:
     last = max(curve.scales[axis](p.x) for curve in curves for p in curve.points)
     first = min(0.0, min(curve.scales[axis](p.x) for curve in curves for p in curve.points))
-    horizontal = ticks(first, last if last > first else first + 1)
+    whole = axis != "seconds"
+    horizontal = ticks(first, last if last > first else first + 1, 2 if whole and last < 4 else 4, whole=whole)
 
     def x(curve: Curve, step: float) -> float:
         return WIDTH * horizontal.place(curve.scales[axis](step))

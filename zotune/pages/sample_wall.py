@@ -147,7 +147,7 @@ def _during(prompt: Sequence[Shown], most: int, named: bool) -> Markup | None:
         columns += [_column(v, _marked(first, v, most)[1], name=name) for v in between[step - 1 :: step]]
     if not columns:
         return None
-    summary = tag("summary", f"{len(columns)} outputs during tuning")
+    summary = tag("summary", f"{len(columns)} output{'s' * (len(columns) > 1)} during tuning")
     return tag("details", summary, tag("div", columns, class_="versions"))
 
 

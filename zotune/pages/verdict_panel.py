@@ -12,7 +12,7 @@ from typing import Any, Final
 from zotune.pages.line_chart import Ticks, label, ticks
 from zotune.pages.markup import Child, Markup, foreign, markup, tag
 from zotune.pages.run_record import RunRecord
-from zotune.text import duration, number, one_line
+from zotune.text import duration, number, one_line, short_name
 
 WIDTH: Final = 1000
 
@@ -38,7 +38,7 @@ def _of_one(run: RunRecord) -> Markup:
         scores.append(_difference(d, run))
     if result.get("probe") and not base:
         scores.append(_score("linear probe", result["probe"], note="on the base model's embeddings"))
-    rows = f"test {one_line(run.objective, 60)}, {before['rows']:,} rows, ± one standard error"
+    rows = f"test {one_line(short_name(run.objective), 60)}, {before['rows']:,} rows, ± one standard error"
     sentences = [tag("p", sentence) for sentence in run.card]
     return tag(
         "div",
@@ -65,7 +65,7 @@ def _so_far(run: RunRecord) -> Markup:
     why = "The run was interrupted: " if run.state == "interrupted" else "The run has not finished: "
     return markup(
         [
-            tag("p", f"validation {one_line(run.objective, 60)}", class_="note"),
+            tag("p", f"validation {one_line(short_name(run.objective), 60)}", class_="note"),
             tag("div", cards, class_="scores"),
             tag("div", tag("p", f"{why}the test set has not decided anything yet."), class_="sentences"),
             _facts(run),
@@ -208,7 +208,7 @@ def _cells(run: RunRecord, place: int, scale: Ticks | None) -> list[Markup]:
         cells = [first, last, "–", ""]
     kl = number(best.kl) if best and best.kl is not None else "–"
     cells += [run.state_text, f"{run.last_step:,}", duration(seconds) if seconds is not None else "–", kl]
-    about = tag("div", foreign(f"{run.objective} · {run.model}", 60), class_="note")
+    about = tag("div", foreign(f"{short_name(run.objective)} · {run.model}", 60), class_="note")
     return [tag("th", name, about, scope="row"), *(tag("td", c) for c in cells)]
 
 
