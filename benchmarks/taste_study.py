@@ -3,7 +3,9 @@ on held-out prompts shows what the model has learnt.
 
     python benchmarks/taste_study.py                                   # three tastes, 10 % wrong answers, 60 answers
     python benchmarks/taste_study.py --answers 20,40,60,100,200 --wrong 5,10,20 --seeds 3
-    python benchmarks/taste_study.py --tastes happy --answers 60 --report   # table and picture of what is there
+    python benchmarks/taste_study.py --seeds 3 learn=perturbed               # without the answers so far; learn=answers
+    python benchmarks/taste_study.py --tastes dog --answers 100 wish         # states the wish where the page offers it
+    python benchmarks/taste_study.py --report                                # table and picture of what is there
 
 stories260K continues openings of stories: 100 to train on, 20 for validation, 120 for the test, as in
 benchmarks/rare_words.py. A person answers through the queue of questions that page and terminal use, without a browser:
@@ -40,6 +42,9 @@ from head_to_head_parts import stories
 from head_to_head_parts.processes import Lines, cpu_seconds
 
 TASTES = {"happy": "common", "bigrams": "graded", "dog": "rare"}
+WISH = "wish"
+"""The flag with which the person states the wish below, once the page offers it."""
+WISHES = {"happy": "A story about happy friends.", "dog": "A story about a dog."}
 DIFFERENT = 0.05
 JUDGED = 1
 OUT = Path(__file__).parent / "results" / "taste_study.jsonl"
@@ -57,8 +62,9 @@ def measure(taste: str, text: str) -> float:
 class Person(threading.Thread):
     """Answers the questions of a run directory until the run ends. wrong: share of answers that are chance."""
 
-    def __init__(self, folder: Path, taste: str, wrong: float, seed: int) -> None:
+    def __init__(self, folder: Path, taste: str, wrong: float, seed: int, wish: str = "") -> None:
         super().__init__(daemon=True)
+        self.wish = wish
         self.folder, self.taste, self.wrong = folder, taste, wrong
         self.seed = seed
         self.counts = {"chosen": 0, "tie": 0, "bad": 0}
@@ -73,6 +79,8 @@ class Person(threading.Thread):
         with Ratings(self.folder) as store:
             while True:
                 question, progress = store.next_question(), store.progress()
+                if self.wish and (progress.report or {}).get("wider") and progress.wish != self.wish:
+                    store.set_wish(self.wish)
                 if progress.report not in self.reports[-1:]:
                     self.reports.append(progress.report)
                 if question is not None:
@@ -95,8 +103,8 @@ class Person(threading.Thread):
         return verdict
 
 
-def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, Any]) -> dict[str, Any]:
-    """One sitting of so many answers."""
+def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, Any], wish: str = "") -> dict[str, Any]:
+    """One sitting of so many answers. wish: what the person says where the page asks for it."""
     from head_to_head_parts.evaluation import Generator, kl_divergence
 
     import zotune
@@ -106,7 +114,7 @@ def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stories.write_splits({k: [{"prompt": p} for p in v] for k, v in splits.items()}, folder / "data")
-        person = Person(folder / "run", taste, wrong, seed)
+        person = Person(folder / "run", taste, wrong, seed, wish)
         person.start()
         result = zotune.fit(
             model=str(stories.MODEL),
@@ -139,26 +147,35 @@ def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, 
     }
 
 
+def kind(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What a run has in common with those of other seeds: taste, share of wrong answers, answers, and flags."""
+    taste, wrong, answers, _, *flags = line["key"]
+    return taste, wrong, answers, " ".join(flags)
+
+
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Means over the seeds; the error is that of the mean, from seeds and prompts: the larger of the two."""
-    out = ["| taste | wrong | answers | seeds | before | after | gain | KL | decided | CPU s |", "|---|" + "---|" * 9]
-    for key in sorted({tuple(x["key"][:3]) for x in lines}, key=lambda k: ([*TASTES].index(k[0]), k[1:])):
-        runs = [x for x in lines if tuple(x["key"][:3]) == key]
+    head = "| taste | wrong | answers | options | seeds | before | after | gain | KL | decided | CPU s |"
+    out = [head, "|---|" + "---|" * 10]
+    for key in sorted({kind(x) for x in lines}, key=lambda k: ([*TASTES].index(k[0]), k[1:])):
+        runs = [x for x in lines if kind(x) == key]
         mean = {k: statistics.mean(x[k] for x in runs) for k in ("before", "after", "gain", "kl", "cpu_seconds")}
         within = statistics.mean(x["error"] for x in runs)
         between = statistics.stdev(x["gain"] for x in runs) / math.sqrt(len(runs)) if len(runs) > 1 else 0.0
+        options = key[3] or "default"
         decided = statistics.mean(x["answers"]["chosen"] / sum(x["answers"].values()) for x in runs)
         out.append(
-            f"| {key[0]} | {key[1]:.0%} | {key[2]} | {len(runs)} | {mean['before']:.2f} | {mean['after']:.2f} "
-            f"| {mean['gain']:+.2f} ± {max(within, between):.2f} | {mean['kl']:.2f} | {decided:.0%} "
-            f"| {mean['cpu_seconds']:.1f} |"
+            f"| {key[0]} | {key[1]:.0%} | {key[2]} | {options} | {len(runs)} | {mean['before']:.2f} "
+            f"| {mean['after']:.2f} | {mean['gain']:+.2f} ± {max(within, between):.2f} | {mean['kl']:.2f} "
+            f"| {decided:.0%} | {mean['cpu_seconds']:.1f} |"
         )
     return "\n".join(out)
 
 
 def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Gain against answers, one line a taste, as SVG; without other libraries."""
+    """Gain against answers, one line a taste and set of options, as SVG; without other libraries."""
     width, height, colours = 640, 360, ("#2c6a5a", "#9a5b13", "#4a5fa5")
+    dashes = {"": "none", "learn=perturbed": "6 4", "learn=answers": "2 3", WISH: "10 3"}
     most = max(x["key"][2] for x in lines)
 
     def at(answers: float, gain: float) -> tuple[float, float]:
@@ -174,16 +191,18 @@ def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
     for answers in sorted({x["key"][2] for x in lines} | {0}):
         x, _ = at(answers, 0)
         parts.append(f'<text x="{x - 8:.1f}" y="330" font-size="12">{answers}</text>')
-    for colour, taste in zip(colours, TASTES, strict=True):
-        points = [at(0, 0.0)]
-        for answers in sorted({x["key"][2] for x in lines if x["key"][0] == taste}):
-            gains = [x["gain"] for x in lines if x["key"][0] == taste and x["key"][2] == answers]
-            points.append(at(answers, statistics.mean(gains)))
-        if len(points) > 1:
-            path_data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-            parts.append(f'<path d="{path_data}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            x, y = points[-1]
-            parts.append(f'<text x="{x - 60:.1f}" y="{y - 8:.1f}" font-size="12" fill="{colour}">{taste}</text>')
+    for taste, options in sorted({(k[0], k[3]) for k in map(kind, lines)}):
+        mine, points = [x for x in lines if (kind(x)[0], kind(x)[3]) == (taste, options)], [at(0, 0.0)]
+        colour = colours[[*TASTES].index(taste)]
+        for answers in sorted({x["key"][2] for x in mine}):
+            points.append(at(answers, statistics.mean(x["gain"] for x in mine if x["key"][2] == answers)))
+        path_data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        dash = dashes.get(options, "1 4")
+        line = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+        parts.append(f'<path d="{path_data}" {line}/>')
+        x, y = points[-1]
+        label = f"{taste} {options}".strip()
+        parts.append(f'<text x="{x - 110:.1f}" y="{y - 6:.1f}" font-size="10" fill="{colour}">{label}</text>')
     parts.append('<text x="220" y="352" font-size="12">answers; gain of the person\'s own measure</text></svg>')
     path.write_text("\n".join(parts) + "\n")
 
@@ -196,9 +215,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("flags", nargs="*", help="options of the objective, name=value")
+    parser.add_argument("flags", nargs="*", help="options of the objective, name=value; or wish")
     arguments = parser.parse_args()
-    flags, lines = dict(x.split("=", 1) for x in arguments.flags), Lines(arguments.out)
+    flags, lines = dict(x.split("=", 1) for x in arguments.flags if x != WISH), Lines(arguments.out)
     wanted = [
         (taste, int(wrong) / 100, int(answers), seed)
         for seed in range(arguments.seeds)
@@ -209,7 +228,8 @@ def main() -> None:
     for taste, wrong, answers, seed in wanted if not arguments.report else ():
         key = [taste, wrong, answers, seed, *arguments.flags]
         if lines.find(key) is None:
-            print(json.dumps(lines.add(key, run_one(taste, wrong, answers, seed, flags))), flush=True)
+            wish = WISHES.get(taste, "") if WISH in arguments.flags else ""
+            print(json.dumps(lines.add(key, run_one(taste, wrong, answers, seed, flags, wish))), flush=True)
     if done := lines.all():
         print(table(done))
         picture(done, arguments.out.with_suffix(".svg"))

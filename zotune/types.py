@@ -87,6 +87,8 @@ class ObjectiveInfo:
         the answers of this one are awaited. It returns at once; a population's completions are then generated a step
         ahead, from the weights before this step, whatever the pace of the answers.
     learn: with `ask`, what a step learns from.
+    widen: asked before the questions of a step are generated; other questions than pairs, or None. What it returns may
+        follow from answers that were used already, whatever the pace of the others. Needs `learn` to use answers again.
     observe: called with prompts of the validation set and the completions of the base model and of the present weights
         (`prompts`, `before`, `now`), after `ask`, while answers are awaited. It changes nothing of the run.
     satisfied: asked after each step; True ends the run as its budget does.
@@ -111,6 +113,7 @@ class ObjectiveInfo:
     start: Callable[[RunContext], None] | None = None
     ask: Callable[..., object] | None = None
     learn: Learn = "perturbed"
+    widen: Callable[[], WiderQuestions | None] | None = None
     observe: Callable[..., object] | None = None
     satisfied: Callable[[], bool] | None = None
     faults: Callable[[], Mapping[str, int]] | None = None
@@ -285,6 +288,15 @@ class Learning(NamedTuple):
 
     source: Learn = "perturbed"
     pairs: int = 0
+
+
+class WiderQuestions(NamedTuple):
+    """Questions for a wish that the model hardly ever meets. candidates: completions of the present weights in each;
+    temperature: at which they are sampled, at least; wish: words before the prompt, for these completions alone."""
+
+    candidates: int
+    temperature: float
+    wish: str = ""
 
 
 class Recipe(Protocol):

@@ -22,15 +22,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.humans.progress_report import progress_report
+from zotune.humans.progress_report import ENOUGH_ANSWERS, HARDLY_EVER, progress_report
 from zotune.humans.ratings import DONE, MAX_COMPLETIONS, Question, Ratings
 from zotune.text import texts
-from zotune.types import ObjectiveInfo, RunContext
+from zotune.types import ObjectiveInfo, RunContext, WiderQuestions
 
 SAMPLES = 3
 """Prompts of the validation set whose completions the page shows, and that nobody is asked about."""
 HELD_OUT = 12
 """Prompts of the validation set at most that show what was learnt so far."""
+WIDER_CANDIDATES = 4
+WIDER_TEMPERATURE = 1.0
+"""Answers of a question where most are bad, and the temperature at which they are sampled, at least."""
 POLL = 0.05
 """Seconds between two checks for new ratings."""
 GENERATING = "generating"
@@ -52,7 +55,7 @@ class Human:
     questions: int = 200  # questions at most, if no other budget is given
     candidates: int = 2  # completions in a question
     rows: int = 4  # prompts in a step
-    learn: Literal["perturbed", "answers", "both"] = "perturbed"  # from the questions, from all answers so far, or both
+    learn: Literal["perturbed", "answers", "both"] = "both"  # from the questions, from all answers so far, or both
     judged: int = 20  # test rows that compare the tuned model with the base model at the end
     _session: _Session | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -74,6 +77,7 @@ class Human:
             start=self._start,
             ask=self._ask_ahead,
             learn=self.learn,
+            widen=self._widen,
             observe=self._observe,
             satisfied=self._satisfied,
             close=self.close,
@@ -150,7 +154,19 @@ class Human:
             if pairs[i][0] != pairs[i][1] and not session.ratings.purposes([key]):
                 session.ratings.ask([Question(key, read[i], pairs[i], "progress")])
                 break
-        session.ratings.set_report(progress_report(session.ratings, read, pairs, shown, session.run.seed))
+        report = progress_report(session.ratings, read, pairs, shown, session.run.seed, self._widen() is not None)
+        session.ratings.set_report(report)
+
+    def _widen(self) -> WiderQuestions | None:
+        """Questions of several answers, where the model hardly ever writes what the person likes.
+
+        Answers that are not used yet do not count, for how many there are depends on the person's speed.
+        """
+        if self._session is None or self.learn == "perturbed":
+            return None
+        wish, verdicts = self._session.ratings.wish(), self._session.ratings.used_verdicts(ENOUGH_ANSWERS)
+        rare = len(verdicts) == ENOUGH_ANSWERS and verdicts.count("bad") >= HARDLY_EVER * ENOUGH_ANSWERS
+        return WiderQuestions(WIDER_CANDIDATES, WIDER_TEMPERATURE, wish) if rare or wish else None
 
     def _satisfied(self) -> bool:
         """Whether the person has asked to end the tuning."""

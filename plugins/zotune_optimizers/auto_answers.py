@@ -6,8 +6,8 @@
     θ ← θ + α S 1/P Σ z_p u_p v_pᵀ
 
 σ is CLOSE of the largest that the model stands: likelihoods are smooth, so that small perturbations tell as much. The
-mean of P random directions is shorter by 1/√P, hence κ'. Few answers say little, so that less is spent on fewer than
-FEW. A step from the questions is one part (EQUAL), the one from the answers the other.
+mean of P random directions is shorter by 1/√P, hence κ'. The part from the answers is EQUAL of a step, and all of it
+where the questions tell nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def part_of_step(
     if all(a == b for a, b in zip(up, down, strict=True)):
         return None, 0.0
     z = normalised(up, down, 0.0, 0.0, 0.0, beta=0.0, clip=clip).z
-    spent = answers_share(at) * min(max(now.k - now.kl, 0.0) / max(now.left, 1), CATCH_UP**2 * now.k / now.total)
+    share = answers_share(at) if now.energy else 1.0
+    spent = share * min(max(now.k - now.kl, 0.0) / max(now.left, 1), CATCH_UP**2 * now.k / now.total)
     per_square = kappa * at.population.pairs / pairs * math.fsum(x * x for x in z) / pairs
     return update(S, directions, z, math.sqrt(spent / per_square)), spent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from zotune.humans.page import ADDRESS, Server, serve
 from zotune.humans.preferences import verdict_counts
+from zotune.humans.progress_report import progress_report
 from zotune.humans.ratings import ALL_ASKED, DONE, Question, Ratings
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -420,6 +422,31 @@ def test_what_was_learnt_and_the_end_of_the_tuning(chromium: Any, server: Server
     page.rests("pause-title", "All done")
     assert page.run("return [bar.value, bar.max]") == [3, 3], "the end is 100 %"
     assert not page.text("report")
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_wish_is_stated_in_words(chromium: Any, server: Server, store: Ratings, width: int) -> None:
+    chromium.set_window_size(width, 800)
+    store.ask([replace(q, completions=("first", "second", "third", "fourth")) for q in simple(2)])
+    with store.heartbeat():
+        page = Page(chromium, server)
+        page.says("heading", "Which answer is the best?")
+        assert page.text("wish") == "", "nothing is asked before most answers are bad"
+        store.set_report(progress_report(store, ["p"], [("a", "b")], 0, 0, wider=True))
+        page.run("document.dispatchEvent(new Event('visibilitychange'))")
+        page.says("advice", "four answers")
+        field = chromium.find_element("id", "wish-text")
+        field.send_keys("a story about a dog, 1 tbs ux")
+        assert store.progress().answered == 0, "keys that are typed into the field rate nothing"
+        field.send_keys("\n")
+        page.says("wish-now", "a story about a dog")
+        assert store.wish() == "a story about a dog, 1 tbs ux"
+        overflow = page.run("return document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0
+        page.press("1")
+        page.until(lambda: store.progress().answered == 1, "the keys rate again")
+        assert page.complaints() == []
+    chromium.set_window_size(1200, 800)
 
 
 def test_a_page_goes_on_with_the_next_server(chromium: Any, store: Ratings, tmp_path: Path) -> None:

@@ -417,6 +417,15 @@ def test_a_rare_wish_gets_advice(store: Ratings) -> None:
     assert advice("tie", 25) == ""
 
 
+def test_a_wish_in_words(server: Server, store: Ratings) -> None:
+    store.ask([Question("k", "k", ("x", "y"))])
+    assert post(server, "wish", {"text": " a dog\n"}).json()["progress"]["wish"] == "a dog"
+    assert store.wish() == "a dog"
+    for wrong in ({}, {"text": 3}, {"text": "x" * 401}):
+        assert post(server, "wish", wrong).status == 400
+    assert post(server, "wish", {"text": ""}).json()["progress"]["wish"] == ""
+
+
 def test_stopping_skips_what_is_left_of_the_tuning(server: Server, store: Ratings) -> None:
     asked = [Question(k, k, ("x", "y"), p) for k, p in (("a", "tune"), ("b", "progress"), ("c", "judge"))]
     store.ask(asked)

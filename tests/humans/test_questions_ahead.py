@@ -30,8 +30,9 @@ SOON = 120.0
 
 def fit(model: Path, data: Path, folder: Path, stop: Callable[[], bool] = lambda: False, **more: Any) -> Any:
     until = time.monotonic() + SOON
-    options = {**OPTIONS, "model": str(model), "dataset": str(data), "output_dir": str(folder), **more}
-    return zotune.fit(objective_args=ARGS, stop=lambda: stop() or time.monotonic() > until, **options)
+    options = {**OPTIONS, "model": str(model), "dataset": str(data), "output_dir": str(folder), "objective_args": ARGS}
+    options |= more
+    return zotune.fit(stop=lambda: stop() or time.monotonic() > until, **options)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from zotune.humans.progress_report import in_words, outcome
-from zotune.humans.ratings import BlindQuestion, Progress, Ratings
+from zotune.humans.ratings import MAX_WISH, BlindQuestion, Progress, Ratings
 from zotune.humans.store import FILE_NAME, check_folder
 from zotune.text import plain
 
@@ -91,6 +91,10 @@ def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write:
             ratings.stop_tuning()
             write("The tuning ends here. The last questions compare the model before and after.")
             return True
+        if key == "w":
+            ratings.set_wish(read("Your wish in words (empty: none)> ").strip()[:MAX_WISH])
+            write("The next answers are written with these words in mind." if ratings.wish() else "No wish.")
+            continue
         if key == "u":
             write(_UNDO_MESSAGES[ratings.undo()])
             return True

@@ -5,6 +5,7 @@
                          "outcome": what was kept, "" before the end}
     POST /TOKEN/answer  {"id": 7, "verdict": "1"}; replies like `next`, and "taken": whether the verdict was stored
     POST /TOKEN/undo    {}; replies like `next`, and "undo": "undone", "used" or "nothing"
+    POST /TOKEN/wish    {"text": "…"}; what the answers should be like, "" takes it back; replies like `next`
     POST /TOKEN/stop    {}; the model is good enough; replies like `next`
 
 Security: the server listens on 127.0.0.1 only. The random token in the address excludes other users of this computer,
@@ -26,7 +27,7 @@ from typing import Any, Final
 
 from zotune.humans.local_server import LocalServer, Refused, Reply, Request
 from zotune.humans.progress_report import outcome
-from zotune.humans.ratings import BlindQuestion, Ratings
+from zotune.humans.ratings import MAX_WISH, BlindQuestion, Ratings
 from zotune.humans.store import FILE_NAME, check_folder
 from zotune.palette import palette
 
@@ -93,6 +94,7 @@ class Server(LocalServer):
             "answer": ("POST", self._answer),
             "undo": ("POST", self._undo),
             "stop": ("POST", self._stop),
+            "wish": ("POST", self._wish),
         }
         if name in _ROUTES:
             request.require_method("GET")
@@ -128,6 +130,14 @@ class Server(LocalServer):
     def _undo(self, body: dict[str, Any]) -> dict[str, Any]:
         ratings = self.ratings()
         return self._next(body, undo=ratings.undo() if ratings else "nothing")
+
+    def _wish(self, body: dict[str, Any]) -> dict[str, Any]:
+        text = body.get("text")
+        if not isinstance(text, str) or len(text) > MAX_WISH:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body needs text of at most {MAX_WISH} characters")
+        if ratings := self.ratings():
+            ratings.set_wish(text)
+        return self._next(body)
 
     def _stop(self, body: dict[str, Any]) -> dict[str, Any]:
         if ratings := self.ratings():

@@ -21,6 +21,12 @@ SAMPLES: Final = 3
 ENOUGH_ANSWERS: Final = 16
 BAD_SHARE: Final = 0.6
 """The share of "both bad" among so many answers at least from which on a wish counts as rare."""
+HARDLY_EVER: Final = 0.8
+"""The share of "both bad" among the latest ENOUGH_ANSWERS from which on questions are wider."""
+WIDER: Final = (
+    "Most answers are bad, so little can be learnt from them. Questions now show four answers, written more freely. "
+    "Say in words what you wish for, and the next ones are written with these words in mind."
+)
 ADVICE: Final = (
     "Most answers are bad, so little can be learnt from them. End the run, and start one with the wish in words "
     '(--system "…" for instruct models), a higher --temperature, or examples to begin with.'
@@ -29,14 +35,15 @@ RESULT: Final = "result.json"
 
 
 def progress_report(
-    store: Store, prompts: Sequence[str], held_out: Sequence[Pair], shown: int, seed: int
+    store: Store, prompts: Sequence[str], held_out: Sequence[Pair], shown: int, seed: int, wider: bool = False
 ) -> dict[str, Any]:
     """The report as a JSON value.
 
     held_out: (base model's completion, present completion) of each prompt. shown: the last `shown` prompts may be shown
-    as samples, for nobody is asked about them.
+    as samples, for nobody is asked about them. wider: whether questions are wider by now.
 
-    advice: what to do where most answers are bad, else "". predicted: `PredictedWinRate`, None while answers are few;
+    advice: what to do where most answers are bad, else ""; wider: as given.
+    predicted: `PredictedWinRate`, None while answers are few;
     blind: the win rate of the answers to questions with the purpose "progress"; enough: whether the predicted interval
     lies above one half, and the blind rate not below.
     """
@@ -56,7 +63,8 @@ def progress_report(
         "prompts": len(held_out),
         "enough": predicted is not None and predicted.low > 0.5 and blind.rate >= 0.5,
         "samples": samples[:SAMPLES],
-        "advice": ADVICE if _mostly_bad(store) else "",
+        "advice": WIDER if wider else ADVICE if _mostly_bad(store) else "",
+        "wider": wider,
     }
 
 
@@ -82,6 +90,8 @@ def outcome(folder: Path) -> str:
 def in_words(report: Any) -> list[str]:
     """A report as lines of text, for the terminal."""
     lines = [(report or {}).get("advice", "")] if (report or {}).get("advice") else []
+    if (report or {}).get("wider"):
+        lines.append("w states the wish")
     if predicted := (report or {}).get("predicted"):
         lines.append(
             f"win rate of the model now against the base model, predicted from {predicted['answers']} answers: "

@@ -58,7 +58,8 @@ class Progress:
     seconds: median time of the latest verdicts; left: seconds of rating left; None if unknown. agreed, repeated: see
     `preferences.agreement`; the other counts exclude repeats. state: what the tuner does; running: whether it runs.
     done: no question is open and none will come. report: what the tuner reports of its progress, a JSON value, or None
-    (`progress_report`). stopping: whether the rater has asked to end the tuning.
+    (`progress_report`). stopping: whether the rater has asked to end the tuning. wish: what the rater has
+    stated in words.
     """
 
     answered: int
@@ -73,6 +74,7 @@ class Progress:
     done: bool
     report: Any = None
     stopping: bool = False
+    wish: str = ""
 
 
 __all__ = ["MAX_COMPLETIONS", "PURPOSES", "BlindQuestion", "Progress", "Question"]

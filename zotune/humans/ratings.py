@@ -41,6 +41,8 @@ REPEAT_EVERY: Final = 10
 HEARTBEAT_TIMEOUT: Final = 15.0
 """Seconds without a heartbeat after which the tuner counts as stopped."""
 HEARTBEAT_PERIOD: Final = 2.0
+MAX_WISH: Final = 400
+"""Characters of a wish in words at most."""
 TIMED_VERDICTS: Final = 50
 """Number of the latest verdicts whose median time predicts the time left."""
 
@@ -210,6 +212,30 @@ class Ratings(Store):
             asked = "SELECT key, purpose FROM questions WHERE key IN (SELECT value FROM json_each(?))"
             return dict(db.execute(asked, (json.dumps([*keys]),)).fetchall())
 
+    def set_wish(self, text: str) -> None:
+        """Rater: state in words what the answers should be like; "" takes it back. Raises OptionError where it is too
+        long."""
+        if len(text) > MAX_WISH:
+            raise OptionError(f"a wish has at most {MAX_WISH} characters, got {len(text)}")
+        with self.writing() as db:
+            _set_facts(db, wish=" ".join(text.split()))
+
+    def wish(self) -> str:
+        """Tuner: the wish that the rater has stated in words; "" where there is none."""
+        with self.reading() as db:
+            row = db.execute("SELECT value FROM facts WHERE name = 'wish'").fetchone()
+            return str(row[0]) if row else ""
+
+    def used_verdicts(self, last: int) -> list[str]:
+        """Tuner: the verdicts that the tuner has used for training steps, the `last` of them in the order of asking."""
+        with self.reading() as db:
+            rows = db.execute(
+                "SELECT verdict FROM showings JOIN questions ON number = question WHERE before IS NULL AND used = 1"
+                " AND purpose = 'tune' AND verdict IS NOT NULL ORDER BY number DESC LIMIT ?",
+                (last,),
+            ).fetchall()
+            return [verdict for (verdict,) in reversed(rows)]
+
     def set_asked_ahead(self) -> None:
         """Tuner: remember that the questions of training steps are asked a step ahead."""
         with self.writing() as db:
@@ -277,8 +303,9 @@ class Ratings(Store):
         alive = time.time() - float(facts.get("beat", 0)) < HEARTBEAT_TIMEOUT
         running = state == ALL_ASKED or (state != DONE and alive)
         report, stopping = json.loads(facts.get("report", "null")), facts.get("stop") == "1"
+        wish = facts.get("wish", "")
         return Progress(
-            answered, open, planned, seconds, left, agreed, repeated, state, running, done, report, stopping
+            answered, open, planned, seconds, left, agreed, repeated, state, running, done, report, stopping, wish
         )
 
 

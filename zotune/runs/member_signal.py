@@ -20,6 +20,7 @@ from zotune.runs.heldout import win_shares
 from zotune.runs.questions_ahead import Asked, QuestionsAhead
 from zotune.runs.reused_answers import Answer, ReusedAnswers
 from zotune.runs.training_signal import TrainingSignal
+from zotune.runs.wider_questions import wider_completions
 from zotune.scoring.calls import select_rows
 from zotune.tasks import build
 from zotune.types import Score
@@ -89,11 +90,16 @@ class MemberSignal:
             coming = replace(population, directions=replace(population.directions, step=step + 1))
             self._asked(ahead, coming, following, each)
         ahead.while_waiting(step)
-        outputs = self._signal.outputs_of([*asked.rows, *asked.rows], asked.ids)
-        shares = self._processes.on_first(lambda: self._shares(outputs, len(asked.rows)))
+        shares = self._processes.on_first(lambda: self._shares(self._read(asked), len(asked.rows)))
         if self.reused is not None:
             self.reused.add(step, _decided(asked, shares))
+        if asked.candidates != 2:  # nobody has compared partners
+            shares = [None if s is None else [0.5, 0.5] for s in shares]
         return _of_members(shares, each)
+
+    def _read(self, asked: Asked) -> dict[str, Any]:
+        """The inputs of the objective for the completions of a step's questions."""
+        return self._signal.outputs_of([*asked.rows] * asked.candidates, asked.ids)
 
     def _asked(self, ahead: QuestionsAhead, population: Population, rows: Sequence[int], each: int) -> Asked:
         """The questions of a population's step, after they were asked; generated where they are not known yet."""
@@ -104,13 +110,25 @@ class MemberSignal:
         asked = None if known is None else Asked(tuple(known[0]), known[1])
         if asked is None:
             try:
-                asked = self._different(population, rows, each)
+                asked = self._wider(rows, step) or self._different(population, rows, each)
             finally:
                 self._release()
             self._processes.on_first(lambda: ahead.put(step, asked))
-        outputs = self._signal.outputs_of([*asked.rows, *asked.rows], asked.ids)
-        self._processes.on_first(lambda: self._signal.objective.ask(*_partners(outputs, len(asked.rows))))
+        self._processes.on_first(lambda: self._signal.objective.ask(*_partners(self._read(asked), len(asked.rows))))
         return asked
+
+    def _wider(self, rows: Sequence[int], step: int) -> Asked | None:
+        """Questions of several completions, where the objective wants them and their answers can be used."""
+        signal, widen = self._signal, self._signal.objective.info.widen
+        if widen is None or self.reused is None:
+            return None
+
+        def completions() -> list[list[int]] | None:
+            wider = widen()
+            return None if wider is None else wider_completions(signal, rows, step, wider)
+
+        ids = self._processes.on_first(completions)
+        return None if ids is None else Asked(tuple(rows), ids)
 
     def _different(self, population: Population, rows: Sequence[int], each: int) -> Asked:
         """Completions of all members. Where partners have one text, both get the prompt of another place, once: equal
@@ -255,12 +273,12 @@ def _of_members(shares: Sequence[Sequence[float] | None], each: int) -> list[flo
 
 
 def _decided(asked: Asked, shares: Sequence[Sequence[float] | None]) -> list[Answer]:
-    """The answers that prefer one of the two completions: the training row, the preferred one and the other."""
-    half, answers = len(asked.rows), list[Answer]()
+    """The answers that prefer one completion: the training row, the preferred one and each of the others."""
+    answers = list[Answer]()
     for k, (row, share) in enumerate(zip(asked.rows, shares, strict=True)):
-        up, down = asked.ids[k], asked.ids[half + k]
-        if share is not None and share[0] != share[1]:
-            answers.append((row, up, down) if share[0] > share[1] else (row, down, up))
+        texts = asked.ids[k :: len(asked.rows)]
+        best = None if share is None or share.count(max(share)) > 1 else texts[share.index(max(share))]
+        answers += [(row, best, other) for other in texts if best is not None and other != best]
     return answers
 
 
@@ -276,14 +294,14 @@ def _score_of(signal: TrainingSignal, outputs: dict[str, Any], rows: list[int], 
 
 
 def _partners(outputs: dict[str, Any], half: int) -> tuple[dict[str, Any], list[list[Any]]]:
-    """The inputs of the rows of all pairs, and the two completions of each."""
+    """The inputs of the rows of all questions, and the completions of each."""
     completions = outputs["completions"]
-    candidates = [[completions[i], completions[half + i]] for i in range(half)]
-    return {name: _first_half(value, half) for name, value in outputs.items()}, candidates
+    candidates = [completions[i::half] for i in range(half)]
+    return {name: _first(value, half, len(completions)) for name, value in outputs.items()}, candidates
 
 
-def _first_half(value: Any, half: int) -> Any:
-    return value[:half] if isinstance(value, list | tuple | Tensor) and len(value) == 2 * half else value
+def _first(value: Any, half: int, rows: int) -> Any:
+    return value[:half] if isinstance(value, list | tuple | Tensor) and len(value) == rows else value
 
 
 def _halves(outputs: dict[str, Any], rows: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,10 +20,15 @@ from zotune import files
 @dataclass(frozen=True)
 class Asked:
     """The questions of a step. rows: the training row of each place; ids: completions of the members with +, then of
-    those with −, one list of token ids a place."""
+    those with −, one list of token ids a place; or several completions of the present weights in the same order."""
 
     rows: tuple[int, ...]
     ids: list[list[int]]
+
+    @property
+    def candidates(self) -> int:
+        """Completions of a question; 2 are those of partners."""
+        return len(self.ids) // len(self.rows)
 
 
 def _nothing(step: int) -> None:

@@ -96,8 +96,13 @@ class GenerationTask(ModelTask):
         prompts = [text for _, text, _ in encodings]
         return EncodedRows(records, prompts, gold, references, tokens, truncated)
 
-    def _encode_prompt(self, record: Record) -> tuple[Encoding, str, bool]:
-        """A prompt's tokens, its text as objectives get it, and whether it was shortened."""
+    def prompts_after(self, words: str, records: Sequence[Record]) -> list[Tokens]:
+        """The tokens of prompts that begin with some words; in a chat the last turn of the user does."""
+        before = f"{words}\n\n" if words else ""
+        return [self._encode_prompt(record, before)[0].ids for record in records]
+
+    def _encode_prompt(self, record: Record, before: str = "") -> tuple[Encoding, str, bool]:
+        """A prompt's tokens, its text as objectives get it, and whether it was shortened. before: text before it."""
         # An end token after the prompt of a causal model would end the text.
         tail, special = self.loaded.head != "causal", self._adds_special_tokens(record)
 
@@ -106,7 +111,7 @@ class GenerationTask(ModelTask):
             inner = filled.text[slice(*filled.content)] if filled.content and "messages" not in record else ""
             return (encoding, inner or filled.text), encoding.truncated
 
-        (encoding, text), truncated = first_that_fits(self._prompts(record), encode)
+        (encoding, text), truncated = first_that_fits(self._prompts(record, before), encode)
         return encoding, text, truncated
 
     def _encode_reference(self, record: Record, references: Sequence[str]) -> Iterator[tuple[EncodedAnswer, bool]]:
@@ -130,13 +135,15 @@ class GenerationTask(ModelTask):
         """Whether the tokenizer adds its special tokens; a chat template has written them already."""
         return "messages" not in record and not self.spec.system and not self._wrapped(record)
 
-    def _prompts(self, record: Record) -> Iterator[FilledTemplate]:
+    def _prompts(self, record: Record, before: str = "") -> Iterator[FilledTemplate]:
         """The prompt's text; then, in a chat, the same without its oldest turns, as far as that goes."""
         if "messages" in record:
-            yield from self.chat.conversations(prompt_messages(record))
+            *earlier, last = prompt_messages(record)
+            last = {**last, "content": f"{before}{last['content']}"} if before else last
+            yield from self.chat.conversations([*earlier, last])
             return
         filled = self.spec.template.fill(record, "completion", "", "drop")
-        prompt = filled.truncate(len(filled.text.rstrip(" ")))
+        prompt = filled.truncate(len(filled.text.rstrip(" "))).prepend(before)
         if self._wrapped(record):
             yield from self.chat.wraps(prompt)
         elif self.spec.system:

@@ -214,6 +214,7 @@ function showReport(progress) {
   box.dataset.enough = String(Boolean(report.enough));
   element("rate").replaceChildren(...parts);
   element("advice").textContent = report.advice ?? "";
+  showWish(report, progress.wish ?? "");
   element("stop").hidden = progress.stopping;
   element("stop-label").textContent = report.enough ? "Good enough: stop here" : "Stop here";
   element("samples-button").hidden = !report.samples.length;
@@ -221,6 +222,14 @@ function showReport(progress) {
   if (element("samples").dataset.of === samples) return;
   element("samples").dataset.of = samples;
   element("samples").replaceChildren(...report.samples.map(sampleRow));
+}
+
+// The wish in words: the field keeps what is typed in it while questions come and go.
+function showWish(report, wish) {
+  element("wish").hidden = !report.wider && !wish;
+  element("wish-now").textContent = wish
+    ? `Answers of the next steps are written with “${wish}” in mind. The tuned model is never shown these words.`
+    : "";
 }
 
 function sampleRow({ prompt, before, now }) {
@@ -354,6 +363,7 @@ function showMessage(text) {
 }
 
 document.addEventListener("keydown", (event) => {
+  if (event.target.matches?.("input")) return; // somebody is typing
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   const key = event.key.toLowerCase();
   if (key === "u" && !element("dock").hidden) send("undo", {});
@@ -371,6 +381,11 @@ element("undo").addEventListener("click", () => send("undo", {}));
 element("differences").addEventListener("click", toggleDifferences);
 element("samples-button").addEventListener("click", toggleSamples);
 element("stop").addEventListener("click", stopHere);
+element("wish").addEventListener("submit", (event) => {
+  event.preventDefault();
+  element("wish-text").blur();
+  send("wish", { text: element("wish-text").value });
+});
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   document.title = TITLE;
