@@ -19,7 +19,7 @@ FOLDERS = ("core", "models", "data", "tasks", "scoring", "search", "humans", "pa
 BOTTOM = {
     *("errors", "types", "seeds", "text", "declarations", "hookspecs", "plugins", "lock", "distributed", "config"),
     *("events", "inference", "options", "version", "files", "palette"),
-    *("plugin_options", "yaml_file", "scales", "fit_options"),
+    *("plugin_options", "yaml_file", "scales", "fit_options", "attendance"),
 }
 """Modules of the package's root that lie below all folders."""
 ABOVE = {"tuner", "testing", "api", "__init__", "__main__"}

@@ -218,6 +218,12 @@ class OptimizerOptions:
         old_values={"together": "joint"},
         choices=["auto", "population", "forward", "copy", "joint"],
     )
+    pass_rows: int | None = option(
+        None,
+        "Rows of a population in a forward pass at most; processes share whole passes.",
+        above=1,
+        shown="128; on a GPU --eval-batch-size where that is more",
+    )
     rounding: int = option(
         2,
         "Version of the stochastic rounding of bfloat16 and float16 weights. 2 keeps updates of 1e-8 of a weight on "
@@ -387,6 +393,13 @@ class RuntimeOptions:
         "file.py:Class.",
     )
     engine_args: dict[str, Any] = option({}, "Option of the engine. Repeatable.", "--engine-arg", metavar="NAME=VALUE")
+    process_timeout: float | None = option(
+        None,
+        "Time that a process waits for another before the run ends and names it: seconds, or 90s, 10m, 1h30m.",
+        above=0,
+        time=True,
+        shown="a week, for a scorer or a person may be slow",
+    )
     device_map: str | None = option(None, "auto: spread a large model over several devices with accelerate.")
 
 

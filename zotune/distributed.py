@@ -4,10 +4,14 @@
 
 Every process draws the same batches and the same noise, evaluates its share of a step, receives the values of the
 others, and writes the same update. Process 0 decides: its journal lines, scores of held-out rows and stops hold for
-all. Values are sent as JSON over torch.distributed (gloo); their size depends on their number, not on the model.
+all. Values are sent as JSON over torch.distributed (gloo, also beside a group of NCCL that a user has opened); their
+size depends on their number, not on the model. On GPUs each process of a host has the device of its local rank.
 
     points   each process evaluates some of a step's points on all rows: bits equal those of a single process
     batch    each process evaluates some of the rows at every point: equal to a single process up to rounding
+    passes   each process makes some of the forward passes of a population: bits equal those of a single process
+
+A process that ends, does not answer in time or has other weights is named by its rank, host and process id.
 
 Knows JSON values and errors; knows no model and no step.
 """
@@ -18,42 +22,49 @@ import atexit
 import contextlib
 import datetime
 import functools
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from zotune import errors
+from zotune.attendance import Attendance
 from zotune.errors import UsageError, ZotuneError
 
 T = TypeVar("T")
 U = TypeVar("U")
-PATIENCE = datetime.timedelta(days=7)
-"""How long a process waits for another: a scorer or a person may be slow. A process that ends is noticed at once."""
-ENDED = "another process of this run has ended"
+PATIENCE: Final = 7 * 24 * 3600.0
+"""Seconds that a process waits for another: a scorer or a person may be slow. One that ends is noticed at once."""
 
 
 class Processes:
     """The processes of a run, and which of them this is. A process that is alone exchanges nothing.
 
-    rank, size: as torch.distributed counts them. split: "points" or "batch". sent: bytes that this process has sent.
+    rank, size: as torch.distributed counts them. attendance: who is there, for messages. split: "points", "batch" or
+    "passes". sent: bytes that this process has sent.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, group: Any = None, attendance: Attendance | None = None) -> None:
         self.rank, self.size, self.split, self.sent = rank, size, "points", 0
         self._group, self._local = group, 0
+        self._attendance = attendance or Attendance(None, rank, size, PATIENCE)
 
     @classmethod
-    def join(cls) -> Processes:
+    def join(cls, patience: float | None = None) -> Processes:
         """Join the processes that a launcher such as torchrun has started, by its environment variables; a process
-        without a launcher is alone. Raises UsageError where the others cannot be reached."""
+        without a launcher is alone. patience: seconds that a process waits for another, by default a week. Raises
+        UsageError where the others cannot be reached."""
         if launched() == 1:
             return cls()
-        group = _connected()
-        return cls(dist.get_rank(), dist.get_world_size(), group)
+        patience = patience or PATIENCE
+        group = _connected(patience)
+        rank, size = dist.get_rank(), dist.get_world_size()
+        return cls(rank, size, group, Attendance.connect(rank, size, patience, next(_RUNS)))
 
     @property
     def alone(self) -> bool:
@@ -114,14 +125,21 @@ class Processes:
         return flag if self.alone else any(self.gather(lambda: flag))
 
     def check_equal(self, what: str, value: str) -> None:
-        """Raises ZotuneError where another process has another value. what: a name for the message."""
+        """Raises ZotuneError where processes have different values; it names those that differ from the others, of two
+        the second. what: a name for the message, in the plural."""
         if self.alone:
             return
         values = self.gather(lambda: value)
-        for rank, other in enumerate(values):
-            if other != values[0]:
-                hint = "zotune resume continues from the files of process 0"
-                raise ZotuneError(f"{what} of process {rank} differ from those of process 0", hint=hint)
+        usual = max(values, key=Counter(values).__getitem__)  # the first of the most frequent
+        odd = [rank for rank, other in enumerate(values) if other != usual]
+        if odd:
+            named = " and ".join(self._attendance.place(rank) for rank in odd)
+            hint = "zotune resume continues from the files of process 0"
+            if 0 in odd:
+                hint = "zotune verify says whether the files of the run are those of its journal"
+            error = ZotuneError(f"{what} of {named} differ from those of the other processes", hint=hint)
+            error.told = self.rank > 0
+            raise error
 
     def _outcome(self, compute: Callable[[], T]) -> tuple[bytes, T | None, Exception | None]:
         """A function's value or error: as the bytes to send, and as it is."""
@@ -151,7 +169,7 @@ class Processes:
 
     def _broadcast(self, payload: bytes) -> bytes:
         """The payload of process 0; that of other processes is ignored."""
-        with _connection():
+        with self._connection():
             size = torch.tensor([len(payload)])
             dist.broadcast(size, 0, group=self._group)
             data = _zeros(int(size)) if self.rank else torch.frombuffer(bytearray(payload), dtype=torch.uint8)
@@ -161,7 +179,7 @@ class Processes:
 
     def _all_gather(self, payload: bytes) -> list[bytes]:
         """The payload of each process, by rank."""
-        with _connection():
+        with self._connection():
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
             dist.all_gather(sizes, torch.tensor([len(payload)]), group=self._group)
             width = max(int(s) for s in sizes)
@@ -172,28 +190,36 @@ class Processes:
         self.sent += 8 + width
         return [x.numpy()[: int(s)].tobytes() for x, s in zip(received, sizes, strict=True)]
 
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[None]:
+        """One exchange. Raises ZotuneError where another process has ended or does not answer."""
+        self._attendance.enter()
+        try:
+            yield
+        except RuntimeError as error:
+            text, first = self._attendance.missing("timed out" in str(error).lower())
+            lost = ZotuneError(text, hint="zotune resume continues from the run directory")
+            lost.told = not first
+            raise lost from error
+
 
 def _zeros(size: int) -> torch.Tensor:
     return torch.zeros(size, dtype=torch.uint8)
 
 
-@contextlib.contextmanager
-def _connection() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        lost = ZotuneError(ENDED, hint="zotune resume continues from the run directory")
-        raise lost from error
+_RUNS = itertools.count()
+"""Numbers of the runs that this process has joined."""
 
 
-@functools.lru_cache(1)
-def _connected() -> Any:
-    """The group of all processes; it lives as long as this process."""
+@functools.cache
+def _connected(patience: float) -> Any:
+    """The group of all processes; it lives as long as this process. patience: seconds that an exchange may take."""
+    limit = datetime.timedelta(seconds=patience)
     try:
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            dist.init_process_group("gloo")
             atexit.register(dist.destroy_process_group)
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        group = dist.new_group(backend="gloo", timeout=limit)
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"the other processes cannot be reached: {str(error).splitlines()[0]}",

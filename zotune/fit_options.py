@@ -63,6 +63,7 @@ class FitOptions(TypedDict, total=False):
     batch_size: int | None
     stratify: bool | None
     perturb: str
+    pass_rows: int | None
     rounding: int
     seed: int
     max_evals: int | None
@@ -101,6 +102,7 @@ class FitOptions(TypedDict, total=False):
     parallel: str
     engine: str
     engine_args: Mapping[str, Any]
+    process_timeout: float | None
     device_map: str | None
 
 

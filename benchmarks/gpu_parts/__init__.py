@@ -100,6 +100,7 @@ from benchmarks.gpu_parts import exactness  # noqa: E402, I001
 from benchmarks.gpu_parts import replays  # noqa: E402
 from benchmarks.gpu_parts import costs  # noqa: E402
 from benchmarks.gpu_parts import populations  # noqa: E402
+from benchmarks.gpu_parts import processes  # noqa: E402
 from benchmarks.gpu_parts import generation  # noqa: E402
 from benchmarks.gpu_parts import runs  # noqa: E402
 from benchmarks.gpu_parts import faults  # noqa: E402
@@ -114,6 +115,7 @@ __all__ = [
     "generation",
     "part",
     "populations",
+    "processes",
     "replays",
     "runs",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from zotune.distributed import launched
 from zotune.errors import ModelError, nearest
 from zotune.models.configuration import config_value
 from zotune.models.cpu_dtype import FASTER, bfloat16_gain, quantized_in_file, saved_as_bfloat16
@@ -30,8 +31,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is the first available of cuda, mps and cpu. Raises ModelError for a device that
-    is not available."""
+    """The device of this name; "auto" is the first available of cuda, mps and cpu. A process that has other processes
+    of its run beside it gets the GPU that is set for it, with its number. Raises ModelError for a device that is not
+    available."""
+    if launched() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from zotune import files, lock, plugins
 from zotune.config import RunConfig
@@ -31,6 +31,7 @@ from zotune.runs.hub_upload import push_or_note
 from zotune.runs.influence import check_influence
 from zotune.runs.metrics_log import MetricsLog
 from zotune.runs.plan import plan as make_plan
+from zotune.runs.process_split import generated_population, shared_work
 from zotune.runs.progress_log import ProgressLog
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
@@ -51,8 +52,6 @@ from zotune.search.journal import Journal
 from zotune.search.tracking import Tracking
 from zotune.tasks.generation import completion_notes
 from zotune.types import Optimizer, Score, Tracker
-
-SPLIT_NAMES: Final = {"points": "points of each step", "batch": "rows of each batch"}
 
 
 def fit(
@@ -97,7 +96,7 @@ def fit(
     elif options:
         raise OptionError("fit takes a cfg or options, not both")
     started, trackers = time.monotonic(), tuple(tracker_spec.check_callbacks(callbacks))
-    processes = Processes.join()
+    processes = Processes.join(cfg.process_timeout)
     if processes.rank:
         emit = ignore  # process 0 reports
     folder = Path(processes.on_first(lambda: str(run_directory.find_directory(cfg, resume))))
@@ -175,10 +174,13 @@ def _fit(session: Session, run: _Run) -> Result:
     """Score the base model, open the run directory, and tune."""
     processes, emit, folder = session.processes, session.emit, run.folder
     if processes.size > 1:
-        emit(Note(f"{processes.size} processes share the {SPLIT_NAMES[processes.split]}"))
+        generated = generated_population(session.plan, session.task, session.batches.population)
+        emit(Note(shared_work(processes, generated)))
     emit(Phase("hashing the weights", brief=True))
     with session.clock.measure("weights"):
         header = json.loads(json.dumps(header_of(session)))
+    processes.check_equal("the base weights", f"{header['base_weights']} {header['frozen_weights']}")
+    processes.check_equal("the versions of packages", json.dumps(header["versions"]))
     if not run.resume:
         check_influence(session)
     start = "base model" if session.base is None else "linear probe"

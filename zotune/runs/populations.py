@@ -190,7 +190,7 @@ class RunPopulations:
         config, objective = self._plan.config, self._plan.objective
         sets = objective.info.level == "set" and (objective.info.fast is False or budget.counts_scores)
         cuda = self._loaded.device.type == "cuda"
-        most = max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS
+        most = config.pass_rows or (max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS)
         each, limit = SET_ROWS if sets else 1, config.max_kl or 0.0
         ahead = objective.ordered and objective.info.ask is not None
         batches.population = replace(plan, each=each, max_kl=limit, in_pass=most, ahead=ahead)

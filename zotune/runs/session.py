@@ -29,7 +29,7 @@ from zotune.runs.plan import Plan
 from zotune.runs.populations import RunPopulations
 from zotune.runs.probe_comparison import ProbeComparison
 from zotune.runs.probe_start import start_from_probe
-from zotune.runs.process_split import split_of
+from zotune.runs.process_split import generated_population, split_of
 from zotune.runs.prompt_settings import better_of_both, cheap, note_on_new_tokens
 from zotune.runs.run_directory import ANSWERS, PENDING_SCORES, QUESTIONS
 from zotune.runs.run_engine import RunEngine
@@ -188,7 +188,8 @@ class Session:
             processes,
         )
         if processes.size > 1:
-            processes.split = split_of(plan, self.budget, processes)
+            generated = generated_population(plan, self.task, self.batches.population)
+            processes.split = split_of(plan, self.budget, processes, generated, (recorded or {}).get("parallel"))
         kernels = self.space.kernels
         kernels.on_note = self._note
         long = self.batches.population.compiled or worth_compiling(self.space.numel, self.budget.planned()[1])

@@ -155,7 +155,7 @@ class Forward:
                 values.update(zip(indices, compute(indices), strict=True))
             return [values[k] for k in range(len(lengths))]
         equal = -(-len(lengths) // processes.size)
-        size = self._configured if processes.split == "points" else min(self._configured, equal)
+        size = min(self._configured, equal) if processes.split == "batch" else self._configured
         order = sorted(range(len(lengths)), key=lambda k: lengths[k])
         own = [order[start : start + size] for start in range(0, len(order), size)][processes.rank :: processes.size]
 
