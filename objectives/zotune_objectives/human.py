@@ -56,6 +56,7 @@ class Human:
     candidates: int = 2  # completions in a question
     rows: int = 4  # prompts in a step
     learn: Literal["perturbed", "answers", "both"] = "both"  # from the questions, from all answers so far, or both
+    start: str = ""  # file of prompts with chosen and rejected completions that are learnt from, too
     judged: int = 20  # test rows that compare the tuned model with the base model at the end
     _session: _Session | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -63,6 +64,8 @@ class Human:
         for name, value in (("questions", self.questions), ("rows", self.rows), ("judged", self.judged)):
             if value < 1:
                 raise OptionError(f"human: {name} must be 1 or more, got {value}")
+        if self.start and self.learn == "perturbed":
+            raise OptionError("human: start needs answers that are used again", hint="learn=both or learn=answers")
         if not 2 <= self.candidates <= MAX_COMPLETIONS:
             raise OptionError(f"human: candidates must be 2 to {MAX_COMPLETIONS}, got {self.candidates}")
 
@@ -78,6 +81,7 @@ class Human:
             ask=self._ask_ahead,
             learn=self.learn,
             widen=self._widen,
+            examples=self.start or None,
             observe=self._observe,
             satisfied=self._satisfied,
             close=self.close,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from families import Families
 from test_population_runs import PROMPTS, generation
+from zotune_objectives.human import Human
 from zotune_optimizers.auto_answers import part_of_step
 from zotune_optimizers.auto_spending import Situation
 
@@ -18,9 +19,9 @@ from zotune.core.population import Population, matrix_shape
 from zotune.core.recipe import Directions
 from zotune.core.space import Space
 from zotune.distributed import ALONE
-from zotune.errors import OptionError, RunFolderError
+from zotune.errors import DataError, OptionError, RunFolderError
 from zotune.runs.answered_pairs import AnsweredPair, AnsweredPairs
-from zotune.runs.reused_answers import BETA, LEAST_PAIRS, MOST_PAIRS, ReusedAnswers, answer_pairs
+from zotune.runs.reused_answers import BETA, LEAST_PAIRS, MOST_PAIRS, ReusedAnswers, answer_pairs, read_examples
 from zotune.runs.row_wise import reading_rows, row_wise
 from zotune.runs.training_signal import TrainingSignal
 from zotune.scoring.objective import wrap
@@ -172,3 +173,26 @@ def test_a_header_keeps_what_steps_learn_from() -> None:
     assert "learning" not in (PopulationPlan(rows=16).to_json() or {})
     with pytest.raises(OptionError, match="'perturbed' or 'answers' or 'both'"):
         ObjectiveInfo(learn="all")  # type: ignore[arg-type]
+
+
+def test_a_file_of_pairs_counts_as_answers_before_the_first(families: Families, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "the cat", "chosen": "ran .", "rejected": "saw the man"}))
+    it = Reused(families)
+    examples = read_examples(str(path), it.task)
+    assert [[len(x.targets) for x in pair] for pair in examples] == [[2, 3]]
+    reused = ReusedAnswers(it.reused._signal, it.reused._row_wise, 3, ALONE, examples)
+    reused.answers.open(tmp_path / "answers.jsonl")
+    reused.add(0, [])
+    (example,) = reused.answers.until(0)
+    log_p = it.task.log_probabilities(examples[0])
+    assert example == AnsweredPair(-1, (), (), pytest.approx(log_p[0] - log_p[1]))
+    assert len(reused(it.population(2, 0))) == 4, "nobody has answered, and yet there is something to learn"
+    reused.add(1, ANSWERS)
+    assert [x.row for x in reused.answers.until(1)] == [-1, 0, 2, 3], "examples are kept once"
+    path.write_text(json.dumps({"prompt": "the cat"}))
+    with pytest.raises(DataError, match="record 1 has no chosen and rejected"):
+        read_examples(str(path), it.task)
+    with pytest.raises(OptionError, match="used again"):
+        Human(learn="perturbed", start="pairs.jsonl")
+    assert Human(start="pairs.jsonl").info().examples == "pairs.jsonl"

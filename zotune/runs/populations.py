@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from zotune import declarations
@@ -22,7 +23,7 @@ from zotune.runs.budget import RunBudget
 from zotune.runs.member_signal import MemberSignal
 from zotune.runs.plan import Plan
 from zotune.runs.questions_ahead import QuestionsAhead
-from zotune.runs.reused_answers import ReusedAnswers, answer_pairs
+from zotune.runs.reused_answers import ReusedAnswers, answer_pairs, read_examples
 from zotune.runs.row_wise import (
     COMPILED,
     COMPLETIONS,
@@ -40,6 +41,7 @@ from zotune.runs.training_signal import TrainingSignal
 from zotune.search.batches import Batches
 from zotune.search.population_plan import PopulationPlan
 from zotune.tasks import build
+from zotune.tasks.teacher_forcing import EncodedAnswer
 from zotune.types import Learning
 
 POPULATION_ROWS: Final = 128
@@ -175,7 +177,7 @@ class RunPopulations:
 
         ahead, reused = QuestionsAhead(rows_at) if population.ahead else None, None
         if population.learning.pairs and (reader := reading or evaluation):
-            reused = ReusedAnswers(signal, reader, config.seed, processes)
+            reused = ReusedAnswers(signal, reader, config.seed, processes, self._examples())
         return MemberSignal(signal, evaluation, population.in_pass, processes, self._report, decoding, ahead, reused)
 
     @property
@@ -214,6 +216,15 @@ class RunPopulations:
             self._report(f"{why} cannot learn from earlier answers: each answer is used once")
             return None, frozenset()
         return found
+
+    def _examples(self) -> Sequence[Sequence[EncodedAnswer]]:
+        """Pairs that count as answers before the first one. Raises DataError."""
+        path, task = self._plan.objective.info.examples, self._task
+        if path is None or not isinstance(task, build.GenerationTask):
+            return ()
+        examples = read_examples(path, task)
+        self._report(f"{len(examples)} chosen and rejected completions from {Path(path).name} count as answers")
+        return examples
 
     def _learning(self) -> Learning:
         """What steps learn from, and how many pairs of members read the answers so far: as many as a step's arithmetic

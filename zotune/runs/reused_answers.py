@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from zotune import seeds
 from zotune.core.population import Population, RowWise
+from zotune.data.readers import read_file
+from zotune.data.records import normalize
 from zotune.distributed import Processes
+from zotune.errors import DataError
 from zotune.runs.answered_pairs import AnsweredPair, AnsweredPairs
 from zotune.runs.training_signal import TrainingSignal
 from zotune.tasks import build
@@ -25,6 +29,8 @@ from zotune.tasks.teacher_forcing import EncodedAnswer
 
 BETA: Final = 0.1
 """β, a nat: how far a pair is told apart before it counts for little."""
+BEFORE: Final = -1
+"""The step of the examples: the one before the first."""
 TEXTS: Final = 2
 """Texts that a member reads: the chosen one and the other."""
 PAIRS_IN_PASS: Final = 16
@@ -42,9 +48,17 @@ Answer = tuple[int, Sequence[int], Sequence[int]]
 
 class ReusedAnswers:
     """The answers so far, and the loss of members on them. seed: of the order in which answers are dealt to pairs of
-    members."""
+    members. examples: (chosen, rejected) of prompts of their own, which count as answers before the first step."""
 
-    def __init__(self, signal: TrainingSignal, row_wise: RowWise, seed: int, processes: Processes) -> None:
+    def __init__(
+        self,
+        signal: TrainingSignal,
+        row_wise: RowWise,
+        seed: int,
+        processes: Processes,
+        examples: Sequence[Sequence[EncodedAnswer]] = (),
+    ) -> None:
+        self._examples = examples
         self.answers = AnsweredPairs()
         self._signal, self._row_wise, self._seed, self._processes = signal, row_wise, seed, processes
 
@@ -52,14 +66,18 @@ class ReusedAnswers:
         """Keep the answers to a step's questions. Their reference is that of the present weights."""
 
         def keep() -> None:
-            references = self._margins(answers)
-            pairs = [
-                AnsweredPair(row, tuple(chosen), tuple(rejected), reference)
-                for (row, chosen, rejected), reference in zip(answers, references, strict=True)
-            ]
-            self.answers.put(step, pairs)
+            if self._examples and not self.answers.until(BEFORE):
+                self._keep(BEFORE, [(-1 - i, (), ()) for i in range(len(self._examples))])
+            self._keep(step, answers)
 
         self._processes.on_first(keep)
+
+    def _keep(self, step: int, answers: Sequence[Answer]) -> None:
+        pairs = [
+            AnsweredPair(row, tuple(chosen), tuple(rejected), reference)
+            for (row, chosen, rejected), reference in zip(answers, self._margins(answers), strict=True)
+        ]
+        self.answers.put(step, pairs)
 
     def __call__(self, population: Population) -> list[float]:
         """The loss of each member with +, then of each with −; nothing before the first answer that chose one."""
@@ -94,14 +112,27 @@ class ReusedAnswers:
         """Log-probability of the chosen completion less that of the other, in nats, under the weights of now."""
         task = self._signal.task
         assert isinstance(task, build.GenerationTask)
-        encoded = [self._encoded(row, ids) for row, *texts in answers for ids in texts]
+        encoded = [x for answer in answers for x in self._encoded(*answer)]
         log_p = task.log_probabilities(encoded)
         return [a - b for a, b in zip(log_p[0::2], log_p[1::2], strict=True)]
 
-    def _encoded(self, row: int, ids: Sequence[int]) -> EncodedAnswer:
-        task = self._signal.task
+    def _encoded(self, row: int, chosen: Sequence[int], rejected: Sequence[int]) -> Sequence[EncodedAnswer]:
+        """The two texts of an answer; those of an example have a negative row."""
+        if row < 0:
+            return self._examples[-1 - row]
+        task, prompt = self._signal.task, self._signal.rows.tokens[row][0]
         assert isinstance(task, build.GenerationTask)
-        return task.encode_completion_ids(self._signal.rows.tokens[row][0], ids)
+        return [task.encode_completion_ids(prompt, ids) for ids in (chosen, rejected)]
+
+
+def read_examples(path: str, task: build.GenerationTask) -> list[Sequence[EncodedAnswer]]:
+    """(chosen, rejected) of each record of a file in the format of `zotune rate --export`, as TRL reads it. Raises
+    DataError where a record has no such pair."""
+    records = normalize(read_file(Path(path)), path)
+    pairs = [pair for _, _, pair in task.rows(records).tokens]
+    if missing := [i for i, pair in enumerate(pairs, 1) if len(pair) != TEXTS]:
+        raise DataError(f"{path}: record {missing[0]} has no chosen and rejected completion")
+    return pairs
 
 
 def answer_pairs(operations: float) -> int:
@@ -118,4 +149,4 @@ def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-__all__ = ["Answer", "ReusedAnswers", "answer_pairs"]
+__all__ = ["Answer", "ReusedAnswers", "answer_pairs", "read_examples"]
