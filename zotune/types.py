@@ -82,6 +82,8 @@ class ObjectiveInfo:
 
     check: called with the number of classes of a classification task before the model is loaded; raises OptionError
         where the objective cannot score so many.
+    check_row: called with the columns of each row before the model is loaded; raises OptionError for a row that the
+        objective cannot score. The message gets the row's file and line.
     start: called once before the run's first score.
     ask: for an objective that waits for people: called as the objective is, with the questions of the next step before
         the answers of this one are awaited. It returns at once; a population's completions are then generated a step
@@ -112,6 +114,7 @@ class ObjectiveInfo:
     max_scores: int | None = None
     call_options: tuple[CallOption, ...] = ()
     check: Callable[[int], None] | None = None
+    check_row: Callable[[Mapping[str, Any]], None] | None = None
     start: Callable[[RunContext], None] | None = None
     ask: Callable[..., object] | None = None
     learn: Learn = "perturbed"

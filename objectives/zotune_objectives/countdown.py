@@ -14,13 +14,14 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-import zotune
+from zotune.errors import OptionError
 from zotune.text import texts
+from zotune.types import ObjectiveInfo
 
 ANSWER: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 FORMAT: Final = 0.1
@@ -66,10 +67,24 @@ def _value(node: ast.expr) -> Fraction | None:
             return None
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class Countdown:
     all_numbers: bool = False  # whether an answer must use every number
+
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo("maximize", level="sample", check_row=self._check)
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row without a list of whole numbers and a whole target."""
+        numbers, target = row.get("numbers"), row.get("target")
+        try:
+            listed = isinstance(numbers, list | tuple) and all(int(n) == n for n in numbers)
+            right = listed and target is not None and int(target) is not None
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            text = f"countdown: numbers {numbers!r:.40} and target {target!r:.40} must be whole numbers"
+            raise OptionError(text, hint='such as {"numbers": [1, 2, 5], "target": 8}')
 
     def __call__(
         self, completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[int]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import zotune
 from zotune.errors import OptionError, nearest
 from zotune.text import texts
+from zotune.types import ObjectiveInfo
 
 TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "object": (dict,),
@@ -118,10 +118,17 @@ def read_schema(text: str, place: str) -> Mapping[str, Any]:
     return checked
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class JsonSchema:
     file: str | None = None  # a JSON file with the schema of every row, instead of the column `schema`
+
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo("maximize", level="sample", check_row=self._check)
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row whose schema is none."""
+        if self.file is None:
+            _schema_of(row.get("schema"))
 
     def __post_init__(self) -> None:
         self._of_file()
@@ -142,14 +149,18 @@ class JsonSchema:
         return [self._score(c, common, schema[i] if schema else None) for i, c in enumerate(texts(completions))]
 
     def _score(self, completion: str, common: Mapping[str, Any] | None, own: Any) -> float:
-        if common is None:
-            text = own if isinstance(own, str) else json.dumps({} if own is None else own)
-            common = read_schema(text, "json: the column schema")
+        common = _schema_of(own) if common is None else common
         try:
             value = json.loads(completion, parse_constant=_no_number)
         except (ValueError, RecursionError):
             return 0.0
         return float(fits(value, common))
+
+
+def _schema_of(column: Any) -> Mapping[str, Any]:
+    """The checked schema of a row. Raises OptionError."""
+    text = column if isinstance(column, str) else json.dumps({} if column is None else column)
+    return read_schema(text, "json: the column schema")
 
 
 def _no_number(name: str) -> Any:

@@ -69,6 +69,25 @@ def test_the_line_is_named_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize(
+    ("objective", "column", "good", "broken", "reason"),
+    [
+        ("json", "schema", {"type": "object"}, {"type": "strin"}, "json: the column schema: no type 'strin'"),
+        ("json", "schema", "{}", "{", "json: the column schema is no JSON"),
+        ("countdown", "numbers", [1, 2], ["a"], "countdown: numbers ['a'] and target 3 must be whole numbers"),
+        ("countdown", "numbers", [1, 2], "12", "countdown: numbers '12' and target 3 must be whole numbers"),
+    ],
+)
+def test_rows_that_an_objective_cannot_score(
+    objective: str, column: str, good: Any, broken: Any, reason: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    row = PLAIN | {"target": 3, "completion": "good"}
+    data = write(tmp_path / "rows.jsonl", row | {column: good}, row | {column: broken})
+    with pytest.raises(DataError) as error:
+        plan(RunConfig(model=str(tiny_llama), dataset=str(data), objective=objective))
+    assert str(error.value).startswith(f"{data}, line 9: {reason}")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "place"),
     [
         ("a.csv", 'prompt\n"a\nb"\n,\n', "line 4"),

@@ -23,7 +23,7 @@ from zotune.runs.completions_log import completion_rows
 from zotune.runs.frozen_weights import check_loaded
 from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
-from zotune.runs.plan import data_of, inputs_of
+from zotune.runs.plan import check_rows, data_of, inputs_of
 from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demonstrations, with_recorded_length
 from zotune.runs.recorded import fixed_classes, read_header
 from zotune.runs.result import ScoreEstimate
@@ -121,7 +121,9 @@ def evaluate(
                 hint="zotune compare A B, with --judge or answered by a person",
             )
         each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
-    inputs, takes_all = inputs_of([part for each in resolved for part in each.each])
+    scored = [part for each in resolved for part in each.each]
+    check_rows(scored, {name: rows})
+    inputs, takes_all = inputs_of(scored)
     unused = resolve_task.unused_columns(spec, rows, inputs, takes_all, cfg.columns)
     for note in [*spec.notes, *(unused if synthetic_name(source.name) is None else [])]:
         emit(Note(note))

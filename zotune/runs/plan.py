@@ -16,11 +16,11 @@ from zotune.config import RunConfig
 from zotune.data import presets
 from zotune.data.model_classes import FixedClasses
 from zotune.data.readers import data_suffix
-from zotune.data.records import Record
+from zotune.data.records import Record, place_of
 from zotune.data.splits import Splits, load_splits
 from zotune.data.synthetic import synthetic_name
 from zotune.data.task import TaskSpec
-from zotune.errors import OptionError
+from zotune.errors import DataError, OptionError
 from zotune.models.adapters import AdapterConfig
 from zotune.models.heads import Head
 from zotune.models.model_files import ModelFiles
@@ -159,6 +159,7 @@ def plan(
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))
+    check_rows(resolved.each, {"training": splits.train, "validation": splits.validation, "test": splits.test})
     name = wanted if isinstance(wanted, str) else type(wanted).__name__
     return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes), trackers)
 
@@ -176,6 +177,18 @@ def _reduced(
     if len(few_test) < len(test):
         config = replace(config, test_rows=len(few_test))
     return few, few_test, config
+
+
+def check_rows(objectives: Sequence[Objective], parts: Mapping[str, Sequence[Record]]) -> None:
+    """Raises DataError for a row that an objective cannot score. parts: records by the name of their set."""
+    for check in (part.info.check_row for part in objectives if part.info.check_row is not None):
+        for name, records in parts.items():
+            for number, record in enumerate(records, 1):
+                try:
+                    check(record)
+                except OptionError as error:
+                    place = place_of(record, f"{name} record {number}")
+                    raise DataError(f"{place}: {error.args[0]}", hint=error.hint) from None
 
 
 def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:
@@ -223,4 +236,4 @@ def _check_task(config: RunConfig, spec: TaskSpec, head: Head) -> None:
         raise OptionError("--stratify draws batches by class, and this task has none")
 
 
-__all__ = ["EMBEDDED", "Plan", "adapter_of", "data_of", "embedded_data", "inputs_of", "plan"]
+__all__ = ["EMBEDDED", "Plan", "adapter_of", "check_rows", "data_of", "embedded_data", "inputs_of", "plan"]
