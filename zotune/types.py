@@ -82,8 +82,9 @@ class ObjectiveInfo:
 
     check: called with the number of classes of a classification task before the model is loaded; raises OptionError
         where the objective cannot score so many.
-    check_row: called with the columns of each row before the model is loaded; raises OptionError for a row that the
-        objective cannot score. The message gets the row's file and line.
+    check_row: called with the columns of each row before the model is loaded; reference texts are in the column
+        `completion`. Raises OptionError for a row that the objective cannot score; the message gets the row's file and
+        line. Returns a line that the user should read, or None; equal lines are shown once with their number.
     start: called once before the run's first score.
     ask: for an objective that waits for people: called as the objective is, with the questions of the next step before
         the answers of this one are awaited. It returns at once; a population's completions are then generated a step
@@ -114,7 +115,7 @@ class ObjectiveInfo:
     max_scores: int | None = None
     call_options: tuple[CallOption, ...] = ()
     check: Callable[[int], None] | None = None
-    check_row: Callable[[Mapping[str, Any]], None] | None = None
+    check_row: Callable[[Mapping[str, Any]], str | None] | None = None
     start: Callable[[RunContext], None] | None = None
     ask: Callable[..., object] | None = None
     learn: Learn = "perturbed"

@@ -22,14 +22,16 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Literal
 
 import zotune
 from zotune.text import texts
-from zotune_objectives.references import References, best_score
+from zotune.types import ObjectiveInfo
+from zotune_objectives.references import References, best_score, references_of
+from zotune_objectives.rouge import without_blanks
 
 Normalize = Literal["number", "squad", "none"]
 PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
@@ -69,10 +71,16 @@ def f1(completion: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * common / (len(completion) + len(reference))
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class TokenF1:
     normalize: Normalize = "number"  # number: compare values; squad: as SQuAD's script; none: texts as they are
+
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo("maximize", level="sample", check_row=self._check)
+
+    def _check(self, row: Mapping[str, Any]) -> str | None:
+        text = "token-f1 splits words at blanks, and references have none between words: rouge1 or chrf splits them"
+        return text if any(map(without_blanks, references_of(row))) else None
 
     def __call__(self, completions: Sequence[Any], references: References) -> list[float | None]:
         """Token F1 with the best reference of each row; None if it has none."""

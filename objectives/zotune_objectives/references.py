@@ -5,7 +5,8 @@ This module knows neither metrics nor models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 Reference = str | Sequence[str] | None
 """The references of one row: a text, several texts, or None."""
@@ -15,6 +16,14 @@ References = Sequence[Reference]
 def as_list(reference: Reference) -> list[str]:
     """The references of one row as a list; empty if it has none."""
     return [reference] if isinstance(reference, str) else list(reference or [])
+
+
+def references_of(row: Mapping[str, Any]) -> list[str]:
+    """The references of a row before a run, from its columns."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and messages[-1].get("role") == "assistant":
+        return [str(messages[-1].get("content"))]
+    return [str(text) for text in as_list(row.get("completion")) if text is not None]
 
 
 def best_score(score: Callable[[str, str], float], completion: str, reference: Reference) -> float | None:

@@ -48,6 +48,16 @@ def _within(code: int, ranges: Sequence[tuple[int, int]]) -> bool:
     return any(first <= code <= last for first, last in ranges)
 
 
+def without_blanks(text: str, most: int = 8) -> bool:
+    """Whether a text has more than `most` letters in a row of scripts that put no blanks between words."""
+    run = 0
+    for char in text if not text.isascii() else "":
+        run = run + 1 if _within(ord(char), UNSPACED) else 0
+        if run > most:
+            return True
+    return False
+
+
 @functools.lru_cache(1 << 14)
 def _kind(char: str) -> str:
     """The kind of a character: "mark" joins the token before it, "letter" joins letters, "single", "emoji" and "flag"

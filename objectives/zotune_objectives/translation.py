@@ -17,14 +17,16 @@ Sources: BLEU, Papineni et al. 2002; chrF, Popović 2015; sacreBLEU (arXiv:1804.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import zotune
 from zotune.errors import OptionError
 from zotune.text import texts
-from zotune_objectives.references import References, as_list
+from zotune.types import ObjectiveInfo
+from zotune_objectives.references import References, as_list, references_of
+from zotune_objectives.rouge import without_blanks
 
 
 @functools.cache
@@ -55,7 +57,6 @@ def corpus_score(scorer: Any, completions: Sequence[Any], references: References
     return float(scorer.corpus_score([completion for completion, _ in rows], streams).score)
 
 
-@zotune.objective(direction="maximize", level="set", fast=True)
 @dataclass(frozen=True)
 class Bleu:
     tokenizer: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"] = "13a"  # splits text into words
@@ -64,6 +65,14 @@ class Bleu:
 
     def __post_init__(self) -> None:
         self._metric()
+
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo("maximize", level="set", fast=True, check_row=self._check)
+
+    def _check(self, row: Mapping[str, Any]) -> str | None:
+        if self.tokenizer not in ("13a", "intl", "none") or not any(map(without_blanks, references_of(row))):
+            return None
+        return "bleu splits words at blanks, and references have none between words: tokenizer=zh, ja-mecab or char"
 
     def _metric(self) -> Any:
         options = {"lowercase": self.lowercase, "effective_order": self.effective_order}

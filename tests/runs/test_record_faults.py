@@ -88,6 +88,29 @@ def test_rows_that_an_objective_cannot_score(
 
 
 @pytest.mark.parametrize(
+    ("objective", "options", "says"),
+    [
+        ("token-f1", {}, "token-f1 splits words at blanks, and references have none between words: rouge1 or chrf"),
+        ("bleu", {}, "bleu splits words at blanks, and references have none between words: tokenizer=zh"),
+        ("bleu", {"tokenizer": "char"}, ""),
+        ("rouge1", {}, ""),
+    ],
+)
+def test_a_language_that_a_metric_cannot_split(
+    objective: str, options: dict[str, str], says: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    if objective == "bleu":
+        pytest.importorskip("sacrebleu")
+    data = write(
+        tmp_path / "rows.jsonl", PLAIN | {"completion": "从前有一只小狗在花园里跑"}, PLAIN | {"completion": "yes"}
+    )
+    made = plan(RunConfig(model=str(tiny_llama), dataset=str(data), objective=objective, objective_args=options))
+    notes = [note for note in made.notes if "blanks" in note]
+    assert len(notes) == bool(says)
+    assert all(note.startswith(says) and note.endswith("(9 of 10 rows)") for note in notes)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "place"),
     [
         ("a.csv", 'prompt\n"a\nb"\n,\n', "line 4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from zotune import config
 from zotune.cli.command import command
 from zotune.cli.shared_flags import force_flag, json_flag, quiet_flag
+from zotune.events import Phase
 from zotune.options import option
 
 
@@ -34,6 +36,7 @@ def fit(flags: FitFlags, settings: Mapping[str, Any]) -> None:
 
     Without --model and --dataset: the embedded encoder and its data set.
     """
+    load_libraries(flags.quiet)
     from zotune.runs.task_defaults import resolve_config
 
     cfg = resolve_config(settings, flags.config)
@@ -41,6 +44,15 @@ def fit(flags: FitFlags, settings: Mapping[str, Any]) -> None:
         estimate(cfg, flags)
     else:
         run(cfg, flags.resume_from_checkpoint, flags.force, flags.quiet, flags.as_json)
+
+
+def load_libraries(quiet: bool) -> None:
+    """Import what runs need, torch and transformers among it, with a line where that takes longer than two seconds."""
+    from zotune.cli.terminal import Terminal
+
+    with Terminal(quiet or os.environ.get("RANK", "0") != "0") as terminal:  # the first of several processes says it
+        terminal(Phase("loading torch and transformers", brief=True))
+        import zotune.runs.fit  # noqa: F401
 
 
 def run(cfg: config.RunConfig, resume: str | None, force: bool, quiet: bool, as_json: bool) -> None:
@@ -89,4 +101,4 @@ def estimate(cfg: config.RunConfig, flags: FitFlags) -> None:
 
 COMMAND = command("fit", fit, FitFlags, config.run_options())
 
-__all__ = ["COMMAND", "run"]
+__all__ = ["COMMAND", "load_libraries", "run"]

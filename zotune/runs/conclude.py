@@ -6,7 +6,7 @@ Knows the test set, the store of weights and the run directory; takes no step.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,15 @@ def conclude(
     store: checkpoint.Store,
     base: tuple[Outputs, Score],
     folder: Path,
-    seconds: float,
+    seconds: Callable[[], float],
 ) -> Result:
     """Score the best weights on the test set, keep them or the base model, and write model, result and model card.
 
-    base: outputs and score of the base model on the test set. The best weights are those that the validation set
-    selected. They are kept where they beat the base model on the test set by `--guard` paired standard errors, 2 by
-    default, and lie within `--max-kl`. Where the validation set selected the base model, nothing was tuned, and it is
-    not scored again. Raises ObjectiveFailures, and SideEffectError where frozen weights have changed.
+    base: outputs and score of the base model on the test set; seconds: of this process so far. The best weights are
+    those that the validation set selected. They are kept where they beat the base model on the test set by `--guard`
+    paired standard errors, 2 by default, and lie within `--max-kl`. Where the validation set selected the base model,
+    nothing was tuned, and it is not scored again. Raises ObjectiveFailures, and SideEffectError where frozen weights
+    have changed.
     """
     config, progress = session.plan.config, outcome.progress
     seed = seeds.derive(config.seed, "bootstrap")
@@ -83,6 +84,7 @@ def conclude(
         model_files = {} if config.journal_only else export.place(session.loaded, folder)
         model_files.pop(MODEL_CARD, None)  # peft writes one too; the run's own replaces it
         probe = start_score if session.base is not None else _linear_probe(session, seed)
+    taken = seconds()
     result = Result(
         folder=folder,
         reason=reason,
@@ -97,8 +99,8 @@ def conclude(
         zero_share=progress.zero_share,
         best_step=progress.best_step,
         best_share=progress.best_share,
-        seconds=seconds,
-        scoring=scoring_cost(session.plan.objective, seconds),
+        seconds=taken,
+        scoring=scoring_cost(session.plan.objective, taken),
         files=model_files,
         optimizer=declarations.findings(engine.optimizer, engine.state),
         base=None if session.base is None else session.test.estimate(*session.base, seed),

@@ -122,10 +122,10 @@ def evaluate(
             )
         each.check(resolve_task.available_fields(spec, model_files.head, {name: rows}), frozenset(rows[0]))
     scored = [part for each in resolved for part in each.each]
-    check_rows(scored, {name: rows})
+    of_rows = check_rows(scored, {name: rows})
     inputs, takes_all = inputs_of(scored)
     unused = resolve_task.unused_columns(spec, rows, inputs, takes_all, cfg.columns)
-    for note in [*spec.notes, *(unused if synthetic_name(source.name) is None else [])]:
+    for note in [*of_rows, *spec.notes, *(unused if synthetic_name(source.name) is None else [])]:
         emit(Note(note))
     emit(Phase("loading the model", brief=True))
     loaded = load_model(cfg, model_files, spec)

@@ -263,8 +263,7 @@ def _tune(session: Session, journal: Journal, run: _Run, base: tuple[Outputs, Sc
             emit(Note(f"each step sent {each:.0f} bytes to the other processes, whatever the size of the model"))
 
         def end() -> dict[str, Any]:
-            seconds = time.monotonic() - run.started
-            result = conclude(session, engine, outcome, store, base, folder, seconds)
+            result = conclude(session, engine, outcome, store, base, folder, lambda: time.monotonic() - run.started)
             progress.finish(engine.progress.step)
             write_report(folder, emit)
             emit(Finished(str(folder), result.reason, result.kept))

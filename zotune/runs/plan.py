@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -159,7 +160,7 @@ def plan(
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))
-    check_rows(resolved.each, {"training": splits.train, "validation": splits.validation, "test": splits.test})
+    notes += check_rows(resolved.each, {"training": splits.train, "validation": splits.validation, "test": splits.test})
     name = wanted if isinstance(wanted, str) else type(wanted).__name__
     return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes), trackers)
 
@@ -179,16 +180,20 @@ def _reduced(
     return few, few_test, config
 
 
-def check_rows(objectives: Sequence[Objective], parts: Mapping[str, Sequence[Record]]) -> None:
-    """Raises DataError for a row that an objective cannot score. parts: records by the name of their set."""
+def check_rows(objectives: Sequence[Objective], parts: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What objectives say about rows, each line once. parts: records by the name of their set. Raises DataError for a
+    row that an objective cannot score."""
+    notes, total = Counter[str](), sum(map(len, parts.values()))
     for check in (part.info.check_row for part in objectives if part.info.check_row is not None):
         for name, records in parts.items():
             for number, record in enumerate(records, 1):
                 try:
-                    check(record)
+                    if note := check(record):
+                        notes[note] += 1
                 except OptionError as error:
                     place = place_of(record, f"{name} record {number}")
                     raise DataError(f"{place}: {error.args[0]}", hint=error.hint) from None
+    return [f"{note} ({count:,} of {total:,} rows)" for note, count in notes.items()]
 
 
 def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:
