@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import threading
 import time
 
 import pytest
@@ -180,3 +182,23 @@ def test_a_table_of_samples_has_two_lines_a_cell() -> None:
     Console(file=out, width=90).print(table)
     assert len(out.getvalue().splitlines()) == 3
     assert "reference" in [c.header for c in sample_table([old], [Example("p", "r", "c")], "tuned", 90).columns]
+
+
+def test_a_phase_is_shown_while_the_bars_of_a_library_are_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zotune.models.library_calls import silent_stderr
+
+    monkeypatch.setattr(terminals, "PHASE_SECONDS", 0.05)
+    with Terminal() as shown:
+        shown(Phase("loading a model", brief=True))
+        with silent_stderr(True):
+            print("100 % |####|", file=sys.stderr)
+            time.sleep(0.5)
+            threading.Thread(target=lambda: print("another bar", file=sys.stderr)).start()
+        print("after", file=sys.stderr)
+    lines = capsys.readouterr().err
+    assert "· loading a model" in lines
+    assert "bar" not in lines
+    assert "####" not in lines
+    assert "after" in lines

@@ -268,7 +268,7 @@ class _PhaseWatch:
         self._text, self._show, self._started = text, show, time.monotonic()
         self._ended = threading.Event()
         first = PHASE_SECONDS if hidden else 5 * PHASE_SECONDS
-        self._thread = threading.Thread(target=self._run, args=(first, hidden), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(first, hidden), name="zotune-phase", daemon=True)
         self._thread.start()
 
     def end(self) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from typing import Final, TextIO
 
 
 @contextlib.contextmanager
@@ -33,10 +36,35 @@ def quiet() -> Iterator[None]:
         logger.setLevel(verbosity)
 
 
+OWN_THREAD: Final = "zotune"
+"""Threads whose names begin so are heard where standard error is silent."""
+
+
+class _OwnLines(io.TextIOBase):
+    """A stream that passes on what zotune's own threads write, such as how long a phase takes, and drops the rest."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        own = threading.current_thread().name.startswith(OWN_THREAD)
+        return self._stream.write(text) if own else len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 @contextlib.contextmanager
 def silent_stderr(enabled: bool) -> Iterator[None]:
-    """Inside, nothing reaches standard error, where a library shows a progress bar that cannot be turned off."""
-    with contextlib.redirect_stderr(io.StringIO()) if enabled else contextlib.nullcontext():
+    """Inside, a library's progress bars, which cannot be turned off, do not reach standard error."""
+    with contextlib.redirect_stderr(_OwnLines(sys.stderr)) if enabled else contextlib.nullcontext():
         yield
 
 
@@ -45,4 +73,4 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-__all__ = ["first_line", "quiet", "silent_stderr"]
+__all__ = ["OWN_THREAD", "first_line", "quiet", "silent_stderr"]
