@@ -17,9 +17,9 @@ cp -r tests examples benchmarks pyproject.toml "$work/outside/zotune/"
 cd "$work/outside/zotune"
 export HF_HUB_OFFLINE=1
 "$work/venv/bin/python" - "$root" <<'PY'
-import sys, zotune, zotune_optimizers, zotune_objectives, zotune_trackers
+import sys, zotune, zotune_engines, zotune_optimizers, zotune_objectives, zotune_trackers
 from zotune.runs.plan import embedded_data
-for module in (zotune, zotune_optimizers, zotune_objectives, zotune_trackers):
+for module in (zotune, zotune_engines, zotune_optimizers, zotune_objectives, zotune_trackers):
     assert "site-packages" in module.__file__, module.__file__
 assert (embedded_data() / "test.jsonl").is_file()
 PY

@@ -142,7 +142,7 @@ def test_attributes_are_looked_up_by_name_in_declarations_alone() -> None:
     assert not layout.literal_attributes(PACKAGE, {"declarations"})
 
 
-@pytest.mark.parametrize("kind", ["optimizers", "objectives", "trackers"])
+@pytest.mark.parametrize("kind", ["engines", "optimizers", "objectives", "trackers"])
 def test_built_in_plugins_import_public_modules_alone(kind: str) -> None:
     folder = built_in(f"zotune_{kind}")
     assert not layout.private_imports(folder, "zotune", PUBLIC)

@@ -34,7 +34,8 @@ def test_the_extra_all_holds_what_users_may_need() -> None:
     (everything,) = extras["all"]
     named = set(re.fullmatch(r"zotune\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
     assert named <= extras.keys()
-    own = {"all", "dev", "docs", "examples", "gpu", "wandb"}  # not of users, or of machines and accounts that few have
+    # Not of users, or of machines and accounts that few have.
+    own = {"all", "dev", "docs", "examples", "gpu", "vllm", "wandb"}
     assert extras.keys() - named == own, "name a new extra in `all`, or here"
 
 

@@ -103,6 +103,7 @@ from benchmarks.gpu_parts import populations  # noqa: E402
 from benchmarks.gpu_parts import processes  # noqa: E402
 from benchmarks.gpu_parts import generation  # noqa: E402
 from benchmarks.gpu_parts import runs  # noqa: E402
+from benchmarks.gpu_parts import engines  # noqa: E402
 from benchmarks.gpu_parts import faults  # noqa: E402
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "Check",
     "Part",
     "costs",
+    "engines",
     "exactness",
     "faults",
     "generation",
