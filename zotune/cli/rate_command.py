@@ -20,6 +20,9 @@ class RateFlags:
     terminal: bool = terminal_flag()
     port: int = port_flag()
     open_browser: bool | None = open_flag()
+    rater: str = option(
+        "", "Your name, where several people rate. Nobody is shown what another one sees.", metavar="NAME"
+    )
     export: str | None = option(
         None, "Write prompt, chosen and rejected as JSON lines to this file, and exit.", metavar="FILE"
     )
@@ -29,10 +32,11 @@ def rate(flags: RateFlags) -> None:
     """Answer which of two completions is better. Ctrl-C ends; answers are kept, and rating can be resumed any time."""
     from zotune.errors import RunFolderError
     from zotune.humans.preferences import export_preferences
+    from zotune.humans.raters import MOST, in_words, rater_counts
     from zotune.humans.ratings import Ratings
     from zotune.humans.store import FILE_NAME
 
-    folder = Path(flags.run)
+    folder, name = Path(flags.run), " ".join(flags.rater.split())[:MOST]
     if flags.export is not None:
         if not (folder / FILE_NAME).exists():
             raise RunFolderError(f"{folder} has no ratings")
@@ -45,9 +49,9 @@ def rate(flags: RateFlags) -> None:
         if flags.terminal:
             from zotune.humans import console
 
-            console.rate(folder)
+            console.rate(folder, rater=name)
         else:
-            _serve(folder, flags.port, bool(flags.open_browser))
+            _serve(folder, flags.port, bool(flags.open_browser), name)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal's echo of Ctrl-C stays on its own line
     finally:
@@ -56,15 +60,16 @@ def rate(flags: RateFlags) -> None:
 
     if (folder / FILE_NAME).exists():
         with Ratings(folder) as store:
-            _say(summary(store.progress()))
+            for line in [summary(store.progress()), *in_words(rater_counts(store))]:
+                _say(line)
     else:
         _say(summary(None))
 
 
-def _serve(folder: Path, port: int, open_browser: bool) -> None:
+def _serve(folder: Path, port: int, open_browser: bool, rater: str) -> None:
     from zotune.humans.page import serve
 
-    with serve(folder, port, open_browser) as server:
+    with serve(folder, port, open_browser, rater) as server:
         print(server.address, flush=True)
         _say("open this address in a browser on this computer; Ctrl-C ends")
         while True:

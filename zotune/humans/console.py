@@ -28,18 +28,18 @@ Read = Callable[[str], str]
 Write = Callable[[str], object]
 
 
-def rate(folder: str | Path, read: Read = input, write: Write = print) -> None:
+def rate(folder: str | Path, read: Read = input, write: Write = print, rater: str = "") -> None:
     """Show questions and record verdicts until the tuner is done, the rater quits, or the input ends.
 
     Waits while no question is open or the tuner has not started. read: prints a prompt and returns a line, EOFError at
-    the end of the input; write: prints a text. The run directory may not be there yet. Raises RunFolderError if the
-    path is a file.
+    the end of the input; write: prints a text. rater: their name, where several people rate. The run directory may not
+    be there yet. Raises RunFolderError if the path is a file.
     """
     folder = check_folder(folder)
     status, report = _wait_for_store(folder, write), None
     with Ratings(folder) as ratings:
         while True:
-            question, progress = ratings.next_question(), ratings.progress()
+            question, progress = ratings.next_question(rater), ratings.progress()
             if question is None:
                 if progress.done:
                     write(" ".join(filter(None, ("All done, thank you.", outcome(folder)))))
@@ -52,7 +52,7 @@ def rate(folder: str | Path, read: Read = input, write: Write = print) -> None:
                 report = progress.report
                 write("\n".join(in_words(report)))
             write(_question_text(question, progress))
-            if not _rate_question(ratings, question, read, write):
+            if not _rate_question(ratings, question, read, write, rater):
                 return
 
 
@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
     return f"about {minutes} min" if minutes else "under a minute"
 
 
-def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write: Write) -> bool:
+def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write: Write, rater: str) -> bool:
     """Record one verdict or undo the last one; False if the rater quits."""
     places = [str(i + 1) for i in range(len(question.completions))]
     while True:
@@ -96,10 +96,10 @@ def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write:
             write("The next answers are written with these words in mind." if ratings.wish() else "No wish.")
             continue
         if key == "u":
-            write(_UNDO_MESSAGES[ratings.undo()])
+            write(_UNDO_MESSAGES[ratings.undo(rater)])
             return True
         if key in places or key in _KEYS:
-            if not ratings.record(question.id, _KEYS.get(key, key)):
+            if not ratings.record(question.id, _KEYS.get(key, key), rater):
                 write("This question was already rated.")
             return True
         write(f"Type one of {', '.join(places)}, t, b, s, u or q.")

@@ -62,7 +62,8 @@ _POLICY = "; ".join(
 class Server(LocalServer):
     """The rating page of one run directory, served until `close`; `address` is the URL to open in a browser."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, rater: str = "") -> None:
+        self._rater = rater
         self._ratings: Ratings | None = None
         self._lock = threading.Lock()
         super().__init__(folder, port, _POLICY, folder / ADDRESS)
@@ -110,7 +111,7 @@ class Server(LocalServer):
 
     def _next(self, body: dict[str, Any], **result: Any) -> dict[str, Any]:
         ratings = self.ratings()
-        question = ratings.next_question() if ratings else None
+        question = ratings.next_question(self._rater) if ratings else None
         progress = ratings.progress() if ratings else None
         return {
             "question": _question_json(question) if question else None,
@@ -125,11 +126,11 @@ class Server(LocalServer):
         if type(id) is not int or not 0 < id < 1 << 63 or not isinstance(verdict, str):
             raise Refused(HTTPStatus.BAD_REQUEST, "the body needs id, a positive integer, and verdict, a string")
         ratings = self.ratings()
-        return self._next(body, taken=ratings.record(id, verdict) if ratings else False)
+        return self._next(body, taken=ratings.record(id, verdict, self._rater) if ratings else False)
 
     def _undo(self, body: dict[str, Any]) -> dict[str, Any]:
         ratings = self.ratings()
-        return self._next(body, undo=ratings.undo() if ratings else "nothing")
+        return self._next(body, undo=ratings.undo(self._rater) if ratings else "nothing")
 
     def _wish(self, body: dict[str, Any]) -> dict[str, Any]:
         text = body.get("text")
@@ -167,14 +168,14 @@ def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def serve(folder: str | Path, port: int = 0, open_browser: bool = False) -> Server:
+def serve(folder: str | Path, port: int = 0, open_browser: bool = False, rater: str = "") -> Server:
     """Serve the rating page of a run directory on 127.0.0.1; port 0 picks a free port.
 
-    The tuner may start later: the page waits for the run directory and its ratings file. The address is that of the
-    last server of this run directory, where its port is free. Raises OptionError if the port cannot be used, and
-    RunFolderError if the path is a file.
+    rater: the name of who rates on it. The tuner may start later: the page waits for the run directory and its ratings
+    file. The address is that of the last server of this run directory, where its port is free. Raises OptionError if
+    the port cannot be used, and RunFolderError if the path is a file.
     """
-    server = Server(check_folder(folder), port)
+    server = Server(check_folder(folder), port, rater)
     if open_browser:
         server.open_browser()
     return server

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from zotune.humans import raters
 from zotune.humans.preferences import WinRate, chosen_pairs, count_wins, verdict_counts
 from zotune.humans.store import Store
 from zotune.humans.taste_model import Pair, predict
@@ -42,7 +43,7 @@ def progress_report(
     held_out: (base model's completion, present completion) of each prompt. shown: the last `shown` prompts may be shown
     as samples, for nobody is asked about them. wider: whether questions are wider by now.
 
-    advice: what to do where most answers are bad, else ""; wider: as given.
+    advice: what to do where most answers are bad, else ""; wider: as given; raters: a line for each of several.
     predicted: `PredictedWinRate`, None while answers are few;
     blind: the win rate of the answers to questions with the purpose "progress"; enough: whether the predicted interval
     lies above one half, and the blind rate not below.
@@ -65,6 +66,7 @@ def progress_report(
         "samples": samples[:SAMPLES],
         "advice": WIDER if wider else ADVICE if _mostly_bad(store) else "",
         "wider": wider,
+        "raters": raters.in_words(raters.rater_counts(store)),
     }
 
 
@@ -90,6 +92,7 @@ def outcome(folder: Path) -> str:
 def in_words(report: Any) -> list[str]:
     """A report as lines of text, for the terminal."""
     lines = [(report or {}).get("advice", "")] if (report or {}).get("advice") else []
+    lines += (report or {}).get("raters", [])
     if (report or {}).get("wider"):
         lines.append("w states the wish")
     if predicted := (report or {}).get("predicted"):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from zotune.errors import OptionError, RunFolderError, ZotuneError
+from zotune.humans import raters
 from zotune.humans.preferences import count_agreement
 from zotune.humans.questions import MAX_COMPLETIONS, PURPOSES, BlindQuestion, Progress, Question
 from zotune.humans.store import Store
@@ -143,28 +144,28 @@ class Ratings(Store):
         with self.writing() as db:
             _set_facts(db, beat=moment)
 
-    def next_question(self) -> BlindQuestion | None:
+    def next_question(self, rater: str = "") -> BlindQuestion | None:
         """Rater: the question to show, the oldest open one or a repeat that is due before it; None if none is open.
 
-        It stays the same until it is rated. The time of a verdict is measured from the last call.
+        It stays the same until it is rated. The time of a verdict is measured from the last call. rater: a name; what
+        another named rater sees at the moment is left to them.
         """
         with self.writing() as db:
-            row = db.execute(
-                "SELECT id, question, before FROM showings WHERE verdict IS NULL ORDER BY before IS NULL, question"
-            ).fetchone()
+            row = raters.open_showing(db, rater, time.time())
             if row is None:
                 return None
             id, number, before = row
             if before is None:
                 id = _add_repeat(db, number) or id
             db.execute("UPDATE showings SET shown = ? WHERE id = ?", (time.time(), id))
+            raters.set_rater(db, id, rater)
             body, sides = db.execute(
                 "SELECT body, sides FROM showings JOIN questions ON number = question WHERE id = ?", (id,)
             ).fetchone()
             prompt, completions = json.loads(body)
             return BlindQuestion(id, prompt, tuple(completions[i] for i in json.loads(sides)))
 
-    def record(self, id: int, verdict: str) -> bool:
+    def record(self, id: int, verdict: str, rater: str = "") -> bool:
         """Rater: store a verdict: the place of the chosen completion ("1", "2", …), "tie", "bad" (all) or "skip".
 
         Returns False, and stores nothing, if this showing is rated already, undone or unknown; `next_question` then
@@ -177,6 +178,7 @@ class Ratings(Store):
                 return False
             sides, shown = json.loads(row[0]), row[1]
             _check_verdict(verdict, len(sides))
+            raters.set_rater(db, id, rater)
             word, chosen = (verdict, None) if verdict in NO_CHOICE else ("chosen", sides[int(verdict) - 1])
             seconds = None if shown is None else max(time.time() - shown, 0.0)
             db.execute(
@@ -258,8 +260,8 @@ class Ratings(Store):
             " (SELECT number FROM questions WHERE purpose IN ('tune', 'progress'))"
         )
 
-    def undo(self) -> Literal["undone", "used", "nothing"]:
-        """Rater: delete the last verdict, so that its question is the next one again.
+    def undo(self, rater: str = "") -> Literal["undone", "used", "nothing"]:
+        """Rater: delete the last verdict, of a named rater their own, so that its question is the next one again.
 
         "used": the tuner has used the verdict and does not take another; a new one counts for everything else, such as
         the exported preferences. "nothing": there is no verdict.
@@ -267,12 +269,14 @@ class Ratings(Store):
         with self.writing() as db:
             row = db.execute(
                 "SELECT id, question, before, sides, used FROM showings JOIN questions ON number = question"
-                " WHERE turn IS NOT NULL ORDER BY turn DESC"
+                " LEFT JOIN raters ON showing = id WHERE turn IS NOT NULL AND (? = '' OR name = ?) ORDER BY turn DESC",
+                (rater, rater),
             ).fetchone()
             if row is None:
                 return "nothing"
             id, number, before, sides, used = row
             # A repeat that is not rated yet is deleted and drawn again later: the next undo may concern its question.
+            db.execute("DELETE FROM raters WHERE showing = ?", (id,))
             db.execute("DELETE FROM showings WHERE id = ? OR (before IS NOT NULL AND verdict IS NULL)", (id,))
             _add_showing(db, number, before, sides)
             return "used" if used and before is None else "undone"

@@ -46,6 +46,10 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)""",
 )
 
+_LATER_TABLES = (
+    """CREATE TABLE IF NOT EXISTS raters (showing INTEGER PRIMARY KEY, name TEXT NOT NULL)""",  # who sees or rated it
+)
+
 
 def check_folder(folder: str | Path) -> Path:
     """The path of a run directory, which may not be there yet. Raises RunFolderError if something else is there."""
@@ -136,6 +140,8 @@ def _open(path: Path) -> sqlite3.Connection:
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {FORMAT}")
+        for statement in _LATER_TABLES:
+            db.execute(statement)
         db.execute("COMMIT")
     except BaseException:  # on Ctrl-C too: nobody else has the connection to close it
         db.close()

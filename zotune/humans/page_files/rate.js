@@ -211,6 +211,7 @@ function showReport(progress) {
     const count = report.blind.wins + report.blind.losses + report.blind.ties;
     parts.push(` · blind questions among the others: ${share(report.blind.rate)} of ${count}`);
   }
+  for (const line of report.raters ?? []) parts.push(` · ${line}`);
   box.dataset.enough = String(Boolean(report.enough));
   element("rate").replaceChildren(...parts);
   element("advice").textContent = report.advice ?? "";
