@@ -16,7 +16,7 @@ from zotune.cli.plugins_command import described
 SECTIONS = {
     "Start": ("README", "quickstart", "report", "python"),
     "What goes in": ("data", "tasks", "models", "objectives"),
-    "Tuning": ("optimizers", "cost", "processes", "gpu"),
+    "Tuning": ("optimizers", "cost", "processes", "scale", "gpu"),
     "Reference": ("command-line", "plugin-list", "plugins", "glossary"),
     "Promises": ("reliability", "security", "versioning", "log"),
 }
