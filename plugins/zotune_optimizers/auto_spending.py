@@ -10,8 +10,8 @@
              without the last factor where K ≤ FREE k; f = 0 in the denominator while the reward is rare
         at most CATCH_UP² times the KL of T equal steps
 
-Edition 2 knows no rare reward, has f = 0 in the denominator, and k = limit · 0.9 (SHORT / rows of the run)^⅓ within 0.5
-and 0.9 of it.
+Edition 2 knows no rare reward, has f = 0 in the denominator, a smaller SLOWER, and
+k = limit · 0.9 (SHORT / rows of the run)^⅓ within 0.5 and 0.9 of it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BOUND = 0.9
 FOUND, RARE, LATER = 0.25, 0.25, 0.5
 """While a reward is rare the few pairs that differ are all that is known of it, and K counts from where it is found:
 what is known of it by then is little, so that LATER is left at least."""
-SLOWER = 1.4
-"""Steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
+SLOWER = {2: 1.4, 3: 2.0}
+"""By edition: steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
 FREE = 0.15
 """Share of k that is spent without becoming slower."""
 SHORT, LONG = 1280, 1.0
@@ -71,7 +71,7 @@ def share(rows: int, edition: int) -> float:
 def squared_length(now: Situation) -> float:
     """α² κ: 0 where no pair differs or all KL is spent."""
     long = min(max(LONG * (now.rows / SHORT - 1), 0.0), 1.0)
-    speed = max(min(SLOWER * now.room, 1.0) ** 2, long) if now.kl > FREE * now.k else 1.0
+    speed = max(min(SLOWER[max(now.edition, 2)] * now.room, 1.0) ** 2, long) if now.kl > FREE * now.k else 1.0
     k, least = now.k, 1.0
     if now.edition > 2:
         later = now.spared + max(k, LATER / BOUND * now.bound)

@@ -252,8 +252,8 @@ def test_a_step_spends_its_share_of_the_kl() -> None:
     assert not now.rare
     assert squared_length(now) == pytest.approx(0.06 / 10)
     assert squared_length(now._replace(energy=0.5)) == pytest.approx(0.06 / 10), "small differences make small steps"
-    assert squared_length(now._replace(room=0.5)) == pytest.approx(0.06 / 10 * 0.7**2)
-    assert squared_length(now._replace(room=0.5, kl=0.0)) == pytest.approx(0.1 / 10), "the first of it is free"
+    assert squared_length(now._replace(room=0.3)) == pytest.approx(0.06 / 10 * 0.6**2)
+    assert squared_length(now._replace(room=0.3, kl=0.0)) == pytest.approx(0.1 / 10), "the first of it is free"
     assert squared_length(now._replace(energy=0.0)) == 0.0
     assert squared_length(now._replace(kl=0.1)) == 0.0
     assert squared_length(now._replace(spared=0.05)) == pytest.approx(0.16 / 10), "counted from where it was found"
@@ -268,6 +268,7 @@ def test_a_step_spends_its_share_of_the_kl() -> None:
     assert squared_length(long) == pytest.approx(0.06 / 10 / 0.3), "long runs go on moving"
     second = now._replace(edition=2, energy=0.1, differing=0.1)
     assert squared_length(second) == pytest.approx(0.06 / 10)
+    assert squared_length(second._replace(room=0.3)) == pytest.approx(0.06 / 10 * 0.42**2)
     assert squared_length(second._replace(rows=2560, room=0.1)) == pytest.approx(0.06 / 10)
 
 
