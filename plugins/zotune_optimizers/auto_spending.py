@@ -1,11 +1,11 @@
 """How long a step of `auto` on generated text is: by the KL divergence K that it may still spend (nats a token).
 
-    k ← limit · RISE (rows of the run / SHORT)^¾, within LEAST and MOST of it
+    k ← limit · RISE max(rows of the run / SHORT, 1)^¾, at most its share MOST
     a reward is rare while less than FOUND of the way from the first mean reward to a member's best is gone and fewer
         than RARE of the pairs differ; K₀: K up to which it was rare
     with n of T steps to go, r: what is left of that way, f: LONG (rows of the run / SHORT − 1) within 0 and 1
         k' ← the limit's share BOUND while the reward is rare;  k where it never was
-             K₀ + the larger one of k and the limit's share LATER, up to BOUND, once it is found
+             K₀ + k, up to BOUND, once it is found
         α² ← max(k' − K, 0) / n κ max(mean z², 1 − f (1 − QUIET)) · max(min(SLOWER r, 1)², f)
              without the last factor where K ≤ FREE k; f = 0 in the denominator while the reward is rare
         at most CATCH_UP² times the KL of T equal steps
@@ -19,14 +19,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-LEAST, RISE, MOST = 0.34, 0.28, 0.7
-"""k as a share of `--max-kl`: at least, by the rows of the run, and at most. Steps that are too long for their rows add
-up chance, which costs KL and gives no reward; with more rows there is more to gain."""
+RISE, MOST = 0.31, 0.7
+"""k as a share of `--max-kl`: of short runs, and at most. Steps that are too long for their rows add up chance, which
+costs KL and gives no reward; with more rows there is more to gain."""
 BOUND = 0.9
 """Share of `--max-kl` that a run aims at in no case to exceed: weights beyond the limit are never kept."""
-FOUND, RARE, LATER = 0.25, 0.25, 0.5
-"""While a reward is rare the few pairs that differ are all that is known of it, and K counts from where it is found:
-what is known of it by then is little, so that LATER is left at least."""
+FOUND, RARE = 0.25, 0.25
+"""While a reward is rare the few pairs that differ are all that is known of it, and K counts from where it is found."""
 SLOWER = {2: 1.4, 3: 2.0}
 """By edition: steps become smaller once less than 1 / SLOWER of the way to the best score of a member is left."""
 FREE = 0.15
@@ -65,7 +64,7 @@ def share(rows: int, edition: int) -> float:
     """k as a share of the limit. rows: of the run."""
     if edition < 3:
         return max(min(0.9 * math.pow(SHORT / rows, 1 / 3), 0.9), 0.5)
-    return min(max(RISE * math.pow(rows / SHORT, 3 / 4), LEAST), MOST)
+    return min(RISE * math.pow(max(rows / SHORT, 1.0), 3 / 4), MOST)
 
 
 def squared_length(now: Situation) -> float:
@@ -74,8 +73,7 @@ def squared_length(now: Situation) -> float:
     speed = max(min(SLOWER[max(now.edition, 2)] * now.room, 1.0) ** 2, long) if now.kl > FREE * now.k else 1.0
     k, least = now.k, 1.0
     if now.edition > 2:
-        later = now.spared + max(k, LATER / BOUND * now.bound)
-        k = now.bound if now.rare else min(later, now.bound) if now.spared else k
+        k = now.bound if now.rare else min(now.spared + k, now.bound)
         least = 1.0 if now.rare else 1.0 - long * (1.0 - QUIET)
     if not now.energy:
         return 0.0

@@ -243,7 +243,7 @@ def test_the_edition_of_a_run_is_that_which_it_recorded() -> None:
         load("auto", edition=4)
     shares = {e: [share(rows, e) for rows in (640, 1280, 2560, 10000)] for e in (2, 3)}
     assert shares[2] == pytest.approx([0.9, 0.9, 0.9 * 0.5 ** (1 / 3), 0.5])
-    assert shares[3] == sorted(shares[3])
+    assert shares[3] == pytest.approx([0.31, 0.31, 0.31 * 2**0.75, 0.7])
 
 
 def test_a_step_spends_its_share_of_the_kl() -> None:
@@ -256,7 +256,7 @@ def test_a_step_spends_its_share_of_the_kl() -> None:
     assert squared_length(now._replace(room=0.3, kl=0.0)) == pytest.approx(0.1 / 10), "the first of it is free"
     assert squared_length(now._replace(energy=0.0)) == 0.0
     assert squared_length(now._replace(kl=0.1)) == 0.0
-    assert squared_length(now._replace(spared=0.05)) == pytest.approx(0.16 / 10), "counted from where it was found"
+    assert squared_length(now._replace(spared=0.05)) == pytest.approx(0.11 / 10), "counted from where it was found"
     assert squared_length(now._replace(spared=0.25, kl=0.26)) == pytest.approx(0.01 / 10), "up to the bound"
     assert squared_length(now._replace(spared=0.25, kl=0.28)) == 0.0
     rare = now._replace(differing=0.1, energy=0.5)
