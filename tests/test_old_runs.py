@@ -106,13 +106,13 @@ def test_the_same_options_give_the_numbers_of_then(old: OldRun) -> None:
     folder = old.copy("anew")
     shutil.rmtree(folder / old.kind)
     # By default generated text has populations and a limit of the KL divergence now, labelled text starts from a probe,
-    # `auto` calibrates in another way and spends less KL, and half precision is rounded otherwise; the flags give what
-    # was before.
+    # `auto` calibrates in another way and spends less KL, half precision is rounded otherwise, and the KL divergence is
+    # estimated on fewer texts; the flags give what was before.
     first_edition = ("--optimizer-arg", "edition=1")
     before = {
-        "generation": ("--perturb", "copy", "--max-kl", "0", *first_edition),
+        "generation": ("--perturb", "copy", "--max-kl", "0", "--kl-estimate", "sampled", *first_edition),
         "auto": first_edition,
-        "population": ("--optimizer-arg", "edition=2"),
+        "population": ("--optimizer-arg", "edition=2", "--kl-estimate", "sampled"),
         "bfloat16": ("--rounding", "1"),
     }
     zotune(folder, *old.expected["fit"], "--init", "none", *before.get(old.kind, ()))

@@ -319,6 +319,12 @@ class ScoringOptions:
         zero="no limit",
         shown="0.3 for generated text",
     )
+    kl_estimate: str = option(
+        "expected",
+        "Estimate of the KL divergence from the base model. expected: over the likely tokens at each position of 12 "
+        "texts; sampled: of the tokens of 32 texts alone, as in earlier versions.",
+        choices=["expected", "sampled"],
+    )
     guard: float = option(
         2.0,
         "Keep tuned weights only if they win on the test set by this many paired standard errors. 0: any gain.",

@@ -83,6 +83,7 @@ class FitOptions(TypedDict, total=False):
     eval_batch_size: int
     eval_steps: int | None
     max_kl: float | None
+    kl_estimate: str
     guard: float
     rollback: float
     interpolate: bool | None

@@ -35,7 +35,14 @@ from zotune.runs.process_split import generated_population, shared_work
 from zotune.runs.progress_log import ProgressLog
 from zotune.runs.prompt_settings import with_recorded_length, with_recorded_prompts, with_recorded_rows
 from zotune.runs.provenance import header_of
-from zotune.runs.recorded import fixed_classes, read_header, recorded_defaults, recorded_init, recorded_rounding
+from zotune.runs.recorded import (
+    fixed_classes,
+    read_header,
+    recorded_defaults,
+    recorded_init,
+    recorded_kl_estimate,
+    recorded_rounding,
+)
 from zotune.runs.reopen import open_journal, restore
 from zotune.runs.replay import rebuild
 from zotune.runs.result import Result
@@ -142,7 +149,12 @@ def _run(
         config = replace(config, dtype=str(header["dtype"]).removeprefix("torch."))
     classes = fixed_classes(header) if header else None
     if header:
-        config = replace(config, rounding=recorded_rounding(header), init=recorded_init(header, config.init))
+        config = replace(
+            config,
+            rounding=recorded_rounding(header),
+            kl_estimate=recorded_kl_estimate(header),
+            init=recorded_init(header, config.init),
+        )
     config = with_recorded_evals(config, header)
     defaults = recorded_defaults(folder, header, optimizer or config.optimizer) if header else {}
     emit(Phase("reading the data", brief=True))

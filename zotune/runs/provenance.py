@@ -26,6 +26,7 @@ from zotune.runs.frozen_weights import frozen_digest
 from zotune.runs.plan import Plan
 from zotune.runs.session import Session
 from zotune.tasks.chat import chat_record
+from zotune.tasks.kl import SAMPLED
 
 LIBRARIES = ("zotune", "torch", "transformers", "tokenizers")
 """Libraries whose versions the bits of a run depend on; with an adapter, peft too."""
@@ -70,6 +71,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "batch_size": session.batches.size,
         "budget": asdict(session.budget.limits()),
         "drift": session.oracle.measures_kl,
+        **({"kl_estimate": config.kl_estimate} if session.oracle.measures_kl and config.kl_estimate != SAMPLED else {}),
         "max_length": session.task.max_length,
         "eval_batch_size": config.eval_batch_size,
         "attn_implementation": config.attn_implementation,

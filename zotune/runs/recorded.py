@@ -70,6 +70,11 @@ def recorded_rounding(header: Mapping[str, Any]) -> int:
     return int(header.get("rounding", 1))
 
 
+def recorded_kl_estimate(header: Mapping[str, Any]) -> str:
+    """How the run estimates the KL divergence: by sampled tokens where a header does not tell."""
+    return str(header.get("kl_estimate", "sampled"))
+
+
 def recorded_init(header: Mapping[str, Any], wanted: str) -> str:
     """The run's initial head for `--init auto`; else the one that is wanted."""
     recorded = header["task"].get("init")
@@ -109,5 +114,6 @@ __all__ = [
     "read_header",
     "recorded_defaults",
     "recorded_init",
+    "recorded_kl_estimate",
     "recorded_rounding",
 ]

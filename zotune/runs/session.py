@@ -156,7 +156,7 @@ class Session:
         )
         self._cache_prefix(held_out[0].rows, quick)
         emit(Phase("sampling texts that measure the KL divergence", brief=True))
-        kl = None if quick else KLDivergence.for_task(self.task, self.train, processes)
+        kl = None if quick else KLDivergence.for_task(self.task, self.train, processes, config.kl_estimate)
         self.validation = Validation(held_out[0], config, self.space, kl, processes)
         eps = declarations.eps(plan.optimizer)
         self.oracle = Oracle(

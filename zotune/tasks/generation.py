@@ -19,7 +19,7 @@ from zotune.data.records import Record
 from zotune.data.task import Sampling, TaskSpec
 from zotune.data.templates import FilledTemplate
 from zotune.data.tokenization import Encoding, first_that_fits
-from zotune.errors import DataError, OptionError
+from zotune.errors import DataError, OptionError, OutOfMemory
 from zotune.inference import GenerationRequest, Members
 from zotune.models.configuration import config_value
 from zotune.models.generation_settings import (
@@ -243,10 +243,13 @@ class GenerationTask(ModelTask):
         return text.removeprefix(" ") if before.endswith(" ") else text
 
     @torch.no_grad()
-    def sample_completions(self, rows: EncodedRows, indices: Sequence[int]) -> list[EncodedAnswer]:
-        """Completions sampled from the current model at temperature 1, encoded for scoring; empty ones are left out."""
+    def sample_completions(
+        self, rows: EncodedRows, indices: Sequence[int], by_row: bool = False
+    ) -> list[EncodedAnswer]:
+        """Completions sampled from the current model at temperature 1, encoded for scoring; empty ones are left out.
+        by_row: whether the noise of a row does not depend on the rows beside it."""
         prompts = [rows.tokens[i][0] for i in indices]
-        completions = self.generate(prompts, indices, Sampling(1.0))
+        completions = self._sampled_by_row(prompts, indices) if by_row else self.generate(prompts, indices, Sampling(1))
         pairs = [(p, tuple(ids)) for p, ids in zip(prompts, completions, strict=True) if ids]
         return [self._encode_ids(p, ids) for p, ids in pairs]
 
@@ -264,6 +267,21 @@ class GenerationTask(ModelTask):
             return self.teacher_forcing.decoded(prompt, ids)
         first = len(prompt) - 1
         return EncodedAnswer(prompt + ids[:-1], (), tuple(range(first, first + len(ids))), ids)
+
+    def _sampled_by_row(self, prompts: Sequence[Tokens], indices: Sequence[int]) -> list[list[int]]:
+        """Completions sampled at temperature 1, in passes that fit into memory."""
+        while True:
+            size, ids = self.forward.micro_batch, list[list[int]]()
+            try:
+                for first in range(0, len(prompts), size):
+                    part = slice(first, first + size)
+                    with self.forward.one_pass():
+                        ids += self.generate(prompts[part], indices[part], Sampling(1.0))
+                return ids
+            except OutOfMemory:
+                if size == 1:
+                    raise
+            self.forward.micro_batch = size // 2
 
     @torch.no_grad()
     def generate(

@@ -6,8 +6,8 @@ sequence-to-sequence model predicts the whole answer. Knows models and tokens; k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from zotune.data.templates import FilledTemplate
 from zotune.errors import OptionError
 from zotune.tasks.forward import Forward, retries_smaller
 from zotune.tasks.frozen_prefix import Tokens
+
+T = TypeVar("T")
 
 
 class EncodedAnswer(NamedTuple):
@@ -130,6 +132,24 @@ class TeacherForcing:
         at least."""
         positions = sorted({p for a in answers for p in a.positions})
         return self._logits([(a.ids, a.decoder_ids) for a in answers], positions)
+
+    @retries_smaller
+    @torch.no_grad()
+    def map_distributions(self, answers: Sequence[EncodedAnswer], compute: Callable[[int, Tensor], T]) -> list[T]:
+        """`compute(k, log_p)` of every answer. log_p: log-probabilities of all tokens at the answer's positions,
+        (positions, vocabulary), float32. Where processes share rows it must return a JSON value."""
+
+        def computed(places: list[int]) -> list[T]:
+            part = [answers[k] for k in places]
+            positions = sorted({p for answer in part for p in answer.positions})
+            logits = self._logits([(a.ids, a.decoder_ids) for a in part], positions)
+            column = {p: j if logits.shape[1] == len(positions) else p for j, p in enumerate(positions)}
+            return [
+                compute(k, torch.log_softmax(logits[row, [column[p] for p in answer.positions]].float(), -1))
+                for row, (k, answer) in enumerate(zip(places, part, strict=True))
+            ]
+
+        return self.forward.map_rows([len(a.ids) + len(a.decoder_ids) for a in answers], computed)
 
     def _logits(self, sequences: Sequence[tuple[Tokens, Tokens]], positions: Sequence[int]) -> Tensor:
         """Logits (rows, positions, vocabulary); at all positions where the model cannot leave out the others."""
