@@ -78,8 +78,8 @@ def test_unlikely_tokens_count_where_they_are_sampled(
     def value(p: Tensor, q: Tensor, sampled: Tensor) -> Tensor:
         likely = p.topk(3, -1).indices
         seen.append((likely == sampled).any(-1))
-        own = torch.where(seen[-1], 0.0, (p - q).gather(1, sampled)[:, 0])
-        return (p.exp() * (p - q)).gather(1, likely).sum(-1) + own
+        own = torch.where(seen[-1], 0.0, (p - q + (q - p).exp() - 1).gather(1, sampled)[:, 0])
+        return (p.exp() * (p - q) + q.exp() - p.exp()).gather(1, likely).sum(-1) + own
 
     expected = plain(estimate, task, value)
     assert torch.cat(seen).any()
