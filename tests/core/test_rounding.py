@@ -201,6 +201,27 @@ def test_the_kernel_has_the_bits_of_plain_python(name: str, version: int, dtype:
             assert same.all()
 
 
+@pytest.mark.parametrize("change", [NORMAL, THETA * NORMAL, THETA * SIGNS], ids=["same size", "relative", "signs"])
+def test_the_kernel_rounds_every_bfloat16_as_plain_python_does(change: Recipe) -> None:
+    """Weights of one exponent side by side, so that whole runs are ordinary and whole runs are not; then mixed ones."""
+    every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16)
+    mixed = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
+    weights = torch.cat([every, mixed]).view(torch.bfloat16)
+    kernels = Kernels(compile=True)
+    for size in (1e-38, 1e-20, 1e-8, 3e-4, 0.7, 1e20):
+        program = lower([Output(THETA + size * change, "theta", 2)])
+        scalars = [noise.coefficient(x.value, kind or "", torch.float32) for x, kind in program.scalars]  # type: ignore[attr-defined]
+        s = torch.tensor(padded_scalars(scalars), dtype=torch.float64)
+        k = torch.tensor(padded_keys([5 * j - 9 for j in range(2 * len(program.streams))], 64), dtype=torch.int32)
+        numbers, own, expected = Numbers.of(s, k), weights.clone(), weights.clone()
+        kernels.plain(program.text, torch.float32)(expected, *numbers.arguments(s, expected))
+        kernels.run(program.text, torch.float32, [own], s, k, numbers, None)
+        if None in kernels._cpu.values():
+            pytest.skip("no C++ compiler here") if kernels.notes else pytest.fail("the C++ kernel was refused")
+        same = (own.view(torch.int16) == expected.view(torch.int16)) | (own.isnan() & expected.isnan())
+        assert same.all()
+
+
 def test_a_kernel_that_cannot_be_built_costs_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no compiler here")

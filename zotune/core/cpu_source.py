@@ -9,7 +9,7 @@ Knows the text of programs; knows no compiler and no tensor.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -40,12 +40,16 @@ def source(text: str, dtypes: Sequence[torch.dtype]) -> str:
     writer = _Writer(dict(zip(names, (TYPES[d] for d in dtypes), strict=True)))
     lines = [writer.statement(s) for s in function.body]
     types, written, shared = writer.types, sorted(writer.written), writer.shared
+    quick = _Quick(types)
+    quick_lines = [quick.statement(s) for s in function.body] if _is_quick(function.body, types) else []
+    scalars, keys = _count(function, "s"), _count(function, "k")
     parts = {
         **{f"M{j}": f"{m & 0xFFFFFFFF}u" for j, m in enumerate(noise.MULTIPLIERS)},
         "BODY": "\n".join(f"  {line}" for line in lines if line),
         "POINTERS": ", ".join(f"{t} *{n}" for n, t in types.items()),
         "CASTS": "\n".join(f"  {t} *const {n} = ({t} *)tensors[{j}];" for j, (n, t) in enumerate(types.items())),
         "AHEAD": "\n".join(f"  fetch_ahead({n});" for n in types),
+        "NAMES": ", ".join(types),
         "MOVED": ", ".join(f"{n} + at" for n in types),
         "LOCAL": ", ".join(f"{n}_" for n in types),
         "LOADS_LANES": "\n".join(_local(n, t, "LANES", f"{n}_") for n, t in types.items()),
@@ -54,8 +58,15 @@ def source(text: str, dtypes: Sequence[torch.dtype]) -> str:
         "STORES": "\n".join(f"      copy({n} + at, {n}_, size);" for n in written),
         "FIELDS": "\n".join(f"  {kind} {kind}{slot};" for kind, slot in shared),
         "INITIAL": " : " * bool(shared) + ", ".join(f"{kind}{slot}(first, k + {slot})" for kind, slot in shared),
+        "SCALARS": str(max(scalars, 1)),
+        "KEYS": str(max(keys, 1)),
+        "QUICK_BODY": "\n".join(f"  {line}" for line in quick_lines if line),
+        "QUICK_TARGET": written[0],
+        "FIXED_FIELDS": "\n".join(f"  Normals Normals{slot};" for slot in quick.normals),
+        "FIXED_INITIAL": " : " * bool(quick.normals)
+        + ", ".join(f"Normals{slot}(k + {slot})" for slot in quick.normals),
     }
-    whole = PRELUDE + PROGRAM
+    whole = PRELUDE + PROGRAM + (QUICK if quick_lines else SLOW) + ENTRY
     for name, part in parts.items():
         whole = whole.replace(f"@{name}@", part)
     return whole
@@ -64,6 +75,31 @@ def source(text: str, dtypes: Sequence[torch.dtype]) -> str:
 def _local(name: str, type: str, length: str, place: str) -> str:
     """A local copy of the part of a tensor that is left."""
     return f"      {type} {name}_[{length}] = {{}}; copy({place}, {name} + at, size);"
+
+
+def _count(function: ast.FunctionDef, name: str) -> int:
+    """Elements of an argument that a program reads: one more than the largest index."""
+    indices = [
+        x.slice.value
+        for x in ast.walk(function)
+        if isinstance(x, ast.Subscript)
+        and isinstance(x.value, ast.Name)
+        and x.value.id == name
+        and isinstance(x.slice, ast.Constant)
+        and isinstance(x.slice.value, int)
+    ]
+    return max(indices, default=-1) + 1
+
+
+def _is_quick(body: Sequence[ast.stmt], types: Mapping[str, str]) -> bool:
+    """Whether a program's one store is a rounded sum in bfloat16: then ordinary numbers take fewer operations."""
+    stores = [s.value.args for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)]
+    if len(stores) != 1:
+        return False
+    match stores[0]:
+        case [ast.Name(id=target), ast.Call(func=ast.Name(id="rounded_sum"))]:
+            return types[target] == "bf16"
+    return False
 
 
 class _Writer:
@@ -133,6 +169,29 @@ class _Writer:
         return key.slice.value
 
 
+class _Quick(_Writer):
+    """Translates for whole runs of ordinary numbers: nothing is stored, and what noise needs of a key is computed once.
+    normals: slots of keys of normal noise."""
+
+    def __init__(self, types: dict[str, str]) -> None:
+        super().__init__(types)
+        self.normals: dict[int, None] = {}
+
+    def statement(self, s: ast.stmt) -> str:
+        match s:
+            case ast.Expr(value=ast.Call(func=ast.Name(id="store"), args=[_, ast.Call(args=[a, b, _, _, key, _])])):
+                word = f"rotated({self.words('Words', key)}, i, group, k + {self.slot(key)})"
+                return f"return quick_sum(vector({self.expression(a)}), vector({self.expression(b)}), {word}, worst);"
+        return super().statement(s)
+
+    def call(self, name: str, args: list[ast.expr]) -> str:
+        if name == "units_normal":
+            slot = self.slot(args[-2])
+            self.normals[slot] = None
+            return f"normal(fixed.Normals{slot}, first, group)"
+        return super().call(name, args)
+
+
 PRELUDE: Final = r"""
 #include <cstdint>
 #include <cstring>
@@ -171,8 +230,7 @@ INLINE uint32_t hashed(uint32_t i, const int32_t *k) {
   x = (x ^ (x >> 16)) * @M2@;
   return x ^ (x >> 16);
 }
-INLINE F normal(U i, const int32_t *k) {
-  const U x = hashed(i, k);
+INLINE F sum_of_bytes(U x) {
 #if defined(__AVX512VNNI__)
   const I sum = (I)_mm512_dpbusd_epi32(_mm512_set1_epi32(-510), (__m512i)x, _mm512_set1_epi8(1));
 #else
@@ -180,6 +238,20 @@ INLINE F normal(U i, const int32_t *k) {
   const I sum = (I)((pairs & 0xFFFFu) + (pairs >> 16)) - 510;
 #endif
   return __builtin_convertvector(sum, F);
+}
+INLINE F normal(U i, const int32_t *k) { return sum_of_bytes(hashed(i, k)); }
+struct Normals {  // the first round of the hash for the places in a run of 64, whose first element adds to it
+  U part[SHARERS];
+  uint32_t high;
+  Normals(const int32_t *k) : high((uint32_t)k[0] & ~63u) {
+    for (int j = 0; j < SHARERS; ++j)
+      part[j] = ((LANE + (uint32_t)(j * LANES)) ^ ((uint32_t)k[0] & 63u)) * @M0@ + (uint32_t)k[1];
+  }
+};
+INLINE F normal(const Normals &n, uint32_t first, int group) {
+  U x = n.part[group] + (first ^ n.high) * @M0@;
+  x = folded(x) * @M1@;
+  return sum_of_bytes(folded(folded(x) * @M2@));
 }
 struct Signs {  // of a run
   uint32_t word[RUN / 32];
@@ -304,6 +376,26 @@ INLINE U rounded_sum(half *, F a, F b, U word) {
 template <class T, class A, class B> INLINE U rounded_sum(T *t, A a, B b, U word) {
   return rounded_sum(t, vector(a), vector(b), word);
 }
+#if defined(__AVX512BW__)
+// As rounded_sum in bfloat16, in the upper halves. Right while exponents leave room on both sides, which the largest
+// of all `worst` tells: at most QUICK.
+enum : uint32_t { QUICK = 0x7E000000u };
+INLINE U quick_sum(F a, F b, U word, U &worst) {
+  const F x = a + b;
+  const U bits = as<U>(x), below = flipped(as<U>(b - (x - a)), bits, all(0x80000000u));
+  const U next = bits + (U)((I)below >> 31);
+  const U unit = ~next & 0x7F800000u;
+  const U edge = unit - 0x01000000u;
+  worst = worst > edge ? worst : edge;
+  const U units = (U)_mm512_fmadd_ps((__m512)as<F>(below), (__m512)as<F>(unit), (__m512)as<F>(all(0x39400000u)));
+  return bits + ((word + units) >> 14) - 0xE500u;  // 0x39400000 >> 14
+}
+INLINE void save_pair(bf16 *p, U low, U high) {
+  static const H EVEN = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i odd = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)EVEN), (__m256i)(EVEN + (uint16_t)32), 1);
+  _mm512_storeu_si512(p, _mm512_permutex2var_epi16((__m512i)low, odd, (__m512i)high));
+}
+#endif
 
 // arithmetic: a number takes part as float32, and numbers among themselves as float64
 #define INFIX(name, op) \
@@ -349,10 +441,25 @@ template <class Signs, class Words> struct Shared {
 @FIELDS@
   Shared(uint32_t first, const int32_t *k)@INITIAL@ {}
 };
+struct Fixed {  // of a key, for all runs
+@FIXED_FIELDS@
+  Fixed(const int32_t *k)@FIXED_INITIAL@ {}
+};
 template <class S> INLINE void sixteen(@POINTERS@, U i, int group, const double *s, const int32_t *k, const S &shared) {
 @BODY@
 }
-INLINE void run_of_64(@POINTERS@, uint32_t first, const double *s, const int32_t *k) {
+static __attribute__((noinline)) void any_64(@POINTERS@, uint32_t first, const double *s, const int32_t *k) {
+  const Shared<Signs, Words> shared(first, k);
+#pragma GCC unroll 4
+  for (int group = 0; group < SHARERS; ++group) {
+    const int at = group * LANES;
+    sixteen(@MOVED@, first + (uint32_t)at + LANE, group, s, k, shared);
+  }
+}
+"""
+
+SLOW: Final = r"""
+INLINE void run_of_64(@POINTERS@, uint32_t first, const double *s, const int32_t *k, const Fixed &) {
   const Shared<Signs, Words> shared(first, k);
 @AHEAD@
 #pragma GCC unroll 4
@@ -361,35 +468,78 @@ INLINE void run_of_64(@POINTERS@, uint32_t first, const double *s, const int32_t
     sixteen(@MOVED@, first + (uint32_t)at + LANE, group, s, k, shared);
   }
 }
-extern "C" void run(void **tensors, const double *s, const int32_t *k, int64_t last, const int32_t *places,
+"""
+
+QUICK: Final = r"""
+#if defined(__AVX512BW__)
+INLINE U quick(@POINTERS@, uint32_t first, int group, const double *s, const int32_t *k,
+               const Shared<Signs, Words> &shared, const Fixed &fixed, U &worst) {
+  const U i = first + (uint32_t)(group * LANES) + LANE;
+@QUICK_BODY@
+}
+INLINE void run_of_64(@POINTERS@, uint32_t first, const double *s, const int32_t *k, const Fixed &fixed) {
+  const Shared<Signs, Words> shared(first, k);
+@AHEAD@
+  U worst = {}, sums[SHARERS];
+#pragma GCC unroll 4
+  for (int group = 0; group < SHARERS; ++group) {
+    const int at = group * LANES;
+    sums[group] = quick(@MOVED@, first, group, s, k, shared, fixed, worst);
+  }
+  if (__builtin_expect(_mm512_cmpgt_epu32_mask((__m512i)worst, (__m512i)all(QUICK)), 0)) {
+    any_64(@NAMES@, first, s, k);
+  } else {
+    save_pair(@QUICK_TARGET@, sums[0], sums[1]);
+    save_pair(@QUICK_TARGET@ + 2 * LANES, sums[2], sums[3]);
+  }
+}
+#else
+INLINE void run_of_64(@POINTERS@, uint32_t first, const double *s, const int32_t *k, const Fixed &) {
+@AHEAD@
+  any_64(@NAMES@, first, s, k);
+}
+#endif
+"""
+
+ENTRY: Final = r"""
+extern "C" void run(void **tensors, const double *numbers, const int32_t *keys, int64_t last, const int32_t *places,
                     int64_t count, int32_t threads) {
 @CASTS@
-  if (places) {
-    const Shared<None, None> shared(0, k);
-#pragma omp parallel for schedule(static) num_threads(threads) if (count >= (1 << 15))
-    for (int64_t at = 0; at < count; at += LANES) {
-      const int64_t size = count - at < LANES ? count - at : LANES;
-      U i = {};
-      std::memcpy(&i, places + at, size * sizeof(int32_t));
+  const uint32_t begin = (uint32_t)keys[last];
+#pragma omp parallel num_threads(threads) if (count >= (1 << 15))
+  {
+    double s[@SCALARS@];  // copies that no store can change
+    int32_t k[@KEYS@];
+    for (int j = 0; j < @SCALARS@; ++j) s[j] = numbers[j];
+    for (int j = 0; j < @KEYS@; ++j) k[j] = keys[j];
+    if (places) {
+      const Shared<None, None> shared(0, k);
+#pragma omp for schedule(static)
+      for (int64_t at = 0; at < count; at += LANES) {
+        const int64_t size = count - at < LANES ? count - at : LANES;
+        U i = {};
+        std::memcpy(&i, places + at, size * sizeof(int32_t));
 @LOADS_LANES@
-      sixteen(@LOCAL@, i, 0, s, k, shared);
+        sixteen(@LOCAL@, i, 0, s, k, shared);
 @STORES@
-    }
-    return;
-  }
-  const int64_t head = (uint32_t)k[last] % RUN, end = (head + count + RUN - 1) / RUN;
-#pragma omp parallel for schedule(static) num_threads(threads) if (count >= (1 << 15))
-  for (int64_t block = 0; block < end; ++block) {
-    const int64_t start = block * RUN - head, stop = start + RUN;
-    const uint32_t first = (uint32_t)k[last] + (uint32_t)start;
-    if (start >= 0 && stop <= count) {
-      const int64_t at = start;
-      run_of_64(@MOVED@, first, s, k);
+      }
     } else {
-      const int64_t at = start < 0 ? 0 : start, size = (stop < count ? stop : count) - at, gap = at - start;
+      const Fixed fixed(k);
+      const int64_t head = begin % RUN, end = (head + count + RUN - 1) / RUN;
+#pragma omp for schedule(static)
+      for (int64_t block = 0; block < end; ++block) {
+        const int64_t start = block * RUN - head, stop = start + RUN;
+        const uint32_t first = begin + (uint32_t)start;
+        if (start >= 0 && stop <= count) {
+          const int64_t at = start;
+          run_of_64(@MOVED@, first, s, k, fixed);
+        } else {
+          const int64_t at = start < 0 ? 0 : start, size = (stop < count ? stop : count) - at, gap = at - start;
 @LOADS_RUN@
-      run_of_64(@LOCAL@, first, s, k);
+          run_of_64(@LOCAL@, first, s, k, fixed);
 @STORES_RUN@
+        }
+      }
     }
   }
 }
