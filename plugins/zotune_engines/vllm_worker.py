@@ -40,6 +40,8 @@ class TunedWeights:
     def zotune_start(self, text: str) -> dict[str, Any]:
         """Find the tuned tensors. Returns the names of those that can differ from member to member, or an error."""
         options = json.loads(text)
+        if torch.cpu._is_amx_tile_supported():  # vLLM's attention in bfloat16 takes for granted that they are enabled
+            torch.cpu._init_amx()
         runner: Any = self.model_runner  # type: ignore[attr-defined]
         shapes = {n: tuple(shape) for n, shape in options["tensors"].items()}
         try:
