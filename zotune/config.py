@@ -40,7 +40,9 @@ class ModelOptions:
         shown="inferred from the model's files and the task",
     )
     quantize: str | None = option(
-        None, "Quantize the base weights under an adapter to 4bit or 8bit, by bitsandbytes on a GPU."
+        None,
+        "Quantize the base weights under an adapter: 4bit or 8bit by bitsandbytes; int8, int4 or fp8 by torchao, also "
+        "on a CPU. Without --peft, --peft lora-fa.",
     )
     attn_implementation: str | None = option(None, "Attention: eager, sdpa, flash_attention_2, …")
     trust_remote_code: bool = option(False, "Run code that a hub model ships.")
@@ -169,14 +171,14 @@ class TuningOptions:
     )
     peft: str = option(
         "none",
-        "Tune an adapter on frozen weights: none, lora or prefix.",
+        "Tune an adapter on frozen weights: none, lora, prefix, or lora-fa, whose A stays as it was drawn.",
         first=6,
-        choices=["none", "lora", "prefix"],
+        choices=["none", "lora", "prefix", "lora-fa"],
     )
     lora_r: int = option(8, "Rank of LoRA.", above=0)
     lora_alpha: int = option(16, "Scale of LoRA, which is divided by its rank.")
     lora_target_modules: tuple[str, ...] = option(
-        (), "Names of the modules that get LoRA. Repeatable.", shown="query and value"
+        (), "Names of the modules that get LoRA. Repeatable.", shown="query and value; lora-fa: all of a block"
     )
     prefix_tokens: int = option(5, "Virtual tokens of a prefix.", above=0)
     prefix_init: str = option(
@@ -461,8 +463,6 @@ class RunConfig(
         for flag, value in (("--top-k", self.top_k), ("--min-p", self.min_p)):
             if value and self.temperature == 0:
                 raise OptionError(f"{flag} {value:g}: greedy completions are not sampled", hint="--temperature 1")
-        if self.quantize and self.peft == "none":
-            raise OptionError("--quantize freezes the weights: only an adapter can be tuned", hint="--peft lora")
         if self.push_to_hub and self.journal_only:
             raise OptionError("--push-to-hub uploads a model, and --journal-only writes none")
         if self.device_map and self.device != "auto":

@@ -266,7 +266,7 @@ def test_the_command_measures_a_shape(
         (("--config", "llama-8b", "-m", "x"), "exclude each other"),
         (("--config", "llama-8b", "--peft", "prefix"), "no tokenizer"),
         (("-m", "./nowhere"), "no such folder"),
-        (("--peft", "laura"), "--peft must be none, lora or prefix, got 'laura'"),
+        (("--peft", "laura"), "--peft must be none, lora, prefix or lora-fa, got 'laura'"),
         (("--tune", "last:none"), "last:2"),
     ],
 )

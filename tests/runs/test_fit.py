@@ -205,7 +205,7 @@ value = 3
         (["--column", "text"], 2, "--column takes FIELD=COLUMN"),
         (["--k-per-class", "99"], 2, "99"),
         (["--train-size", "9999"], 2, "9999"),
-        (["--peft", "lorra"], 2, "--peft must be none, lora or prefix, got 'lorra'"),
+        (["--peft", "lorra"], 2, "--peft must be none, lora, prefix or lora-fa, got 'lorra'"),
         (["--peft", "lora", "--lora-r", "0"], 2, "--lora-r must be positive, got 0"),
         (["--peft", "prefix"], 2, "--peft prefix needs a model with the head"),
         (["--peft", "lora", "--lora-target-modules", "nope"], 2, "--lora-target-modules"),

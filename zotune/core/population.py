@@ -81,6 +81,11 @@ def matrix_shape(tensor: TensorInfo) -> tuple[int, int] | None:
     return tensor.shape[0], tensor.shape[1]
 
 
+def arithmetic(module: nn.Module) -> set[torch.dtype]:
+    """The floating-point types of a module's parameters: an adapter may be float32 on weights in bfloat16."""
+    return {p.dtype for p in module.parameters() if p.is_floating_point()}
+
+
 class RowWise:
     """Evaluates the members of a population in one forward pass, each on rows of its own.
 
@@ -108,8 +113,9 @@ class RowWise:
         matrices = {t.name for t in space.theta.tensors if matrix_shape(t)}
         self.unsupported = frozenset(space.params) - matrices | wrong
         # Logits may be float32 where the arithmetic of the model is not.
-        self._tolerance = max(AGREEMENT.get(p.dtype, 0.0) for p in space.params.values())
-        self._visible = max(VISIBLE.get(p.dtype, 0.2) for p in space.params.values())
+        dtypes = arithmetic(space.module)
+        self._tolerance = max(AGREEMENT.get(d, 0.0) for d in dtypes)
+        self._visible = max(VISIBLE.get(d, 0.2) for d in dtypes)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._of: Population | None = None
         self._packed = PackedWeights()
@@ -298,4 +304,4 @@ def _rms(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).square().mean().sqrt())
 
 
-__all__ = ["Population", "RowWise", "matrix_shape"]
+__all__ = ["Population", "RowWise", "arithmetic", "matrix_shape"]

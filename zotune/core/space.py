@@ -32,6 +32,7 @@ from zotune.core.codegen import Output
 from zotune.core.evaluation import SMALL, Evaluation, Keys, compute_dtype
 from zotune.core.in_forward import InForward, outputs_of, same_outputs
 from zotune.core.kernels import CHUNK, Kernels
+from zotune.core.plain_parts import plain_parts
 from zotune.core.recipe import Bits, Field, Noise, Only, PerTensor, Recipe, Theta, scalar_at
 from zotune.core.rounding import VERSION
 from zotune.core.state_codec import map_recipes
@@ -383,8 +384,9 @@ def _check_tunable(module: nn.Module, selected: Mapping[str, Tensor]) -> None:
             raise UsageError(f"tensor {name} is complex: only real weights can be tuned", hint="leave it out of --tune")
     storages: dict[int, list[tuple[str, Tensor]]] = {}
     for name, x in [*named_tensors(module).items(), *module.named_buffers()]:
-        if x.numel() and x.layout == torch.strided and x.device.type != "meta":
-            storages.setdefault(x.untyped_storage().data_ptr(), []).append((name, x.detach()))
+        for part in plain_parts(x):
+            if part.numel() and part.layout == torch.strided and part.device.type != "meta":
+                storages.setdefault(part.untyped_storage().data_ptr(), []).append((name, part))
     for tensors in storages.values():
         for name, x in tensors:
             if name not in selected:

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from zotune import seeds
 from zotune.errors import ModelError, OptionError, nearest
+from zotune.models import frozen_a
 from zotune.models.configuration import config_value
 from zotune.models.heads import PEFT_TASK_TYPES
 from zotune.models.library_calls import first_line, quiet
 from zotune.models.loaded_model import LINEAR_HEAD, LoadedModel, load_linear_head
+from zotune.models.quantization import is_quantized
 from zotune.models.weight_check import names_of, shape_text
 
-METHODS = ("none", "lora", "prefix")
+METHODS = ("none", "lora", "prefix", frozen_a.METHOD)
 INITS = ("tokens", "random")
 """How a prefix starts: from the keys and values of real tokens, or from standard normal numbers."""
 PREFIX_HEADS = ("causal", "classification")
@@ -42,8 +44,9 @@ FUSED = re.compile(r"(?:^|\.)(?:c_attn|qkv_proj|query_key_value|Wqkv|qkv|in_proj
 class AdapterConfig:
     """What kind of adapter is put on a frozen base model. Defaults are MeZO's (arXiv:2305.17333, Appendix D.3).
 
-    method: "none", "lora" or "prefix"; r, alpha, targets: rank, scale and module names of LoRA, without targets the
-    query and value projections; tokens: length of the prefix; init: how it starts, "tokens" or "random".
+    method: "none", "lora", "prefix" or "lora-fa"; r, alpha, targets: rank, scale and module names of LoRA, without
+    targets the query and value projections; lora-fa has the scale 1 and without targets all linear layers of blocks;
+    tokens: length of the prefix; init: how it starts, "tokens" or "random".
     """
 
     method: str = "none"
@@ -64,6 +67,8 @@ class AdapterConfig:
         for flag, value in (("lora-r", self.r), ("lora-alpha", self.alpha), ("prefix-tokens", self.tokens)):
             if value < 1:
                 raise OptionError(f"--{flag} must be at least 1, got {value}")
+        if self.method == frozen_a.METHOD and self.r < 2:
+            raise OptionError("--peft lora-fa: directions have two factors, so --lora-r must be at least 2")
         if self.method == "prefix" and head not in (None, *PREFIX_HEADS):
             raise OptionError(
                 f"--peft prefix needs a model with the head {' or '.join(PREFIX_HEADS)}, this one has {head!r}",
@@ -85,7 +90,9 @@ def attach(loaded: LoadedModel, adapter: AdapterConfig, seed: int) -> None:
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with quiet(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seeds.derive(seed, "adapter"))
-        _attach_lora(loaded, adapter) if adapter.method == "lora" else _attach_prefix(loaded, adapter, seed)
+        _attach_prefix(loaded, adapter, seed) if adapter.method == "prefix" else _attach_lora(loaded, adapter)
+        if adapter.method == frozen_a.METHOD:
+            frozen_a.freeze_a(loaded, seed)
     loaded.model.eval()
 
 
@@ -98,17 +105,19 @@ def _attach_lora(loaded: LoadedModel, adapter: AdapterConfig) -> None:
             f"--lora-target-modules: the model has no module {', '.join(unknown)}",
             hint=f"linear layers: {_linear_names(loaded)}",
         )
+    frozen = adapter.method == frozen_a.METHOD
+    usual = frozen_a.block_layers(loaded, _linear(loaded)) if frozen else _query_and_value(loaded)
     config = peft.LoraConfig(
         task_type=PEFT_TASK_TYPES.get(loaded.head),
         r=adapter.r,
-        lora_alpha=adapter.alpha,
+        lora_alpha=adapter.r if frozen else adapter.alpha,
         lora_dropout=0.0,
-        target_modules=list(adapter.targets) or _query_and_value(loaded),
+        target_modules=list(adapter.targets) or usual,
         modules_to_save=[LINEAR_HEAD] if loaded.linear_head is not None else None,
     )
     try:
         loaded.model = peft.get_peft_model(loaded.model, config)
-    except ValueError as error:
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:  # of a kind of layer that peft lacks
         raise OptionError(f"--lora-target-modules: {first_line(error)}") from None
     _set_base_path(loaded)
 
@@ -262,7 +271,13 @@ def has_adapter(loaded: LoadedModel) -> bool:
 
 
 def merge(loaded: LoadedModel) -> None:
-    """Write LoRA into the base weights and drop peft's wrapper. Raises ModelError: a prefix cannot be merged."""
+    """Write LoRA into the base weights and drop peft's wrapper. Raises ModelError: a prefix cannot be merged, and
+    quantised weights would round updates away."""
+    if is_quantized(loaded.unwrapped):
+        raise ModelError(
+            f"the base weights of {loaded.source} are quantised: merging would round the updates away",
+            hint="leave out --merge: peft loads the adapter",
+        )
     merge_and_unload = config_value(loaded.model, "merge_and_unload")
     try:
         if merge_and_unload is None:

@@ -114,6 +114,11 @@ class LoadedModel:
         config.label2id = {name: i for i, name in enumerate(names)}
 
 
+def base_dtype(loaded: LoadedModel) -> str:
+    """The name of the type of a model's first weight, such as bfloat16."""
+    return str(next(iter(loaded.model.parameters())).dtype).removeprefix("torch.")
+
+
 def add_linear_head(loaded: LoadedModel, classes: int) -> nn.Linear:
     """Add a linear classification head to an embedding model: weight (classes, hidden size) and bias (classes,), all
     zero. The head is tuned, saved and loaded with the model."""
@@ -138,4 +143,4 @@ def load_linear_head(loaded: LoadedModel, folder: Path) -> None:
                 return
 
 
-__all__ = ["LINEAR_HEAD", "LoadedModel", "add_linear_head", "load_linear_head"]
+__all__ = ["LINEAR_HEAD", "LoadedModel", "add_linear_head", "base_dtype", "load_linear_head"]

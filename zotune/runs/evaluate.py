@@ -25,7 +25,7 @@ from zotune.runs.heldout import HeldOutSet
 from zotune.runs.model_source import load_model
 from zotune.runs.plan import check_rows, data_of, inputs_of
 from zotune.runs.prompt_settings import is_before_chat_templates, recorded_demonstrations, with_recorded_length
-from zotune.runs.recorded import fixed_classes, read_header
+from zotune.runs.recorded import fixed_classes, read_header, with_recorded_quantization
 from zotune.runs.result import ScoreEstimate
 from zotune.runs.run_directory import CONFIG
 from zotune.runs.training_signal import mean_score
@@ -91,6 +91,8 @@ def evaluate(
     classes = fixed_classes(header) if header else None
     if classes is not None:
         cfg = replace(cfg, labels=own.labels)
+    if header:
+        cfg = with_recorded_quantization(cfg, header)
     task = resolve_task.parse_task(cfg.task)
     emit(Phase("reading the data", brief=True))
     source, name, rows = evaluation_rows(cfg, split)

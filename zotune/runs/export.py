@@ -27,8 +27,9 @@ from zotune.yaml_file import read_yaml
 def export(run: str | Path, output: str | Path, *, merge: bool = False, dtype: str = "auto") -> Path:
     """Write the model of a run directory or of an adapter to a new or empty folder.
 
-    merge: write LoRA into its base model, which then loads without peft. Raises ModelError, and RunFolderError where
-    the weights that were not tuned, such as an adapter's base model, are not those of the run.
+    merge: write LoRA into its base model, which then loads without peft; of a run with --quantize into the weights
+    before they were quantised. Raises ModelError, and RunFolderError where the weights that were not tuned, such as an
+    adapter's base model, are not those of the run.
     """
     folder, target = Path(run), Path(output)
     check_files(folder)

@@ -22,6 +22,7 @@ from zotune.distributed import Processes
 from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
+from zotune.models.quantization import BITSANDBYTES
 from zotune.runs import initial_head, run_directory, run_engine
 from zotune.runs.completions_log import CompletionsLog
 from zotune.runs.conclude import conclude
@@ -39,6 +40,7 @@ from zotune.runs.recorded import (
     fixed_classes,
     read_header,
     recorded_defaults,
+    recorded_dtype,
     recorded_init,
     recorded_kl_estimate,
     recorded_rounding,
@@ -145,8 +147,8 @@ def _run(
         with_recorded_rows(with_recorded_length(with_recorded_prompts(cfg, folder), folder), folder) if resume else cfg
     )
     header = read_header(folder) if resume else None
-    if header and config.dtype == "auto" and not config.quantize:
-        config = replace(config, dtype=str(header["dtype"]).removeprefix("torch."))
+    if header and config.dtype == "auto" and config.quantize not in BITSANDBYTES:
+        config = replace(config, dtype=recorded_dtype(header))
     classes = fixed_classes(header) if header else None
     if header:
         config = replace(

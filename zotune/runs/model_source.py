@@ -175,6 +175,7 @@ def load_with_classes(config: RunConfig, files: ModelFiles, class_names: Sequenc
         device_map=config.device_map,
         allow_pickle=config.allow_pickle,
         quantize=config.quantize,
+        quantized=files.quantized,
     )
     headed = files.head == "classification" or loaded.linear_head is not None
     if class_names and headed and (loaded.drawn or has_default_names(loaded.class_names)):

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from zotune import declarations
 from zotune.config import RunConfig
 from zotune.data import presets
 from zotune.data.model_classes import FixedClasses
@@ -22,6 +23,7 @@ from zotune.data.splits import Splits, load_splits
 from zotune.data.synthetic import synthetic_name
 from zotune.data.task import TaskSpec
 from zotune.errors import DataError, OptionError
+from zotune.models import frozen_a
 from zotune.models.adapters import AdapterConfig
 from zotune.models.heads import Head
 from zotune.models.model_files import ModelFiles
@@ -148,8 +150,9 @@ def plan(
         notes.append(f"{resolved.name} compares and has no values: --optimizer rank-sgd is used")
         wanted, options = "rank-sgd", {"points": resolved.info.candidates}
         chosen = optimizer_spec.resolve(wanted, options, config.learning_rate, config.eps)
-    adapter = adapter_of(config)
+    adapter = adapter_of(config, bool(config.quantize or model_files.quantized) and model_files.adapter is None)
     adapter.check(model_files.head)
+    _check_quantized(config, model_files, chosen, wanted if isinstance(wanted, str) else type(wanted).__name__)
     _check_task(config, spec, model_files.head)
     resolved.check(resolve_task.available_fields(spec, model_files.head, parts), frozenset(splits.train[0]))
     notes += resolve_task.reference_note(spec, parts, resolved.required)
@@ -202,12 +205,30 @@ def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:
     return named, any(objective.takes_all for objective in objectives)
 
 
-def adapter_of(config: RunConfig) -> AdapterConfig:
-    """The adapter that a configuration describes."""
-    targets = tuple(config.lora_target_modules)
-    return AdapterConfig(
-        config.peft, config.lora_r, config.lora_alpha, targets, config.prefix_tokens, config.prefix_init
-    )
+def adapter_of(config: RunConfig, quantized: bool = False) -> AdapterConfig:
+    """The adapter that a configuration describes. quantized: whether the base weights cannot be written, so that a run
+    without another adapter gets lora-fa."""
+    targets, method = tuple(config.lora_target_modules), config.peft
+    if quantized and method == "none":
+        method = frozen_a.METHOD
+    return AdapterConfig(method, config.lora_r, config.lora_alpha, targets, config.prefix_tokens, config.prefix_init)
+
+
+def _check_quantized(config: RunConfig, files: ModelFiles, optimizer: Optimizer, name: str) -> None:
+    """Raises OptionError where whole matrices of quantised weights would be tuned."""
+    if config.peft != "none" or files.adapter or not (config.quantize or files.quantized):
+        return
+    what = f"--quantize {config.quantize}" if config.quantize else f"{files.source} is quantised by {files.quantized}"
+    if not declarations.optimizer_info(optimizer).populations:
+        raise OptionError(
+            f"{what}: {name} tunes whole matrices, and quantised weights are frozen",
+            hint="--peft lora tunes an adapter; --optimizer auto and eggroll tune low-rank terms",
+        )
+    if config.tune != "auto":
+        raise OptionError(
+            f"{what}: quantised weights are frozen, so --tune {config.tune} cannot select them",
+            hint="leave out --tune, or --peft lora",
+        )
 
 
 def _check_data_source(config: RunConfig, task: resolve_task.RequestedTask) -> list[str]:

@@ -19,7 +19,8 @@ import torch
 
 from zotune import declarations, seeds
 from zotune.core import noise
-from zotune.models import adapters, loading
+from zotune.models import adapters, frozen_a, loading
+from zotune.models.loaded_model import base_dtype
 from zotune.runs import initial_head
 from zotune.runs.file_hashes import folder_hashes, model_file_hashes, objective_file_hashes, optimizer_file_hashes
 from zotune.runs.frozen_weights import frozen_digest
@@ -82,6 +83,7 @@ def header_of(session: Session) -> dict[str, Any]:
         "noise": noise.VERSION,
         **({"rounding": space.rounding} if space.rounding > 1 else {}),
         "dtype": str(next(iter(space.params.values())).dtype),
+        **({"base_dtype": base_dtype(session.loaded)} if plan.adapter.method == frozen_a.METHOD else {}),
         "parallel": f"batch over {processes.size}" if processes.size > 1 and processes.split == "batch" else None,
         **({"population": population} if (population := session.batches.population.to_json()) else {}),
         **({initial_head.KEY: initial_head.encode(head)} if (head := session.source.head) is not None else {}),

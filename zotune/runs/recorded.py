@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,11 +45,25 @@ def config_of(header: Mapping[str, Any], model: str | None) -> RunConfig:
         model=model,
         model_revision=header["revision"],
         head=header["head"],
-        dtype=header["dtype"].removeprefix("torch."),
+        dtype=recorded_dtype(header),
         seed=header["seed"],
         peft=header["task"]["adapter"]["method"],
         quantize=header["quantize"],
     )
+
+
+def recorded_dtype(header: Mapping[str, Any]) -> str:
+    """The type of the run's model: that of its first weight, which may be another one than the adapter's."""
+    return str(header.get("base_dtype", header["dtype"])).removeprefix("torch.")
+
+
+def with_recorded_quantization(config: RunConfig, header: Mapping[str, Any]) -> RunConfig:
+    """The configuration with the run's quantisation and type of its base weights, where the user names none."""
+    quantize = header.get("quantize")
+    if config.quantize or not quantize:
+        return config
+    dtype = recorded_dtype(header) if config.dtype == "auto" and "base_dtype" in header else config.dtype
+    return replace(config, quantize=quantize, dtype=dtype)
 
 
 def class_names(header: Mapping[str, Any]) -> list[str]:
@@ -113,7 +128,9 @@ __all__ = [
     "fixed_classes",
     "read_header",
     "recorded_defaults",
+    "recorded_dtype",
     "recorded_init",
     "recorded_kl_estimate",
     "recorded_rounding",
+    "with_recorded_quantization",
 ]

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from zotune.core.population import Population, RowWise, matrix_shape
+from zotune.core.population import Population, RowWise, arithmetic, matrix_shape
 from zotune.core.recipe import Directions
 from zotune.core.space import Space
 from zotune.tasks import build
@@ -28,6 +28,8 @@ CHECK_SIZE: Final = 0.02
 ROUNDED_SIZE: Final = 0.1
 """Sizes of the directions of the check, in units of a matrix's RMS: small enough for cached steps to stay comparable,
 and below float32 large enough to stand out from rounding."""
+ZEROS: Final = 0.1
+"""RMS of a matrix of zeros, such as LoRA's B: the unit that optimizers take for it."""
 
 COMPILED: Final = 1 << 24
 """Tuned weights from which on kernels from C++ add what a member changes: they take seconds to compile."""
@@ -73,9 +75,9 @@ def row_wise(
         shapes = {t.name: s for t in space.theta.tensors if t.name not in without and (s := matrix_shape(t))}
         if not shapes:
             return None
-        wide = all(p.dtype in (torch.float32, torch.float64) for p in space.params.values())
+        wide = all(d in (torch.float32, torch.float64) for d in arithmetic(space.module))
         size = CHECK_SIZE if wide else ROUNDED_SIZE
-        sizes = {n: size * _rms(space.params[n]) or size for n in shapes}
+        sizes = {n: size * (_rms(space.params[n]) or ZEROS) for n in shapes}
         agrees = evaluation.agrees(Population(Directions(shapes, CHECK_PAIRS, -1, 1 << 20), sizes), forward)
         evaluation.release()
     return (evaluation, without) if agrees else None

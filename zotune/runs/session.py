@@ -19,7 +19,8 @@ from zotune.distributed import ALONE, Processes
 from zotune.errors import OptionError
 from zotune.events import Calibrated, Emit, Note, Phase, RunStarted
 from zotune.models.configuration import config_value
-from zotune.models.loaded_model import LoadedModel
+from zotune.models.loaded_model import LoadedModel, base_dtype
+from zotune.models.quantization import BITSANDBYTES
 from zotune.models.trainable import names_in_words
 from zotune.runs.budget import RunBudget
 from zotune.runs.heldout import HeldOutSet
@@ -107,9 +108,8 @@ class Session:
         for note in self.loaded.notes:
             emit(Note(note))
         emit(Phase("reading the prompts", brief=True))
-        if plan.config.dtype == "auto" and not plan.config.quantize:  # a resumed run must not measure again
-            dtype = str(next(iter(self.loaded.model.parameters())).dtype).removeprefix("torch.")
-            plan = self.plan = replace(plan, config=replace(plan.config, dtype=dtype))
+        if plan.config.dtype == "auto" and plan.config.quantize not in BITSANDBYTES:  # not measured again on resume
+            plan = self.plan = replace(plan, config=replace(plan.config, dtype=base_dtype(self.loaded)))
         self.plan = plan = _with_max_kl(self._with_chat_settled(plan), new=recorded is None)
         config, counted = plan.config, plan.config.max_score_calls is not None
         sets = [plan.splits.train, plan.splits.validation, plan.splits.test]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from zotune import files
 from zotune.core.bits import is_packed, packed_size
+from zotune.core.plain_parts import plain_parts
 from zotune.core.space import Space
 from zotune.errors import RunFolderError
 from zotune.search.journal import Journal
@@ -256,7 +257,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     h = hashlib.blake2b(digest_size=16)
     for name, x in tensors.items():
         h.update(name.encode())
-        h.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for part in plain_parts(x):
+            h.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
 
