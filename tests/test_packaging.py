@@ -34,8 +34,8 @@ def test_the_extra_all_holds_what_users_may_need() -> None:
     (everything,) = extras["all"]
     named = set(re.fullmatch(r"zotune\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
     assert named <= extras.keys()
-    # Not of users, or of machines and accounts that few have.
-    own = {"all", "dev", "docs", "examples", "gpu", "vllm", "wandb"}
+    # Not of users, bound to a version of torch, or of machines and accounts that few have.
+    own = {"all", "dev", "docs", "examples", "gpu", "torchao", "vllm", "wandb"}
     assert extras.keys() - named == own, "name a new extra in `all`, or here"
 
 

@@ -23,7 +23,8 @@ def references_of(row: Mapping[str, Any]) -> list[str]:
     messages = row.get("messages")
     if isinstance(messages, list) and messages and messages[-1].get("role") == "assistant":
         return [str(messages[-1].get("content"))]
-    return [str(text) for text in as_list(row.get("completion")) if text is not None]
+    value = row.get("completion")
+    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text is not None]
 
 
 def best_score(score: Callable[[str, str], float], completion: str, reference: Reference) -> float | None:

@@ -90,7 +90,7 @@ def test_splits_may_be_files(tmp_path: Path, toy: Path) -> None:
     splits = load_splits(tmp_path / "toy" / "train.jsonl", seed=0, test_split=str(extra))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (64, 15, 15)
     renamed = write_jsonl(tmp_path / "renamed.jsonl", [{"sentence": "x", "label": 0}] * 6)
-    with pytest.raises(DataError, match="test record 1 has no column 'sentence'"):
+    with pytest.raises(DataError, match=r"extra\.jsonl, line 1 has no column 'sentence'"):
         load_splits(renamed, seed=0, columns={"text": "sentence"}, test_split=str(extra))
 
 
@@ -201,7 +201,7 @@ def test_too_few_rows_of_a_class(tmp_path: Path) -> None:
     assert len(splits.train) == 6
     assert "2 training rows have no label and are not drawn" in splits.summary
     write_jsonl(tmp_path / "train.jsonl", [{"text": "y"}] * 4)
-    with pytest.raises(DataError, match="training record 1 has no column 'label'; columns found: text"):
+    with pytest.raises(DataError, match=r"train\.jsonl, line 1 has no column 'label'; columns found: text"):
         load_splits(tmp_path, seed=0, k_per_class=2)
 
 

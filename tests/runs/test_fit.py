@@ -216,7 +216,7 @@ value = 3
         (["--choices", "a,b"], 2, "multiple choice needs a template"),
         (["--temperature", "-1"], 2, "--temperature must be 0 (greedy) or more"),
         (["--top-p", "2"], 2, "--top-p must be in (0, 1]"),
-        (["--quantize", "4bit"], 2, "--peft lora"),
+        (["--quantize", "4bit"], 2, "--quantize 4bit needs a CUDA device"),
         (["--device-map", "auto", "--device", "cpu"], 2, "exclude each other"),
         (["--template", "{text|upper}"], 2, "no filter 'upper'"),
         (["--eval-split", "gone.jsonl"], 2, "gone.jsonl"),

@@ -143,7 +143,7 @@ class GenerationTask(ModelTask):
             yield from self.chat.conversations([*earlier, last])
             return
         filled = self.spec.template.fill(record, "completion", "", "drop")
-        prompt = filled.truncate(len(filled.text.rstrip(" "))).prepend(before)
+        prompt = filled.truncate(len(filled.text.rstrip(" "))).after(before)
         if self._wrapped(record):
             yield from self.chat.wraps(prompt)
         elif self.spec.system:
