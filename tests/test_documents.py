@@ -219,18 +219,18 @@ ANSWERS = {
 
 def first_run() -> Iterator[Event]:
     yield FIRST_RUN
-    for step, score, kl in ((0, 0.5, None), (2, 0.5625, 0.0502), (4, 0.8125, 0.1186)):
-        yield Evaluated(step, score, kl=kl, best=step > 0)
+    for step, score, kl in ((0, 0.5, None), (2, 0.4375, 0.0389), (4, 0.6875, 0.0955)):
+        yield Evaluated(step, score, kl=kl, best=step == 4)
         if step in ANSWERS:
             yield Examples(step, (Example(PROMPT, "", ANSWERS[step]),), True)
     yield Finished("runs/demo-json-1", "done", "tuned")
 
 
 def test_the_first_run_has_the_words_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    base, tuned = (ScoreEstimate(*s, rows=40) for s in ((0.225, 0.0669), (0.875, 0.0530)))
-    difference = Difference(0.65, 0.08, 0.5, 0.825)
+    base, tuned = (ScoreEstimate(*s, rows=40) for s in ((0.225, 0.0669), (0.85, 0.0572)))
+    difference = Difference(0.625, 0.09, 0.45, 0.8)
     folder, costs = Path("runs/demo-json-1"), ScoringCost(0, 0, 0.0, 0.0, {})
-    result = Result(folder, "done", "tuned", base, tuned, difference, None, 4, 16, 0, 0.0, 4, 1.0, 203.0, costs, {})
+    result = Result(folder, "done", "tuned", base, tuned, difference, None, 4, 16, 0, 0.0, 4, 1.0, 156.0, costs, {})
     terminal = Terminal()
     for event in first_run():
         terminal(event)
