@@ -203,9 +203,9 @@ def main() -> None:
         print_check()
     elif args.weights:
         model = Model("given", args.weights, args.layers, args.kv, args.vocabulary, args.bytes)
-        found = need(model, DEVICES[args.device], args.rows, args.prompt, args.new, args.count)
-        pace = f"{found.seconds:.3g} s a step, {found.completions:,.0f} completions an hour"
-        print(f"{pace}, {found.memory / 2**30:.1f} GiB on each of {args.count} x {DEVICES[args.device].name}")
+        step = need(model, DEVICES[args.device], args.rows, args.prompt, args.new, args.count)
+        pace = f"{step.seconds:.3g} s a step, {step.completions:,.0f} completions an hour"
+        print(f"{pace}, {step.memory / 2**30:.1f} GiB on each of {args.count} x {DEVICES[args.device].name}")
     else:
         print_table(args.rows, args.prompt, args.new)
 

@@ -60,13 +60,13 @@ def main() -> None:
     ours, theirs = prompts_of(run, options.prompts), prompts_of(file, options.prompts)
     assert all(map(torch.equal, ours, theirs)), "the tokenizers split a prompt otherwise"
     for ids in ours:
-        (a, said), (b, again) = (answers(model, ids, options.tokens) for model in (run, file))
+        (a, answer), (b, exported) = (answers(model, ids, options.tokens) for model in (run, file))
         largest = max(largest, float((a - b).abs().max()))
         squares += float((a - b).square().mean(-1).sum())
         spread += float(a.std(-1).sum())
         top += int((a.argmax(-1) == b.argmax(-1)).sum())
         places += len(a)
-        equal += said == again
+        equal += answer == exported
     print(f"largest difference of logits {largest:.2g}, root mean square {(squares / places) ** 0.5:.2g}")
     print(f"logits spread by {spread / places:.2g} at a place; equal most probable tokens {top} of {places}")
     print(f"equal greedy answers of {options.tokens} tokens: {equal} of {len(ours)}")

@@ -294,16 +294,16 @@ def table() -> None:
         table_of({row["part"]: row for row in rows() if row["model"] == model})
 
 
-def table_of(found: dict[str, dict[str, Any]]) -> None:
-    """Print what was measured with one model. found: the rows by part."""
-    for row in found.values():
+def table_of(parts: dict[str, dict[str, Any]]) -> None:
+    """Print what was measured with one model. parts: the rows by part."""
+    for row in parts.values():
         print(json.dumps({k: v for k, v in row.items() if k != "values"}))
-    if {"plain float32", "step float32"} <= found.keys():
-        fastest = {name: min(found[f"{name} float32"]["cpu"]) for name in ("plain", "step")}
-        members = found["step float32"]["members"]
+    if {"plain float32", "step float32"} <= parts.keys():
+        fastest = {name: min(parts[f"{name} float32"]["cpu"]) for name in ("plain", "step")}
+        members = parts["step float32"]["members"]
         print(f"a step with {members} members keeps {fastest['plain'] / fastest['step']:.2f} of plain vLLM (CPU time)")
-    if {"run vllm", "run transformers"} <= found.keys():
-        a, b = (found[f"run {name}"]["values"] for name in ("vllm", "transformers"))
+    if {"run vllm", "run transformers"} <= parts.keys():
+        a, b = (parts[f"run {name}"]["values"] for name in ("vllm", "transformers"))
         print(f"values of members equal in both engines: {sum(x == y for x, y in zip(a, b, strict=True))} of {len(a)}")
 
 

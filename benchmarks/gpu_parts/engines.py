@@ -121,8 +121,8 @@ def _greedy(space: Space, prompt: tuple[int, ...], tokens: int) -> list[int]:
     ids = torch.tensor([prompt], device=device)
     for _ in range(tokens):
         ids = torch.cat([ids, space.module(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
-    found: list[int] = ids[0, len(prompt) :].tolist()
-    return found
+    completion: list[int] = ids[0, len(prompt) :].tolist()
+    return completion
 
 
 def _plain(check: Check, prompts: list[tuple[int, ...]], new: int) -> float:

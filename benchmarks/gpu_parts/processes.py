@@ -73,8 +73,8 @@ def processes(check: Check) -> None:
     done = subprocess.run([*command, str(path / "process.py"), str(path), "many", check.device], capture_output=True)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        said = next((line for line in lines if line.startswith(("zotune", "[rank")) and "Error" in line), lines[-1])
-        check.row(f"{count} processes run to their end", said[:200], holds=False)
+        error = next((line for line in lines if line.startswith(("zotune", "[rank")) and "Error" in line), lines[-1])
+        check.row(f"{count} processes run to their end", error[:200], holds=False)
         return
     same = [(path / "one" / n).read_bytes() == (path / "many" / n).read_bytes() for n in FILES]
     claim = f"journal and weights of {count} processes on {gpus or 'no'} GPUs: as of one process"

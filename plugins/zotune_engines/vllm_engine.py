@@ -104,10 +104,10 @@ class VLLMEngine(InferenceEngine):
             )
         plain = {"tensors": dict(model.tensors), "seed": model.seed, "rounding": model.rounding, "dtype": model.dtype}
         plain["copies"] = self._copies
-        found = self._ask("zotune_start", json.dumps(plain))
-        if "error" in found:
-            raise EngineError(f"--engine vllm: {found['error']}", hint="--engine transformers")
-        self._matrices = frozenset(found["matrices"])
+        answer = self._ask("zotune_start", json.dumps(plain))
+        if "error" in answer:
+            raise EngineError(f"--engine vllm: {answer['error']}", hint="--engine transformers")
+        self._matrices = frozenset(answer["matrices"])
         self.generate(GenerationRequest([(0, 0)], 1))  # a model that its kernels refuse fails here
 
     def versions(self) -> Mapping[str, str]:

@@ -61,9 +61,9 @@ class Layout:
         if (whole := self._parameters.get(name)) is not None:
             fits = whole.shape[1:] == shape[1:] and (whole.shape[0] == shape[0] or self._is_padded(name, shape[0]))
             return whole.data[: shape[0]] if fits else None
-        if (found := self._place(name)) is None:
+        if (held := self._place(name)) is None:
             return None
-        module, whole, place = found
+        module, whole, place = held
         sizes: list[int] = list(module.output_partition_sizes)
         if place is None or len(sizes) <= place or sizes[place] != shape[0] or whole.shape[1:] != shape[1:]:
             return None
@@ -93,7 +93,7 @@ class Layout:
 
         wrapped: the modules that take adapters. A tied matrix is read by two modules.
         """
-        found: dict[str, list[tuple[str, bool]]] = {}
+        readers_of: dict[str, list[tuple[str, bool]]] = {}
         for name, tensor in self.tensors.items():
             module = self._names[name].removesuffix(".weight")
             if tensor.dim() != 2 or module == self._names[name]:
@@ -103,8 +103,8 @@ class Layout:
                 readers = [n.removesuffix(".weight") for n, p in self._parameters.items() if p is own]
             plain = [r.replace(WRAPPER, "") for r in dict.fromkeys(readers)]
             if all(self._holder(r) in wrapped for r in plain):
-                found[name] = [(r, self._looks_up(r)) for r in plain]
-        return found
+                readers_of[name] = [(r, self._looks_up(r)) for r in plain]
+        return readers_of
 
     def _looks_up(self, module: str) -> bool:
         layer = self._modules.get(module)
@@ -137,10 +137,10 @@ class Layout:
 
     def _hand_over(self, name: str, x: Tensor) -> None:
         """Let vLLM's loader write this worker's part of a whole tensor."""
-        found = self._place(name)
-        assert found is not None
-        module, part = found[0], found[2]
-        parameter: Any = found[1]
+        held = self._place(name)
+        assert held is not None
+        module, part = held[0], held[2]
+        parameter: Any = held[1]
         arguments: list[Any] = []
         if part is not None:
             arguments = ["qkv"[part] if isinstance(module, QKVParallelLinear) else part]

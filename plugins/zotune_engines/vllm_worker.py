@@ -50,7 +50,7 @@ class TunedWeights:
             )
         except UnsupportedModel as error:
             return {"error": str(error)}
-        self._zotune = _weights(self._zotune_layout, options["seed"], options["rounding"])
+        self._zotune = TensorWeights(self._zotune_layout.tensors, options["seed"], options["rounding"])
         manager: Any = runner.lora_manager
         read = manager._load_adapter
         manager._load_adapter = lambda request: (
@@ -115,10 +115,6 @@ class TunedWeights:
         """A hash of every bit of the tuned weights, as the model has them."""
         self._zotune_layout.check()
         return self._zotune.hash()
-
-
-def _weights(layout: Layout, seed: int, rounding: int) -> TensorWeights:
-    return TensorWeights(layout.tensors, seed, rounding)
 
 
 __all__ = ["TunedWeights"]

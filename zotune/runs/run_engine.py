@@ -179,7 +179,7 @@ class RunEngine:
             return call()
         except ZotuneError:
             raise
-        except Exception as error:
+        except Exception as error:  # an engine is a plugin, and its library raises types of its own
             reason = one_line(str(error))[:300] or type(error).__name__
             raise EngineError(
                 f"--engine {self.name}: {what}: {reason}", hint="--engine transformers runs the loaded model itself"
