@@ -129,3 +129,18 @@ def test_built_in_objectives_of_a_set_declare_that_they_are_fast() -> None:
 
     for name in "f1", "mcc", "perplexity", "sklearn:f1_macro", "bleu", "chrf":
         assert objective_spec.resolve(name, {}).info.fast is True, name
+
+
+def test_rows_with_one_score_alone_make_no_difference() -> None:
+    """The same answers, of which another row failed: the mean of the others moves, the model has not changed."""
+    held = held_out(wrap(mean, "mean"))
+    first = [0.0, None, *[float(i) for i in range(2, ROWS)]]
+    second = [None, 1.0, *first[2:]]
+    before, after = (({}, Score(math.fsum(s for s in x if s is not None), tuple(x))) for x in (first, second))
+    difference = held.difference(before, after, 0)
+    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
+    assert held.comparable_value(before[1], after[1]) == before[1].value
+    better = ({}, Score(0.0, (None, *[s + 1 if s is not None else 5.0 for s in first[1:]])))
+    assert held.difference(before, better, 0).value == pytest.approx(1.0)
+    none = ({}, Score(9.0, (*[None] * (ROWS - 1), None)))
+    assert held.difference(before, none, 0).value == 0.0

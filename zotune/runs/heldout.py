@@ -128,9 +128,20 @@ class HeldOutSet:
         values = self._bootstrap(lambda i: self.score_resample(outputs, i), seed)
         return ScoreEstimate(score.value, _deviation(values) if values else None, n, score.parts)
 
+    def comparable_value(self, before: Score, after: Score) -> float:
+        """The value of `after` as it stands beside that of `before`. Where some rows have a score in one of the two
+        alone, the rows with both count: the value of `before` plus their mean difference, none where there are none."""
+        a, b = before.samples, after.samples
+        if self.objective.ordered or a is None or b is None:
+            return after.value
+        if all((x is None) == (y is None) for x, y in zip(a, b, strict=True)):
+            return after.value
+        gaps = [y - x for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+        return before.value + (math.fsum(gaps) / len(gaps) if gaps else 0.0)
+
     def difference(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> Difference:
         """after - before, with the interval of a paired bootstrap over the rows, or of a paired jackknife."""
-        value = after[1].value - before[1].value
+        value = self.comparable_value(before[1], after[1]) - before[1].value
         a, b = before[1].samples, after[1].samples
         if a is not None and b is not None:
             gaps = [y - x for x, y in zip(a, b, strict=True) if x is not None and y is not None]
@@ -161,7 +172,8 @@ class HeldOutSet:
         is unknown, or no row's score changed. error: what `paired_error` returned. The baseline of an objective that
         compares has half of each row."""
         sign = -1.0 if self.objective.direction == "maximize" else 1.0
-        gap = sign * (after[1].value - (0.5 if self.objective.ordered else before[1].value))
+        start = 0.5 if self.objective.ordered else before[1].value
+        gap = sign * (self.comparable_value(before[1], after[1]) - start)
         return gap / error if error else None
 
     def paired_error(self, before: tuple[Outputs, Score], after: tuple[Outputs, Score], seed: int) -> float | None:

@@ -112,9 +112,10 @@ class Validation:
         kl, limit, samples = self._divergence(), self._config.max_kl, None
         if self._base is None:
             self._base, samples = (outputs, score), score.samples
+        value = self.held_out.comparable_value(self._base[1], score)
         return ValidationResult(
             score=score.value,
-            loss=None if kl is not None and limit and kl > limit else sign * score.value,
+            loss=None if kl is not None and limit and kl > limit else sign * value,
             parts=score.parts,
             kl=kl,
             samples=samples,
