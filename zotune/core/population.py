@@ -34,7 +34,6 @@ from zotune.core import noise
 from zotune.core.in_forward import owners
 from zotune.core.member_kernels import MemberKernels, member_kernels
 from zotune.core.members import member_factors
-from zotune.core.packed_weights import PackedWeights
 from zotune.core.recipe import Directions, PerTensor, Recipe, TensorInfo, Theta, direction_sum
 from zotune.core.space import Space
 
@@ -118,7 +117,6 @@ class RowWise:
         self._visible = max(VISIBLE.get(d, 0.2) for d in dtypes)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._of: Population | None = None
-        self._packed = PackedWeights()
 
     @contextlib.contextmanager
     def at(self, population: Population, first: int = 0, last: int | None = None) -> Iterator[None]:
@@ -138,7 +136,6 @@ class RowWise:
                     module.__dict__["forward"] = self._around(module, wanted[0], slice(first, last))
             yield
         finally:
-            self._packed.clear()
             for module, before in patched:
                 if before is None:
                     del module.__dict__["forward"]
@@ -171,10 +168,10 @@ class RowWise:
         if isinstance(module, nn.Embedding):
             return _embedding(module.forward, left, right, signed.view(2, -1, 1, 1))
         inputs, outputs = (left, right) if type(module).__name__ == "Conv1D" else (right, left)
-        dtype, product = self.space.params[name].dtype, self._packed.forward(module)
+        dtype = self.space.params[name].dtype
         if self._kernels and self._kernels.adds(dtype):
-            return _compiled_linear(product, inputs, outputs, signed, self._kernels)
-        return _linear(product, inputs, outputs, signed, math.sqrt(abs(self._of.sizes[name])) or 1.0, dtype)
+            return _compiled_linear(module.forward, inputs, outputs, signed, self._kernels)
+        return _linear(module.forward, inputs, outputs, signed, math.sqrt(abs(self._of.sizes[name])) or 1.0, dtype)
 
     def agrees(self, population: Population, forward: Callable[[], Tensor]) -> bool:
         """Whether rows of members give what the members give under written weights, to rounding, and no row of one

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zotune.core.packed_weights import PackedWeights
 from zotune.core.population import Population, RowWise
 from zotune.core.recipe import Directions
 from zotune.inference import GenerationRequest, Members
@@ -60,13 +59,6 @@ class TransformersEngine:
 
     @retries_smaller
     def _generate(self, request: GenerationRequest) -> list[list[int]]:
-        joint = self.forward.joint
-        if joint is not None and joint.count > 1:  # the points of a pass have weights of their own
-            return self._in_passes(request)
-        with PackedWeights().of(self.loaded.model):
-            return self._in_passes(request)
-
-    def _in_passes(self, request: GenerationRequest) -> list[list[int]]:
         prompts, temperature = request.prompts, request.temperature
         if self.forward.in_one_pass:
             return self._generate_in_one_pass(request)
