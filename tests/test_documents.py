@@ -230,7 +230,7 @@ def test_the_first_run_has_the_words_of_the_terminal(capsys: pytest.CaptureFixtu
     base, tuned = (ScoreEstimate(*s, rows=40) for s in ((0.225, 0.0669), (0.85, 0.0572)))
     difference = Difference(0.625, 0.09, 0.45, 0.8)
     folder, costs = Path("runs/demo-json-1"), ScoringCost(0, 0, 0.0, 0.0, {})
-    result = Result(folder, "done", "tuned", base, tuned, difference, None, 4, 16, 0, 0.0, 4, 1.0, 156.0, costs, {})
+    result = Result(folder, "done", "tuned", base, tuned, difference, None, 4, 16, 0, 0.0, 4, 1.0, 149.0, costs, {})
     terminal = Terminal()
     for event in first_run():
         terminal(event)
