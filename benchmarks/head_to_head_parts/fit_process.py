@@ -2,7 +2,7 @@
 
 A job has the folder of its results and the flags of `zotune fit`, which gets --output-dir FOLDER/run. held_out: prompts
 of the validation and test sets; completions scored for them are counted apart. A completion counts once, also where a
-metric of sets is computed again without it.
+metric of sets is computed again without it. completions.jsonl of the run holds every test row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def main() -> None:
 
     import zotune  # noqa: F401
     from zotune.cli.app import main as command_line
+    from zotune.runs import completions_log
     from zotune.tasks.generation import GenerationTask
+
+    completions_log.TEST_ROWS = sys.maxsize  # type: ignore[misc]
 
     def job(settings: Mapping[str, Any]) -> dict[str, int]:
         counts = {"completions": 0, "held_out": 0}
