@@ -39,17 +39,15 @@ from language_model_parts.tasks import TASKS, Task
 RESULTS = Path(__file__).with_name("results") / "language_model.jsonl"
 BUILD = ROOT / "build" / "language_model"
 MODEL = ROOT / "build" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-BATCH, VALIDATIONS = 16, 4
-"""Rows of an evaluation; validations of a run, about."""
-STEP_EVALS = {"population": 4, "two-point": 2}
-"""Evaluations of a step: 64 rows of a population, or a batch at two points."""
+BATCH, STEP_EVALS, VALIDATIONS = 16, 2, 4
+"""Rows of an evaluation; evaluations of a step at least; validations of a run, about."""
 
 
 def settings_of(task: Task, seed: int, completions: int) -> dict[str, Any]:
     """The job of a run for head_to_head_parts/fit_process.py."""
     folder = BUILD / "runs" / task.name / str(completions) / str(seed)
     evals = completions // BATCH
-    steps = evals // STEP_EVALS["two-point" if task.name == "sst2" else "population"]
+    steps = evals // STEP_EVALS
     flags = ["-m", str(MODEL), *task.prepare(BUILD / "data" / task.name), "--max-evals", str(evals)]
     flags += ["--eval-steps", str(max(1, steps // VALIDATIONS)), "--validation-rows", str(task.validation)]
     flags += ["--test-rows", str(task.test), "--seed", str(seed)]

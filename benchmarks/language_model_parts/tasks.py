@@ -60,11 +60,21 @@ def _read(name: str) -> dict[str, list[dict[str, Any]]]:
     return {s: [json.loads(line) for line in (folder / f"{s}.jsonl").read_text().splitlines()] for s in SPLITS}
 
 
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose prompt is the text of its only message, so that rewards get texts."""
+    return {**row, "prompt": row["prompt"][0]["content"]}
+
+
+def questions() -> Rows:
+    """Questions about everyday things."""
+    return {split: list(map(_plain, some)) for split, some in smollm2.questions().items()}
+
+
 def biographies() -> Rows:
     """bio_json; its 40 test rows are followed by 160 of the same form with other names."""
     rows = _read("bio_json")
     rows["test"] += [dict(r) for r in smollm2.biographies()["test"][: 200 - len(rows["test"])]]
-    return {split: [{**r, "keys": ["name", "age"]} for r in some] for split, some in rows.items()}
+    return {split: [{**_plain(r), "keys": ["name", "age"]} for r in some] for split, some in rows.items()}
 
 
 PRODUCTS = ("apples", "lamps", "chairs", "bottles", "notebooks", "candles", "shirts", "pencils", "towels", "plates")
@@ -100,7 +110,7 @@ def orders(seed: int = 0) -> Rows:
             values = {**order, "quantity": draw.randint(2, 90)}
             sentence = str(values.pop("form")).format(**values)
             ask = f"Return JSON with the keys product, quantity and city.\n\n{sentence}"
-            rows[split].append({"prompt": [{"role": "user", "content": ask}], **values})
+            rows[split].append({"prompt": ask, **values})
         every = every[count:]
     return rows
 
@@ -144,7 +154,7 @@ TASKS = {
             "VADER",
             ("-d", "DATA", "-o", "vader", "--max-new-tokens", "32"),
             512,
-            rows=smollm2.questions,
+            rows=questions,
         ),
         Task(
             "sst2",

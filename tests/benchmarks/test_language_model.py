@@ -17,11 +17,11 @@ def test_no_prompt_of_the_second_schema_is_in_two_splits() -> None:
     from language_model_parts.tasks import orders
 
     rows = orders()
-    prompts = [row["prompt"][0]["content"] for some in rows.values() for row in some]
+    prompts = [row["prompt"] for some in rows.values() for row in some]
     assert len(set(prompts)) == len(prompts)
     assert len(rows["test"]) == 200
     assert rows == orders()
-    assert all(str(row["quantity"]) in row["prompt"][0]["content"] for row in rows["test"])
+    assert all(str(row["quantity"]) in row["prompt"] for row in rows["test"])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_no_prompt_of_the_second_schema_is_in_two_splits() -> None:
 def test_an_order_is_right_with_its_keys_values_and_types(answer: str, right: float) -> None:
     from language_model_parts.tasks import right_order
 
-    assert right_order(answer, {"prompt": [], "product": "lamps", "quantity": 7, "city": "Oslo"}) == right
+    assert right_order(answer, {"prompt": "", "product": "lamps", "quantity": 7, "city": "Oslo"}) == right
 
 
 def test_a_task_writes_its_data_and_names_them_in_its_flags(tmp_path: Path) -> None:

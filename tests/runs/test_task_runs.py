@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from families import Families
 
 import zotune
 from zotune.config import RunConfig
+from zotune.data.task import TaskSpec
+from zotune.data.templates import Template
 from zotune.errors import DataError, ModelError, OptionError, UsageError
 from zotune.events import Event, Note
 from zotune.runs.estimate import estimate
 from zotune.runs.plan import plan
 from zotune.runs.task_defaults import resolve_config
+from zotune.tasks.completion_notes import completion_notes, reason_for_silence
 
 
 def test_a_task_brings_data_prompts_and_reward(tiny_llama: Path, tmp_path: Path) -> None:
@@ -130,26 +134,67 @@ def test_conversations_of_several_turns_are_prompts(tiny_llama: Path, tmp_path: 
     assert set(seen) == {"the film was good very "}
 
 
-def test_a_model_that_answers_nothing_is_named(tiny_llama: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
+@pytest.fixture
+def mute(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A model whose every token ends a completion."""
     folder = tmp_path / "mute"
     shutil.copytree(tiny_llama, folder)
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"] = torch.zeros_like(weights["model.embed_tokens.weight"])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})  # every score is equal: token 0 wins
     config = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": 0}))
-    data = str(write_jsonl(tmp_path / "d.jsonl", [{"prompt": f"the film {i}"} for i in range(12)]))
+    (folder / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": list(range(32))}))
+    return folder
+
+
+def test_a_model_that_answers_nothing_is_named(mute: Path, tmp_path: Path) -> None:
+    data = str(write_jsonl(tmp_path / "d.jsonl", [{"prompt": f"the film {i}"} for i in range(40)]))
+    options: dict[str, Any] = {"model": str(mute), "dataset": data, "objective": "length", "max_new_tokens": 4}
     notes: list[str] = []
 
     def emit(event: Event) -> None:
         if isinstance(event, Note):
             notes.append(event.text)
 
-    zotune.evaluate(model=str(folder), dataset=data, objective="length", emit=emit, max_new_tokens=4)
-    assert "12 of 12 completions are empty" in notes
+    zotune.evaluate(**options, emit=emit)
+    why = "40 of 40 completions are empty: the model ends each with its first token (write prompts as the model was"
+    assert any(note.startswith(why) for note in notes)
+    run = {**options, "max_steps": 1, "batch_size": 4, "optimizer": "mezo", "output_dir": str(tmp_path / "run")}
+    with pytest.raises(ModelError, match=r"ends each with its first token \(write prompts .*; --no-preflight tunes"):
+        zotune.fit(**run)
+    assert not (tmp_path / "run").exists()
+    assert zotune.fit(**run, preflight=False).steps == 1
+
+
+def test_silence_has_a_reason() -> None:
+    spec = TaskSpec("generation", Template("{prompt}"), max_new_tokens=4)
+    assert reason_for_silence(spec, {"completion_ids": [[1], []], "completions": ["a", ""]}) is None
+    empty = {"completion_ids": [[1], []], "completions": [" ", ""]}
+    assert "blanks or special tokens alone" in (reason_for_silence(spec, empty) or ("",))[0]
+    stopped = reason_for_silence(replace(spec, stop=("\n",)), empty)
+    assert stopped == ("2 of 2 completions are empty: they begin with a stop string ('\\n')", "another --stop, or none")
+    assert completion_notes(spec, {"completion_ids": [[1], []], "completions": ["a", ""]}) == [
+        "1 of 2 completions are empty"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [({}, "`messages`"), ({"system": "be kind"}, "--system"), ({"chat_template": "on"}, "--chat-template on")],
+)
+def test_a_base_model_with_messages_is_refused_before_its_weights_are_loaded(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], what: str
+) -> None:
+    from zotune.models import loading
+
+    def load(*arguments: Any, **more: Any) -> Any:
+        raise AssertionError("the weights were loaded")
+
+    rows: list[dict[str, Any]] = [{"prompt": f"the film {i}"} for i in range(40)]
+    if not options:
+        rows = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    data = str(write_jsonl(tmp_path / "d.jsonl", rows))
+    monkeypatch.setattr(loading, "load", load)
+    for command in (zotune.fit, zotune.evaluate):
+        with pytest.raises(ModelError, match=f"has no chat template for {what}"):
+            command(model=str(tiny_llama), dataset=data, objective="length", **options)
 
 
 def test_prompts_longer_than_the_context_are_shortened_and_counted(tiny_llama: Path, tmp_path: Path) -> None:
@@ -163,8 +208,11 @@ def test_prompts_longer_than_the_context_are_shortened_and_counted(tiny_llama: P
     score = zotune.evaluate(model=str(tiny_llama), dataset=data, objective="length", emit=emit, max_new_tokens=4)
     assert score.rows == 6
     assert any("6 of 6 rows are longer than 64 tokens and were shortened" in note for note in notes)
-    with pytest.raises(OptionError, match="leaves no room for a prompt"):
+    limit = r"leaves no room for a prompt in 64 tokens, all that the model reads \(fewer new tokens\)"
+    with pytest.raises(OptionError, match=limit):
         zotune.evaluate(model=str(tiny_llama), dataset=data, objective="length", max_new_tokens=64)
+    with pytest.raises(OptionError, match=r"for a prompt in 32 tokens \(a larger --max-length, or fewer new tokens\)"):
+        zotune.evaluate(model=str(tiny_llama), dataset=data, objective="length", max_new_tokens=32, max_length=32)
 
 
 def test_the_estimate_knows_the_task(tiny_llama: Path) -> None:

@@ -16,7 +16,7 @@ from zotune.data.tokenization import PromptTokenizer
 from zotune.errors import ModelError, OptionError
 from zotune.tasks import build
 from zotune.tasks.chat import ChatTemplate, chat_record, example_messages, settle_chat
-from zotune.tasks.generation import completion_notes
+from zotune.tasks.completion_notes import completion_notes
 from zotune.tasks.row_length import encode_sets
 
 ROWS = [{"prompt": "who saw the cat", "completion": " the dog"}, {"prompt": "was it bad", "completion": "yes"}]

@@ -71,7 +71,8 @@ class PromptTokenizer:
     """A tokenizer with a limit.
 
     limit: tokens of a text at most; cut: the column that is shortened first; pad: the id of padding; typed: whether
-    batches have token_type_ids; vocabulary: embeddings of the model, None where they are not counted.
+    batches have token_type_ids; vocabulary: embeddings of the model, None where they are not counted; at_model_limit:
+    whether the model reads no longer texts.
     """
 
     def __init__(self, tokenizer: Any, limit: int, cut: str | None = None) -> None:
@@ -79,6 +80,7 @@ class PromptTokenizer:
         self.pad = tokenizer.pad_token_id or 0
         self.typed = "token_type_ids" in config_value(tokenizer, "model_input_names", ())
         self.vocabulary: int | None = None
+        self.at_model_limit = False
         added = config_value(tokenizer, "added_tokens_decoder") or {}
         self._special = {i for i, token in added.items() if config_value(token, "special", False)}
         self._special -= {tokenizer.unk_token_id}
@@ -120,10 +122,21 @@ class PromptTokenizer:
             dropped = self._to_drop(filled, offsets, set(positions) | control, excess, continued_at)
         if len(dropped) < excess:
             text = filled.text[slice(*filled.target)] if filled.target else filled.text
-            raise TooLongError(f"{text[:60]!r} alone is longer than --max-length {limit}", hint="a larger --max-length")
+            raise self.too_long(text, limit)
         kept = [i for i in range(len(ids)) if i not in dropped]
         new_position = {old: new for new, old in enumerate(kept)}
         return Encoding(tuple(ids[i] for i in kept), tuple(new_position[i] for i in positions), True)
+
+    def too_long(self, text: str, limit: int | None = None) -> TooLongError:
+        """The error for a text that does not fit. limit: tokens that it may have, where that is less than `self.limit`
+        because new tokens need the others."""
+        new = self.limit - (self.limit if limit is None else limit)
+        room = f"the {self.limit} tokens that the model reads" if self.at_model_limit else f"--max-length {self.limit}"
+        remedy = "a shorter text" if self.at_model_limit else "a larger --max-length"
+        return TooLongError(
+            f"{text[:60]!r} alone is longer than {room}{f' without {new} for new tokens' if new else ''}",
+            hint=f"{remedy}, or a smaller --max-new-tokens" if new else remedy,
+        )
 
     def _control_tokens(
         self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]

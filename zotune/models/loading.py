@@ -118,7 +118,7 @@ def load(
             else:
                 model, info = _from_pretrained(auto, place, options, seed)
                 notes, drawn = check_weights(source, model, head, info), frozenset()
-            tokenizer = _load_tokenizer(source, place, common)
+            tokenizer = load_tokenizer(source, place, common)
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError and more
@@ -165,7 +165,7 @@ def _load_lent(
     return LoadedModel(model.eval(), lent.tokenizer, head, source, lent.folder, first.device)
 
 
-def _load_tokenizer(source: str, place: str, options: Mapping[str, Any]) -> Any:
+def load_tokenizer(source: str, place: str, options: Mapping[str, Any]) -> Any:
     """Raises ModelError for a tokenizer that cannot be loaded, and for one without a vocabulary."""
     import transformers
 

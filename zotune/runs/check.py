@@ -29,7 +29,7 @@ from zotune.search.context import At
 from zotune.search.journal import Tape
 from zotune.search.optimizer_call import checked_step, initial_state
 from zotune.search.oracle import partners
-from zotune.tasks.generation import completion_notes
+from zotune.tasks.completion_notes import completion_notes
 from zotune.types import Score
 
 STEPS: Final = 6

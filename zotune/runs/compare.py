@@ -40,7 +40,8 @@ from zotune.runs.prompt_settings import recorded_demonstrations
 from zotune.runs.recorded import read_header
 from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
-from zotune.tasks.generation import completion_notes, prompt_messages
+from zotune.tasks.completion_notes import completion_notes
+from zotune.tasks.generation import prompt_messages
 from zotune.tasks.row_length import encode_sets
 from zotune.text import texts
 

@@ -33,7 +33,7 @@ from zotune.scoring import objective_spec
 from zotune.scoring.calls import Calls
 from zotune.tasks import build, resolve_task
 from zotune.tasks.chat import settle_chat
-from zotune.tasks.generation import completion_notes
+from zotune.tasks.completion_notes import completion_notes
 from zotune.tasks.row_length import encode_sets
 from zotune.types import Score
 from zotune.yaml_file import read_yaml

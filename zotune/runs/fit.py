@@ -19,7 +19,7 @@ from typing import Any
 from zotune import files, lock, plugins
 from zotune.config import RunConfig
 from zotune.distributed import Processes
-from zotune.errors import ObjectiveError, ObjectiveFailures, OptionError
+from zotune.errors import ModelError, ObjectiveError, ObjectiveFailures, OptionError
 from zotune.events import Emit, Finished, Note, Phase, ignore
 from zotune.humans.store import FILE_NAME as RATINGS
 from zotune.models.quantization import BITSANDBYTES
@@ -59,7 +59,7 @@ from zotune.scoring.objective_spec import ObjectiveSpec, spec_name
 from zotune.search import checkpoint, tracker_spec
 from zotune.search.journal import Journal
 from zotune.search.tracking import Tracking
-from zotune.tasks.generation import completion_notes
+from zotune.tasks.completion_notes import completion_notes, reason_for_silence
 from zotune.types import Optimizer, Score, Tracker
 
 
@@ -204,6 +204,9 @@ def _fit(session: Session, run: _Run) -> Result:
             base = session.test.score()
     except ObjectiveError as error:
         raise ObjectiveFailures(f"the objective failed on the test set: {error}", hint=CHECK) from error
+    silence = reason_for_silence(session.plan.spec, base[0])
+    if silence and session.plan.config.preflight and not run.resume:
+        raise ModelError(silence[0], hint=f"{silence[1]}; --no-preflight tunes it as it is")
     for text in completion_notes(session.plan.spec, base[0]):
         emit(Note(f"base model: {text}"))
     session.validation.held_out.set_baseline()

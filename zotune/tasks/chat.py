@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,8 +16,10 @@ from zotune.data.task import TaskSpec
 from zotune.data.templates import FilledTemplate
 from zotune.data.tokenization import CONTROL
 from zotune.errors import DataError, ModelError, OptionError
+from zotune.models.chat_files import has_chat_template
 from zotune.models.configuration import config_value
 from zotune.models.loaded_model import LoadedModel
+from zotune.models.model_files import ModelFiles
 
 MARK: Final = "zotune0mark0"
 """Text that stands for a message to find its place in a rendered chat; no template changes it."""
@@ -29,6 +31,9 @@ RESERVED: Final = frozenset(
     ]
 )
 """Arguments of `apply_chat_template` that zotune sets."""
+MESSAGES: Final = "`messages`"
+HEADS: Final = ("causal", "seq2seq")
+"""Heads of models that read a chat."""
 
 
 class ChatTemplate:
@@ -73,10 +78,7 @@ class ChatTemplate:
             text = self._apply(self._complete(messages, examples, skip))
         except Exception as error:  # templates raise errors of any kind
             if not self.exists:
-                raise ModelError(
-                    f"{self.source} has no chat template for {'--system' if self.spec.system else '`messages`'}",
-                    hint="an instruct model, or columns `prompt` and `completion` instead of messages",
-                ) from None
+                raise _no_template(self.source, "--system" if self.spec.system else MESSAGES) from None
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(f"the model's chat template refuses a record: {line}") from None
         if not text.strip():
@@ -201,6 +203,30 @@ class ChatTemplate:
         return (start, start + len(inner)) if start >= 0 and text.startswith(inner, start) else nowhere
 
 
+def check_chat_template(
+    files: ModelFiles, spec: TaskSpec, records: Iterable[Record], trust_remote_code: bool = False
+) -> None:
+    """Refuse messages, and options that need a chat template, by the model's small files: before its weights are
+    loaded. Raises ModelError where its tokenizer has no template."""
+    needs = _options(spec)
+    if not needs and spec.kind == "generation" and any("messages" in record for record in records):
+        needs = [MESSAGES]
+    if needs and files.head in HEADS and not has_chat_template(files, trust_remote_code):
+        raise _no_template(files.source, needs[0])
+
+
+def _options(spec: TaskSpec) -> list[str]:
+    """The options that need a chat template."""
+    options = ["--chat-template on"] if spec.chat_template == "on" else []
+    options += ["--system"] if spec.system and spec.chat_template != "off" else []
+    return options + (["--chat-arg"] if spec.chat_args else [])
+
+
+def _no_template(source: str, needed_for: str) -> ModelError:
+    instead = ", or columns `prompt` and `completion` instead of messages" if needed_for == MESSAGES else ""
+    return ModelError(f"{source} has no chat template for {needed_for}", hint=f"an instruct model{instead}")
+
+
 def settle_chat(loaded: LoadedModel, spec: TaskSpec, records: Sequence[Record]) -> tuple[TaskSpec, list[str]]:
     """The task with `chat_template` "on" or "off" for plain prompts, and notes for the user.
 
@@ -208,15 +234,13 @@ def settle_chat(loaded: LoadedModel, spec: TaskSpec, records: Sequence[Record]) 
     a prompt holds a control token of the template already; `--system` is "on" for every kind. records: those of all
     sets. Raises OptionError or ModelError where the model has no chat template that the options need.
     """
-    chat, wanted = ChatTemplate(loaded, spec), spec.chat_template
+    chat = ChatTemplate(loaded, spec)
     conversational = [r for r in records if "messages" in r]
-    options = ["--chat-template on"] if wanted == "on" else []
-    options += ["--system"] if spec.system and wanted != "off" else []
-    options += ["--chat-arg"] if spec.chat_args else []
-    if options and loaded.head not in ("causal", "seq2seq"):
+    options = _options(spec)
+    if options and loaded.head not in HEADS:
         raise OptionError(f"{options[0]}: a model with the head {loaded.head!r} reads no chat", hint="--head causal")
     if options and not chat.exists:
-        raise ModelError(f"{loaded.source} has no chat template for {options[0]}", hint="an instruct model")
+        raise _no_template(loaded.source, options[0])
     chat.check_arguments()
     notes = []
     has_system = spec.system or any(m["role"] == "system" for r in conversational for m in r["messages"])

@@ -61,6 +61,7 @@ class Forward:
         self.model_length = min((x for x in limits if isinstance(x, int) and 0 < x < UNKNOWN_LENGTH), default=None)
         self.max_length = min(max_length, self.model_length or max_length) - loaded.virtual_tokens
         self.tokenizer = PromptTokenizer(loaded.tokenizer, self.max_length, spec.cut)
+        self.tokenizer.at_model_limit = self.model_length is not None and max_length >= self.model_length
         self.tokenizer.pad = loaded.pad_token_id
         self.tokenizer.vocabulary = config_value(loaded.config, "vocab_size")
         # GPT-2 has no token types and would add the embeddings of the tokens 0 and 1 instead.

@@ -6,7 +6,7 @@ share it, and the global generators are restored. Knows models, tokens and recor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,9 +63,11 @@ class GenerationTask(ModelTask):
         self.teacher_forcing = TeacherForcing(self.forward)
         self._prompt_length = self.max_length - (spec.max_new_tokens if loaded.head == "causal" else 0)
         if self._prompt_length < 1:
+            all_read = self.forward.tokenizer.at_model_limit
             raise OptionError(
-                f"--max-new-tokens {spec.max_new_tokens} leaves no room for a prompt in {self.max_length} tokens",
-                hint="a larger --max-length, or fewer new tokens",
+                f"--max-new-tokens {spec.max_new_tokens} leaves no room for a prompt in {self.max_length} tokens"
+                + (", all that the model reads" if all_read else ""),
+                hint="fewer new tokens" if all_read else "a larger --max-length, or fewer new tokens",
             )
         self.prompts, self.chat = PromptCache(self.forward), ChatTemplate(loaded, spec)
         self.in_process = TransformersEngine(self.forward, self.prompts)
@@ -366,20 +368,6 @@ def prompt_messages(record: Record) -> list[Record]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def completion_notes(spec: TaskSpec, outputs: Mapping[str, Any]) -> list[str]:
-    """Notes on completions that are empty, and on those that `max_new_tokens` ended before the model did."""
-    ids, completions = outputs.get("completion_ids"), outputs.get("completions")
-    if spec.kind != "generation" or ids is None or completions is None:
-        return []
-    notes, total = [], len(ids)
-    cut = sum(len(x) >= spec.max_new_tokens for x in ids)
-    if cut:
-        notes.append(f"{cut} of {total} completions were cut at {spec.max_new_tokens} tokens (--max-new-tokens)")
-    if empty := sum(not text.strip() for text in texts(completions)):
-        notes.append(f"{empty} of {total} completions are empty")
-    return notes
-
-
 def _appended(filled: FilledTemplate, answer: str) -> FilledTemplate:
     """A text with an answer at its end."""
     start = len(filled.text)
@@ -394,4 +382,4 @@ def _assistant_message(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-__all__ = ["PAIRS", "GenerationTask", "completion_notes", "prompt_messages", "reference_completions"]
+__all__ = ["PAIRS", "GenerationTask", "prompt_messages", "reference_completions"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from zotune import seeds
@@ -26,7 +27,7 @@ from zotune.models.heads import LM_HEADS, Head
 from zotune.models.model_files import ModelFiles, find_model
 from zotune.options import convert
 from zotune.tasks import build
-from zotune.tasks.chat import example_messages
+from zotune.tasks.chat import check_chat_template, example_messages
 from zotune.tasks.generation import PAIRS
 from zotune.tasks.resolve_classes import resolve_classes
 from zotune.text import texts
@@ -139,6 +140,7 @@ def resolve(
     )
     build.task_class(spec, files.head)  # raises OptionError where the kind and the head do not fit
     spec.check(record_sets, files.head)
+    check_chat_template(files, spec, chain(*record_sets.values()), config.trust_remote_code)
     return files, spec, record_sets
 
 

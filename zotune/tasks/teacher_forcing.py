@@ -84,7 +84,7 @@ class TeacherForcing:
             raise OptionError(f"the answer {answer!r} has no token")
         limit = self.forward.max_length
         if len(self.loaded.decoder_start_ids) + len(targets) - 1 > limit:
-            raise OptionError(f"{answer[:60]!r} alone is longer than --max-length {limit}")
+            raise self.forward.tokenizer.too_long(answer)
         return self.decoded(encoding.ids, targets), encoding.truncated
 
     def decoded(self, ids: Tokens, targets: Tokens) -> EncodedAnswer:
