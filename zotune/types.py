@@ -92,6 +92,8 @@ class ObjectiveInfo:
     learn: with `ask`, what a step learns from.
     widen: asked before the questions of a step are generated; other questions than pairs, or None. What it returns may
         follow from answers that were used already, whatever the pace of the others. Needs `learn` to use answers again.
+    written: with `ask`, called as the objective is once it has answered: for each row a text that a person has written
+        as a better completion, or None. Needs `learn` to use answers again.
     examples: path of a file with prompts, chosen and rejected completions that count as answers before the first one.
         Needs `learn` to use answers again.
     observe: called with prompts of the validation set and the completions of the base model and of the present weights
@@ -120,6 +122,7 @@ class ObjectiveInfo:
     ask: Callable[..., object] | None = None
     learn: Learn = "perturbed"
     widen: Callable[[], WiderQuestions | None] | None = None
+    written: Callable[..., Sequence[str | None]] | None = None
     examples: str | None = None
     observe: Callable[..., object] | None = None
     satisfied: Callable[[], bool] | None = None

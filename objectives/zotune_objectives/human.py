@@ -5,8 +5,9 @@
 
 Questions and ratings are kept in the run directory's `ratings.sqlite`, so the tuner and the page can be stopped and
 restarted. A question is identified by its prompt and completions: no question is asked twice, and equal completions are
-a tie that nobody is asked about. The chosen completion has strength 1 and the others 0; after a tie and "both bad" each
-has ½; a skipped row does not count.
+a tie that nobody is asked about. The chosen completion has strength 1 and the others 0, or ½ where a worst one of more
+than two is named; after a tie, "both bad" and a text that the person has written each has ½; a skipped row does not
+count. A written text is preferred to the completions where steps learn from answers; no direction gets it as a verdict.
 
 A person cannot rate every validation row at every evaluation, so there is no validation: the last weights are compared
 with the base model once, blind, on `judged` test rows.
@@ -24,6 +25,7 @@ from typing import Any, Literal
 from zotune.errors import ObjectiveError, OptionError, Stopped
 from zotune.humans.progress_report import ENOUGH_ANSWERS, HARDLY_EVER, progress_report
 from zotune.humans.ratings import DONE, MAX_COMPLETIONS, Question, Ratings
+from zotune.humans.verdicts import WRITTEN
 from zotune.text import texts
 from zotune.types import ObjectiveInfo, RunContext, WiderQuestions
 
@@ -81,6 +83,7 @@ class Human:
             ask=self._ask_ahead,
             learn=self.learn,
             widen=self._widen,
+            written=self._written,
             examples=self.start or None,
             observe=self._observe,
             satisfied=self._satisfied,
@@ -146,7 +149,15 @@ class Human:
     def _ask_ahead(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> None:
         """Put the questions of a step into the queue, before their answers are waited for."""
         self._open.ratings.set_asked_ahead()
+        if self.learn != "perturbed":
+            self._open.ratings.set_writing()
         self._ask(prompts, candidates, "tune")
+
+    def _written(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> list[str | None]:
+        """What the person wrote as a better completion of each row, None where nothing."""
+        keys = [_key(p, row) for p, row in zip(prompts, candidates, strict=True)]
+        written = self._open.ratings.written(keys)
+        return [written.get(key) for key in keys]
 
     def _observe(self, prompts: Sequence[Any], before: Sequence[Any], now: Sequence[Any]) -> None:
         """Show how far the model has come, and ask one blind question about it."""
@@ -169,7 +180,8 @@ class Human:
         if self._session is None or self.learn == "perturbed":
             return None
         wish, verdicts = self._session.ratings.wish(), self._session.ratings.used_verdicts(ENOUGH_ANSWERS)
-        rare = len(verdicts) == ENOUGH_ANSWERS and verdicts.count("bad") >= HARDLY_EVER * ENOUGH_ANSWERS
+        bad = sum(verdict in ("bad", WRITTEN) for verdict in verdicts)
+        rare = len(verdicts) == ENOUGH_ANSWERS and bad >= HARDLY_EVER * ENOUGH_ANSWERS
         return WiderQuestions(WIDER_CANDIDATES, WIDER_TEMPERATURE, wish) if rare or wish else None
 
     def _satisfied(self) -> bool:

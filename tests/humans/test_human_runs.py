@@ -54,9 +54,9 @@ def verdict(completions: tuple[str, ...]) -> str:
 class Person:
     """Rates the questions of a run directory in another thread, `most` of them at most, repeats included."""
 
-    def __init__(self, folder: Path, most: int = 1000, rate: Callable[[BlindQuestion], str] | None = None) -> None:
+    def __init__(self, folder: Path, most: int = 1000, rate: Callable[[BlindQuestion], Any] | None = None) -> None:
         self.folder, self.most = folder, most
-        self.rate = rate or (lambda shown: verdict(shown.completions))
+        self.rate = rate or (lambda shown: verdict(shown.completions))  # a verdict, or verdict, worst and text
         self.answered = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -78,8 +78,10 @@ class Person:
                 question = store.next_question()
                 if question is None:
                     time.sleep(0.02)
-                elif store.record(question.id, self.rate(question)):
-                    self.answered += 1
+                    continue
+                given = self.rate(question)
+                word, worst, text = given if isinstance(given, tuple) else (given, "", "")
+                self.answered += store.record(question.id, word, worst=worst, text=text)
 
 
 @pytest.fixture(scope="module")

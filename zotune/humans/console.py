@@ -5,14 +5,16 @@ This module knows the queue of questions and nothing of the tuner.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from zotune.humans.progress_report import in_words, outcome
 from zotune.humans.ratings import MAX_WISH, BlindQuestion, Progress, Ratings
 from zotune.humans.store import FILE_NAME, check_folder
+from zotune.humans.verdicts import FEWEST_WITH_WORST, MAX_WRITTEN, WRITTEN
 from zotune.text import plain
 
 POLL: Final = 0.5
@@ -78,31 +80,53 @@ def duration(seconds: float) -> str:
 
 
 def _rate_question(ratings: Ratings, question: BlindQuestion, read: Read, write: Write, rater: str) -> bool:
-    """Record one verdict or undo the last one; False if the rater quits."""
+    """Record one verdict or undo the last one; False if the rater quits, or the input ends."""
+    with contextlib.suppress(EOFError):
+        while (key := read("> ").strip().lower()) != "q":
+            if _act(key, ratings, question, read, write, rater):
+                return True
+    return False
+
+
+def _act(key: str, ratings: Ratings, question: BlindQuestion, read: Read, write: Write, rater: str) -> bool:
+    """Do what a line says; whether another question follows."""
     places = [str(i + 1) for i in range(len(question.completions))]
-    while True:
-        try:
-            key = read("> ").strip().lower()
-        except EOFError:
+    progress = ratings.progress()
+    if key == "x" and progress.report is not None:
+        ratings.stop_tuning()
+        write("The tuning ends here. The last questions compare the model before and after.")
+        return True
+    if key == "w":
+        ratings.set_wish(read("Your wish in words (empty: none)> ").strip()[:MAX_WISH])
+        write("The next answers are written with these words in mind." if ratings.wish() else "No wish.")
+        return False
+    if key == "u":
+        write(_UNDO_MESSAGES[ratings.undo(rater)])
+        return True
+    verdict, worst, text = _KEYS.get(key, ""), "", ""
+    if key == "e" and progress.writing:
+        text = read("Your answer, which is preferred to those above (empty: none)> ").strip()[:MAX_WRITTEN]
+        if not text:
             return False
-        if key == "q":
-            return False
-        if key == "x" and ratings.progress().report is not None:
-            ratings.stop_tuning()
-            write("The tuning ends here. The last questions compare the model before and after.")
-            return True
-        if key == "w":
-            ratings.set_wish(read("Your wish in words (empty: none)> ").strip()[:MAX_WISH])
-            write("The next answers are written with these words in mind." if ratings.wish() else "No wish.")
-            continue
-        if key == "u":
-            write(_UNDO_MESSAGES[ratings.undo(rater)])
-            return True
-        if key in places or key in _KEYS:
-            if not ratings.record(question.id, _KEYS.get(key, key), rater):
-                write("This question was already rated.")
-            return True
-        write(f"Type one of {', '.join(places)}, t, b, s, u or q.")
+        verdict = WRITTEN
+    elif not verdict:
+        verdict, worst = _best_and_worst(key, places)
+    if not verdict:
+        own = ", e" if progress.writing else ""
+        more = "; two places name the best and the worst" if len(places) >= FEWEST_WITH_WORST else ""
+        write(f"Type one of {', '.join(places)}, t, b, s{own}, u or q{more}.")
+    elif not ratings.record(question.id, verdict, rater, worst, text):
+        write("This question was already rated.")
+    return bool(verdict)
+
+
+def _best_and_worst(key: str, places: Sequence[str]) -> tuple[str, str]:
+    """The places in a line such as "2" or "2 4"; the worst one is "" where none is named, the best one where the line
+    names no choice."""
+    named = key.replace(">", " ").replace(",", " ").split()
+    if not 1 <= len(named) <= (2 if len(places) >= FEWEST_WITH_WORST else 1) or len({*named} & {*places}) < len(named):
+        return "", ""
+    return named[0], named[1] if len(named) > 1 else ""
 
 
 def _question_text(question: BlindQuestion, progress: Progress) -> str:
@@ -112,7 +136,11 @@ def _question_text(question: BlindQuestion, progress: Progress) -> str:
     parts = [f"── {head} ──", plain(question.prompt)]
     parts += [f"[{i}]\n{plain(text) or '(empty)'}" for i, text in enumerate(question.completions, 1)]
     bad = "both bad" if len(question.completions) == 2 else "all bad"
-    parts.append(f"1 to {len(question.completions)} choose · t tie · b {bad} · s skip · u undo · q quit")
+    choose = f"1 to {len(question.completions)} choose"
+    if len(question.completions) >= FEWEST_WITH_WORST:
+        choose += ", “1 3” best and worst"
+    own = " · e write a better one" if progress.writing else ""
+    parts.append(f"{choose} · t tie · b {bad} · s skip{own} · u undo · q quit")
     return "\n" + "\n\n".join(parts)
 
 

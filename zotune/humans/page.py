@@ -3,7 +3,9 @@
     GET  /TOKEN/        the page; rate.css, rate.js and icon.svg beside it
     GET  /TOKEN/next    {"question": {"id", "prompt", "answers"} or null, "progress": {…} or null, "commands": {…},
                          "outcome": what was kept, "" before the end}
-    POST /TOKEN/answer  {"id": 7, "verdict": "1"}; replies like `next`, and "taken": whether the verdict was stored
+    POST /TOKEN/answer  {"id": 7, "verdict": "1"}, or {"id": 7, "verdict": "1", "worst": "3"}, or
+                        {"id": 7, "verdict": "written", "text": "…"}; replies like `next`, and "taken": whether the
+                        verdict was stored
     POST /TOKEN/undo    {}; replies like `next`, and "undo": "undone", "used" or "nothing"
     POST /TOKEN/wish    {"text": "…"}; what the answers should be like, "" takes it back; replies like `next`
     POST /TOKEN/stop    {}; the model is good enough; replies like `next`
@@ -33,7 +35,7 @@ from zotune.palette import palette
 
 ADDRESS: Final = "rate-address.json"
 """File of the run directory with the port and the token of its page."""
-MAX_BODY: Final = 4096
+MAX_BODY: Final = 32768
 """Bytes of a request's body at most."""
 
 _PAGE_FILES = Path(__file__).parent / "page_files"
@@ -122,11 +124,13 @@ class Server(LocalServer):
         }
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        id, verdict = body.get("id"), body.get("verdict")
-        if type(id) is not int or not 0 < id < 1 << 63 or not isinstance(verdict, str):
+        id, verdict, worst, text = body.get("id"), body.get("verdict"), body.get("worst", ""), body.get("text", "")
+        strings = all(isinstance(x, str) for x in (verdict, worst, text))
+        if type(id) is not int or not 0 < id < 1 << 63 or not strings:
             raise Refused(HTTPStatus.BAD_REQUEST, "the body needs id, a positive integer, and verdict, a string")
         ratings = self.ratings()
-        return self._next(body, taken=ratings.record(id, verdict, self._rater) if ratings else False)
+        taken = ratings.record(id, str(verdict), self._rater, worst, text) if ratings else False
+        return self._next(body, taken=taken)
 
     def _undo(self, body: dict[str, Any]) -> dict[str, Any]:
         ratings = self.ratings()

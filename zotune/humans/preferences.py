@@ -14,6 +14,13 @@ from pathlib import Path
 
 from zotune import files
 from zotune.humans.store import Store
+from zotune.humans.verdicts import NOT_COMPARED, Verdict, preferred_pairs
+
+_VERDICT = (
+    "coalesce(verdict, 'skip'), chosen, place, coalesce(text, '') FROM showings JOIN questions ON number = question"
+    " LEFT JOIN worst ON worst.showing = id LEFT JOIN written ON written.showing = id"
+)
+"""The fields of `Verdict` and the tables that they come from."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def wilson_interval(p: float, n: int, z: float = 1.959964) -> tuple[float, float
 def win_rate(store: Store) -> WinRate:
     """The win rate of completion A, the first in the asker's order, over the questions with the purpose "compare".
 
-    "bad" (none is good) counts as a tie; skipped questions and repeats do not count.
+    "bad" (none is good) and a written text count as a tie; skipped questions and repeats do not count.
     """
     return WinRate.from_counts(*count_wins(store, "compare"))
 
@@ -71,7 +78,7 @@ def count_wins(store: Store, purpose: str) -> tuple[int, int, int]:
         wins, losses, ties = (
             int(count or 0)
             for count in db.execute(
-                "SELECT sum(chosen = 0), sum(chosen > 0), sum(verdict IN ('tie', 'bad')) FROM showings"
+                "SELECT sum(chosen = 0), sum(chosen > 0), sum(verdict IN ('tie', 'bad', 'written')) FROM showings"
                 " JOIN questions ON number = question WHERE before IS NULL AND purpose = ?",
                 (purpose,),
             ).fetchone()
@@ -80,21 +87,20 @@ def count_wins(store: Store, purpose: str) -> tuple[int, int, int]:
 
 
 def chosen_pairs(store: Store, purposes: Sequence[str]) -> list[tuple[str, str]]:
-    """(chosen, other completion) of every answer that chose one, in the order of asking."""
+    """(better, worse text) of every answer that prefers one, in the order of asking."""
     pairs = []
     with store.reading() as db:
-        for body, chosen in db.execute(
-            "SELECT body, chosen FROM showings JOIN questions ON number = question WHERE before IS NULL"
-            " AND verdict = 'chosen' AND purpose IN (SELECT value FROM json_each(?)) ORDER BY number",
+        for body, *verdict in db.execute(
+            f"SELECT body, {_VERDICT} WHERE before IS NULL"
+            " AND purpose IN (SELECT value FROM json_each(?)) ORDER BY number",
             (json.dumps([*purposes]),),
         ):
-            _, completions = json.loads(body)
-            pairs += [(completions[chosen], x) for i, x in enumerate(completions) if i != chosen]
+            pairs += preferred_pairs(json.loads(body)[1], Verdict(*verdict))
     return pairs
 
 
 def verdict_counts(store: Store) -> dict[str, int]:
-    """How often each of "chosen", "tie", "bad" and "skip" was given; repeats do not count."""
+    """How often "chosen", "tie", "bad" and "skip" were given, and "written" where it was; repeats do not count."""
     with store.reading() as db:
         counts = db.execute(
             "SELECT verdict, count(*) FROM showings WHERE before IS NULL AND verdict IS NOT NULL GROUP BY verdict"
@@ -103,7 +109,7 @@ def verdict_counts(store: Store) -> dict[str, int]:
 
 
 def agreement(store: Store) -> tuple[int, int]:
-    """(repeats with the same verdict as the first time, repeats rated); skipped ones do not count.
+    """(repeats with the same verdict as the first time, repeats rated); skipped ones and written texts do not count.
 
     "tie" and "bad" agree with each other: neither prefers a completion.
     """
@@ -116,7 +122,7 @@ def count_agreement(db: sqlite3.Connection) -> tuple[int, int]:
     agreed, repeated = db.execute(
         "SELECT coalesce(sum(r.chosen IS f.chosen), 0), count(*) FROM showings r JOIN showings f"
         " ON r.question = f.question AND r.before IS NOT NULL AND f.before IS NULL"
-        " WHERE r.verdict != 'skip' AND f.verdict != 'skip'"
+        f" WHERE r.verdict NOT IN {NOT_COMPARED} AND f.verdict NOT IN {NOT_COMPARED}"
     ).fetchone()
     return int(agreed), int(repeated)
 
@@ -124,22 +130,21 @@ def count_agreement(db: sqlite3.Connection) -> tuple[int, int]:
 def export_preferences(store: Store, path: str | Path) -> int:
     """Write preference pairs as JSON lines with `prompt`, `chosen` and `rejected`, atomically; returns their number.
 
-    A question gives one line for the chosen completion against each of the others. Ties, "bad", skipped questions,
-    pairs of equal texts, and questions whose repeat got another verdict are left out.
+    A question gives one line for the chosen completion, or for the one that the rater wrote, against each of the
+    others, and one for each of these against the worst, where it is named. Ties, "bad", skipped questions, pairs of
+    equal texts, and choices whose repeat got another verdict are left out.
     """
     lines = []
     with store.reading() as db:
-        for body, chosen in db.execute(
-            "SELECT body, f.chosen FROM showings f JOIN questions ON number = f.question"
-            " LEFT JOIN showings r ON r.question = f.question AND r.before IS NOT NULL AND r.verdict != 'skip'"
-            " WHERE f.before IS NULL AND f.verdict = 'chosen' AND (r.verdict IS NULL OR r.chosen IS f.chosen)"
-            " ORDER BY number"
+        for body, *verdict in db.execute(
+            f"SELECT body, {_VERDICT} WHERE verdict = 'written' OR (verdict = 'chosen' AND before IS NULL"
+            " AND NOT EXISTS (SELECT 1 FROM showings r WHERE r.question = number AND r.before IS NOT NULL"
+            f" AND r.verdict NOT IN {NOT_COMPARED} AND r.chosen IS NOT showings.chosen)) ORDER BY number, id"
         ):
             prompt, completions = json.loads(body)
             lines += [
-                json.dumps({"prompt": prompt, "chosen": completions[chosen], "rejected": rejected}, ensure_ascii=False)
-                for rejected in completions
-                if rejected != completions[chosen]
+                json.dumps({"prompt": prompt, "chosen": better, "rejected": worse}, ensure_ascii=False)
+                for better, worse in preferred_pairs(completions, Verdict(*verdict))
             ]
     files.write(Path(path), "".join(line + "\n" for line in lines), hint="")
     return len(lines)

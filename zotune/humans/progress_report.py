@@ -17,6 +17,7 @@ from zotune.humans import raters
 from zotune.humans.preferences import WinRate, chosen_pairs, count_wins, verdict_counts
 from zotune.humans.store import Store
 from zotune.humans.taste_model import Pair, predict
+from zotune.humans.verdicts import WRITTEN
 
 SAMPLES: Final = 3
 ENOUGH_ANSWERS: Final = 16
@@ -25,7 +26,8 @@ BAD_SHARE: Final = 0.6
 HARDLY_EVER: Final = 0.8
 """The share of "both bad" among the latest ENOUGH_ANSWERS from which on questions are wider."""
 WIDER: Final = (
-    "Most answers are bad, so little can be learnt from them. Questions now show four answers, written more freely. "
+    "Most answers are bad, so little can be learnt from them. Questions now show four answers, written more freely: "
+    "name the best and the worst, or write a better one. "
     "Say in words what you wish for, and the next ones are written with these words in mind."
 )
 ADVICE: Final = (
@@ -71,10 +73,10 @@ def progress_report(
 
 
 def _mostly_bad(store: Store) -> bool:
-    """Whether most answers are "both bad": the model hardly ever writes what the person likes."""
+    """Whether most answers are "both bad" or texts of the person: the model hardly ever writes what they like."""
     counts = verdict_counts(store)
     answers = sum(counts.values()) - counts["skip"]
-    return answers >= ENOUGH_ANSWERS and counts["bad"] > BAD_SHARE * answers
+    return answers >= ENOUGH_ANSWERS and counts["bad"] + counts.get(WRITTEN, 0) > BAD_SHARE * answers
 
 
 def outcome(folder: Path) -> str:

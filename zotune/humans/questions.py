@@ -59,7 +59,7 @@ class Progress:
     `preferences.agreement`; the other counts exclude repeats. state: what the tuner does; running: whether it runs.
     done: no question is open and none will come. report: what the tuner reports of its progress, a JSON value, or None
     (`progress_report`). stopping: whether the rater has asked to end the tuning. wish: what the rater has
-    stated in words.
+    stated in words. writing: whether a completion that a rater writes is learnt from.
     """
 
     answered: int
@@ -75,6 +75,7 @@ class Progress:
     report: Any = None
     stopping: bool = False
     wish: str = ""
+    writing: bool = False
 
 
 __all__ = ["MAX_COMPLETIONS", "PURPOSES", "BlindQuestion", "Progress", "Question"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from zotune.humans.store import Store
+from zotune.humans.verdicts import NOT_COMPARED
 
 HELD: Final = 120.0
 """Seconds for which an open question is kept for the rater who sees it."""
@@ -57,7 +58,8 @@ def rater_counts(store: Store) -> list[RaterCount]:
         both: Sequence[tuple[str, str, int]] = db.execute(
             "SELECT a.name, b.name, f.chosen IS r.chosen FROM showings f JOIN showings r ON r.question = f.question"
             " JOIN raters a ON a.showing = f.id JOIN raters b ON b.showing = r.id WHERE f.before IS NULL"
-            " AND r.before IS NOT NULL AND f.verdict != 'skip' AND r.verdict != 'skip' AND a.name != b.name"
+            " AND r.before IS NOT NULL AND a.name != b.name"
+            f" AND f.verdict NOT IN {NOT_COMPARED} AND r.verdict NOT IN {NOT_COMPARED}"
         ).fetchall()
     return [
         RaterCount(

@@ -24,14 +24,14 @@ from typing import Any, Final, Literal
 
 from zotune.errors import OptionError, RunFolderError, ZotuneError
 from zotune.humans import raters
+from zotune.humans import verdicts as verdicts_of
 from zotune.humans.preferences import count_agreement
 from zotune.humans.questions import MAX_COMPLETIONS, PURPOSES, BlindQuestion, Progress, Question
 from zotune.humans.store import Store
+from zotune.humans.verdicts import NO_CHOICE
 from zotune.seeds import derive
 
 REPEATED_PURPOSES: Final = ("tune", "compare")
-NO_CHOICE: Final = ("tie", "bad", "skip")
-"""The verdicts that choose no completion."""
 DONE: Final = "done"
 """The tuner's state after its last question."""
 ALL_ASKED: Final = "comparing"
@@ -90,11 +90,16 @@ class Ratings(Store):
     def scores(self, keys: Sequence[str]) -> dict[str, tuple[float, ...] | None]:
         """Tuner: the scores of those of these questions that have a verdict, one float a completion in asking order.
 
-        The chosen completion scores 1 and the others 0; after "tie" and "bad" each scores 0.5; None after "skip".
-        Verdicts of repeats do not count.
+        The chosen completion scores 1 and the others 0, or those between it and the worst 0.5; after "tie", "bad" and a
+        written text each scores 0.5; None after "skip". Verdicts of repeats do not count.
         """
         with self.reading() as db:
             return _scores(db, keys)
+
+    def written(self, keys: Sequence[str]) -> dict[str, str]:
+        """Tuner: what raters have written as better completions of those of these questions where they did."""
+        with self.reading() as db:
+            return {key: v.text for key, (v, _) in verdicts_of.first_verdicts(db, keys).items() if v.text}
 
     def take_scores(self, keys: Sequence[str]) -> dict[str, tuple[float, ...] | None]:
         """Tuner: `scores`, and mark these ratings as used in the same transaction: they cannot be undone afterwards."""
@@ -165,27 +170,33 @@ class Ratings(Store):
             prompt, completions = json.loads(body)
             return BlindQuestion(id, prompt, tuple(completions[i] for i in json.loads(sides)))
 
-    def record(self, id: int, verdict: str, rater: str = "") -> bool:
-        """Rater: store a verdict: the place of the chosen completion ("1", "2", …), "tie", "bad" (all) or "skip".
+    def record(self, id: int, verdict: str, rater: str = "", worst: str = "", text: str = "") -> bool:
+        """Rater: store a verdict: the place of the chosen completion ("1", "2", …), "tie", "bad" (all), "skip", or
+        "written" with a better completion as the text.
 
-        Returns False, and stores nothing, if this showing is rated already, undone or unknown; `next_question` then
-        gives the question to show. Raises OptionError for any other verdict.
+        worst: the place of the worst completion of three or more, beside a chosen one. Returns False, and stores
+        nothing, if this showing is rated already, undone or unknown; `next_question` then gives the question to show.
+        Raises OptionError for any other verdict.
         """
         with self.writing() as db:
-            row = db.execute("SELECT sides, shown FROM showings WHERE id = ? AND verdict IS NULL", (id,)).fetchone()
+            row = db.execute(
+                "SELECT sides, shown, body FROM showings JOIN questions ON number = question"
+                " WHERE id = ? AND verdict IS NULL",
+                (id,),
+            ).fetchone()
             if row is None:
-                _check_verdict(verdict, MAX_COMPLETIONS)
+                verdicts_of.read_verdict(verdict, worst, text)
                 return False
-            sides, shown = json.loads(row[0]), row[1]
-            _check_verdict(verdict, len(sides))
+            sides, shown, (_, completions) = json.loads(row[0]), row[1], json.loads(row[2])
+            given = verdicts_of.read_verdict(verdict, worst, text, sides, completions)
             raters.set_rater(db, id, rater)
-            word, chosen = (verdict, None) if verdict in NO_CHOICE else ("chosen", sides[int(verdict) - 1])
             seconds = None if shown is None else max(time.time() - shown, 0.0)
             db.execute(
                 "UPDATE showings SET verdict = ?, chosen = ?, seconds = ?,"
                 " turn = (SELECT coalesce(max(turn), 0) + 1 FROM showings) WHERE id = ?",
-                (word, chosen, seconds, id),
+                (given.word, given.chosen, seconds, id),
             )
+            verdicts_of.put_more(db, id, given)
             return True
 
     def set_report(self, report: Any) -> None:
@@ -220,7 +231,7 @@ class Ratings(Store):
         if len(text) > MAX_WISH:
             raise OptionError(f"a wish has at most {MAX_WISH} characters, got {len(text)}")
         with self.writing() as db:
-            _set_facts(db, wish=" ".join(text.split()))
+            _set_facts(db, wish=verdicts_of.storable(" ".join(text.split())))
 
     def wish(self) -> str:
         """Tuner: the wish that the rater has stated in words; "" where there is none."""
@@ -237,6 +248,11 @@ class Ratings(Store):
                 (last,),
             ).fetchall()
             return [verdict for (verdict,) in reversed(rows)]
+
+    def set_writing(self) -> None:
+        """Tuner: offer raters to write a completion, for it is learnt from."""
+        with self.writing() as db:
+            _set_facts(db, writing=1)
 
     def set_asked_ahead(self) -> None:
         """Tuner: remember that the questions of training steps are asked a step ahead."""
@@ -277,6 +293,7 @@ class Ratings(Store):
             id, number, before, sides, used = row
             # A repeat that is not rated yet is deleted and drawn again later: the next undo may concern its question.
             db.execute("DELETE FROM raters WHERE showing = ?", (id,))
+            verdicts_of.drop_more(db, id)
             db.execute("DELETE FROM showings WHERE id = ? OR (before IS NOT NULL AND verdict IS NULL)", (id,))
             _add_showing(db, number, before, sides)
             return "used" if used and before is None else "undone"
@@ -307,10 +324,9 @@ class Ratings(Store):
         alive = time.time() - float(facts.get("beat", 0)) < HEARTBEAT_TIMEOUT
         running = state == ALL_ASKED or (state != DONE and alive)
         report, stopping = json.loads(facts.get("report", "null")), facts.get("stop") == "1"
-        wish = facts.get("wish", "")
-        return Progress(
-            answered, open, planned, seconds, left, agreed, repeated, state, running, done, report, stopping, wish
-        )
+        wish, writing = facts.get("wish", ""), facts.get("writing") == "1"
+        counts = (answered, open, planned, seconds, left, agreed, repeated)
+        return Progress(*counts, state, running, done, report, stopping, wish, writing)
 
 
 def _set_facts(db: sqlite3.Connection, **facts: Any) -> None:
@@ -354,27 +370,8 @@ def _add_repeat(db: sqlite3.Connection, before: int) -> int | None:
 
 
 def _scores(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[float, ...] | None]:
-    rows = db.execute(
-        "SELECT key, verdict, chosen, json_array_length(sides) FROM showings JOIN questions ON number = question"
-        " WHERE before IS NULL AND verdict IS NOT NULL AND key IN (SELECT value FROM json_each(?)) ORDER BY number",
-        (json.dumps([*keys]),),
-    )
-    scores: dict[str, tuple[float, ...] | None] = {}
-    for key, verdict, chosen, count in rows:
-        if verdict == "skip":
-            scores[key] = None
-        elif verdict == "chosen":
-            scores[key] = tuple(float(i == chosen) for i in range(count))
-        else:
-            scores[key] = (0.5,) * count
-    return scores
-
-
-def _check_verdict(verdict: str, count: int) -> None:
-    """Raises OptionError unless the verdict is possible for a question with so many completions."""
-    allowed = [*map(str, range(1, count + 1)), *NO_CHOICE]
-    if verdict not in allowed:
-        raise OptionError(f"verdict {verdict!r} is not possible", hint="possible: " + ", ".join(allowed))
+    verdicts = verdicts_of.first_verdicts(db, keys)
+    return {key: verdicts_of.strengths(verdict, count) for key, (verdict, count) in verdicts.items()}
 
 
 __all__ = [

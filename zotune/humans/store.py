@@ -48,6 +48,8 @@ _SCHEMA = (
 
 _LATER_TABLES = (
     """CREATE TABLE IF NOT EXISTS raters (showing INTEGER PRIMARY KEY, name TEXT NOT NULL)""",  # who sees or rated it
+    """CREATE TABLE IF NOT EXISTS worst (showing INTEGER PRIMARY KEY, place INTEGER NOT NULL)""",  # asker's order
+    """CREATE TABLE IF NOT EXISTS written (showing INTEGER PRIMARY KEY, text TEXT NOT NULL)""",  # by the rater
 )
 
 

@@ -92,10 +92,23 @@ class MemberSignal:
         ahead.while_waiting(step)
         shares = self._processes.on_first(lambda: self._shares(self._read(asked), len(asked.rows)))
         if self.reused is not None:
-            self.reused.add(step, _decided(asked, shares))
+            self.reused.add(step, [*_decided(asked, shares), *self._written(asked)])
         if asked.candidates != 2:  # nobody has compared partners
             shares = [None if s is None else [0.5, 0.5] for s in shares]
         return _of_members(shares, each)
+
+    def _written(self, asked: Asked) -> list[Answer]:
+        """What people have written in place of the completions, preferred to each of them."""
+        answers, places = list[Answer](), len(asked.rows)
+        if self._signal.objective.info.written is None:
+            return answers
+        outputs = self._read(asked)
+        texts = self._processes.on_first(lambda: self._signal.objective.written(*_partners(outputs, places)))
+        for k, text in enumerate(texts):
+            better = None if text is None else self._signal.completion_ids(asked.rows[k], text)
+            others = asked.ids[k::places]
+            answers += [(asked.rows[k], better, other) for other in others if better and better != other]
+        return answers
 
     def _read(self, asked: Asked) -> dict[str, Any]:
         """The inputs of the objective for the completions of a step's questions."""
@@ -273,12 +286,12 @@ def _of_members(shares: Sequence[Sequence[float] | None], each: int) -> list[flo
 
 
 def _decided(asked: Asked, shares: Sequence[Sequence[float] | None]) -> list[Answer]:
-    """The answers that prefer one completion: the training row, the preferred one and each of the others."""
+    """All that the answers prefer: the training row, the better completion and the worse one."""
     answers = list[Answer]()
     for k, (row, share) in enumerate(zip(asked.rows, shares, strict=True)):
-        texts = asked.ids[k :: len(asked.rows)]
-        best = None if share is None or share.count(max(share)) > 1 else texts[share.index(max(share))]
-        answers += [(row, best, other) for other in texts if best is not None and other != best]
+        texts = list(zip(share or (), asked.ids[k :: len(asked.rows)], strict=False))
+        pairs = [(row, better, worse) for high, better in texts for low, worse in texts if high > low]
+        answers += [pair for i, pair in enumerate(pairs) if pair not in pairs[:i]]
     return answers
 
 

@@ -116,6 +116,12 @@ class TrainingSignal:
         assert isinstance(task, build.GenerationTask)
         return task.outputs(self.rows, indices, self.objective.inputs, generated=completion_ids)
 
+    def completion_ids(self, row: int, text: str) -> list[int]:
+        """A text as the completion of a training prompt: its token ids, as many as a completion has at most."""
+        task = self.task
+        assert isinstance(task, build.GenerationTask)
+        return task.completion_ids(self.rows.records[row], text)
+
     def _generated(self, indices: Sequence[int], draw: int) -> dict[str, Any]:
         """Completions for training prompts; their randomness follows from the step and the draw."""
         task = self.task

@@ -149,13 +149,28 @@ class Objective:
         """Hand over questions that `compare` is called with later, where the objective wants them; returns at once."""
         if self.info.ask is None:
             return
+        open_rows, arguments = self._questions(inputs, candidates)
+        if open_rows:
+            self.info.ask(**own_inputs(arguments))
+
+    def written(self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]]) -> list[str | None]:
+        """For each row the text that a person has written as a better completion than those that were compared."""
+        texts: list[str | None] = [None] * len(candidates)
+        open_rows, arguments = self._questions(inputs, candidates)
+        if self.info.written is not None and open_rows:
+            for i, text in zip(open_rows, self.info.written(**own_inputs(arguments)), strict=True):
+                texts[i] = text
+        return texts
+
+    def _questions(
+        self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]]
+    ) -> tuple[list[int], dict[str, Any]]:
+        """The rows with different candidates, and what an objective that asks for people's answers is called with."""
         rows, distinct = len(candidates), [candidates_of.distinct(row) for row in candidates]
         open_rows = [i for i, row in enumerate(distinct) if len(row) > 1]
         inputs = {k: v for k, v in inputs.items() if k not in ("completions", "completion_ids")}
         arguments = {k: select_rows(v, open_rows, rows) for k, v in self._arguments(inputs).items()}
-        arguments["candidates"] = [[c for _, c in distinct[i]] for i in open_rows]
-        if open_rows:
-            self.info.ask(**own_inputs(arguments))
+        return open_rows, {**arguments, "candidates": [[c for _, c in distinct[i]] for i in open_rows]}
 
     def compare(
         self, inputs: Mapping[str, Any], candidates: Sequence[Sequence[Any]], reverse: bool = False

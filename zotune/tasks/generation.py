@@ -255,6 +255,18 @@ class GenerationTask(ModelTask):
         pairs = [(p, tuple(ids)) for p, ids in zip(prompts, completions, strict=True) if ids]
         return [self._encode_ids(p, ids) for p, ids in pairs]
 
+    def completion_ids(self, record: Record, text: str) -> list[int]:
+        """A text as the completion of a record: its token ids after the prompt, `max_new_tokens` at most. Empty where
+        it has no token, or no room beside the prompt."""
+        try:
+            answer, _ = self._encode_completion(record, text)
+        except OptionError:
+            return []
+        ids = list(answer.targets)
+        while ids and ids[-1] in end_token_ids(self.loaded):
+            ids.pop()
+        return ids[: self.spec.max_new_tokens]
+
     def encode_completion_ids(self, prompt: Tokens, ids: Sequence[int]) -> EncodedAnswer:
         """A completion as `generate` returns it, encoded for scoring: with the end token where the model has ended it
         before `max_new_tokens`."""

@@ -11,6 +11,8 @@ const TITLE = "Which answer is better?";
 
 const element = (id) => document.getElementById(id);
 let current = null; // the question on the page
+let best = null; // the place of the best answer, while the worst one may still be named
+const drafts = new Map(); // what was written, by question: an undo or a lost server loses no text
 let marking = false; // whether differences between the answers are marked
 let commands = {}; // what to type where the page or the tuner has ended
 let stopAsked = -Infinity; // when the first of two presses of "stop here" was, in ms
@@ -71,8 +73,86 @@ async function send(name, body) {
   }
 }
 
-function rate(verdict) {
-  if (current) send("answer", { id: current.id, verdict });
+function rate(verdict, more = {}) {
+  if (current) send("answer", { id: current.id, verdict, ...more });
+}
+
+// Of two answers one choice says all. Of more, the best one is named first, then the worst one or none.
+function choose(key) {
+  if (!current) return;
+  if (current.answers.length < 3) rate(key);
+  else if (best === null) markBest(key);
+  else if (best === key) markBest(null);
+  else rate(best, { worst: key });
+}
+
+function markBest(key) {
+  const changed = best !== key;
+  best = key;
+  const many = current.answers.length > 2;
+  element("heading").textContent = key ? "And the worst?" : many ? "Which answer is the best?" : TITLE;
+  document.querySelectorAll("#answers article").forEach((card, index) => {
+    const place = String(index + 1);
+    const mine = key === place;
+    card.classList.toggle("best", mine);
+    const label = card.querySelector(".choose span");
+    const aim = key ? "as the worst" : "as the best";
+    label.textContent = mine ? "The best: take back" : key ? "The worst" : many ? "The best" : "This one";
+    label.setAttribute(
+      "aria-label",
+      mine ? `Answer ${place} is the best: take back` : `Choose answer ${place}${many ? ` ${aim}` : ""}`,
+    );
+  });
+  element("no-worst").hidden = key === null;
+  for (const verdict of Object.values(VERDICTS)) element(verdict).hidden = key !== null;
+  if (changed && key) element("announcement").textContent = `Answer ${key} is the best. Name the worst, or press Enter`;
+}
+
+function forgetBest() {
+  best = null;
+  element("no-worst").hidden = true;
+}
+
+function draftKey() {
+  return JSON.stringify([current.prompt, ...[...current.answers].sort()]);
+}
+
+function openEditor() {
+  if (!current || element("own").hidden) return;
+  markBest(null);
+  element("written").value = drafts.get(draftKey()) ?? "";
+  element("begin").replaceChildren(...current.answers.map(beginButton));
+  element("editor").hidden = false;
+  element("write").setAttribute("aria-expanded", "true");
+  element("written").focus();
+  element("editor").scrollIntoView({ block: "nearest" });
+}
+
+function beginButton(text, index) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = `Begin with ${index + 1}`;
+  button.addEventListener("click", () => {
+    element("written").value = text;
+    element("written").dispatchEvent(new Event("input"));
+    element("written").focus();
+  });
+  return button;
+}
+
+function closeEditor() {
+  const hadFocus = document.activeElement?.closest("#editor");
+  element("editor").hidden = true;
+  element("write").setAttribute("aria-expanded", "false");
+  if (hadFocus) (current ? element("write") : document.body).focus({ preventScroll: true });
+}
+
+function useWritten() {
+  const text = element("written").value;
+  if (!text.trim()) {
+    showMessage("Write an answer first, or begin with one of those above.");
+    element("written").focus();
+  } else rate("written", { text });
 }
 
 function show({ question, progress, commands: known, outcome }) {
@@ -85,7 +165,10 @@ function show({ question, progress, commands: known, outcome }) {
   element("question").hidden = !question;
   element("pause").hidden = Boolean(question);
   current = question;
+  if (!question) forgetBest();
+  element("own").hidden = !question || !progress?.writing;
   if (isNew) showQuestion(question);
+  else if (question) markBest(best);
   if (question) return;
   document.title = TITLE;
   showWaiting(progress, outcome);
@@ -93,12 +176,13 @@ function show({ question, progress, commands: known, outcome }) {
 
 function showQuestion(question) {
   const count = question.answers.length;
+  closeEditor();
   const hadFocus = document.activeElement?.closest("#answers");
   fill(element("prompt"), question.prompt);
   element("bad-label").textContent = count > 2 ? "All bad" : "Both bad";
-  element("heading").textContent = count > 2 ? "Which answer is the best?" : TITLE;
   element("answers").dataset.many = count;
   element("answers").replaceChildren(...question.answers.map(answerCard));
+  markBest(null);
   markDifferences();
   element("question").dataset.id = question.id;
   shownAt = performance.now();
@@ -130,10 +214,8 @@ function answerCard(text, index) {
   button.className = "choose";
   button.setAttribute("aria-keyshortcuts", key);
   badge.textContent = key;
-  label.textContent = "This one";
-  label.setAttribute("aria-label", `Choose answer ${key}`);
   button.append(badge, label);
-  button.addEventListener("click", () => rate(key));
+  button.addEventListener("click", () => choose(key));
   foot.append(button);
   card.append(body, foot);
   return card;
@@ -334,6 +416,7 @@ function showError(error) {
 
 function showUnavailable(title, text, command) {
   current = null;
+  forgetBest();
   element("report").hidden = true;
   showStatus(null);
   element("dock").hidden = true;
@@ -364,21 +447,39 @@ function showMessage(text) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches?.("input")) return; // somebody is typing
+  if (event.target.id === "written" && !event.isComposing) {
+    if (event.key === "Escape") closeEditor();
+    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) useWritten();
+    else return;
+    event.preventDefault();
+    return;
+  }
+  if (event.target.matches?.("input, textarea")) return; // somebody is typing
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   const key = event.key.toLowerCase();
-  if (key === "u" && !element("dock").hidden) send("undo", {});
+  if ((key === "u" || key === "escape") && best !== null) markBest(null);
+  else if (key === "u" && !element("dock").hidden) send("undo", {});
   else if (key === "d" && current) toggleDifferences();
   else if (key === "n" && !element("report").hidden && !element("samples-button").hidden) toggleSamples();
   else if (key === "x" && !element("report").hidden) stopHere();
   else if (!current || performance.now() - shownAt < SETTLE) return;
   else if (key in VERDICTS) rate(VERDICTS[key]);
-  else if (/^[1-9]$/.test(key) && Number(key) <= current.answers.length) rate(key);
+  else if (/^[1-9]$/.test(key) && Number(key) <= current.answers.length) choose(key);
+  else if (key === "enter" && best !== null && !event.target.matches?.("button")) rate(best);
+  else if (key === "e" && !element("own").hidden) openEditor();
   else return;
   event.preventDefault();
 });
 for (const verdict of Object.values(VERDICTS)) element(verdict).addEventListener("click", () => rate(verdict));
-element("undo").addEventListener("click", () => send("undo", {}));
+element("undo").addEventListener("click", () => (best !== null ? markBest(null) : send("undo", {})));
+element("no-worst").addEventListener("click", () => rate(best));
+element("write").addEventListener("click", () => (element("editor").hidden ? openEditor() : closeEditor()));
+element("cancel").addEventListener("click", closeEditor);
+element("editor").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useWritten();
+});
+element("written").addEventListener("input", () => current && drafts.set(draftKey(), element("written").value));
 element("differences").addEventListener("click", toggleDifferences);
 element("samples-button").addEventListener("click", toggleSamples);
 element("stop").addEventListener("click", stopHere);
