@@ -84,23 +84,25 @@ class Person(threading.Thread):
                 if progress.report not in self.reports[-1:]:
                     self.reports.append(progress.report)
                 if question is not None:
-                    store.record(question.id, self.verdict(question.completions))
+                    store.record(question.id, *self.verdict(question.completions))
                 elif progress.done:
                     return
                 else:
                     time.sleep(0.05)
 
-    def verdict(self, texts: Sequence[str]) -> str:
+    def verdict(self, texts: Sequence[str]) -> tuple[str, str, str]:
+        """The verdict, the rater's name, which is none, and the worst of several texts, where one is."""
         values = [measure(self.taste, text) for text in texts]
-        best, chance = max(values), random.Random(f"{self.seed} {sorted(texts)}")
+        best, worst, chance = max(values), "", random.Random(f"{self.seed} {sorted(texts)}")
         if chance.random() < self.wrong:
             verdict = str(texts.index(chance.choice(sorted(texts))) + 1)
         elif best - min(values) < DIFFERENT:
             verdict = "bad" if best == 0 else "tie"
         else:
-            verdict = str(values.index(best) + 1)
+            verdict, low = str(values.index(best) + 1), sorted(values)
+            worst = str(values.index(low[0]) + 1) if len(low) > 2 and low[1] - low[0] >= DIFFERENT else ""
         self.counts[verdict if verdict in self.counts else "chosen"] += 1
-        return verdict
+        return verdict, "", worst
 
 
 def run_one(taste: str, wrong: float, answers: int, seed: int, flags: dict[str, Any], wish: str = "") -> dict[str, Any]:

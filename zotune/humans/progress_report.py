@@ -26,9 +26,8 @@ BAD_SHARE: Final = 0.6
 HARDLY_EVER: Final = 0.8
 """The share of "both bad" among the latest ENOUGH_ANSWERS from which on questions are wider."""
 WIDER: Final = (
-    "Most answers are bad, so little can be learnt from them. Questions now show four answers, written more freely: "
-    "name the best and the worst, or write a better one. "
-    "Say in words what you wish for, and the next ones are written with these words in mind."
+    "Most answers are bad, so questions now show four answers, written more freely. Name the best and the worst, write "
+    "a better one, or state your wish, and the next ones are written with it in mind."
 )
 ADVICE: Final = (
     "Most answers are bad, so little can be learnt from them. End the run, and start one with the wish in words "

@@ -223,8 +223,15 @@ function answerCard(text, index) {
 
 function fill(box, text) {
   const empty = !text.trim();
-  box.textContent = empty ? "(empty)" : text;
+  box.replaceChildren(...(empty ? ["(empty)"] : withoutIndent([text])));
   box.classList.toggle("empty", empty);
+}
+
+// A single space before the first word belongs to the text, but looks like an indent: it is not displayed.
+function withoutIndent(parts) {
+  if (typeof parts[0] !== "string" || !/^ (?! )/.test(parts[0])) return parts;
+  const lead = Object.assign(document.createElement("span"), { className: "lead", textContent: " " });
+  return [lead, parts[0].slice(1), ...parts.slice(1)];
 }
 
 // Differences: words of an answer that the other answers do not have at this place (two answers: the longest common
@@ -244,7 +251,7 @@ function markDifferences() {
         ? piece
         : Object.assign(document.createElement("mark"), { textContent: piece }),
     );
-    box.replaceChildren(...parts);
+    box.replaceChildren(...withoutIndent(parts));
   });
 }
 
