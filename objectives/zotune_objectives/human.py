@@ -24,8 +24,7 @@ from typing import Any, Literal
 
 from zotune.errors import ObjectiveError, OptionError, Stopped
 from zotune.humans.progress_report import ENOUGH_ANSWERS, HARDLY_EVER, progress_report
-from zotune.humans.ratings import DONE, MAX_COMPLETIONS, Question, Ratings
-from zotune.humans.verdicts import WRITTEN
+from zotune.humans.ratings import DONE, MAX_COMPLETIONS, WRITTEN, Question, Ratings
 from zotune.text import texts
 from zotune.types import ObjectiveInfo, RunContext, WiderQuestions
 

@@ -28,7 +28,7 @@ from zotune.humans import verdicts as verdicts_of
 from zotune.humans.preferences import count_agreement
 from zotune.humans.questions import MAX_COMPLETIONS, PURPOSES, BlindQuestion, Progress, Question
 from zotune.humans.store import Store
-from zotune.humans.verdicts import NO_CHOICE
+from zotune.humans.verdicts import NO_CHOICE, WRITTEN
 from zotune.seeds import derive
 
 REPEATED_PURPOSES: Final = ("tune", "compare")
@@ -383,6 +383,7 @@ __all__ = [
     "NO_CHOICE",
     "PURPOSES",
     "REPEAT_EVERY",
+    "WRITTEN",
     "BlindQuestion",
     "Progress",
     "Question",
