@@ -212,3 +212,4 @@ def test_it_is_the_same_run_interrupted_and_replayed(whole: Path, model: Path, d
         assert export_preferences(store, tmp_path / "pairs.jsonl") > PLACES
     exported = [json.loads(x) for x in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert any(x["chosen"] == OWN for x in exported)
+    assert "wrote a better one" in (whole / "report.html").read_text()

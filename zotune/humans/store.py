@@ -64,18 +64,19 @@ def check_folder(folder: str | Path) -> Path:
 class Store:
     """The open ratings file of one run directory; creates the file if it does not exist.
 
-    Several threads and processes may use it. Raises RunFolderError if the directory does not exist or the file is not
-    a ratings file of this format.
+    Several threads and processes may use it. read_only: whether nothing is created or written, also where the file is
+    of an earlier version. Raises RunFolderError if the directory does not exist or the file is not a ratings file of
+    this format.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, read_only: bool = False) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE_NAME
         if not self.folder.is_dir():
             raise RunFolderError(f"the run directory {self.folder} does not exist", hint="check the path")
         self._lock = threading.RLock()
         try:
-            self._db = _open(self.path)
+            self._db = _open_to_read(self.path) if read_only else _open(self.path)
         except sqlite3.Error as error:
             raise RunFolderError(
                 f"{self.path} cannot be opened: {error}", hint="move the file away, or use another run directory"
@@ -132,13 +133,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 time.sleep(_LOCK_POLL)
         db.execute("PRAGMA synchronous = FULL")  # an acknowledged rating survives a power failure
         db.execute("BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT):
-            raise RunFolderError(
-                f"{path} has format {version}; this version of zotune reads format {FORMAT}",
-                hint="install the version of zotune that wrote it",
-            )
-        if not version:
+        if not _version(db, path):
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {FORMAT}")
@@ -149,3 +144,30 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """The file as it is; tables of later versions are empty."""
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_LOCK_TIMEOUT, check_same_thread=False)
+    try:
+        db.isolation_level = None
+        _version(db, path)
+        known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        for statement in _LATER_TABLES:
+            if statement.split()[5] not in known:
+                db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """The format of the file, 0 for a new one. Raises RunFolderError for another format."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, FORMAT):
+        raise RunFolderError(
+            f"{path} has format {version}; this version of zotune reads format {FORMAT}",
+            hint="install the version of zotune that wrote it",
+        )
+    return int(version)

@@ -15,6 +15,7 @@ from zotune.pages.class_panel import class_panel
 from zotune.pages.curves import curve_panel
 from zotune.pages.detail_panels import config_panel, failure_panel, repeat_panel, time_panel
 from zotune.pages.markup import Markup, foreign, markup, tag
+from zotune.pages.ratings_panel import ratings_panel
 from zotune.pages.run_record import RunRecord
 from zotune.pages.sample_wall import wall_panel
 from zotune.pages.verdict_panel import verdict_panel
@@ -101,6 +102,7 @@ def _parts(runs: Sequence[RunRecord]) -> list[Markup]:
         ("result", "Result", verdict_panel(runs)),
         ("curves", "Curves", curve_panel(runs)),
         ("outputs", "Outputs for held-out prompts", wall_panel(runs)),
+        ("ratings", "Ratings by people", ratings_panel(runs)),
         ("classes", "Classes", _classes(classes, len(runs) > 1)),
         ("time", "Where the time went", time_panel(runs)),
         ("failures", "Failures", failures),

@@ -82,6 +82,28 @@ class Predictions:
     after: Sequence[int]
 
 
+class RaterRecord(NamedTuple):
+    """A person's ratings, repeats included. agreed, shared: of the questions that another person has rated, too, how
+    many got the same rating; interval: the 95 % interval of that share."""
+
+    name: str
+    ratings: int
+    agreed: int
+    shared: int
+    interval: tuple[float, float]
+
+
+class RatingsRecord(NamedTuple):
+    """What people have answered. verdicts: how often each was given; agreed, repeated: of the questions that were shown
+    again, how many got the same rating; interval: the 95 % interval of that share; raters: those with a name."""
+
+    verdicts: Mapping[str, int]
+    agreed: int
+    repeated: int
+    interval: tuple[float, float]
+    raters: Sequence[RaterRecord]
+
+
 @dataclass(frozen=True)
 class Scale:
     """A quantity that grows with the steps: (step, value) pairs in rising order, linear between them."""
@@ -126,6 +148,7 @@ class RunRecord:
     dropped: Sequence[tuple[int, str]] = ()
     samples: Sequence[Sample] = ()
     predictions: Predictions | None = None
+    ratings: RatingsRecord | None = None
     scales: Mapping[str, Scale] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
     calibrated: Mapping[str, float] = field(default_factory=dict)
@@ -207,6 +230,8 @@ __all__ = [
     "Evaluation",
     "Interpolation",
     "Predictions",
+    "RaterRecord",
+    "RatingsRecord",
     "Rollback",
     "RunRecord",
     "Sample",

@@ -25,6 +25,7 @@ from zotune.pages.run_record import (
 )
 from zotune.runs import sample_reader
 from zotune.runs.journal_summary import JournalSummary, whole
+from zotune.runs.ratings_reader import read_ratings
 from zotune.runs.repeat_command import changed_options, fit_command
 from zotune.runs.result import Result
 from zotune.runs.run_directory import (
@@ -118,6 +119,7 @@ class _Reader:
             dropped=journal.dropped,
             samples=samples or sample_reader.from_predictions(predictions, start_of(header, result), tuned),
             predictions=_predictions(predictions, classes),
+            ratings=read_ratings(self.path, self.problems),
             scales=_scales(journal, header, seconds or journal.seconds, evaluations),
             spent=spent,
             calibrated=journal.calibrated,
