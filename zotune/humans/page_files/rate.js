@@ -2,7 +2,7 @@
 // All text is inserted by textContent, so nothing that a model wrote is parsed as markup.
 // If a request fails, the question stays on the page and can be rated again.
 
-const POLL = 1200; // ms between two requests while no question is open
+const POLL = 300; // ms between two requests while no question is open
 const SLOW_POLL = 5000; // ms between two requests while the tuner is done or the server does not reply
 const SETTLE = 180; // ms after a new question in which keys are ignored: the second press of a double press
 const MESSAGE_TIME = 6000; // ms for which a message is shown
