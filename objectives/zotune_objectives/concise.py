@@ -9,21 +9,30 @@ in [0, 1]; None for a row without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import zotune
 from zotune.errors import OptionError
 from zotune.text import texts
+from zotune.types import ObjectiveInfo
 from zotune_objectives.answers import tokens
-from zotune_objectives.references import References, best_score
+from zotune_objectives.references import References, best_score, references_of
+from zotune_objectives.rouge import without_blanks
 
 
-@zotune.objective(direction="maximize", level="sample")
 @dataclass(frozen=True)
 class Concise:
     spare: int = 3  # further words that cost nothing
+
+    def info(self) -> ObjectiveInfo:
+        return ObjectiveInfo("maximize", level="sample", check_row=self._check)
+
+    def _check(self, row: Mapping[str, Any]) -> str | None:
+        text = (
+            "concise looks for a reference between blanks, and references are in a script without blanks between words"
+        )
+        return text if any(without_blanks(r, 0) for r in references_of(row)) else None
 
     def __post_init__(self) -> None:
         if self.spare < 0:

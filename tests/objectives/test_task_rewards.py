@@ -178,3 +178,23 @@ def test_vader() -> None:
     assert good > 0.5
     assert bad < -0.5
     assert empty == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "note"),
+    [
+        ("concise", {"completion": "今天"}, "script without blanks"),
+        ("concise", {"completion": "сегодня"}, None),
+        ("vader", {"prompt": "Опиши поездку на поезде."}, "lexicon is English"),
+        ("vader", {"messages": [{"role": "user", "content": "说说今天的天气"}]}, "lexicon is English"),
+        ("vader", {"prompt": "Describe a café in Москва."}, None),
+        ("vader", {"prompt": "3 + 4 → ?"}, None),
+    ],
+)
+def test_a_language_that_the_metric_cannot_read_is_named(name: str, row: dict[str, Any], note: str | None) -> None:
+    if name == "vader":
+        pytest.importorskip("vaderSentiment")
+    check = objective_spec.resolve(name, {}).info.check_row
+    assert check is not None
+    found = check(row)
+    assert (found is None) if note is None else note in str(found)

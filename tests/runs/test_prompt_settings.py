@@ -12,8 +12,10 @@ from conftest import write_jsonl
 from families import CHAT_TEMPLATE, Families
 
 import zotune
+from zotune.config import RunConfig
 from zotune.errors import ModelError, OptionError
 from zotune.events import Note
+from zotune.runs.estimate import estimate
 from zotune.search.journal import Journal
 from zotune.yaml_file import read_yaml, write_yaml
 
@@ -67,14 +69,25 @@ def test_a_run_and_its_evaluation_have_one_chat_template(chat: Path, prompts: Pa
     assert read_yaml(run / "config.yaml")["chat_template"] == chosen
 
 
+def test_a_dry_run_leaves_the_choice_of_the_template_open(chat: Path, prompts: Path) -> None:
+    options: dict[str, Any] = {"model": str(chat), "dataset": str(prompts), "max_new_tokens": 4, **FAST}
+    events: list[Any] = []
+    found = estimate(RunConfig(**options, objective="cross-entropy"), events.append)
+    assert "chat template: on, unless a few rows score better without it (--chat-template)" in [
+        e.text for e in events if isinstance(e, Note)
+    ]
+    assert found["config"]["chat_template"] == "auto"
+    assert found["seconds"] > 0
+
+
 def test_the_template_that_scores_better_is_taken(chat: Path, prompts: Path, tmp_path: Path) -> None:
     """Both choices are what two fixed evaluations of the validation rows give."""
     scores = {}
     for state in ("on", "off"):
-        estimate = zotune.evaluate(
+        measured = zotune.evaluate(
             model=str(chat), dataset=str(prompts), objective="cross-entropy", chat_template=state, device="cpu"
         )
-        scores[state] = estimate.value
+        scores[state] = measured.value
     assert scores["on"] != scores["off"]
     rows = write_jsonl(tmp_path / "v.jsonl", ROWS)
     data = tmp_path / "data"

@@ -27,7 +27,7 @@ def test_evaluations_leave_time_for_validations() -> None:
 
 @pytest.fixture
 def options(tiny_encoder: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(timed_budget, "_seconds", lambda function: 1.0)
+    monkeypatch.setattr(timed_budget, "seconds_of", lambda function, on_cpu: 1.0)
     made = {"model": str(tiny_encoder), "dataset": str(toy), "labels": "bad,good", "objective": "accuracy"}
     return {**made, "optimizer": "mezo", "learning_rate": 1e-3, "eps": 1e-2, "preflight": False, "max_time": 60.0}
 
@@ -73,7 +73,7 @@ def test_a_resumed_run_does_not_measure_again(
 
     run = {**options, "output_dir": str(tmp_path / "cut")}
     assert zotune.fit(**run, emit=emit, stop=lambda: len(seen) >= 4).reason == "interrupted"
-    monkeypatch.setattr(timed_budget, "_seconds", lambda function: 0.01)  # as on another machine
+    monkeypatch.setattr(timed_budget, "seconds_of", lambda function, on_cpu: 0.01)  # as on another machine
     zotune.fit(**run, resume="last")
     assert steps(tmp_path / "cut") == steps(tmp_path / "whole")
 
@@ -94,10 +94,10 @@ def test_generated_text_without_a_budget_is_planned_for_half_an_hour(
         if isinstance(event, Note):
             notes.append(event.text)
 
-    monkeypatch.setattr(timed_budget, "_seconds", lambda function: 3.0)
+    monkeypatch.setattr(timed_budget, "seconds_of", lambda function, on_cpu: 3.0)
     assert estimate(config, emit)["evaluations"] <= 480
     assert any(n.startswith("no budget is given: an evaluation of 16 rows takes 3 s, so 480 of them") for n in notes)
-    monkeypatch.setattr(timed_budget, "_seconds", lambda function: 0.01)
+    monkeypatch.setattr(timed_budget, "seconds_of", lambda function, on_cpu: 0.01)
     assert estimate(config, lambda event: None)["evaluations"] in (2399, 2400), "the default, where it takes less"
     stored = {"budget": {"steps": None, "evals": 480, "seconds": None}}
     assert timed_budget.with_recorded_evals(config, stored).max_evals == 480
@@ -105,7 +105,7 @@ def test_generated_text_without_a_budget_is_planned_for_half_an_hour(
 
 
 def test_a_check_plans_nothing(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_budget, "_seconds", lambda function: 3.0)
+    monkeypatch.setattr(timed_budget, "seconds_of", lambda function, on_cpu: 3.0)
     notes: list[str] = []
 
     def emit(event: Event) -> None:
@@ -115,3 +115,19 @@ def test_a_check_plans_nothing(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
     check(RunConfig(model=str(tiny_llama), task="sentiment", objective="length", max_new_tokens=2), rows=4, emit=emit)
     assert notes
     assert not [n for n in notes if "--max-evals" in n]
+
+
+@pytest.mark.parametrize(("seconds", "on_cpu", "calls"), [(5.0, True, 1), (5.0, False, 2), (0.5, True, 2)])
+def test_a_long_call_is_timed_once_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, on_cpu: bool, calls: int
+) -> None:
+    """A first call prepares the device, which takes seconds on a GPU."""
+    clock, made = [0.0], []
+
+    def work() -> None:
+        made.append(1)
+        clock[0] += seconds * (1.5 if len(made) == 1 else 1.0)
+
+    monkeypatch.setattr(timed_budget.time, "perf_counter", lambda: clock[0])
+    assert timed_budget.seconds_of(work, on_cpu) == seconds * (1.5 if calls == 1 else 1.0)
+    assert len(made) == calls

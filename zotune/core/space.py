@@ -230,7 +230,7 @@ class Space:
         if isinstance(point, Theta):
             yield
             return
-        in_forward = self.in_forward if forwards is not None and forwards <= self.max_in_forward else None
+        in_forward = None if self.copies(forwards) else self.in_forward
         evaluation = self.evaluation([Output(point, "out", self.rounding)])
         copied = list(self.params) if in_forward is None else [n for n in self.params if n not in in_forward.names]
         for name in copied:
@@ -248,6 +248,10 @@ class Space:
             for name, p in self.params.items():
                 p.data = base[name]
             self.version = version
+
+    def copies(self, forwards: int | None) -> bool:
+        """Whether all weights of a point are written to a copy before so many forward passes."""
+        return self.in_forward is None or forwards is None or forwards > self.max_in_forward
 
     def write(self, point: Recipe, outs: Mapping[str, Tensor]) -> None:
         """Write the weights of `point`, as an evaluation sees them, to tensors like the tuned ones, by name."""

@@ -5,7 +5,6 @@ Knows plans and sessions; writes nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +18,7 @@ from zotune.runs.influence import check_influence
 from zotune.runs.peak_memory import peak_bytes, read_longest
 from zotune.runs.plan import plan as make_plan
 from zotune.runs.session import Session
+from zotune.runs.timed_budget import LONG, seconds_of
 from zotune.search.time_left import INTERPOLATED
 
 MIB = 2**20
@@ -40,18 +40,21 @@ def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
     emit(Phase("timing a batch", brief=True))
     rows = session.batches.at(0).rows
     point = session.space.theta + 1e-3 * Noise("normal", 0, 0)
-    passes = session.task.forward_passes(len(rows))
+    passes, on_cpu = session.task.forward_passes(len(rows)), session.loaded.device.type == "cpu"
 
     def evaluate() -> None:
         session.task.outputs(session.train, rows, plan.objective.inputs)
 
-    def evaluate_perturbed() -> None:
+    def perturbed(work: Callable[[], None]) -> None:
         with session.space.at(point, passes):
-            evaluate()
+            work()
 
     uncached = session.uncached_seconds(rows)
-    forward = _seconds(evaluate)
-    perturb = max(_seconds(evaluate_perturbed) - forward, 0.0)
+    forward = session.batch_seconds or _seconds(evaluate, on_cpu)
+    if session.space.copies(passes):  # written before the passes, which then cost what they cost without
+        perturb = _seconds(lambda: perturbed(lambda: None), on_cpu)
+    else:
+        perturb = max(_seconds(lambda: perturbed(evaluate), on_cpu) - forward, 0.0)
     read_longest(session)
     limits = session.budget.limits()
     steps, evals = session.budget.planned()
@@ -90,15 +93,10 @@ def estimate(config: RunConfig, emit: Emit) -> dict[str, Any]:
     }
 
 
-def _seconds(function: Callable[[], None]) -> float:
-    """Seconds of the faster of two calls, after a first one that may compile."""
-    function()
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def _seconds(function: Callable[[], None], on_cpu: bool) -> float:
+    """Seconds of a call: of the faster of two where one is fast."""
+    seconds = seconds_of(function, on_cpu)
+    return seconds if seconds >= LONG else min(seconds, seconds_of(function, on_cpu))
 
 
 __all__ = ["estimate"]

@@ -35,7 +35,7 @@ from zotune.runs.prompt_settings import better_of_both, cheap, note_on_new_token
 from zotune.runs.run_directory import ANSWERS, PENDING_SCORES, QUESTIONS
 from zotune.runs.run_engine import RunEngine
 from zotune.runs.set_sizes import DEFAULT_BATCH_SIZE, drawn_places
-from zotune.runs.timed_budget import timed_seconds, with_evals
+from zotune.runs.timed_budget import batch_seconds, timed_seconds, with_evals
 from zotune.runs.training_signal import TrainingSignal
 from zotune.runs.validation import Validation
 from zotune.scoring.pending_scores import PendingScores
@@ -79,7 +79,8 @@ class Session:
     whether the blocks before the tuned ones are computed once for each training row. cached_rows, cached_bytes: rows
     for which they are computed once, and bytes that these take in a run beyond a dry run's. recorded: the header of the
     run that is resumed; head: the linear probe that it started from. quick: a dry run, which caches few rows, fits no
-    probe and measures no KL divergence. base: outputs and score of the base model on the test set where tuning starts
+    probe, measures no KL divergence and tries no prompts without the chat template. batch_seconds: of an evaluation of
+    the first batch, where it was timed. base: outputs and score of the base model on the test set where tuning starts
     from a linear probe; scores_base: whether it may be scored for that. inference: the engine that generates in place
     of the loaded model, or None; records_engine: whether the journal's header names it. Raises ModelError, OptionError
     and EngineError.
@@ -100,6 +101,7 @@ class Session:
         self._memory_short, self._fitting, self.clock = False, config.eval_batch_size, WorkClock()
         self.caches_training_rows, self.cached_rows, self.cached_bytes = False, 0, 0
         self.pending: PendingScores | None = None
+        self.batch_seconds: float | None = None
         if config.threads:
             torch.set_num_threads(config.threads)
         emit(Phase(f"loading {plan.model_name}"))
@@ -110,7 +112,7 @@ class Session:
         emit(Phase("reading the prompts", brief=True))
         if plan.config.dtype == "auto" and plan.config.quantize not in BITSANDBYTES:  # not measured again on resume
             plan = self.plan = replace(plan, config=replace(plan.config, dtype=base_dtype(self.loaded)))
-        self.plan = plan = _with_max_kl(self._with_chat_settled(plan), new=recorded is None)
+        self.plan = plan = _with_max_kl(self._with_chat_settled(plan, quick), new=recorded is None)
         config, counted = plan.config, plan.config.max_score_calls is not None
         sets = [plan.splits.train, plan.splits.validation, plan.splits.test]
         emit(Phase("tokenising the rows", brief=True))
@@ -139,8 +141,9 @@ class Session:
         self.batches = Batches(len(self.train), size, config.seed, self._strata())
         if recorded is None and scores_base and timed_seconds(plan):  # a resumed run has what was measured once
             emit(Phase("timing a batch", brief=True))
-            arguments = (self.task, self.train, self.batches, len(others[0]), processes, self._note)
-            self.plan = plan = with_evals(plan, *arguments)
+            self.batch_seconds = batch_seconds(plan, self.task, self.train, self.batches, processes)
+            assert self.batch_seconds is not None
+            self.plan = plan = with_evals(plan, self.batch_seconds, self.batches, len(others[0]), self._note)
             config = plan.config
         self.signal = TrainingSignal(
             objective,
@@ -294,18 +297,22 @@ class Session:
             max_time=limits.seconds,
         )
 
-    def _with_chat_settled(self, plan: Plan) -> Plan:
-        """The plan with the chat template of plain prompts chosen, and the choice recorded in its configuration."""
+    def _with_chat_settled(self, plan: Plan, quick: bool) -> Plan:
+        """The plan with the chat template of plain prompts chosen, and the choice recorded in its configuration. quick:
+        whether the choice is left open where a run would score rows with and without it."""
         config, splits, objective = plan.config, plan.splits, plan.objective
         spec, notes = settle_chat(self.loaded, plan.spec, [*splits.train, *splits.validation, *splits.test])
         chosen = plan.spec.chat_template == "auto" and spec.chat_template == "on" and not spec.system
-        if chosen and config.preflight and config.max_score_calls is None and cheap(objective):
+        tried = chosen and config.preflight and config.max_score_calls is None and cheap(objective)
+        if tried and quick:
+            notes[0] = "chat template: on, unless a few rows score better without it (--chat-template)"
+        elif tried:
             spec, text = better_of_both(self.loaded, spec, config, objective, splits.validation, self._length())
             if text:
                 notes[0] = f"chat template: {spec.chat_template}, {text} (--chat-template)"
         for text in notes:
             self._note(text)
-        if config_value(self.loaded.tokenizer, "chat_template"):
+        if config_value(self.loaded.tokenizer, "chat_template") and not (tried and quick):
             config = replace(config, chat_template=spec.chat_template)
         return replace(plan, spec=spec, config=config)
 

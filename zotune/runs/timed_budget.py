@@ -26,28 +26,33 @@ SHARE: Final = 0.85
 DEFAULT_SECONDS: Final = 1800.0
 """Where text is generated and no budget is given, at most so many seconds are planned: decoding costs a model's forward
 pass for each token, and the default number of evaluations would take a language model many hours."""
+LONG: Final = 2.0
+"""Seconds from which on a call is timed once."""
 LEAST: Final = 0.4
 """The share of the evaluations that steps get at least, however many held-out rows there are."""
 
 
-def with_evals(
-    plan: Plan,
-    task: build.Task,
-    train: build.EncodedRows,
-    batches: Batches,
-    held_out: int,
-    processes: Processes,
-    note: Callable[[str], None],
-) -> Plan:
+def batch_seconds(
+    plan: Plan, task: build.Task, train: build.EncodedRows, batches: Batches, processes: Processes
+) -> float | None:
+    """Seconds of an evaluation of the first batch, as the first process measures them; None where time does not limit
+    the plan."""
+    if timed_seconds(plan) is None:
+        return None
+    rows, on_cpu = batches.at(0).rows, task.loaded.device.type == "cpu"
+    measured = seconds_of(lambda: task.outputs(train, rows, plan.objective.inputs), on_cpu)
+    return processes.on_first(lambda: measured)
+
+
+def with_evals(plan: Plan, each: float, batches: Batches, held_out: int, note: Callable[[str], None]) -> Plan:
     """The plan with the evaluations that its `--max-time` pays for, where time alone limits it.
 
-    held_out: validation rows, which are scored a dozen times within that time. note: shows a line to the user.
+    each: seconds of an evaluation; held_out: validation rows, which are scored a dozen times within that time. note:
+    shows a line to the user.
     """
     config, seconds = plan.config, timed_seconds(plan)
     if seconds is None:
         return plan
-    measured = _seconds(lambda: task.outputs(train, batches.at(0).rows, plan.objective.inputs))
-    each = processes.on_first(lambda: measured)
     evals = evaluations(seconds, each, held_out / batches.size)
     if config.max_time is None and evals >= DEFAULT_EVALS:
         return plan
@@ -90,12 +95,17 @@ def with_recorded_evals(config: RunConfig, header: dict[str, object] | None) -> 
     return replace(config, max_evals=budget.get("evals"))
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    """Seconds of a call, after a first one that may compile."""
+def seconds_of(function: Callable[[], object], on_cpu: bool) -> float:
+    """Seconds of a call, after a first one that prepares the device. On a CPU a first call that takes long is not
+    repeated: there, preparing takes a small part of it."""
+    started = time.perf_counter()
     function()
+    first = time.perf_counter() - started
+    if on_cpu and first >= LONG:
+        return first
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
-__all__ = ["evaluations", "timed_seconds", "with_evals", "with_recorded_evals"]
+__all__ = ["batch_seconds", "evaluations", "seconds_of", "timed_seconds", "with_evals", "with_recorded_evals"]

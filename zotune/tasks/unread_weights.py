@@ -30,9 +30,9 @@ MOST_GROUPS: Final = 24
 def unread_weights(task: Task, rows: EncodedRows, tuned: Mapping[str, Tensor]) -> set[str]:
     """The names of the tuned tensors that influence no score of the first rows; the weights are left as they were.
 
-    All tensors are perturbed by noise of the size of their weights. Then each group of them, a block or the tensors of
-    a module outside the blocks, is set back: where the scores stay those of the perturbed model, nothing reads the
-    group. Of tuned weights that are too large for a copy, only the case that none has influence is found.
+    All tensors are perturbed by noise of the size of their weights. Then one group after the other, a block or the
+    tensors of a module outside the blocks, is set back: where the scores stay what they were, nothing reads the group.
+    Of tuned weights that are too large for a copy, only the case that none has influence is found.
     """
     indices = range(min(ROWS, len(rows)))
     before, groups = _scores(task, rows, indices), _groups(task, tuned)
@@ -41,17 +41,16 @@ def unread_weights(task: Task, rows: EncodedRows, tuned: Mapping[str, Tensor]) -
     copies = {name: p.detach().clone() for name, p in tuned.items()}
     try:
         _perturb(tuned)
-        perturbed = _scores(task, rows, indices)
-        if torch.equal(before, perturbed):
+        latest = _scores(task, rows, indices)
+        if torch.equal(before, latest):
             return set(tuned)
         unread: set[str] = set()
-        for group in groups[:MOST_GROUPS]:
-            if len(groups) == 1:
-                break
+        for group in groups[:MOST_GROUPS] if len(groups) > 1 else ():
             _restore(tuned, copies, group)
-            if torch.equal(_scores(task, rows, indices), perturbed):
+            scores = _scores(task, rows, indices)
+            if torch.equal(scores, latest):
                 unread |= set(group)
-            _perturb({name: tuned[name] for name in group})
+            latest = scores
         return unread
     finally:
         _restore(tuned, copies, tuned)
