@@ -48,20 +48,23 @@ def logits(model: Path) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
 def test_a_run_that_began_from_a_file(families: Families, data: Path, tmp_path: Path, kind: Any) -> None:
     folder = families.folder("llama", "bytes")
     source = write_gguf(folder, tmp_path / "tiny.gguf")
     run = fit(source, data, tmp_path / "run")
     report = export_gguf(run, tmp_path / "out.gguf", kind)
-    assert report.difference <= (0.02 if kind == "f16" else 0.4) * report.spread
+    bounds = {"f32": 1e-5, "f16": 0.02, "q8_0": 0.4}
+    assert report.difference <= bounds[kind] * report.spread
+    assert report.beyond_rounding <= 1e-4, "nothing but the rounding of weights"
+    assert (report.difference > 1e-4) == (kind != "f32")
     assert report.agreed > 0.9
     assert "most probable tokens are equal" in report.text
-    assert (logits(tmp_path / "out.gguf") - logits(run)).abs().max() <= (0.02 if kind == "f16" else 0.5)
+    assert (logits(tmp_path / "out.gguf") - logits(run)).abs().max() <= bounds[kind] + (kind == "q8_0") * 0.1
     assert (logits(source) - logits(run)).abs().max() > 0.1, "the run has moved"
     keys = [gguf.GGUFReader(path).fields for path in (source, tmp_path / "out.gguf")]
     before, after = ({n: f.contents() for n, f in fields.items() if not n.startswith("GGUF.")} for fields in keys)
-    assert after.pop("general.file_type") == {"f16": 1, "q8_0": 7}[kind]
+    assert after.pop("general.file_type") == {"f32": 0, "f16": 1, "q8_0": 7}[kind]
     assert before == after, "metadata and tokenizer are copied"
     assert zotune.evaluate(model=str(tmp_path / "out.gguf"), dataset=str(data), objective="length").rows == 18
 
@@ -154,7 +157,7 @@ def test_the_command(cli: Any, families: Families, tmp_path: Path) -> None:
     assert "loaded again, its logits differ by at most" in done.stdout
     assert (tmp_path / "out.gguf").stat().st_size > 1000
     for flags, message in (
-        (("--gguf", "q4_0", "-o", "b.gguf"), "f16 or q8_0"),
+        (("--gguf", "q4_0", "-o", "b.gguf"), "f32, f16 or q8_0"),
         (("--gguf", "f16", "--step", "1", "-o", "b.gguf"), "leave out --step"),
     ):
         failed = cli("export", folder, *flags)

@@ -26,7 +26,7 @@ class ExportFlags:
     )
     merge: bool = option(False, "Merge LoRA into the base model's weights.")
     gguf: str | None = option(
-        None, "Write a GGUF file of this type, and compare its logits with the run's.", choices=["f16", "q8_0"]
+        None, "Write a GGUF file of this type, and compare its logits with the run's.", choices=["f32", "f16", "q8_0"]
     )
     dtype: str = like(config.run_options()["dtype"], group="Options")
 

@@ -1,4 +1,4 @@
-"""A model written as a GGUF file, in f16 or q8_0.
+"""A model written as a GGUF file, in f32, f16 or q8_0.
 
 The metadata are copied from the file that the model was read from, or made from a folder's configuration and tokenizer.
 Only architectures whose tensors transformers reads one to one are written: llama (with Mistral's), qwen2 and qwen3. In
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,11 +20,11 @@ import torch
 from zotune.errors import ModelError
 from zotune.models.configuration import config_value
 
-GgufType = Literal["f16", "q8_0"]
+GgufType = Literal["f32", "f16", "q8_0"]
 TOOL: Final = "llama.cpp's convert_hf_to_gguf.py"
 ARCHITECTURES: Final[Mapping[str, str]] = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """Model type of a configuration → architecture of a GGUF file."""
-FILE_TYPES: Final[Mapping[str, int]] = {"f16": 1, "q8_0": 7}
+FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7}
 BLOCK: Final = 32
 """Values in a block of q8_0."""
 PRE_TOKENIZERS: Final[Mapping[str, str]] = {
@@ -39,7 +39,9 @@ def check(model: Any, kind: str) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("--gguf needs the package gguf", hint="pip install 'zotune[gguf]'")
     if kind not in FILE_TYPES:
-        raise ModelError(f"--gguf {kind!r:.40}: f16 or q8_0", hint=f"{TOOL} and llama-quantize write other types")
+        raise ModelError(
+            f"--gguf {kind!r:.40}: {', '.join(FILE_TYPES)}", hint=f"{TOOL} and llama-quantize write other types"
+        )
     model_type = str(config_value(model.config, "model_type"))
     if model_type not in ARCHITECTURES or config_value(model.config, "num_local_experts"):
         raise ModelError(
@@ -99,20 +101,33 @@ def _permuted(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
 
 
 def _add_tensor(writer: Any, name: str, values: np.ndarray[Any, Any], kind: GgufType) -> None:
-    """Matrices in the file's type, vectors in float32; rows that are no whole blocks in f16."""
+    """Raises ModelError for a value that f16 cannot hold."""
     import gguf
 
-    values = np.ascontiguousarray(values)
-    if values.ndim == 1:
-        writer.add_tensor(name, values)
-    elif kind == "q8_0" and values.shape[-1] % BLOCK == 0:
-        quantized = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(name, gguf.quants.quantize(values, quantized), raw_dtype=quantized)
-    else:
-        limit = np.finfo(np.float16).max
-        if np.abs(values).max(initial=0.0) > limit:
-            raise ModelError(f"the tensor {name!r} holds values above {limit:g}, which f16 cannot hold", hint=TOOL)
-        writer.add_tensor(name, values.astype(np.float16))
+    values, stored = np.ascontiguousarray(values), _stored(values.shape, kind)
+    if stored == "F16" and np.abs(values).max(initial=0.0) > (limit := np.finfo(np.float16).max):
+        raise ModelError(f"the tensor {name!r} holds values above {limit:g}, which f16 cannot hold", hint=TOOL)
+    quantization = gguf.GGMLQuantizationType[stored]
+    writer.add_tensor(name, gguf.quants.quantize(values, quantization), raw_dtype=quantization)
+
+
+def _stored(shape: Sequence[int], kind: GgufType) -> str:
+    """The type of a tensor in the file: the file's for matrices, f32 for vectors, f16 for rows that are no whole blocks
+    of q8_0."""
+    if len(shape) == 1:
+        return "F32"
+    return "F16" if kind == "q8_0" and shape[-1] % BLOCK else kind.upper()
+
+
+@torch.no_grad()
+def round_weights(model: Any, kind: GgufType) -> None:
+    """Give a model in float32 the values that a file of this type holds of its weights."""
+    import gguf
+
+    for tensor in {t.data_ptr(): t for t in model.state_dict().values()}.values():
+        quantization = gguf.GGMLQuantizationType[_stored(tensor.shape, kind)]
+        stored = gguf.quants.quantize(tensor.detach().numpy(), quantization)
+        tensor.copy_(torch.from_numpy(np.array(gguf.quants.dequantize(stored, quantization))))
 
 
 def _copy_metadata(writer: Any, source: Path, architecture: str) -> None:
@@ -210,4 +225,4 @@ def _pre_tokenizer(described: Any) -> str | None:
     return None
 
 
-__all__ = ["ARCHITECTURES", "TOOL", "GgufType", "check", "write"]
+__all__ = ["ARCHITECTURES", "TOOL", "GgufType", "check", "round_weights", "write"]

@@ -33,7 +33,9 @@ TOKENS: Final = 64
 TEXT: Final = "Return JSON with the keys name and age.\n\nAt 22, Nadia works in Nairobi: {\"name\": 3.14, 'x': [1]}"
 """A text that both tokenizers must split alike."""
 WRONG: Final = 0.25
-"""A larger difference, root mean square, as a share of the logits' standard deviation, is not of rounding."""
+"""A larger difference, root mean square, as a share of the logits' standard deviation, leaves another model."""
+EQUAL: Final = 1e-2
+"""The file's logits differ by less from those of the model with its weights rounded in the same way."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,25 @@ class GgufReport:
     """A written file beside the model that it was written from, both in float32.
 
     difference: the largest between two logits; spread: the standard deviation of the logits; agreed: the share of
-    places with the same most probable token.
+    places with the same most probable token; beyond_rounding: the largest difference to the model with its weights
+    rounded to the type of the file.
     """
 
     path: Path
+    kind: GgufType
     bytes: int
     difference: float
     spread: float
     agreed: float
+    beyond_rounding: float
 
     @property
     def text(self) -> str:
         return (
             f"{self.path}: {self.bytes / 2**20:,.0f} MiB; loaded again, its logits differ by at most "
             f"{self.difference:.2g} (they spread by {self.spread:.2g}), and {100 * self.agreed:.0f} % of the most "
-            "probable tokens are equal"
+            f"probable tokens are equal; beside the weights rounded to {self.kind} they differ by "
+            f"{self.beyond_rounding:.2g}{'' if self.difference <= EQUAL else ' (--gguf f32 rounds nothing)'}"
         )
 
 
@@ -85,7 +91,7 @@ def export_gguf(run: str | Path, output: str | Path, kind: GgufType) -> GgufRepo
         with files.writing(target, hint=""):
             source = _source(folder, config.get("model"))
             gguf_export.write(loaded.unwrapped, loaded.tokenizer, kind, partial, source)
-            report = _compared(loaded, partial, target)
+            report = _compared(loaded, kind, partial, target)
             partial.rename(target)
     finally:
         with contextlib.suppress(OSError):
@@ -104,8 +110,9 @@ def _source(folder: Path, model: Any) -> Path | None:
     return path if path.is_file() else None
 
 
-def _compared(loaded: LoadedModel, path: Path, target: Path) -> GgufReport:
-    """The written file beside its model. Raises ModelError where they are not the same but for rounding."""
+def _compared(loaded: LoadedModel, kind: GgufType, path: Path, target: Path) -> GgufReport:
+    """The written file beside its model, whose weights are rounded for that. Raises ModelError where they are not the
+    same but for rounding, and where rounding leaves another model."""
     found = find_model(str(path.resolve()))
     again = loading.load(found.source, found.folder, "causal", device="cpu", dtype="float32")
     ours, theirs = (x.tokenizer(TEXT, add_special_tokens=False)["input_ids"] for x in (loaded, again))
@@ -115,14 +122,18 @@ def _compared(loaded: LoadedModel, path: Path, target: Path) -> GgufReport:
     ids = (torch.arange(TOKENS) * max(count // TOKENS, 1))[None] % count
     with torch.no_grad():
         a, b = (x.unwrapped(input_ids=ids).logits.float() for x in (loaded, again))
+        gguf_export.round_weights(loaded.unwrapped, kind)
+        rounded = loaded.unwrapped(input_ids=ids).logits.float()
     difference, spread = float((a - b).abs().max()), float(a.std())
-    if not float((a - b).square().mean().sqrt()) <= WRONG * spread:
+    beyond = float((rounded - b).abs().max())
+    if not (beyond <= EQUAL and float((a - b).square().mean().sqrt()) <= WRONG * spread):
         raise ModelError(
-            f"--gguf: the logits of the written file differ by {difference:.3g} (they spread by {spread:.3g})",
+            f"--gguf: the logits of the written file differ by {difference:.3g} (they spread by {spread:.3g}), and by "
+            f"{beyond:.3g} from those of weights rounded to {kind}",
             hint=gguf_export.TOOL,
         )
     agreed = float((a.argmax(-1) == b.argmax(-1)).float().mean())
-    return GgufReport(target, path.stat().st_size, difference, spread, agreed)
+    return GgufReport(target, kind, path.stat().st_size, difference, spread, agreed, beyond)
 
 
 __all__ = ["GgufReport", "export_gguf"]
