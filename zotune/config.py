@@ -256,7 +256,10 @@ class BudgetOptions:
         time=True,
     )
     max_score_calls: int | None = option(
-        None, "Budget in rows that the objective scores, those of the validation and test sets included.", above=0
+        None,
+        "Budget in rows that the objective scores, those of the validation and test sets included. A row that is "
+        "scored again in other sets, which is done where an objective declares fast=True, counts once.",
+        above=0,
     )
     patience: int | None = option(
         None,

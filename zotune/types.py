@@ -69,8 +69,9 @@ class ObjectiveInfo:
     needs: names of the inputs that it is called with; None: the parameters of the function.
     batch_size: training rows a step, where the user gives none.
     cacheable: whether the score of a row may be reused; None: for sample-level and async objectives.
-    fast: True where a thousand calls on a test set are cheap, so that set-level scores get a bootstrap interval; False
-        where a call takes long or costs money, so that they get none; None: a jackknife of 20 calls.
+    fast: True where a thousand calls on a test set are cheap, so that set-level scores get a bootstrap interval, and
+        rows of a population their own credit; False where a call takes long or costs money, so that they get neither;
+        None: a jackknife of 20 calls.
     timeout: seconds that a call may take, where the user gives no limit.
     candidates: completions of a prompt that an order objective compares at a time.
     validates: False where it scores no validation rows, so that the last weights are kept.

@@ -287,6 +287,54 @@ def test_runs_on_generated_text_resume_and_replay(
     assert replayed.confirmed
 
 
+@pytest.mark.parametrize(
+    ("fast", "limit", "each"),
+    [(True, "max_score_calls", 1), (None, "max_score_calls", 8), (None, "max_evals", 1), (False, "max_evals", 8)],
+)
+def test_rows_of_a_set_get_credit_where_scoring_them_again_is_cheap(
+    families: Families, tmp_path: Path, fast: bool | None, limit: str, each: int
+) -> None:
+    seen = [0]
+
+    @zotune.objective(direction="maximize", level="set", fast=fast)
+    def different_words(completions: Sequence[str]) -> float:
+        seen[0] += len(completions)
+        return len({w for x in completions for w in x.split()}) / len(completions)
+
+    data = texts_of(tmp_path / "data", 20)
+    more: dict[str, Any] = {"model": str(families.folder("llama")), "device": "cpu", "max_new_tokens": 4, limit: 240}
+    run = zotune.fit(
+        objective=different_words, dataset=str(data), output_dir=str(tmp_path / "run"), preflight=False, **more
+    )
+    header = Journal.open(tmp_path / "run" / "journal.jsonl", read_only=True).header
+    assert header["population"]["each"] == each
+    assert run.steps > 0
+    if limit == "max_score_calls":
+        assert run.scoring.rows <= 240
+        assert (seen[0] > 2 * run.scoring.rows) is (each == 1), "a row that is scored again counts once"
+
+
+def test_a_scorer_outside_the_process_is_not_called_for_credit(families: Families, tmp_path: Path) -> None:
+    script = tmp_path / "scorer.py"
+    script.write_text(
+        "import json, sys\nfor line in sys.stdin:\n"
+        "    print(len({w for x in json.loads(line)['completions'] for w in x.split()}), flush=True)\n"
+    )
+    zotune.fit(
+        model=str(families.folder("llama")),
+        dataset=str(texts_of(tmp_path / "data", 20)),
+        objective=f"exec:{script}",
+        objective_args={"level": "set"},
+        output_dir=str(tmp_path / "run"),
+        device="cpu",
+        max_new_tokens=4,
+        max_steps=1,
+        preflight=False,
+    )
+    header = Journal.open(tmp_path / "run" / "journal.jsonl", read_only=True).header
+    assert header["population"]["each"] == 8
+
+
 def test_classification_keeps_to_points_and_says_nothing(tiny_classifier: Path, toy: Path, tmp_path: Path) -> None:
     messages: list[Any] = []
     zotune.fit(

@@ -229,7 +229,8 @@ class MemberSignal:
             samples = self._one_by_one(outputs, count)
         else:
             if whole.samples is None:
-                return self._of_sets(outputs, pairs, each) if each > 1 else self._credits(outputs, pairs)
+                with self._signal.objective.scored_again():
+                    return self._of_sets(outputs, pairs, each) if each > 1 else self._credits(outputs, pairs)
             samples = list(whole.samples)
         return [_mean(samples[k : k + each]) for k in range(0, count, each)]
 

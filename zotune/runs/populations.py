@@ -190,7 +190,7 @@ class RunPopulations:
     def _steps(self, plan: PopulationPlan, batches: Batches, budget: RunBudget) -> int | None:
         """Steps that the budget pays for where each scores the plan's rows; leaves the whole plan in `batches`."""
         config, objective = self._plan.config, self._plan.objective
-        sets = objective.info.level == "set" and (objective.info.fast is False or budget.counts_scores)
+        sets = objective.info.level == "set" and not objective.repeats_calls(budget.counts_scores)
         cuda = self._loaded.device.type == "cuda"
         most = config.pass_rows or (max(POPULATION_ROWS, config.eval_batch_size) if cuda else POPULATION_ROWS)
         each, limit = SET_ROWS if sets else 1, config.max_kl or 0.0

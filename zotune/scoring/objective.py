@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -71,6 +71,21 @@ class Objective:
     def ordered(self) -> bool:
         """Whether it gives an order of candidates, and no values."""
         return self.info.gives == "order"
+
+    def repeats_calls(self, counted: bool) -> bool:
+        """Whether a row may be scored again in other sets, a hundred times a step. counted: whether the user limits
+        the number of scored rows; then all parts have to declare that their calls are cheap."""
+        return all(p.info.fast or (p.info.fast is None and not p.info.call_options and not counted) for p in self.each)
+
+    @contextlib.contextmanager
+    def scored_again(self) -> Iterator[None]:
+        """Rows that were scored before do not count again, whatever set they are scored in."""
+        before = [p.meter.rows for p in self.each]
+        try:
+            yield
+        finally:
+            for part, rows in zip(self.each, before, strict=True):
+                part.meter.rows = rows
 
     def check(self, offered: frozenset[str], columns: frozenset[str]) -> None:
         """Raise UsageError if it requires an input that is neither offered by the task nor a column of the data."""
