@@ -15,7 +15,8 @@ Flags beside the task's own: --max-evals (completions / 16), --eval-steps, --val
 sizes alone. A line holds the test scores before and after, the paired difference (standard error, 95 % interval), the
 KL divergence of the best weights on validation prompts in nats a token, the completions that steps scored and those of
 held-out rows, CPU seconds of one thread without imports, seconds of the clock for the whole run, its steps and its
-held-out scores, and the peak memory in MiB. `after` is the best weights' score, kept or not.
+held-out scores, the peak memory in MiB, and for steps from the tenth on the seconds left as shown and as they were.
+`after` is the best weights' score, kept or not.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from language_model_parts.tasks import TASKS, Task
 RESULTS = Path(__file__).with_name("results") / "language_model.jsonl"
 BUILD = ROOT / "build" / "language_model"
 MODEL = ROOT / "build" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-BATCH, STEP_EVALS, VALIDATIONS = 16, 2, 4
-"""Rows of an evaluation; evaluations of a step at least; validations of a run, about."""
+BATCH, STEP_EVALS, VALIDATIONS, FIRST = 16, 2, 4, 10
+"""Rows of an evaluation; evaluations of a step at least; validations of a run, about; the step from which on the time
+left is looked at."""
 
 
 def settings_of(task: Task, seed: int, completions: int) -> dict[str, Any]:
@@ -81,6 +83,11 @@ def measured(task: Task, folder: Path) -> dict[str, Any]:
             "held-out": spent["validation"] + spent["test"],
         },
         "peak_mib": cost["peak_mib"],
+        "left": [
+            [line["step"], line["left"], round(result["seconds"] - line["seconds"], 2)]
+            for line in progress
+            if line.get("step", 0) >= FIRST and "left" in line
+        ],
     }
     return values | (right(task, run) if task.right else {})
 

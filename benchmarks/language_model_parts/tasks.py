@@ -167,8 +167,9 @@ TASKS = {
         Task(
             "squad",
             "token F1",
-            ("-d", "DATA", "--task", "squad", "--max-new-tokens", "32"),
+            ("-d", "DATA", "--task", "squad", "-o", "token-f1", "--max-new-tokens", "16"),
             256,
+            test=100,
             rows=short_contexts,
         ),
         Task(

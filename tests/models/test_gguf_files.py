@@ -59,6 +59,29 @@ def test_the_file_and_its_folder_score_as_the_same_weights_in_a_folder(
     assert score(file, data) == score(file.parent, data)
 
 
+def test_a_file_is_parsed_once_for_configuration_weights_and_tokenizer(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    parsed: list[str] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: Any) -> None:
+            parsed.append(str(path))
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    files = find_model(str(file))
+    parsed.clear()
+    loading.load(files.source, files.folder, files.head, device="cpu")
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is Counted
+    with pytest.raises(ModelError):
+        loading.load(str(file.with_name("none.gguf")), file.parent, "causal", device="cpu")
+    assert gguf.GGUFReader is Counted, "put back after an error too"
+
+
 def test_a_run_from_a_file(file: Path, data: Path, tmp_path: Path) -> None:
     """fit, resume, replay, verify, export and eval; the run directory is a usual folder of a model."""
     seen: list[Event] = []

@@ -313,6 +313,9 @@ def test_an_interrupted_run_has_a_page_and_its_times_count_on(tiny_encoder: Path
         assert spent == sorted(spent)
     evaluated = [x["step"] for x in lines if x.get("evaluated")]
     assert evaluated == [0, 2, 4, 6]
+    left = [x["left"] for x in lines if "left" in x]
+    assert left
+    assert all(seconds >= 0 for seconds in left)
     record = read_run(folder)
     assert record.state in ("tuned", "start")
     assert [e.error is not None for e in record.evaluations] == [True] * 4

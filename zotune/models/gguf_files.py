@@ -5,9 +5,12 @@ Knows the package gguf and what transformers reads of such a file; loads no weig
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,25 @@ def read_gguf_config(source: str, revision: str | None = None) -> dict[str, Any]
     return config
 
 
+@contextlib.contextmanager
+def parsed_once() -> Iterator[None]:
+    """Inside the block each GGUF file is parsed once: transformers parses it anew for configuration, weights and
+    tokenizer, which takes longer than reading the weights of a small model."""
+    gguf: Any = importlib.import_module("gguf")
+    plain, parsed = gguf.GGUFReader, dict[str, Any]()
+
+    def reader(path: Any) -> Any:
+        if str(path) not in parsed:
+            parsed[str(path)] = plain(path)
+        return parsed[str(path)]
+
+    gguf.GGUFReader = reader
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = plain
+
+
 def forget_quantization(model: Any) -> None:
     """Make a model that was read from a GGUF file and de-quantised a usual one, which can be saved."""
     model.hf_quantizer, model.is_quantized = None, False
@@ -124,6 +146,7 @@ __all__ = [
     "gguf_path",
     "is_gguf",
     "names_hub_file",
+    "parsed_once",
     "read_gguf_config",
     "size_note",
 ]

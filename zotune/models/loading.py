@@ -6,6 +6,7 @@ transformers; knows no task and no run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from zotune.errors import ModelError, nearest
 from zotune.models.configuration import config_value
 from zotune.models.cpu_dtype import FASTER, bfloat16_gain, quantized_in_file, saved_as_bfloat16
 from zotune.models.cpu_dtype import note as dtype_note
-from zotune.models.gguf_files import forget_quantization, gguf_options, gguf_path, size_note
+from zotune.models.gguf_files import forget_quantization, gguf_options, gguf_path, parsed_once, size_note
 from zotune.models.heads import AUTO_CLASSES, Head
 from zotune.models.library_calls import first_line, quiet, silent_stderr
 from zotune.models.loaded_model import LoadedModel, load_linear_head
@@ -111,7 +112,8 @@ def load(
         check_small_files(source, folder, revision)
     encoder = read_sentence_encoder(source, folder, revision or "main") if head == "embedding" else SentenceEncoder()
     try:
-        with quiet(), silent_stderr(bool(gguf)), torch.random.fork_rng(devices=[]):
+        once = parsed_once() if gguf else contextlib.nullcontext()
+        with once, quiet(), silent_stderr(bool(gguf)), torch.random.fork_rng(devices=[]):
             auto: Any = getattr(transformers, AUTO_CLASSES[head])
             if head == "classification" and classes is not None:
                 model, notes, drawn = _load_classifier(auto, source, options, seed, classes, new_head)

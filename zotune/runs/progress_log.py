@@ -2,8 +2,9 @@
 
 The first line holds `about`: what the run's options do not tell, such as the name of an objective that is a function.
 Each other line holds step and seconds, counted from the start of the run over all its processes; spent, the seconds by
-kind of work so far; and for an evaluation of the validation set `evaluated`, whether these are the `best` weights so
-far, and `error`, the standard error of the score's difference from the base model's. Times differ from run to run, so
+kind of work so far; for a step `left`, the seconds that the run was predicted to take from there; and for an evaluation
+of the validation set `evaluated`, whether these are the `best` weights so far, and `error`, the standard error of the
+score's difference from the base model's. Times differ from run to run, so
 they stand apart from metrics.jsonl, which repeats bit for bit. Receives events and passes them on; computes no score.
 """
 
@@ -56,7 +57,8 @@ class ProgressLog:
                 self._model += model
                 self._scoring += min(scoring, model)
                 if time.monotonic() - self._written >= EVERY_SECONDS:
-                    self._write(event.step)
+                    left = event.seconds_left
+                    self._write(event.step, **({} if left is None else {"left": round(left, 2)}))
             case Evaluated() if event.step not in self._evaluated:
                 error = self._session.validation.paired_error
                 marks = {"best": True} if event.best else {}
