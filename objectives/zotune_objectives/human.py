@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zotune.errors import ObjectiveError, OptionError, Stopped
-from zotune.humans.progress_report import ENOUGH_ANSWERS, HARDLY_EVER, progress_report
+from zotune.humans.progress_report import ENOUGH_ANSWERS, HARDLY_EVER, progress_is_due, progress_report
 from zotune.humans.ratings import DONE, MAX_COMPLETIONS, WRITTEN, Question, Ratings
 from zotune.text import texts
 from zotune.types import ObjectiveInfo, RunContext, WiderQuestions
@@ -163,7 +163,7 @@ class Human:
         session = self._open
         read, pairs = [_prompt_text(p) for p in prompts], list(zip(texts(before), texts(now), strict=True))
         shown = SAMPLES if len(read) > SAMPLES else 0
-        for i in range(len(read) - shown):
+        for i in range(len(read) - shown) if progress_is_due(session.ratings) else ():
             key = f"progress {_key(prompts[i], pairs[i])}"
             if pairs[i][0] != pairs[i][1] and not session.ratings.purposes([key]):
                 session.ratings.ask([Question(key, read[i], pairs[i], "progress")])

@@ -13,12 +13,14 @@ import pytest
 import torch
 from families import Families
 from test_human_runs import Person, data, journal_lines, questions, same_weights, showings, verdict, weights
+from zotune_objectives.human import Human
 
 import zotune
 from zotune.humans.progress_report import outcome
 from zotune.humans.ratings import Ratings
 from zotune.runs.questions_ahead import Asked, QuestionsAhead
 from zotune.runs.run_directory import QUESTIONS
+from zotune.types import RunContext
 
 __all__ = ["data"]  # a fixture
 
@@ -144,6 +146,25 @@ def test_what_was_learnt_is_shown_and_a_person_may_end_the_tuning(model: Path, d
     assert not progress.stopping
     assert "judge" in purposes, "the last comparison is asked after all"
     assert outcome(folder).startswith("The tuned model was kept" if result.kept == "tuned" else "The base model was")
+
+
+def test_a_step_that_is_taken_again_asks_no_second_question_about_the_progress(tmp_path: Path) -> None:
+    human = Human(learn="both")
+    human._start(RunContext(tmp_path, lambda text: None, lambda: False, 0, 60))
+    prompts, before, now = [f"p{i}" for i in range(9)], ["old"] * 9, ["new"] * 9
+
+    def asked() -> list[str]:
+        human._observe(prompts, before, now)
+        return [json.loads(body)[0] for key, body in questions(tmp_path) if key.startswith("progress")]
+
+    assert asked() == [], "before the first batch"
+    human._ask_ahead(["a"], [["x", "y"]])
+    assert asked() == asked() == ["p0"], "the killed run comes to its step again"
+    human._ask_ahead(["a"], [["x", "y"]])
+    assert asked() == ["p0"], "its batch was asked before"
+    human._ask_ahead(["b"], [["x", "y"]])
+    assert asked() == ["p0", "p1"]
+    human.close()
 
 
 def test_the_file_holds_this_step_and_the_next(tmp_path: Path) -> None:

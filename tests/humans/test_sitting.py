@@ -5,6 +5,7 @@ the run is the uninterrupted one."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -21,10 +22,12 @@ from test_human_runs import SEEN, Person, chromium, questions, same_weights, sho
 from test_questions_ahead import lines
 
 import zotune
+from zotune.humans.preferences import export_preferences
 from zotune.humans.ratings import Ratings
 from zotune.humans.store import FILE_NAME
 
 __all__ = ["chromium"]  # a fixture
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 
 NAMES = ("Mia", "Tom", "Lily", "Ben", "Sue")
 DOINGS = ("was looking for", "had a red", "went to the", "saw a big", "liked to play with", "found a small")
@@ -33,6 +36,8 @@ BATCH = 8
 TOKENS = 12
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 KEYS = {"tie": "t", "1": "1", "2": "2"}
+OWN = {"Mia had a red": "hat, and she was happy.", "Ben saw a big": "dog. The dog was his friend."}
+"""Answers that the person writes, by prompt, in place of a choice."""
 SETTLED = 0.2
 """Seconds after a new question before which the page ignores keys."""
 SOON = 90.0
@@ -61,7 +66,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(stories: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, answered at once by a script."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    with Person(folder):
+    with Person(folder, rate=lambda shown: rating(shown.prompt, shown.completions)):
         zotune.fit(
             model=str(stories),
             dataset=str(prompts),
@@ -71,6 +76,11 @@ def whole(stories: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory
             output_dir=str(folder),
         )
     return folder
+
+
+def rating(prompt: str, completions: tuple[str, ...]) -> tuple[str, str, str]:
+    """The person's verdict, no worst one, and their own text."""
+    return ("written", "", OWN[prompt]) if prompt in OWN else (verdict(completions), "", "")
 
 
 class Processes:
@@ -154,11 +164,22 @@ class Sitting:
             time.sleep(SETTLED)
             if texts is None or self.look() != texts:
                 continue
-            self.press(KEYS[verdict(texts)])
+            self._rate(self.driver.find_element("id", "prompt").text, texts)
             end = time.monotonic() + 3
             while time.monotonic() < end and (showings(self.folder) == before or self.look() == texts):
                 time.sleep(0.02)
             self.answered += showings(self.folder) - before
+
+    def _rate(self, prompt: str, texts: tuple[str, ...]) -> None:
+        word, _, text = rating(prompt, texts)
+        if not text:
+            self.press(KEYS[word])
+            return
+        self.press("e")
+        field = self.driver.find_element("id", "written")
+        field.clear()
+        field.send_keys(text)
+        field.send_keys(Keys.CONTROL, Keys.ENTER)
 
     def undo(self) -> None:
         """Take the last answer back."""
@@ -170,6 +191,13 @@ class Sitting:
 
     def narrow(self) -> None:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+
+
+def rated(folder: Path) -> list[int]:
+    """How many questions are rated and open, without repeats."""
+    with Ratings(folder) as store:
+        progress = store.progress()
+    return [progress.answered, progress.open]
 
 
 def used(folder: Path) -> int:
@@ -238,7 +266,13 @@ def test_a_sitting_with_everything_that_goes_wrong(whole: Path, processes: Proce
         sitting.until(lambda: sitting.says("All done"), "the end")
         assert sitting.says("was kept"), "what was kept stands on the page"
         assert chromium.execute_script(FULL), "progress ends at 100 %"
-    assert sitting.answered == showings(folder) == showings(whole)
+    assert sitting.answered == showings(folder)
+    assert rated(folder) == rated(whole), "an undo may add a repeat, and no question"
     assert questions(folder) == questions(whole)
     assert lines(folder) == lines(whole)
     assert same_weights(folder, whole)
+    with Ratings(folder) as store:
+        written = store.written([key for key, _ in questions(folder)])
+        assert export_preferences(store, processes.place / "pairs.jsonl") > len(written) > 0
+    exported = [json.loads(line) for line in (processes.place / "pairs.jsonl").read_text().splitlines()]
+    assert {pair["chosen"] for pair in exported if pair["prompt"] in OWN} == {*written.values()}

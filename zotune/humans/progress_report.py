@@ -71,6 +71,15 @@ def progress_report(
     }
 
 
+def progress_is_due(store: Store) -> bool:
+    """Whether questions of a training step were asked after the last one about the progress: one follows each batch,
+    also where a killed run takes its step again."""
+    with store.reading() as db:
+        asked = "SELECT coalesce(max(number), 0) FROM questions WHERE purpose = ?"
+        tune, progress = (db.execute(asked, (purpose,)).fetchone()[0] for purpose in ("tune", "progress"))
+    return bool(tune > progress)
+
+
 def _mostly_bad(store: Store) -> bool:
     """Whether most answers are "both bad" or texts of the person: the model hardly ever writes what they like."""
     counts = verdict_counts(store)
@@ -109,4 +118,4 @@ def in_words(report: Any) -> list[str]:
     return lines
 
 
-__all__ = ["in_words", "outcome", "progress_report"]
+__all__ = ["in_words", "outcome", "progress_is_due", "progress_report"]
