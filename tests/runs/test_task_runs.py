@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import write_jsonl
-from families import Families
+from families import CHAT_TEMPLATE, Families
 
 import zotune
 from zotune.config import RunConfig
@@ -161,6 +161,27 @@ def test_a_model_that_answers_nothing_is_named(mute: Path, tmp_path: Path) -> No
         zotune.fit(**run)
     assert not (tmp_path / "run").exists()
     assert zotune.fit(**run, preflight=False).steps == 1
+
+
+def test_a_reward_that_reads_texts_is_told_of_messages(families: Families, tmp_path: Path) -> None:
+    """It gets lists of messages, of which json.loads makes an error that the reward takes for a wrong answer."""
+    folder = tmp_path / "chat"
+    shutil.copytree(families.folder("llama"), folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (tmp_path / "reward.py").write_text(
+        "def plain(completions: list[str]) -> list[float]:\n    return [0.0 for _ in completions]\n"
+        "def open(completions) -> list[float]:\n    return [0.0 for _ in completions]\n"
+    )
+    texts = [f"the film {i}" for i in range(40)]
+    chats = write_jsonl(tmp_path / "c.jsonl", [{"prompt": [{"role": "user", "content": t}]} for t in texts])
+    plain = write_jsonl(tmp_path / "p.jsonl", [{"prompt": t} for t in texts])
+
+    def notes(data: Path, name: str) -> list[str]:
+        options = {"model": str(folder), "dataset": str(data), "objective": f"{tmp_path / 'reward.py'}:{name}"}
+        return [n for n in plan(RunConfig(**options)).notes if "lists of messages" in n]
+
+    assert "declares completions as list[str], and gets lists of messages" in notes(chats, "plain")[0]
+    assert not notes(chats, "open") + notes(plain, "plain")
 
 
 def test_silence_has_a_reason() -> None:

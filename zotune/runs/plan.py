@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -163,6 +164,7 @@ def plan(
     for part in resolved.each:
         if part.info.check is not None and spec.classes is not None:
             part.info.check(len(spec.classes.values))
+    notes += text_notes(resolved.each, splits.train)
     notes += check_rows(resolved.each, {"training": splits.train, "validation": splits.validation, "test": splits.test})
     name = wanted if isinstance(wanted, str) else type(wanted).__name__
     return Plan(config, resolved, chosen, splits, model_files, spec, adapter, name, tuple(notes), trackers)
@@ -197,6 +199,29 @@ def check_rows(objectives: Sequence[Objective], parts: Mapping[str, Sequence[Rec
                     place = place_of(record, f"{name} record {number}")
                     raise DataError(f"{place}: {error.args[0]}", hint=error.hint) from None
     return [f"{note} ({count:,} of {total:,} rows)" for note, count in notes.items()]
+
+
+def text_notes(objectives: Sequence[Objective], records: Sequence[Record]) -> list[str]:
+    """A note for each function that declares completions as texts where prompts are messages: it gets messages, and
+    most such functions then score 0 without an error."""
+    if not any(isinstance(record.get("prompt"), list) for record in records):
+        return []
+    return [
+        f"{part.name} declares completions as {declared}, and gets lists of messages, for prompts are messages: "
+        "zotune.text.texts(completions) are the texts"
+        for part in objectives
+        if (declared := _declared(part.function)).lower().endswith("[str]")
+    ]
+
+
+def _declared(function: Any) -> str:
+    """The annotation of a function's parameter `completions`; "" without one."""
+    try:
+        parameter = inspect.signature(function).parameters["completions"]
+    except (TypeError, ValueError, KeyError):
+        return ""
+    text = parameter.annotation
+    return "" if text is parameter.empty else text if isinstance(text, str) else str(text).removeprefix("typing.")
 
 
 def inputs_of(objectives: Sequence[Objective]) -> tuple[frozenset[str], bool]:
