@@ -235,7 +235,7 @@ def fit(options: argparse.Namespace, folder: Path, engine: str) -> list[str]:
 
 def summary(folder: Path) -> dict[str, Any]:
     """What a run gave: values of members, hash of the last weights, scores."""
-    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    lines = [json.loads(line)["body"] for line in (folder / "journal.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
     values = [v for line in steps for kind, value in line["tape"] if kind == "members" for v in value]
     result = json.loads((folder / "result.json").read_text())
@@ -268,7 +268,7 @@ def killed(options: argparse.Namespace, engine: str) -> dict[str, Any]:
     zotune = [sys.executable, "-W", "ignore", "-m", "zotune"]
     subprocess.run([*zotune, "resume", str(folder)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     same = [n for n in ("journal.jsonl", "model.safetensors") if (folder / n).read_bytes() == (whole / n).read_bytes()]
-    replayed = [*zotune, "replay", str(folder), str(folder) + "-replayed", "--step", "2"]
+    replayed = [*zotune, "replay", str(folder), "--output-dir", str(folder) + "-replayed", "--step", "2"]
     done = subprocess.run(replayed, cwd=ROOT, capture_output=True, text=True)
     return {"exit code of the kill": code, "same bytes": same, "replay without the engine": done.returncode}
 

@@ -146,6 +146,26 @@ def test_copies_in_host_memory_reach_the_model(folder: Path, tmp_path: Path) -> 
     pair.engine.close()
 
 
+def test_two_workers_have_the_members_and_the_weights_of_one(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    pair = Both(folder, tensor_parallel_size=2)
+    prompts, space = pair.prompts, pair.space
+    save_file({n: p.data for n, p in space.params.items()}, tmp_path / "tuned.safetensors")
+    pair.engine.load(tmp_path / "tuned.safetensors")  # as a run does when it starts
+    for step in range(2):
+        assert pair.engine.weights_hash() == space.digest()
+        assert pair.engine.generate(GenerationRequest(prompts, TOKENS)) == [pair.expected(p) for p in prompts]
+        request = GenerationRequest([*prompts, *prompts], TOKENS, members=pair.members(step))
+        assert pair.engine.generate(request) == pair.of_members(step)
+        scale = space.theta.per(lambda t: pair.sizes[t.name])
+        recipe = space.theta + scale * direction_sum(Directions(pair.shapes, PAIRS, step), [1.0, -0.7, 0.2])
+        space.step = step
+        space.assign(recipe)
+        pair.engine.update(WeightUpdate(step, encode(recipe)))
+    pair.engine.close()
+
+
 def words(completions: Sequence[str]) -> list[float]:
     return [float(len(set(x.split())) + 0.1 * len(x)) for x in completions]
 
