@@ -34,7 +34,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from head_to_head_parts.processes import ROOT, Lines, cost_of, run_worker
-from language_model_parts.report import table
+from language_model_parts.report import table, time_left
 from language_model_parts.tasks import TASKS, Task
 
 RESULTS = Path(__file__).with_name("results") / "language_model.jsonl"
@@ -147,6 +147,7 @@ def main() -> None:
                 run_worker("fit_process.py", [job], threads=args.threads)
                 lines.add([task.name, seed, budget], measured(task, Path(job["folder"])))
     print(table(lines.all(), [(t.name, t.metric) for t in tasks]))
+    print(time_left(lines.all()))
 
 
 if __name__ == "__main__":

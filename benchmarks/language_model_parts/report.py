@@ -13,6 +13,9 @@ COLUMNS = (
     *("right before → after", "KL", "CPU s", "clock s: all / steps / held-out", "MiB"),
 )
 
+FACTOR = 1.5
+"""A ratio of shown and true times within this factor counts as right."""
+
 
 def interval(rows: Sequence[Line], name: str) -> str:
     """The mean of the paired differences with its 95 % interval: a run's own, or that of the larger one of the errors
@@ -39,6 +42,20 @@ def table(lines: Sequence[Line], tasks: Sequence[tuple[str, str]]) -> str:
     return "\n".join(text)
 
 
+def time_left(lines: Sequence[Line]) -> str:
+    """The seconds left that were shown from the tenth step on, divided by those that the run then took."""
+    text = []
+    for line in lines:
+        ratios = [shown / true for _, shown, true in line.get("left", ()) if true]
+        if ratios:
+            right = sum(1 / FACTOR <= ratio <= FACTOR for ratio in ratios)
+            text.append(
+                f"{line['key'][0]}, seed {line['key'][1]}: {ratios[0]:.2f} at step {line['left'][0][0]}, "
+                f"{min(ratios):.2f} to {max(ratios):.2f}, {right} of {len(ratios)} within {FACTOR}"
+            )
+    return "\n".join(["seconds left, shown / true:", *text]) if text else ""
+
+
 def _cells(name: str, metric: str, rows: Sequence[Line]) -> list[str]:
     right = ""
     if "right" in rows[0]:
@@ -62,4 +79,4 @@ def _cells(name: str, metric: str, rows: Sequence[Line]) -> list[str]:
     ]
 
 
-__all__ = ["interval", "table"]
+__all__ = ["interval", "table", "time_left"]

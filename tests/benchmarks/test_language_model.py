@@ -71,3 +71,11 @@ def test_an_interval_over_seeds_uses_the_larger_error() -> None:
     assert interval([line(0.5, 0.01)], "difference") == "+0.500 (+0.400 to +0.700)"
     assert interval([line(0.4, 0.0), line(0.6, 0.0)], "difference") == "+0.500 (+0.304 to +0.696)"
     assert interval([line(0.5, 0.1), line(0.5, 0.1)], "difference") == "+0.500 (+0.304 to +0.696)"
+
+
+def test_the_time_left_is_compared_with_the_time_taken() -> None:
+    from language_model_parts.report import time_left
+
+    line = {"key": ["json", 0, 384], "left": [[10, 40.0, 20.0], [11, 12.0, 10.0]]}
+    assert "json, seed 0: 2.00 at step 10, 1.20 to 2.00, 1 of 2 within 1.5" in time_left([line])
+    assert time_left([{"key": ["json", 0, 384]}]) == ""
