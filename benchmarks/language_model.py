@@ -40,18 +40,19 @@ from language_model_parts.tasks import TASKS, Task
 RESULTS = Path(__file__).with_name("results") / "language_model.jsonl"
 BUILD = ROOT / "build" / "language_model"
 MODEL = ROOT / "build" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-BATCH, STEP_EVALS, VALIDATIONS, FIRST = 16, 2, 4, 10
-"""Rows of an evaluation; evaluations of a step at least; validations of a run, about; the step from which on the time
-left is looked at."""
+BATCH, FIRST = 16, 10
+"""Rows of an evaluation; the step from which on the time left is looked at."""
+EVALS_A_VALIDATION, STEPS_A_VALIDATION = 8, 3
+"""One step between validations for so many evaluations, and so many steps at least."""
 
 
 def settings_of(task: Task, seed: int, completions: int) -> dict[str, Any]:
     """The job of a run for head_to_head_parts/fit_process.py."""
     folder = BUILD / "runs" / task.name / str(completions) / str(seed)
     evals = completions // BATCH
-    steps = evals // STEP_EVALS
     flags = ["-m", str(MODEL), *task.prepare(BUILD / "data" / task.name), "--max-evals", str(evals)]
-    flags += ["--eval-steps", str(max(1, steps // VALIDATIONS)), "--validation-rows", str(task.validation)]
+    every = max(STEPS_A_VALIDATION, evals // EVALS_A_VALIDATION)
+    flags += ["--eval-steps", str(every), "--validation-rows", str(task.validation)]
     flags += ["--test-rows", str(task.test), "--seed", str(seed)]
     return {"folder": str(folder), "flags": flags, "held_out": []}
 
