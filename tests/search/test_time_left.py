@@ -95,3 +95,28 @@ def test_work_that_fails_is_not_measured() -> None:
     with pytest.raises(ValueError, match="no"), clock.measure("test"):
         raise ValueError("no")
     assert clock.seconds("test") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("interpolates", "copied", "seconds"), [(True, False, 30.0), (True, True, 0.0), (False, False, 0.0)]
+)
+def test_loading_the_base_model_again_counts(interpolates: bool, copied: bool, seconds: float) -> None:
+    """Weights between the base model and the last step need the base model's, which are read again."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from zotune.runs.end_time import EndTime
+    from zotune.types import Score
+
+    clock = WorkClock()
+    clock.record("loading", 30.0)
+    rows: list[int] = [0] * 4
+    session: Any = SimpleNamespace(
+        interpolates=interpolates,
+        initial_weights=SimpleNamespace(copied=copied),
+        test=SimpleNamespace(rows=rows, resamples=False, scores_counted=True),
+        plan=SimpleNamespace(head="causal"),
+        budget=SimpleNamespace(used=lambda evaluations: 1.0),
+    )
+    progress: Any = SimpleNamespace(best_step=0, evaluations=4)
+    assert EndTime(session, clock, progress, Score(0.5, None))() == seconds

@@ -41,7 +41,13 @@ class EndTime:
     def __call__(self) -> float:
         tuned = self.progress.best_step > 0 or self.session.budget.used(self.progress.evaluations) < SETTLED
         test = self.clock.seconds("test") if tuned else 0.0
-        return test + self._standard_errors(tuned) + self._probe() + self.clock.seconds("weights")
+        ends = self._standard_errors(tuned) + self._probe() + self.clock.seconds("weights")
+        return test + ends + self._reading()
+
+    def _reading(self) -> float:
+        """Seconds of loading the base model again, from which weights between it and the last step are computed."""
+        reads = self.session.interpolates and not self.session.initial_weights.copied
+        return self.clock.seconds("loading") if reads else 0.0
 
     def _standard_errors(self, tuned: bool) -> float:
         """Seconds of the bootstraps or jackknifes of both models, of their difference and of the probe."""

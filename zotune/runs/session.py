@@ -106,7 +106,8 @@ class Session:
             torch.set_num_threads(config.threads)
         emit(Phase(f"loading {plan.model_name}"))
         self.source = ModelSource(plan, self._task, emit, head)
-        self.loaded = self.source.load()
+        with self.clock.measure("loading"):
+            self.loaded = self.source.load()
         for note in self.loaded.notes:
             emit(Note(note))
         emit(Phase("reading the prompts", brief=True))

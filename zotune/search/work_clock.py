@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal
 
-Work = Literal["evaluation", "validation", "checkpoint", "test", "weights", "probe"]
+Work = Literal["evaluation", "validation", "checkpoint", "test", "weights", "probe", "loading"]
 """Kinds of work: an evaluation of a batch with its part of a step; the validation set; writing a checkpoint; the test
-set; reading and hashing all weights once; a training row of a linear probe."""
+set; reading and hashing all weights once; a training row of a linear probe; loading the model."""
 LATEST: Final = 64
 """Measurements of a kind that are kept: text grows longer and machines slower, so the latest count."""
 WARM_UP: Final = 2
