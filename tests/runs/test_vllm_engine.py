@@ -27,6 +27,7 @@ from zotune.runs.replay import replay
 from zotune.search.journal import Journal
 from zotune.tasks.gumbel import noisy_scores
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM reads names that torch deprecates
 WORDS = VOCABULARY.split()
 PAIRS, TOKENS = 3, 8
 
