@@ -154,6 +154,7 @@ TASKS = {
             "VADER",
             ("-d", "DATA", "-o", "vader", "--max-new-tokens", "32"),
             384,
+            validation=40,
             rows=questions,
         ),
         Task(
