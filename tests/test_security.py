@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import platform
 import re
 import shutil
 import subprocess
@@ -533,6 +534,7 @@ def test_the_query_is_sent_and_hidden(server: ScoreServer, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "@{}", "<{}", "!include {}", "![x]({})", "{{% include '{}' %}}"])
 def test_a_row_cannot_name_a_file_to_read(tiny_llama: Path, tmp_path: Path, form: str) -> None:
+    platform.processor()  # a library asks for it once in a process, which runs `uname`
     secret = tmp_path / "secret.txt"
     secret.write_text("top secret")
     text = form.format(secret)
@@ -551,6 +553,7 @@ def test_a_row_cannot_name_a_file_to_read(tiny_llama: Path, tmp_path: Path, form
             task="generation",
             objective="contains:good",
             max_new_tokens=3,
+            preflight=False,  # this model writes blanks alone
         )
     assert str(secret) not in effects.reads
     assert any("train.jsonl" in path for path in effects.reads), "what is read is seen"

@@ -279,7 +279,10 @@ def test_verdicts_of_a_failing_judge_are_kept(
     assert result.verdict == "The interval excludes 1/2: B is better."
 
 
-def test_conversations(two: Any, judge: Path, tmp_path: Path, completions: Any) -> None:
+def test_conversations(
+    two: Any, judge: Path, tmp_path: Path, completions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zotune.tasks.chat.has_chat_template", lambda *_: True)  # completions are given
     completions |= {"llama-words": ["x", "y"], "opt-words": ["z", "a"]}
     turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
     rows = [

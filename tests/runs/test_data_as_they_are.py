@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ def test_a_backslash_n_is_a_line_break(tiny_llama: Path, tmp_path: Path) -> None
     data = write_jsonl(tmp_path / "a.jsonl", [{"q": "the cat", "completion": "sat"}])
     inputs, _ = seen(tiny_llama, data, template=r"Q: {q}\nA:\\n {completion}", max_new_tokens=2)
     assert inputs["prompts"] == ["Q: the cat\nA:\\n"]
-    config = RunConfig(model=str(tiny_llama), template=r"{q}\t{completion}", stop=(r"\n", r"\\n"), system=r"a\nb")
+    chat = shutil.copytree(tiny_llama, tmp_path / "chat")
+    (chat / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    config = RunConfig(model=str(chat), template=r"{q}\t{completion}", stop=(r"\n", r"\\n"), system=r"a\nb")
     _, spec, _ = resolve_task.resolve(config, resolve_task.parse_task(None), read_splits(data))
     assert (spec.template.text, spec.stop, spec.system) == ("{q}\t{completion}", ("\n", r"\n"), "a\nb")
 
