@@ -314,6 +314,25 @@ def test_rows_of_a_set_get_credit_where_scoring_them_again_is_cheap(
         assert (seen[0] > 2 * run.scoring.rows) is (each == 1), "a row that is scored again counts once"
 
 
+@pytest.mark.parametrize("each", [1, 2])
+def test_members_whose_set_fails_are_left_out(families: Families, each: int) -> None:
+    calls, pairs = [0], 4
+
+    def flaky(completions: Sequence[str]) -> float:
+        calls[0] += 1
+        if calls[0] == 8:
+            raise ValueError("busy")
+        return len({w for x in completions for w in x.split()}) / len(completions)
+
+    task, rows = generation(families, "llama")
+    members = Members(task, rows, wrap(zotune.objective(direction="maximize", level="set")(flaky), "mine"))
+    directions = Directions({t.name: s for t in members.space.theta.tensors if (s := matrix_shape(t))}, pairs, 4)
+    population = Population(directions, dict.fromkeys(directions.shapes, 0.05))
+    values = members.score(population, [k % len(PROMPTS) for k in range(pairs * each)], each)
+    assert sum(value is None for value in values) == 1
+    assert "could not be scored" in members.messages[-1]
+
+
 def test_a_scorer_outside_the_process_is_not_called_for_credit(families: Families, tmp_path: Path) -> None:
     script = tmp_path / "scorer.py"
     script.write_text(

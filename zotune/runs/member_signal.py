@@ -258,19 +258,35 @@ class MemberSignal:
     def _of_sets(self, outputs: dict[str, Any], pairs: int, each: int) -> list[float | None]:
         """Each member's rows scored as a set."""
         count = 2 * pairs * each
-        return [_score_of(self._signal, outputs, list(range(k, k + each)), count).value for k in range(0, count, each)]
+        return self._scored(outputs, [list(range(k, k + each)) for k in range(0, count, each)], count)
 
     def _credits(self, outputs: dict[str, Any], pairs: int) -> list[float | None]:
         """For members of one row: n (R(all) − R(all but the row)) over the n members of each sign."""
-        values: list[float | None] = []
         if pairs < 2:
             return self._of_sets(outputs, pairs, 1)
+        values: list[float | None] = []
         for first in (0, pairs):
             members = list(range(first, first + pairs))
             whole = _score_of(self._signal, outputs, members, 2 * pairs).value
-            for i in members:
-                others = [j for j in members if j != i]
-                values.append(pairs * (whole - _score_of(self._signal, outputs, others, 2 * pairs).value))
+            without = self._scored(outputs, [[j for j in members if j != i] for i in members], 2 * pairs)
+            values += [None if x is None else pairs * (whole - x) for x in without]
+        return values
+
+    def _scored(self, outputs: dict[str, Any], sets: Sequence[list[int]], count: int) -> list[float | None]:
+        """The score of each set of rows, None where it fails. Raises ObjectiveError where the first few all fail."""
+        values: list[float | None] = []
+        for rows in sets:
+            try:
+                values.append(_score_of(self._signal, outputs, rows, count).value)
+            except ObjectiveError:
+                values.append(None)
+                if values == [None] * min(HOPELESS, len(sets)):
+                    raise
+        if (failed := values.count(None)) and not self._told:
+            self._told = True
+            self._report(
+                f"{failed} of {len(sets)} sets of a population could not be scored: their members are left out"
+            )
         return values
 
     def _shares(self, outputs: dict[str, Any], half: int) -> list[list[float] | None]:
