@@ -20,13 +20,13 @@ FACTOR = 1.5
 def interval(rows: Sequence[Line], name: str) -> str:
     """The mean of the paired differences with its 95 % interval: a run's own, or that of the larger one of the errors
     over test rows and over seeds."""
-    found = [row[name] for row in rows]
-    value = statistics.mean(d["value"] for d in found)
-    if len(found) == 1:
-        low, high = found[0]["low"], found[0]["high"]
+    differences = [row[name] for row in rows]
+    value = statistics.mean(d["value"] for d in differences)
+    if len(differences) == 1:
+        low, high = differences[0]["low"], differences[0]["high"]
     else:
-        over_seeds = statistics.stdev(d["value"] for d in found) / math.sqrt(len(found))
-        reach = 1.96 * max(over_seeds, statistics.mean(d["error"] or 0.0 for d in found))
+        over_seeds = statistics.stdev(d["value"] for d in differences) / math.sqrt(len(differences))
+        reach = 1.96 * max(over_seeds, statistics.mean(d["error"] or 0.0 for d in differences))
         low, high = value - reach, value + reach
     return f"{value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if low is not None else "")
 

@@ -156,7 +156,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
         for statement in _LATER_TABLES:
             if statement.split()[5] not in known:
                 db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
-    except BaseException:
+    except BaseException:  # on Ctrl-C too: nobody else has the connection to close it
         db.close()
         raise
     return db
